@@ -1,0 +1,67 @@
+"""The command line: ``lightning-nas`` or ``python -m lightning_nas``."""
+
+import sys
+
+from lightning_nas import __version__
+from lightning_nas.errors import NASError
+
+USAGE = """usage: lightning-nas COMMAND [options]      (lightning-nas COMMAND --help says more)
+
+A whole search:
+  pipeline   distill, search, train, test and export, from one YAML
+  report     write report.html of a run folder again
+  export     a trained network as one plain .py
+
+One stage, by Lightning:
+  fit        run a task: distill, search or train
+  validate   its validation
+  test       its test
+  predict    its prediction
+
+Examples:
+  lightning-nas pipeline --config configs/pipeline/digits.yaml
+  lightning-nas fit --config configs/search/darts.yaml --trainer.max_epochs 10
+"""
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        args: Arguments without the program's name; by default those of the process.
+
+    Raises:
+        SystemExit: Help was asked for, or a command ended with an error of this library, which is printed.
+    """
+    given = sys.argv[1:] if args is None else args
+    command, rest = (given[0], given[1:]) if given else ("--help", [])
+    if command in ("-h", "--help"):
+        print(USAGE)
+        return
+    if command == "--version":
+        print(f"lightning-nas {__version__}")
+        return
+    # imports are made where they are used: the fastest command needs no torch
+    try:
+        if command == "pipeline":
+            from lightning_nas.pipeline import main as pipeline
+
+            pipeline(rest)
+        elif command == "export":
+            from lightning_nas.export import main as export
+
+            export(rest)
+        elif command == "report":
+            from lightning_nas.report.page import main as report
+
+            report(rest)
+        else:
+            from lightning_nas.cli import run
+
+            run(args)
+    except NASError as error:
+        raise SystemExit(f"lightning-nas: {type(error).__name__}: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""The commands of Lightning, ``fit``, ``validate``, ``test`` and ``predict``, over the tasks of this library."""
+
+import logging
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+
+from lightning_nas.callbacks.run_config import CHECKPOINT_KEY, RunConfig
+from lightning_nas.errors import CheckpointError
+
+_COMMANDS = ("fit", "validate", "test", "predict")
+_SCHEDULERS = ("scheduler", "weight_scheduler", "alpha_scheduler")
+
+
+class NASCLI(LightningCLI):
+    """``LightningCLI`` with both subclass modes, links from data to task, and checked checkpoints.
+
+    Linked: number of classes and image shape of the data to the task; the trainer's epochs to the length of a cosine.
+
+    Args:
+        args: Command line, without the program's name; by default that of the process.
+        run: Whether to run the subcommand; if not, the arguments have no subcommand and nothing is built.
+    """
+
+    def __init__(self, args: ArgsType = None, run: bool = True) -> None:
+        self.build = run
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            save_config_callback=RunConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+            seed_everything_default=0,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            # an abbreviation would accept a misspelt key
+            parser_kwargs={name: {"allow_abbrev": False} for name in _COMMANDS} if run else {"allow_abbrev": False},
+            # the tasks save no hyperparameters, so that Lightning lets the configuration win over a checkpoint
+            load_from_checkpoint_support=False,
+            args=args,
+            run=run,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Link what one part of the configuration knows to the part that needs it."""
+        for name in ("num_classes", "image_shape"):
+            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+        for name in _SCHEDULERS:
+            parser.link_arguments("trainer.max_epochs", f"model.init_args.{name}.init_args.T_max")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, and refuse a checkpoint of another task, or of a task with other components.
+
+        Raises:
+            CheckpointError: It was made with other classes than the configuration names, or by another program.
+        """
+        super().parse_arguments(parser, args)
+        if not self.build:
+            return
+        config = self.config[self.config.subcommand]
+        path = config.get("ckpt_path")
+        if path and Path(path).is_file():
+            asked = class_paths(config.model.as_dict(), "model")
+            check_classes(Path(path), asked)
+
+    def instantiate_classes(self) -> None:
+        """Build task, data and trainer, unless the configuration is only being checked."""
+        if self.build:
+            super().instantiate_classes()
+
+
+def class_paths(config: Any, where: str) -> dict[str, str]:
+    """Every ``class_path`` in a configuration, by its place."""
+    found = {}
+    items = config.items() if isinstance(config, Mapping) else enumerate(config) if isinstance(config, list) else ()
+    for key, value in items:
+        if key == "class_path":
+            found[where] = str(value)
+        else:
+            found |= class_paths(value, where if key == "init_args" else f"{where}.{key}")
+    return found
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint without executing anything that is in it.
+
+    Raises:
+        CheckpointError: The file is no checkpoint, or was not written by this library.
+    """
+    try:
+        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist. Check the path given as --ckpt_path.") from None
+    except Exception as error:  # torch raises many kinds for a damaged or hostile file
+        raise CheckpointError(
+            f"{path} is not a checkpoint that can be read safely ({type(error).__name__}: {str(error)[:100]}). "
+            "Use one that 'lightning-nas fit' wrote."
+        ) from None
+    if not isinstance(checkpoint, dict) or CHECKPOINT_KEY not in checkpoint:
+        raise CheckpointError(
+            f"{path} was not written by 'lightning-nas fit': it has no configuration. Resume it where it was made, or "
+            "start anew without --ckpt_path."
+        )
+    return checkpoint
+
+
+def check_classes(path: Path, asked: Mapping[str, str]) -> None:
+    """Compare the classes of a configuration with those that a checkpoint was made with.
+
+    Args:
+        path: The checkpoint.
+        asked: Class paths by place, see ``class_paths``.
+
+    Raises:
+        CheckpointError: They differ.
+    """
+    made = class_paths(read_checkpoint(path)[CHECKPOINT_KEY]["model"], "model")
+    places = [place for place in {**made, **asked} if made.get(place) != asked.get(place)]
+    if places:
+        rows = "; ".join(f"{p}: {made.get(p)} in the checkpoint, {asked.get(p)} in the configuration" for p in places)
+        raise CheckpointError(
+            f"{path} is not a checkpoint of this configuration: {rows}. --ckpt_path continues or tests the same task; "
+            "hand results from stage to stage as artifacts (proxy.safetensors, architecture.json)."
+        )
+
+
+_NOISE = (
+    "LightningCLI's args parameter is intended",  # the pipeline runs its stages in one process, by purpose
+    ".*isinstance\\(treespec, LeafSpec\\)",  # Lightning's use of torch
+    ".*number of training batches .* is smaller than the logging interval",  # curves are those of epochs
+    ".*but have no `val_dataloader`",  # final training has no validation set unless asked for
+    "Starting from v1.9.0, `tensorboardX` has been removed",  # curves go to CSV files
+    ".*does not have many workers",  # small sets are one tensor in memory
+    "`LightningModule.configure_optimizers` returned `None`",  # a control has nothing to train
+    "`training_step` returned `None`",  # likewise
+    ".*Experiment logs directory .* exists and is not empty",  # a resumed run
+    ".*Checkpoint directory .* exists and is not empty",  # likewise
+    "The dirpath has changed from",  # likewise
+)
+
+
+def run(args: list[str] | None = None) -> NASCLI:
+    """Run one of Lightning's commands, without the warnings that say nothing here."""
+    tips = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    tips.addFilter(_is_no_advert)
+    with warnings.catch_warnings():
+        for message in _NOISE:
+            warnings.filterwarnings("ignore", message)
+        return NASCLI(args=args)
+
+
+def _is_no_advert(record: logging.LogRecord) -> bool:
+    return "Tip:" not in record.getMessage()
+
+
+def check_config(path: Path) -> None:
+    """Parse a configuration of ``fit`` without building anything.
+
+    Raises:
+        SystemExit: A key is unknown or a value of a wrong type; the parser has printed which.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", _NOISE[0])
+        NASCLI(args=["--config", str(path)], run=False)

@@ -1,0 +1,1 @@
+"""Data modules: where images come from, how they are split, loaded and augmented."""

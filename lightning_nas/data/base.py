@@ -1,0 +1,292 @@
+"""The data module of labelled images: loaders, augmentation, normalisation; subclasses say which images."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+from lightning_nas.data.augmentation import Augmentation
+from lightning_nas.data.loaders import loader
+from lightning_nas.data.sets import Batch, ImageSet, LabelledImages, channel_statistics, check_training_set
+from lightning_nas.data.splits import balanced, derived_seed, stratified
+from lightning_nas.errors import ConfigError, DataError
+
+STATISTICS_SAMPLE = 4096
+"""Images that the mean and deviation of a set too large for the memory are taken from."""
+
+
+@dataclass(frozen=True)
+class _TrainingData:
+    train: LabelledImages
+    validation: LabelledImages | None
+    mean: list[float]
+    std: list[float]
+
+
+class ImageDataModule(LightningDataModule, ABC):
+    """Images for a classifier; subclasses say where they come from.
+
+    Batches reach the device as uint8. There they become floats from 0 to 1, are augmented (in training only)
+    and normalised. The draws depend on the seed, the epoch, the batch and the process alone, so that a
+    resumed run repeats them. The test images are opened for ``test`` and ``predict`` only. Everything else is
+    loaded when it is first asked for, with or without a trainer.
+
+    Args:
+        batch_size: Images a process and batch, at least 1.
+        augmentations: Random changes of training images, in order; none if null.
+        validation_fraction: Part of every class of the training images, from 0 to below 1, that is not
+            trained on but is Lightning's validation set; there is none if 0.
+        train_limit: Use at most so many training images, all classes alike; all if null.
+        seed: Of the order and of the augmentations.
+        split_seed: Of the choice of ``train_limit`` images and of the validation set, equal on all processes.
+        num_workers: Processes that read ahead; sets held on a GPU need none.
+    """
+
+    def __init__(
+        self,
+        batch_size: int = 64,
+        augmentations: list[Augmentation] | None = None,
+        validation_fraction: float = 0.0,
+        train_limit: int | None = None,
+        seed: int = 0,
+        split_seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size}; it must be at least 1.")
+        if not 0 <= validation_fraction < 1:
+            raise ConfigError(f"validation_fraction is {validation_fraction}; it must be from 0 to below 1.")
+        if train_limit is not None and train_limit < 1:
+            raise ConfigError(f"train_limit is {train_limit}; it must be at least 1, or null for all images.")
+        self.batch_size = batch_size
+        self.augmentations = augmentations or []
+        self.validation_fraction = validation_fraction
+        self.train_limit = train_limit
+        self.seed = seed
+        self.split_seed = split_seed
+        self.num_workers = num_workers
+        self._normalization: Tensor | None = None
+        self._limit_val_batches: int | float | None = None
+
+    @abstractmethod
+    def load_train(self) -> LabelledImages:
+        """Open all training images.
+
+        Raises:
+            DataError: They are missing or damaged.
+        """
+
+    @abstractmethod
+    def load_test(self) -> LabelledImages:
+        """Open the test images, labelled as in training; called for ``test`` and ``predict`` only.
+
+        Raises:
+            DataError: They are missing or damaged.
+        """
+
+    def statistics(self, images: LabelledImages) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation of every channel of all training images, on a scale from 0 to 1.
+
+        They don't depend on ``train_limit`` and ``validation_fraction``, so that stages that use different
+        parts normalise alike.
+        """
+        if isinstance(images, ImageSet):
+            return channel_statistics(images.images)
+        sample = balanced(images.labels, STATISTICS_SAMPLE, seed=0).tolist()
+        return channel_statistics(images.__getitems__(sample)[0])
+
+    @cached_property
+    def _data(self) -> _TrainingData:
+        whole = self.load_train()
+        check_training_set(whole)
+        mean, std = self.statistics(whole)
+        train, validation = whole, None
+        if self.train_limit is not None and self.train_limit < len(train):
+            train = train.select(balanced(train.labels, self.train_limit, self.split_seed))
+            check_training_set(
+                train, f"Set train_limit to at least {len(train.class_names)}, one image a class."
+            )
+        if self.validation_fraction > 0:
+            held_out = stratified(train.labels, self.validation_fraction, self.split_seed)
+            validation = train.select(held_out.nonzero().flatten())
+            train = train.select((~held_out).nonzero().flatten())
+            check_training_set(train, f"Lower validation_fraction, which is {self.validation_fraction}.")
+            if not len(validation):
+                raise DataError(
+                    f"validation_fraction {self.validation_fraction} of {len(train)} images is no image. "
+                    "Raise it, or set it to 0 for no validation set."
+                )
+        return _TrainingData(train, validation, mean, std)
+
+    @cached_property
+    def _test(self) -> LabelledImages:
+        test = self.load_test()
+        if not len(test):
+            raise DataError("The test set is empty. Add images, or don't test.")
+        if test.image_shape != self.image_shape:
+            raise DataError(
+                f"The test images have shape {test.image_shape}, the training images {self.image_shape} "
+                "(channels, height, width). Make them alike."
+            )
+        return test
+
+    @property
+    def train_set(self) -> LabelledImages:
+        """The images to train on, without the validation set."""
+        return self._data.train
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names by label."""
+        return self._data.train.class_names
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """``(channels, height, width)``."""
+        return self._data.train.image_shape
+
+    @property
+    def mean(self) -> list[float]:
+        """Mean of every channel of the training images, on a scale from 0 to 1."""
+        return self._data.mean
+
+    @property
+    def std(self) -> list[float]:
+        """Standard deviation of every channel of the training images, on a scale from 0 to 1."""
+        return self._data.std
+
+    def setup(self, stage: str) -> None:
+        """Load the training images, whose statistics every stage needs, so that damaged ones fail here."""
+        if self._data.validation is None and stage == "fit" and self.trainer is not None:
+            # otherwise Lightning warns of a validation loader that is empty, or of one that is not there
+            self._limit_val_batches, self.trainer.limit_val_batches = self.trainer.limit_val_batches, 0
+
+    def teardown(self, stage: str) -> None:
+        """Leave the trainer as it was, for a fit on other data."""
+        if self._limit_val_batches is not None and self.trainer is not None:
+            self.trainer.limit_val_batches = self._limit_val_batches
+            self._limit_val_batches = None
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Leave the trainer of an interrupted fit as it was, too."""
+        self.teardown("fit")
+
+    def train_dataloader(self) -> Any:
+        """The training images in a new order every epoch, whole batches only.
+
+        Raises:
+            DataError: There is not one whole batch.
+        """
+        return loader(
+            self.train_set,
+            self.batch_size,
+            self.trainer,
+            seed=derived_seed(self.seed, "train"),
+            shuffle=True,
+            drop_last=True,
+            num_workers=self.num_workers,
+        )
+
+    def val_dataloader(self) -> Any:
+        """The validation set. A fit without one does not ask for it.
+
+        In a fit the network is wrapped in DDP, whose processes must run the same number of batches: on
+        several the last images, fewer than there are processes, are left out. None is counted twice.
+
+        Raises:
+            DataError: There is no validation set.
+        """
+        images = self._data.validation
+        if images is None:
+            raise DataError(
+                "There is no validation set: validation_fraction is 0. Set it above 0, such as 0.1."
+            )
+        world = self.trainer.world_size if self.trainer is not None else 1
+        return self._in_order(
+            images if world == 1 else Subset(images, range(len(images) - len(images) % world))
+        )
+
+    def test_dataloader(self) -> Any:
+        """The test images; each is counted once, on one process or many."""
+        return self._in_order(self._test)
+
+    def predict_dataloader(self) -> Any:
+        """The test images, in their order."""
+        return self._in_order(self._test)
+
+    def _in_order(self, images: LabelledImages | Subset[Batch]) -> DataLoader[Batch]:
+        workers = self.num_workers
+        return loader(
+            images, self.batch_size, self.trainer, seed=0, shuffle=False, drop_last=False, num_workers=workers
+        )
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Make floats of a batch on its device: augmented in training, normalised always.
+
+        Args:
+            batch: Images and labels, or a dictionary of such pairs.
+            dataloader_idx: Not used.
+        """
+        pairs = batch if isinstance(batch, dict) else {"": batch}
+        prepared = {}
+        for name, (images, labels) in pairs.items():
+            prepared[name] = self.prepare((images, labels), self._generator(name, images.device))
+        return prepared if isinstance(batch, dict) else prepared[""]
+
+    def _generator(self, name: str, device: torch.device) -> torch.Generator | None:
+        """The draws of the present training batch; None outside of training, where nothing is random."""
+        trainer = self.trainer
+        if trainer is None or not trainer.training or not self.augmentations:
+            return None
+        # Lightning counts a batch after this hook; until then batch_idx is the batch before, and at first -1
+        batch_idx = trainer.fit_loop.epoch_loop.batch_idx + 1
+        draw = derived_seed(self.seed, "augment", trainer.current_epoch, batch_idx, trainer.global_rank, name)
+        return torch.Generator(device).manual_seed(draw)
+
+    def prepare(self, batch: Batch, generator: torch.Generator | None = None) -> Batch:
+        """Normalise a batch, and augment it if there is a generator.
+
+        Args:
+            batch: Images ``(batch, channels, height, width)``, uint8 or floats normalised already, and
+                labels.
+            generator: Source of the draws, on the device of the images.
+
+        Returns:
+            Floats in the precision of the trainer, and the labels.
+        """
+        images, labels = batch
+        raw = images.dtype == torch.uint8
+        images = images.float() / 255 if raw else images
+        images = self._augment(images, generator, after_normalization=False)
+        if raw:
+            mean, std = self._mean_and_std(images.device)
+            images = (images - mean) / std
+        images = self._augment(images, generator, after_normalization=True)
+        if self.trainer is not None:
+            images = self.trainer.precision_plugin.convert_input(images)
+        return images, labels
+
+    def _augment(
+        self, images: Tensor, generator: torch.Generator | None, after_normalization: bool
+    ) -> Tensor:
+        for augmentation in self.augmentations:
+            if generator is not None and augmentation.after_normalization == after_normalization:
+                images = augmentation(images, generator)
+        return images
+
+    def _mean_and_std(self, device: torch.device) -> Tensor:
+        """Mean and deviation, ``(2, channels, 1, 1)``, kept on the device that last asked."""
+        if self._normalization is None or self._normalization.device != device:
+            self._normalization = torch.tensor([self.mean, self.std], device=device)[:, :, None, None]
+        return self._normalization

@@ -1,0 +1,140 @@
+"""Batches in which every class has the same number of images, for dataset distillation."""
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, DistributedSampler
+
+from lightning_nas.data.base import ImageDataModule
+from lightning_nas.data.loaders import whole
+from lightning_nas.data.sets import Batch
+from lightning_nas.data.splits import derived_seed
+from lightning_nas.errors import ConfigError, DataError
+
+
+class ClassSampler(DistributedSampler[int]):
+    """Indices of ``per_class`` random images of every class, again and again, drawn afresh every epoch.
+
+    ``DistributedSampler`` is the base because Lightning leaves it alone and tells it the epoch.
+
+    Args:
+        labels: int64 ``(n,)``.
+        per_class: Images of a class and batch.
+        batches: Batches an epoch.
+        seed: Of the draws.
+        rank: This process, which draws by itself.
+    """
+
+    def __init__(self, labels: Tensor, per_class: int, batches: int, seed: int, rank: int) -> None:
+        super().__init__(labels, num_replicas=1, rank=0, seed=seed)  # type: ignore[arg-type]  # anything with a length
+        self.classes = [(labels == c).nonzero().flatten() for c in range(int(labels.max()) + 1)]
+        self.per_class = per_class
+        self.batches = batches
+        self.process = rank
+
+    def __iter__(self) -> Iterator[int]:
+        seed = derived_seed(self.seed, "classes", self.epoch, self.process)
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(self.batches):
+            for images in self.classes:
+                yield from images[torch.randperm(len(images), generator=generator)[: self.per_class]].tolist()
+
+    def __len__(self) -> int:
+        return self.batches * self.per_class * len(self.classes)
+
+
+class ClassBalancedDataModule(LightningDataModule):
+    """Serve the training images of another data module in batches of ``images_per_class`` images of every class.
+
+    Args:
+        data: Where the images come from; neither its batch size nor its augmentations matter here.
+        images_per_class: Images of a class, process and batch, at least 1; all of a class that has fewer.
+        steps_per_epoch: Batches an epoch, at least 1.
+        seed: Of the draws.
+    """
+
+    def __init__(
+        self, data: ImageDataModule, images_per_class: int = 256, steps_per_epoch: int = 100, seed: int = 0
+    ) -> None:
+        super().__init__()
+        if images_per_class < 1 or steps_per_epoch < 1:
+            raise ConfigError(
+                f"images_per_class is {images_per_class} and steps_per_epoch {steps_per_epoch}; both must be at least 1."
+            )
+        self.data = data
+        self.images_per_class = images_per_class
+        self.steps_per_epoch = steps_per_epoch
+        self.seed = seed
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names by label."""
+        return self.data.class_names
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return self.data.num_classes
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """``(channels, height, width)``."""
+        return self.data.image_shape
+
+    @property
+    def mean(self) -> list[float]:
+        """Mean of every channel of the training images, on a scale from 0 to 1."""
+        return self.data.mean
+
+    @property
+    def std(self) -> list[float]:
+        """Standard deviation of every channel of the training images, on a scale from 0 to 1."""
+        return self.data.std
+
+    @cached_property
+    def _training(self) -> Batch:
+        images = self.data.train_set
+        missing = [c for c in range(self.num_classes) if not int((images.labels == c).sum())]
+        if missing:
+            raise DataError(
+                f"The classes {missing} have no training image. Add some, or leave the classes out."
+            )
+        return self.data.prepare(images.__getitems__(list(range(len(images)))))
+
+    def training_images(self) -> Batch:
+        """All training images, normalised, ``(n, channels, height, width)``, and their labels."""
+        return self._training
+
+    def prepare_data(self) -> None:
+        """Download what ``data`` downloads, in one process of every machine."""
+        self.data.prepare_data()
+
+    def setup(self, stage: str) -> None:
+        """Load the training images."""
+        self.data.trainer = self.trainer
+        self.data.setup(stage)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Class-balanced batches."""
+        images = self.data.train_set
+        rank = self.trainer.global_rank if self.trainer is not None else 0
+        sampler = ClassSampler(
+            images.labels.cpu(), self.images_per_class, self.steps_per_epoch, self.seed, rank
+        )
+        smallest = min(self.images_per_class, *(len(c) for c in sampler.classes))
+        sampler.per_class = smallest
+        return DataLoader(
+            images,
+            smallest * self.num_classes,
+            sampler=sampler,
+            num_workers=self.data.num_workers,
+            collate_fn=whole,
+        )
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Normalise."""
+        return self.data.prepare(batch)

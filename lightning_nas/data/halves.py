@@ -1,0 +1,174 @@
+"""The two halves of the training images that bi-level search needs."""
+
+from functools import cached_property
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import CombinedLoader
+from torch.utils.data import Subset
+
+from lightning_nas.data.base import ImageDataModule
+from lightning_nas.data.loaders import loader
+from lightning_nas.data.sets import Batch
+from lightning_nas.data.splits import derived_seed, halves
+from lightning_nas.errors import ConfigError, DataError
+
+
+class HalvesDataModule(LightningDataModule):
+    """Split training images: the train half is for the weights, the search half for the alphas.
+
+    A training batch is ``{"train": (images, labels), "search": (images, labels)}``. Both halves hold every
+    class in its share, and both are augmented, as in DARTS. With a ``search_fraction`` other than 0.5 the
+    shorter half starts again, in the same order, until the longer one ends. Validation and test are those of
+    ``data``.
+
+    Args:
+        data: Where the images come from. Its ``batch_size`` is that of validation and test.
+        batch_size: Images a process, batch and half, at least 1.
+        search_fraction: Part of the training images in the search half, between 0 and 1. At 0.5 both halves
+            are equally long, and an image left over is dropped.
+        split_seed: Of the split, equal on all processes.
+    """
+
+    def __init__(
+        self, data: ImageDataModule, batch_size: int = 64, search_fraction: float = 0.5, split_seed: int = 0
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size}; it must be at least 1.")
+        if not 0 < search_fraction < 1:
+            raise ConfigError(f"search_fraction is {search_fraction}; it must be between 0 and 1.")
+        self.data = data
+        self.batch_size = batch_size
+        self.search_fraction = search_fraction
+        self.split_seed = split_seed
+
+    @cached_property
+    def _halves(self) -> dict[str, Subset[Batch]]:
+        images = self.data.train_set
+        train, search = halves(images.labels.cpu(), images.groups, self.search_fraction, self.split_seed)
+        return {"train": Subset(images, train.tolist()), "search": Subset(images, search.tolist())}
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names by label."""
+        return self.data.class_names
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return self.data.num_classes
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """``(channels, height, width)``."""
+        return self.data.image_shape
+
+    @property
+    def mean(self) -> list[float]:
+        """Mean of every channel of the training images, on a scale from 0 to 1."""
+        return self.data.mean
+
+    @property
+    def std(self) -> list[float]:
+        """Standard deviation of every channel of the training images, on a scale from 0 to 1."""
+        return self.data.std
+
+    def half(self, name: str) -> Subset[Batch]:
+        """The images of a half, as ``data`` loaded them.
+
+        Args:
+            name: ``train`` or ``search``.
+
+        Raises:
+            ConfigError: Another name.
+            DataError: The images cannot be split.
+        """
+        if name not in ("train", "search"):
+            raise ConfigError(f"There is no half {name!r}; expected 'train' or 'search'.")
+        return self._halves[name]
+
+    def fixed_batch(self, half: str, size: int, seed: int) -> Batch:
+        """Random images of a half, normalised but not augmented, to score networks on.
+
+        Args:
+            half: ``train`` or ``search``.
+            size: How many, at least 1.
+            seed: Of the choice; the same arguments give the same batch.
+
+        Returns:
+            Images ``(size, channels, height, width)`` and labels ``(size,)``, on the CPU unless a trainer has
+            moved the set to its GPU.
+
+        Raises:
+            ConfigError: No such half, or ``size`` is below 1.
+            DataError: The half has fewer images.
+        """
+        images = self.half(half)
+        if size < 1:
+            raise ConfigError(f"The size of a fixed batch is {size}; it must be at least 1.")
+        if size > len(images):
+            raise DataError(
+                f"A fixed batch of {size} images is asked for, but the {half} half has {len(images)}. "
+                "Ask for fewer, or use more images."
+            )
+        generator = torch.Generator().manual_seed(derived_seed(seed, "fixed", half))
+        chosen = torch.randperm(len(images), generator=generator)[:size].tolist()
+        return self.data.prepare(self.data.train_set.__getitems__([images.indices[i] for i in chosen]))
+
+    def prepare_data(self) -> None:
+        """Download what ``data`` downloads, in one process of every machine."""
+        self.data.prepare_data()
+
+    def setup(self, stage: str) -> None:
+        """Load the training images, and split them for a fit."""
+        self.data.trainer = self.trainer
+        self.data.setup(stage)
+        if stage == "fit":
+            _ = self._halves
+
+    def teardown(self, stage: str) -> None:
+        """Let ``data`` leave the trainer as it was."""
+        self.data.teardown(stage)
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Let ``data`` leave the trainer of an interrupted fit as it was, too."""
+        self.data.on_exception(exception)
+
+    def train_dataloader(self) -> CombinedLoader:
+        """Both halves, each in its own new order every epoch, whole batches only.
+
+        Raises:
+            DataError: A half has not one whole batch.
+        """
+        loaders = {
+            name: loader(
+                half,
+                self.batch_size,
+                self.trainer,
+                seed=derived_seed(self.data.seed, name),
+                shuffle=True,
+                drop_last=True,
+                num_workers=self.data.num_workers,
+                name=f"{name} half",
+            )
+            for name, half in self._halves.items()
+        }
+        return CombinedLoader(loaders, "max_size_cycle")
+
+    def val_dataloader(self) -> Any:
+        """The validation set of ``data``. A fit without one does not ask for it."""
+        return self.data.val_dataloader()
+
+    def test_dataloader(self) -> Any:
+        """The test images of ``data``."""
+        return self.data.test_dataloader()
+
+    def predict_dataloader(self) -> Any:
+        """The test images of ``data``, in their order."""
+        return self.data.predict_dataloader()
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Augment and normalise, as ``data`` does, every batch of ``batch``."""
+        return self.data.on_after_batch_transfer(batch, dataloader_idx)

@@ -1,0 +1,280 @@
+"""Where images come from: scikit-learn's digits, npz files, folders, CIFAR."""
+
+import zipfile
+import zlib
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from lightning_nas.data.base import ImageDataModule
+from lightning_nas.data.loaders import IN_MEMORY, whole
+from lightning_nas.data.sets import FolderSet, ImageSet, LabelledImages
+from lightning_nas.errors import ConfigError, DataError
+
+__all__ = [
+    "ArrayDataModule",
+    "CIFAR10DataModule",
+    "CIFAR100DataModule",
+    "CIFARDataModule",
+    "DigitsDataModule",
+    "FolderDataModule",
+    "FolderSet",
+    "ImageDataModule",
+    "ImageSet",
+]
+
+DIGITS_TEST = 360
+DIGITS_SPLIT_SEED = 0
+
+
+class DigitsDataModule(ImageDataModule):
+    """The 1,797 real 8x8 grey digits of scikit-learn: 1,437 to train, 360 to test, by a fixed split.
+
+    Args:
+        **kwargs: As of ``ImageDataModule``.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+    def load_train(self) -> ImageSet:
+        """The 1,437 images that are not for testing."""
+        return self._part(0)
+
+    def load_test(self) -> ImageSet:
+        """The 360 test images."""
+        return self._part(1)
+
+    def _part(self, part: int) -> ImageSet:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+
+        digits = load_digits()
+        indices = train_test_split(
+            np.arange(len(digits.target)),
+            test_size=DIGITS_TEST,
+            stratify=digits.target,
+            random_state=DIGITS_SPLIT_SEED,
+        )[part]
+        pixels = (
+            torch.from_numpy(digits.images[indices] * (255 / 16)).round().to(torch.uint8)
+        )  # stored as 0 to 16
+        return ImageSet(pixels[:, None], torch.from_numpy(digits.target[indices]), source="the digits")
+
+
+class ArrayDataModule(ImageDataModule):
+    """Images in one npz file.
+
+    It holds ``x_train`` and ``x_test``, uint8 ``(n, height, width, channels)``, and ``y_train`` and
+    ``y_test``, integers ``(n,)`` from 0; ``classes``, names by label, may be there too.
+
+    Args:
+        path: The npz file.
+        **kwargs: As of ``ImageDataModule``.
+    """
+
+    def __init__(self, path: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.path = Path(path)
+
+    def load_train(self) -> ImageSet:
+        """Read ``x_train``, ``y_train`` and ``classes``; the test arrays must be there but stay closed."""
+        return self._part("train")
+
+    def load_test(self) -> ImageSet:
+        """Read ``x_test`` and ``y_test``."""
+        return self._part("test", self.class_names)
+
+    def _part(self, part: str, class_names: list[str] | None = None) -> ImageSet:
+        arrays = self._read([f"x_{part}", f"y_{part}"] + (["classes"] if class_names is None else []))
+        pixels, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
+        self._check(pixels, f"x_{part}")
+        if labels.dtype.kind not in "iu":
+            raise DataError(
+                f"y_{part} in {self.path} is {labels.dtype}; expected integers from 0. Convert it."
+            )
+        if class_names is None and "classes" in arrays:
+            class_names = [str(name) for name in arrays["classes"].ravel()]
+        images = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
+        source = f"x_{part} and y_{part} in {self.path}"
+        return ImageSet(images, torch.from_numpy(labels.astype(np.int64)), class_names, source=source)
+
+    def _check(self, pixels: np.ndarray[Any, Any], key: str) -> None:
+        expected = "expected uint8 (n, height, width, channels)"
+        received = f"{key} in {self.path} is {pixels.dtype} {pixels.shape}"
+        if pixels.ndim == 3:
+            raise DataError(f"{received}; {expected}. Add the axis of a grey channel: {key}[..., None].")
+        if pixels.ndim != 4 or pixels.dtype != np.uint8:
+            raise DataError(f"{received}; {expected}. Reshape it, and scale and round pixels to 0 to 255.")
+        if pixels.shape[1] in (1, 3) and pixels.shape[3] > 4:
+            raise DataError(f"{received}, channels first; {expected}. Use {key}.transpose(0, 2, 3, 1).")
+
+    def _read(self, keys: list[str]) -> dict[str, np.ndarray[Any, Any]]:
+        """Read the arrays ``keys``, of which ``classes`` may be missing; the file's others stay closed."""
+        needed = ["x_train", "y_train", "x_test", "y_test"]
+        expected = f"Expected an npz file with {', '.join(needed)}, as of numpy.savez."
+        if not self.path.is_file():
+            raise DataError(f"{self.path} is no file. {expected} Check the path.")
+        try:
+            with self.path.open("rb") as file:  # numpy leaves a file open that it cannot read
+                archive = np.load(file, allow_pickle=False)
+                if not isinstance(archive, np.lib.npyio.NpzFile):
+                    raise DataError(f"{self.path} holds a single array. {expected} Write it again.")
+                if missing := sorted(set(needed) - set(archive.files)):
+                    raise DataError(
+                        f"{self.path} lacks {missing}; it has {archive.files}. {expected} Add them."
+                    )
+                return {key: archive[key] for key in keys if key in archive.files}
+        except (OSError, EOFError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+            raise DataError(f"{self.path} cannot be read ({error}). {expected} Write it again.") from None
+
+
+class FolderDataModule(ImageDataModule):
+    """Images in folders: ``root/train/<class>/<image>`` and ``root/test/<class>/<image>``.
+
+    Each becomes RGB, is scaled so that its shorter side fits, and is cropped at its centre. Small sets are
+    decoded once; larger ones for every batch, by ``num_workers`` processes.
+
+    Args:
+        root: Folder with the folders ``train`` and ``test``.
+        image_size: Height and width in pixels, at least 1.
+        stream: Whether images are decoded for every batch; null means if all together take more than 2 GiB.
+        **kwargs: As of ``ImageDataModule``.
+    """
+
+    def __init__(self, root: str, image_size: int, stream: bool | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if image_size < 1:
+            raise ConfigError(f"image_size is {image_size}; it must be at least 1 pixel.")
+        self.root = Path(root)
+        self.image_size = image_size
+        self.stream = stream
+
+    def load_train(self) -> LabelledImages:
+        """List ``root/train``, and decode it if it is small."""
+        return self._decoded(FolderSet(self.root / "train", self.image_size))
+
+    def load_test(self) -> LabelledImages:
+        """List ``root/test``, whose classes must be among those of training, and decode it if it is small."""
+        return self._decoded(FolderSet(self.root / "test", self.image_size, self.class_names))
+
+    def _decoded(self, folder: FolderSet) -> LabelledImages:
+        if self.stream if self.stream is not None else folder.nbytes > IN_MEMORY:
+            return folder
+        batches = DataLoader(folder, 256, num_workers=self.num_workers, collate_fn=whole)
+        images = torch.cat([images for images, _ in batches])
+        return ImageSet(images, folder.labels, folder.class_names, source=str(self.root))
+
+
+class CIFARDataModule(ImageDataModule):
+    """What CIFAR-10 and CIFAR-100 have in common: 32x32 colour images, downloaded and checked by torchvision.
+
+    The check reads the bytes of all files; images of the test file are decoded for ``test`` and ``predict``
+    only.
+
+    Args:
+        root: Folder of the extracted files.
+        download: Whether missing files are downloaded.
+        **kwargs: As of ``ImageDataModule``.
+    """
+
+    classes: int
+    channel_mean: tuple[float, float, float]
+    channel_std: tuple[float, float, float]
+
+    def __init__(self, root: str = "data", download: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.root = root
+        self.download = download
+
+    @abstractmethod
+    def reader(self) -> Any:
+        """The class of torchvision that reads the files."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, known without the files."""
+        return self.classes
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """``(3, 32, 32)``, known without the files."""
+        return 3, 32, 32
+
+    def statistics(self, images: LabelledImages) -> tuple[list[float], list[float]]:
+        """The published mean and deviation of every channel."""
+        return list(self.channel_mean), list(self.channel_std)
+
+    def prepare_data(self) -> None:
+        """Download the files, in one process of every machine; the others read them afterwards."""
+        _ = self._data
+
+    def load_train(self) -> ImageSet:
+        """The 50,000 training images."""
+        return self._part(train=True)
+
+    def load_test(self) -> ImageSet:
+        """The 10,000 test images."""
+        return self._part(train=False)
+
+    def _part(self, train: bool) -> ImageSet:
+        try:
+            read = self.reader()(self.root, train=train, download=self.download)
+        except (OSError, RuntimeError) as error:
+            reader, place = self.reader(), Path(self.root).absolute()
+            raise DataError(
+                f"{reader.__name__} could not be read from {place} ({error}). Set download to true where "
+                f"there is a network, or extract there what is at {reader.url}."
+            ) from None
+        images = torch.from_numpy(np.ascontiguousarray(read.data.transpose(0, 3, 1, 2)))
+        return ImageSet(images, torch.tensor(read.targets), list(read.classes), source=self.root)
+
+
+class CIFAR10DataModule(CIFARDataModule):
+    """CIFAR-10: 50,000 and 10,000 images of 10 classes.
+
+    Args:
+        root: Folder of the extracted files.
+        download: Whether missing files are downloaded.
+        **kwargs: As of ``ImageDataModule``.
+    """
+
+    classes = 10
+    channel_mean = (0.4914, 0.4822, 0.4465)
+    channel_std = (0.2470, 0.2435, 0.2616)
+
+    def __init__(self, root: str = "data", download: bool = True, **kwargs: Any) -> None:
+        super().__init__(root, download, **kwargs)
+
+    def reader(self) -> Any:
+        """The class of torchvision that reads the files."""
+        from torchvision.datasets import CIFAR10
+
+        return CIFAR10
+
+
+class CIFAR100DataModule(CIFARDataModule):
+    """CIFAR-100: 50,000 and 10,000 images of 100 classes.
+
+    Args:
+        root: Folder of the extracted files.
+        download: Whether missing files are downloaded.
+        **kwargs: As of ``ImageDataModule``.
+    """
+
+    classes = 100
+    channel_mean = (0.5071, 0.4865, 0.4409)
+    channel_std = (0.2673, 0.2564, 0.2762)
+
+    def __init__(self, root: str = "data", download: bool = True, **kwargs: Any) -> None:
+        super().__init__(root, download, **kwargs)
+
+    def reader(self) -> Any:
+        """The class of torchvision that reads the files."""
+        from torchvision.datasets import CIFAR100
+
+        return CIFAR100

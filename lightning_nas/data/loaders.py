@@ -1,0 +1,120 @@
+"""Loaders whose order is a function of the seed and the epoch, on one process or many."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader, DistributedSampler, Subset
+
+from lightning_nas.data.sets import Batch, ImageSet, LabelledImages
+from lightning_nas.errors import ConfigError, DataError
+
+IN_MEMORY = 2 * 1024**3
+"""Bytes up to which images are held in memory, and on the accelerator."""
+
+Images = LabelledImages | Subset[Batch]
+"""What a loader reads: a set, or a part of one."""
+
+
+class UnpaddedSampler(DistributedSampler[int]):
+    """Every image once, in order, on exactly one process; the processes' shares differ by at most one image.
+
+    ``DistributedSampler`` repeats images until all shares are equal, so that a test counts them twice. It is
+    the base only because Lightning replaces samplers of any other class.
+    """
+
+    def __init__(self, dataset: Images, num_replicas: int, rank: int) -> None:
+        super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=False)
+        self.share = range(rank, len(dataset), num_replicas)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.share)
+
+    def __len__(self) -> int:
+        return len(self.share)
+
+
+def loader(
+    dataset: Images,
+    batch_size: int,
+    trainer: Trainer | None,
+    *,
+    seed: int,
+    shuffle: bool,
+    drop_last: bool,
+    num_workers: int,
+    name: str = "training set",
+) -> DataLoader[Batch]:
+    """Make the loader of this process.
+
+    Lightning leaves its sampler alone and tells it every epoch, so the order depends on the seed and the
+    epoch alone, a run resumed after an epoch sees what an uninterrupted one sees, and batch k of all
+    processes together is batch k of one process with their global batch size. A set small enough that is in
+    memory is moved to the trainer's device if that is a GPU; no worker processes are needed then.
+
+    Args:
+        dataset: What to read. It has ``__getitems__``, which returns whole batches.
+        batch_size: Images a process and batch, at least 1.
+        trainer: Gives the device, the number of processes and which one this is; one on the CPU if None.
+        seed: Of the order.
+        shuffle: Whether every epoch has a new order. Needs ``drop_last``.
+        drop_last: Drop what fills no batch on all processes. Otherwise every image comes exactly once, and
+            processes may get different numbers of batches.
+        num_workers: Worker processes that read ahead, 0 for none.
+        name: What the images are, for the error message.
+
+    Raises:
+        DataError: ``drop_last``, and there is not one whole batch.
+    """
+    if shuffle and not drop_last:
+        raise ConfigError(
+            "shuffle=True needs drop_last=True: only training shuffles, and it takes whole batches."
+        )
+    world, rank = (trainer.world_size, trainer.global_rank) if trainer is not None else (1, 0)
+    sampler: DistributedSampler[int]
+    if drop_last:
+        sampler = DistributedSampler(dataset, world, rank, shuffle=shuffle, seed=seed, drop_last=True)
+        if len(sampler) < batch_size:
+            raise DataError(
+                f"The {name} has {len(dataset)} images for {world} process(es), fewer than one batch of "
+                f"{batch_size} each. Set batch_size to at most {max(len(sampler), 1)}, or use more images."
+            )
+        if trainer is not None:
+            # Lightning tells the sampler too late for workers: without this a resumed run starts with the order of
+            # epoch 0, https://github.com/Lightning-AI/pytorch-lightning/issues/21938
+            progress: Any = trainer.fit_loop.epoch_progress.current
+            sampler.set_epoch(progress.processed)
+    else:
+        sampler = UnpaddedSampler(dataset, world, rank)
+    device = trainer.strategy.root_device if trainer is not None else torch.device("cpu")
+    resident = _place(dataset, device)
+    workers = 0 if resident else num_workers
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,  # by name: Lightning makes the loader of predict anew from these arguments
+        sampler=sampler,
+        drop_last=drop_last,
+        num_workers=workers,
+        collate_fn=whole,
+        pin_memory=device.type == "cuda" and not resident,
+        persistent_workers=workers > 0,
+        # without one of its own, each epoch draws from the global generator, and the network's random numbers
+        # would depend on how many loaders there are
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def whole(batch: Any) -> Any:
+    """Collate nothing: ``__getitems__`` returned a whole batch."""
+    return batch
+
+
+def _place(dataset: Images, device: torch.device) -> bool:
+    """Move a small in-memory set to a GPU, or back to the CPU; return whether it is on the GPU."""
+    images = dataset.dataset if isinstance(dataset, Subset) else dataset
+    if not isinstance(images, ImageSet):
+        return False
+    resident = device.type == "cuda" and images.images.nbytes <= IN_MEMORY
+    images.to(device if resident else torch.device("cpu"))
+    return resident

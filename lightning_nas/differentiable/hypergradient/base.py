@@ -1,0 +1,107 @@
+"""What a hypergradient is."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Batch = Any
+Weights = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class VirtualStep:
+    """The SGD step of the weight optimizer, as a function.
+
+    ``d = gradient + weight_decay * w``, ``m' = momentum * m + (1 - dampening) * d`` (``d`` at the first step),
+    ``w' = w - learning_rate * (d + momentum * m' if nesterov else m')``.
+
+    Attributes:
+        learning_rate: The weight optimizer's current one.
+        momentum: 0 for none.
+        dampening: Of the momentum.
+        weight_decay: L2.
+        nesterov: Whether the momentum looks ahead.
+        buffers: Momentum buffers by weight name; none before the first step.
+    """
+
+    learning_rate: float
+    momentum: float
+    dampening: float
+    weight_decay: float
+    nesterov: bool
+    buffers: Weights
+
+    def __call__(self, weights: Weights, gradients: Weights) -> dict[str, Tensor]:
+        """The weights after one step, differentiable in both arguments."""
+        moved = {}
+        for name, weight in weights.items():
+            direction = gradients[name] + self.weight_decay * weight
+            if self.momentum:
+                buffer = self.buffers.get(name)
+                velocity = (
+                    direction if buffer is None else self.momentum * buffer + (1 - self.dampening) * direction
+                )
+                direction = direction + self.momentum * velocity if self.nesterov else velocity
+            moved[name] = weight - self.learning_rate * direction
+        return moved
+
+    def factor(self, name: str) -> float:
+        """The factor of a weight's gradient in its step, learning rate included."""
+        if not self.momentum:
+            return self.learning_rate
+        share = 1.0 if self.buffers.get(name) is None else 1 - self.dampening
+        return self.learning_rate * (1 + self.momentum * share if self.nesterov else share)
+
+
+@dataclass(frozen=True)
+class BilevelProblem:
+    """What a hypergradient may look at.
+
+    Attributes:
+        weights: The network's parameters by name.
+        alphas: The architecture parameters, in a fixed order.
+        train_loss: ``(batch, weights) -> loss`` that the weights minimise; ``weights`` None means the live ones.
+        search_loss: Likewise, the loss that the alphas minimise, regularizers included.
+        step: The next SGD step of the weights; None where the optimizer is no SGD.
+        mean: Averages a tensor over all processes; the identity with one.
+    """
+
+    weights: Weights
+    alphas: tuple[Tensor, ...]
+    train_loss: Callable[[Batch, Weights | None], Tensor]
+    search_loss: Callable[[Batch, Weights | None], Tensor]
+    step: VirtualStep | None
+    mean: Callable[[Tensor], Tensor]
+
+    def gradients(
+        self, loss: Tensor, of: tuple[Tensor, ...], **options: Any
+    ) -> tuple[Tensor, ...]:
+        """Gradients, zeros where the loss does not depend on a tensor."""
+        found = torch.autograd.grad(loss, of, allow_unused=True, **options)
+        return tuple(torch.zeros_like(t) if g is None else g for g, t in zip(found, of, strict=True))
+
+
+class Hypergradient(ABC):
+    """The gradient of the search loss with respect to the alphas, at weights that answer to the alphas.
+
+    Attributes:
+        needs_sgd: Whether the weights' next step must be that of SGD.
+        one_level: Whether weights and alphas follow the same loss on all the data; ``gradient`` is not called then.
+    """
+
+    needs_sgd: bool = False
+    one_level: bool = False
+
+    @abstractmethod
+    def gradient(self, problem: BilevelProblem, train: Batch, search: Batch) -> tuple[Tensor, ...]:
+        """One gradient per alpha, averaged over all processes.
+
+        Args:
+            problem: Parameters and losses.
+            train: A batch of the train half.
+            search: A batch of the search half.
+        """

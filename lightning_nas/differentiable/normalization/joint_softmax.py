@@ -1,0 +1,41 @@
+"""One softmax over all operations of all edges of a node."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lightning_nas.differentiable.normalization.base import Normalization
+from lightning_nas.differentiable.relaxation.base import Relaxation
+from lightning_nas.errors import ConfigError
+from lightning_nas.differentiable.relaxation.softmax import Softmax
+from lightning_nas.spaces.base import Mixture
+
+
+def joint_softmax(alphas: Tensor, nodes: Sequence[slice]) -> Tensor:
+    """Softmax of ``(edges, operations)`` over all pairs of each node."""
+    return torch.cat([alphas[edges].flatten().softmax(dim=0).view(-1, alphas.shape[1]) for edges in nodes])
+
+
+class JointSoftmax(Normalization):
+    """``p_(i,o) = softmax over all (edge, operation) pairs of a node``: operations of different edges compete.
+
+    It takes the place of the softmax within an edge, whose temperature it uses. A reconstruction: the pipeline that
+    names normalization against selection errors (Liu et al., Neural Networks 2025) publishes no formula.
+    """
+
+    def normalize(
+        self, alphas: Tensor, edge_alphas: Tensor | None, relaxation: Relaxation, nodes: Sequence[slice]
+    ) -> Mixture:
+        """Factor of an operation: its share in the node.
+
+        Raises:
+            ConfigError: The relaxation is no softmax, so that a joint one cannot take its place.
+        """
+        if not isinstance(relaxation, Softmax):
+            raise ConfigError(
+                f"JointSoftmax takes the place of a Softmax relaxation; received {type(relaxation).__name__}. "
+                "Use EdgeSoftmax with it."
+            )
+        shares = joint_softmax(alphas / relaxation.temperature, nodes)
+        return Mixture(shares, shares.sum(dim=1))

@@ -1,0 +1,29 @@
+"""Beta decay."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from lightning_nas.differentiable.regularization.base import Regularizer
+
+
+class BetaDecay(Regularizer):
+    """``weight * progress * sum over cell types of mean over edges of logsumexp_o(alpha_o)``.
+
+    It pulls the alphas down together, so that the softmaxed factors vary less while the weights are young.
+
+    References:
+        1. Ye et al.: beta-DARTS: Beta-Decay Regularization for DARTS, CVPR 2022, https://arxiv.org/abs/2203.01665
+
+    Args:
+        weight: Factor at the end of the search, to which it rises linearly from 0 (the paper: 50).
+    """
+
+    def __init__(self, weight: float = 50.0) -> None:
+        self.weight = weight
+
+    def penalty(self, alphas: Mapping[str, Tensor], progress: float) -> Tensor:
+        """The term, a scalar."""
+        terms = [torch.logsumexp(a, dim=1).mean() for a in alphas.values()]
+        return self.weight * progress * torch.stack(terms).sum()

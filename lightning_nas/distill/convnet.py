@@ -1,0 +1,42 @@
+"""The convolutional network of the dataset distillation literature."""
+
+from torch import Tensor, nn
+
+from lightning_nas.errors import DataError
+
+
+class ConvNet(nn.Module):
+    """``depth`` blocks of 3x3 convolution, instance norm, ReLU and 2x2 average pooling, then a linear classifier.
+
+    References:
+        1. Gidaris, Komodakis: Dynamic Few-Shot Visual Learning without Forgetting, CVPR 2018
+
+    Args:
+        image_shape: ``(channels, height, width)``; the sides must be at least ``2 ** depth``.
+        num_classes: Width of the classifier.
+        width: Channels of every block (the field: 128).
+        depth: Blocks (the field: 3 at 32x32).
+
+    Raises:
+        DataError: The images are too small for the poolings.
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int], num_classes: int, width: int = 128, depth: int = 3) -> None:
+        super().__init__()
+        channels, height, side = image_shape
+        if min(height, side) < 2**depth:
+            raise DataError(
+                f"Images of {height}x{side} pixels are too small for {depth} poolings, which need {2**depth}x{2**depth}. "
+                "Use a smaller depth."
+            )
+        layers: list[nn.Module] = []
+        for _ in range(depth):
+            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.GroupNorm(width, width), nn.ReLU(), nn.AvgPool2d(2)]
+            channels, height, side = width, height // 2, side // 2
+        self.features = nn.Sequential(*layers, nn.Flatten())
+        self.classifier = nn.Linear(width * height * side, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images ``(batch, channels, height, width)`` to logits ``(batch, classes)``."""
+        logits: Tensor = self.classifier(self.features(x))
+        return logits

@@ -1,0 +1,32 @@
+"""What an evaluator is."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from lightning_nas.architecture import Architecture
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is known of one architecture after looking at it.
+
+    Attributes:
+        objectives: What a search optimises, by name; for each, lower is better where the name ends in ``loss``.
+        cost: What it took and what the architecture costs: seconds, parameters, ...
+        features: Anything else that a strategy may look at.
+    """
+
+    objectives: dict[str, float]
+    cost: dict[str, float] = field(default_factory=dict)
+    features: Tensor | None = None
+
+
+class Evaluator(ABC):
+    """Looks architectures up, or trains, or predicts them."""
+
+    @abstractmethod
+    def evaluate(self, architectures: Sequence[Architecture]) -> list[Evaluation]:
+        """One evaluation per architecture, in their order."""

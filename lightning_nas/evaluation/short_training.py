@@ -1,0 +1,137 @@
+"""Scores of discrete architectures by a short training from scratch."""
+
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lightning_nas.architecture import Architecture
+from lightning_nas.data.augmentation import Augmentation
+from lightning_nas.errors import ConfigError, DataError
+from lightning_nas.evaluation.base import Evaluation, Evaluator
+from lightning_nas.metrics.cost import parameters
+
+
+class Halves(Protocol):
+    """What ``HalvesDataModule`` and ``DistilledDataModule`` have."""
+
+    num_classes: int
+
+    def half(self, name: str) -> Dataset[tuple[Tensor, Tensor]]:
+        """The train or the search half."""
+
+    def fixed_batch(self, half: str, size: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Normalised images of a half in random order, not augmented, and their labels."""
+
+
+class ShortTraining(Evaluator):
+    """Trains every architecture briefly as an ordinary network, and scores it by its loss on the search half.
+
+    SGD with Nesterov momentum 0.9, weight decay 5e-4, learning rate falling to 0 along a cosine, gradient norm clipped
+    at 5. All architectures get the same seed and the same batches, so that scores differ by architecture alone. The
+    score is taken with batch statistics on the whole search half in random order: after few steps running statistics
+    are not worth much, and a batch sorted by class spoils them.
+
+    Objectives: ``loss`` (lower is better) and ``accuracy`` (a fraction). Cost: ``seconds``, ``parameters``.
+
+    Args:
+        data: Halves of a data set.
+        steps: Optimizer steps, at least 1.
+        batch_size: Images a step.
+        channels: Channels of the first cell.
+        cells: Number of cells.
+        image_size: Side that images are averaged down to; by default their own.
+        learning_rate: At the first step.
+        augmentations: Of the training images.
+        seed: Of the weights and batches.
+    """
+
+    def __init__(
+        self,
+        data: Halves,
+        steps: int = 80,
+        batch_size: int = 32,
+        channels: int = 8,
+        cells: int = 5,
+        image_size: int | None = None,
+        learning_rate: float = 0.1,
+        augmentations: list[Augmentation] | None = None,
+        seed: int = 0,
+    ) -> None:
+        if steps < 1 or batch_size < 2:
+            raise ConfigError(f"steps is {steps} and batch_size {batch_size}; they must be at least 1 and 2.")
+        self.data = data
+        self.steps = steps
+        self.batch_size = batch_size
+        self.channels = channels
+        self.cells = cells
+        self.image_size = image_size
+        self.learning_rate = learning_rate
+        self.augmentations = augmentations or []
+        self.seed = seed
+        self._halves: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def _half(self, name: str) -> tuple[Tensor, Tensor]:
+        """A whole half, shuffled once and resized."""
+        if name not in self._halves:
+            size = len(self.data.half(name))  # type: ignore[arg-type]  # every half is a sized Subset
+            images, labels = self.data.fixed_batch(name, size, self.seed)
+            if self.image_size is not None:
+                images = F.adaptive_avg_pool2d(images, self.image_size)
+            if len(images) < self.batch_size:
+                raise DataError(
+                    f"The {name} half has {len(images)} images, fewer than a batch of {self.batch_size}. "
+                    "Use a smaller batch_size or more images."
+                )
+            self._halves[name] = (images, labels)
+        return self._halves[name]
+
+    def evaluate(self, architectures: Sequence[Architecture]) -> list[Evaluation]:
+        """Train and score; see the class."""
+        return [self._evaluate(architecture) for architecture in architectures]
+
+    def _evaluate(self, architecture: Architecture) -> Evaluation:
+        start = time.perf_counter()
+        images, labels = self._half("train")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            network = architecture.space.build().network(
+                architecture,
+                num_classes=self.data.num_classes,
+                image_shape=tuple(images.shape[1:]),
+                channels=self.channels,
+                cells=self.cells,
+            )
+        network = network.to(images.device)
+        network.train()
+        optimizer = torch.optim.SGD(
+            network.parameters(), self.learning_rate, momentum=0.9, weight_decay=5e-4, nesterov=True
+        )
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
+        generator = torch.Generator().manual_seed(self.seed)
+        order = torch.empty(0, dtype=torch.long)
+        for _ in range(self.steps):
+            if len(order) < self.batch_size:
+                order = torch.randperm(len(labels), generator=generator)
+            batch, order = order[: self.batch_size], order[self.batch_size :]
+            x = images[batch]
+            for augmentation in self.augmentations:
+                x = augmentation(x, generator)
+            optimizer.zero_grad()
+            F.cross_entropy(network(x), labels[batch]).backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+            optimizer.step()
+            scheduler.step()
+        with torch.no_grad():
+            x, y = self._half("search")
+            logits = network(x)
+        objectives = {
+            "loss": float(F.cross_entropy(logits, y)),
+            "accuracy": float((logits.argmax(1) == y).float().mean()),
+        }
+        cost = {"seconds": time.perf_counter() - start, "parameters": float(parameters(network))}
+        return Evaluation(objectives, cost)

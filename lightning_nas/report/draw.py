@@ -1,0 +1,307 @@
+"""Pictures for reports: cells, alphas, curves, images. matplotlib without pyplot, so no display and no global state."""
+
+import base64
+import html
+import io
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_nas.report.layout import Layout, place
+from lightning_nas.spaces.base import Graph
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, QUIET, GRID = "#1f2937", "#94a3b8", "#e5e7eb"
+CONVOLUTION, FREE = ("#dbeafe", "#1d4ed8"), ("#fef3c7", "#b45309")
+"""Fill and line of an operation with weights and of one without."""
+COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2", "#db2777", "#4b5563")
+MOST_POINTS = 400
+"""Points of a curve; longer ones are drawn as means of equal stretches."""
+
+
+def _figure(width: float, height: float) -> "Figure":
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib shows as it is, but for the subscripts of cell inputs such as ``c_{k-1}``."""
+    if re.fullmatch(r"[a-z]_\{[a-z0-9+-]+\}", text):
+        return f"${text}$"
+    return text.replace("$", r"\$")
+
+
+def svg(figure: "Figure", alt: str = "") -> str:
+    """The figure as an ``<svg>`` element for a page: scalable, without an XML head, dates or ids that could clash.
+
+    Args:
+        figure: Any figure.
+        alt: What it shows, for those who do not see it.
+    """
+    import matplotlib
+
+    file = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "lightning_nas", "svg.fonttype": "path"}):
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(file, format="svg", metadata=nothing, transparent=True)
+    text = file.getvalue()
+    text = text[text.index("<svg") :].strip()
+    # several pictures share a page: their ids must differ, and equal pictures may share theirs
+    prefix = f"f{zlib.crc32(text.encode()):08x}-"
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{prefix}", text)
+    label = f'role="img" aria-label="{html.escape(alt)}"' if alt else 'aria-hidden="true"'
+    head = re.sub(r' (?:width|height|version|xmlns:xlink)="[^"]*"', "", text[: text.index(">")])
+    body = text[text.index(">") :].replace("xlink:href", "href")
+    return f"{head} {label}{body}"
+
+
+def png_data_uri(figure: "Figure", dpi: int = 100) -> str:
+    """The figure as ``data:image/png;base64,...``."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=dpi, metadata={"Software": None})
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+# Cells. Lengths are inches; heights of a layout are in tracks.
+
+TRACK, NODE, FAN, PILL = 0.36, 0.36, 0.42, 1.12
+COLUMN = NODE + 2 * FAN + PILL
+
+
+def draw_cell(graph: Graph) -> "Figure":
+    """Draw a cell from left to right, an operation as a coloured label on its edge.
+
+    Args:
+        graph: Edges lead to nodes of a higher index; an edge without a label is a plain connection.
+    """
+    layout = place(graph)
+    heights = [*layout.nodes, *layout.edges]
+    low, high = min(heights), max(heights)
+    width = COLUMN * max(layout.layers) + 3 * NODE
+    height = TRACK * (high - low + 1.6) + 0.35
+    figure = _figure(width, height)
+    figure.set_layout_engine("none")
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(-1.5 * NODE, width - 1.5 * NODE), ylim=(0, height))
+    axes.set_axis_off()
+    bottom = 0.35 + TRACK * 0.8 - low * TRACK
+    for i in sorted(range(len(graph.edges)), key=lambda i: bool(graph.edges[i][2])):
+        _draw_edge(axes, graph, layout, i, bottom)
+    for label, layer, y in zip(graph.nodes, layout.layers, layout.nodes, strict=True):
+        _draw_box(axes, _plain(label), layer * COLUMN, y * TRACK + bottom, NODE * 1.25, ("#ffffff", INK), 9.5)
+    x = -NODE
+    for colours, name in ((CONVOLUTION, "convolution"), (FREE, "without weights")):
+        if any(_kind(label) == colours for _, _, label in graph.edges if label):
+            _draw_box(axes, "", x + 0.1, 0.2, 0.2, colours, 7)
+            axes.text(x + 0.28, 0.19, name, fontsize=7.5, color=INK, va="center")
+            x += 1.2
+    return figure
+
+
+def _kind(label: str) -> tuple[str, str]:
+    return CONVOLUTION if "conv" in label else FREE
+
+
+def _draw_box(
+    axes: "Axes", text: str, x: float, y: float, width: float, colours: tuple[str, str], size: float
+) -> None:
+    """A label in a rounded box around a point."""
+    from matplotlib.patches import FancyBboxPatch
+
+    height = 0.8 * TRACK if text else 0.14
+    style = "round,pad=0,rounding_size=0.1" if text else "round,pad=0,rounding_size=0.04"
+    corner = (x - width / 2, y - height / 2)
+    box = FancyBboxPatch(
+        corner,
+        width,
+        height,
+        boxstyle=style,
+        facecolor=colours[0],
+        edgecolor=colours[1],
+        linewidth=1,
+        zorder=3,
+    )
+    axes.add_patch(box)
+    if text:
+        axes.text(
+            x,
+            y - 0.01,
+            text,
+            fontsize=size,
+            color=colours[1],
+            ha="center",
+            va="center",
+            zorder=4,
+            gid="label",
+        )
+
+
+def _draw_edge(axes: "Axes", graph: Graph, layout: Layout, index: int, bottom: float) -> None:
+    """A line that leaves its source, runs level on its track with its label, and enters its target."""
+    from matplotlib.patches import FancyArrowPatch
+    from matplotlib.path import Path
+
+    source, target, label = graph.edges[index]
+    start = layout.layers[source] * COLUMN + NODE * 0.62
+    end = layout.layers[target] * COLUMN - NODE * 0.64
+    y = layout.edges[index] * TRACK + bottom
+    y_source, y_target = (layout.nodes[node] * TRACK + bottom for node in (source, target))
+    bend = FAN * 0.5
+    points = [(start, y_source), (start + bend, y_source), (start + bend, y), (start + FAN, y)]
+    points += [(end - FAN, y), (end - bend, y), (end - bend, y_target), (end, y_target)]
+    codes = [Path.MOVETO, *[Path.CURVE4] * 3, Path.LINETO, *[Path.CURVE4] * 3]
+    colour = _kind(label)[1] if label else QUIET
+    axes.add_patch(
+        FancyArrowPatch(
+            path=Path(points, codes),
+            arrowstyle="-|>",
+            mutation_scale=8,
+            color=colour,
+            linewidth=1.2 if label else 0.9,
+            fill=False,
+            zorder=2 if label else 1,
+        )
+    )
+    if label:
+        middle = end - FAN - PILL / 2
+        _draw_box(axes, _plain(label), middle, y, PILL, _kind(label), 8 if len(label) < 15 else 6.5)
+
+
+# Curves, heat maps, images.
+
+
+def _bare(axes: "Axes") -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(QUIET)
+    axes.tick_params(colors="#475569", labelsize=8, length=3)
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def _thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """At most ``MOST_POINTS`` points, each the mean of as many neighbours."""
+    size = -(-len(points) // MOST_POINTS)
+    groups = (
+        [points[i : i + size] for i in range(0, len(points), size)] if size > 1 else [[p] for p in points]
+    )
+    return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
+
+
+def draw_curves(
+    series: Mapping[str, Sequence[tuple[float, float]]], ylabel: str, log: bool = False, xlabel: str = "epoch"
+) -> "Figure":
+    """Draw one line a series.
+
+    Args:
+        series: ``(x, y)`` points by name; a single point is drawn as a dot.
+        ylabel: What the values are.
+        log: Whether the values' axis is logarithmic.
+        xlabel: What the positions are.
+    """
+    figure = _figure(5.2, 2.9)
+    axes = figure.add_subplot()
+    for i, (name, points) in enumerate(series.items()):
+        thinned = _thin(points)
+        marker = "o" if len(thinned) < 2 else ""
+        axes.plot(
+            *zip(*thinned, strict=True), marker, ls="-", color=COLOURS[i % 8], lw=1.6, label=_plain(name)
+        )
+    axes.set_xlabel(_plain(xlabel), fontsize=9, color=INK)
+    axes.set_ylabel(_plain(ylabel), fontsize=9, color=INK)
+    if log:
+        axes.set_yscale("log")
+    _bare(axes)
+    if series:
+        axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def draw_alphas(
+    history: Tensor, title: str = "", operations: Sequence[str] = (), edges: Sequence[str] = ()
+) -> "Figure":
+    """Draw the weights of a cell's operations: how their means moved, and all of them in the end.
+
+    Args:
+        history: ``(epochs, edges, operations)`` weights after every epoch, as the mixtures use them.
+        title: Name of the cell.
+        operations: Names of the columns; default: numbers.
+        edges: Names of the rows; default: numbers.
+    """
+    epochs, rows, columns = history.shape
+    names = [_plain(name) for name in operations] or [str(i) for i in range(columns)]
+    figure = _figure(9.6, max(3.0, 0.22 * rows + 1.3))
+    curves, heat = figure.subplots(1, 2, width_ratios=(1, 1.1))
+    for i, name in enumerate(names):
+        values = history[:, :, i].mean(dim=1).tolist()
+        style = "-" if i < len(COLOURS) else "--"
+        curves.plot(range(1, epochs + 1), values, style, color=COLOURS[i % 8], lw=1.6, label=name)
+    curves.set_xlabel("epoch", fontsize=9, color=INK)
+    curves.set_ylabel("mean weight over edges", fontsize=9, color=INK)
+    curves.xaxis.get_major_locator().set_params(integer=True)
+    _bare(curves)
+    curves.legend(fontsize=7.5, frameon=False, ncols=2)
+    image = heat.imshow(history[-1].numpy(force=True), cmap="Blues", aspect="auto", vmin=0)
+    heat.set_xticks(range(columns), names, rotation=40, ha="right", rotation_mode="anchor", fontsize=7.5)
+    heat.set_yticks(range(rows), [_plain(e) for e in edges] or [str(i) for i in range(rows)], fontsize=7.5)
+    heat.tick_params(length=0, colors=INK)
+    heat.spines[:].set_visible(False)
+    heat.set_title(f"{title}: last epoch" if title else "last epoch", fontsize=9, color=INK)
+    bar = figure.colorbar(image, ax=heat, shrink=0.8)
+    bar.ax.tick_params(labelsize=7.5, length=2)
+    bar.outline.set_visible(False)
+    return figure
+
+
+def draw_images(rows: Sequence[tuple[str, Tensor]]) -> "Figure":
+    """Draw a grid of images, a titled row each; ``png_data_uri`` at its default resolution shows them unblurred.
+
+    Args:
+        rows: Title and images ``(n, channels, height, width)`` in [0, 1], all of one size. Images of three channels
+            are shown in colour, others as the mean of their channels.
+    """
+    tiles = [_tiles(images) for _, images in rows]
+    gap = 6
+    height, width = (tiles[0].shape[1] + gap, tiles[0].shape[2] + gap) if tiles else (1, 1)
+    canvas = torch.ones(height * len(tiles), width * max((len(t) for t in tiles), default=1), 3)
+    for i, row in enumerate(tiles):
+        for j, tile in enumerate(row):
+            canvas[i * height : (i + 1) * height - gap, j * width : (j + 1) * width - gap] = tile
+    titles = [title if len(title) <= 18 else title[:17] + "…" for title, _ in rows]
+    left = 7 * max(map(len, titles), default=0) + 10
+    whole = left + canvas.shape[1]
+    # 100 pixels an inch: a pixel of the canvas is a pixel of the picture
+    figure = _figure(whole / 100, canvas.shape[0] / 100)
+    figure.set_layout_engine("none")
+    axes = figure.add_axes((left / whole, 0, canvas.shape[1] / whole, 1))
+    axes.set_axis_off()
+    axes.imshow(canvas.numpy(), interpolation="nearest", aspect="auto")
+    for i, title in enumerate(titles):
+        middle = 1 - (i * height + (height - gap) / 2) / canvas.shape[0]
+        x = (left - 6) / whole
+        figure.text(x, middle, _plain(title), ha="right", va="center", fontsize=8, color=INK)
+    return figure
+
+
+def _tiles(images: Tensor) -> Tensor:
+    """Colour tiles ``(n, height, width, 3)`` of about 64 pixels, small images enlarged without smoothing."""
+    images = images.detach().float().cpu().nan_to_num().clamp(0, 1)
+    if images.shape[1] != 3:
+        images = images.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
+    side = max(images.shape[2:])
+    if side > 96:
+        images = F.interpolate(images, scale_factor=64 / side, mode="area")
+    else:
+        images = images.repeat_interleave(max(1, 64 // side), 2).repeat_interleave(max(1, 64 // side), 3)
+    return images.permute(0, 2, 3, 1)

@@ -1,0 +1,339 @@
+"""The DARTS space (Liu et al., 2019): two cell types, each a graph with two chosen inputs a node."""
+
+import ast
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_nas.architecture import Architecture, SpaceSpec
+from lightning_nas.differentiable.attention.base import Attention
+from lightning_nas.errors import ArchitectureError, ConfigError, DataError
+from lightning_nas.spaces.base import DifferentiableSpace, Graph, Mixture, Supernet
+from lightning_nas.spaces.darts_network import DARTSNetwork
+from lightning_nas.spaces.mixture import MixedCell
+from lightning_nas.spaces.operations import OPERATIONS
+
+
+class Genotype(NamedTuple):
+    """The published form of a pair of cells: ``(operation, source)`` pairs, two a node in the order of the nodes."""
+
+    normal: list[tuple[str, int]]
+    normal_concat: list[int]
+    reduce: list[tuple[str, int]]
+    reduce_concat: list[int]
+
+
+class DARTSSpace(DifferentiableSpace):
+    """The DARTS space.
+
+    A cell has two inputs (the outputs of the two cells before) and ``nodes`` inner nodes. Node i reads two of the
+    ``2 + i`` states before it, each through one operation other than ``none``, and sums them; the cell's output is the
+    concatenation of the inner nodes. In the supernet, every node reads all states before it, and an edge is the
+    weighted sum of all operations. Reduction cells stand at one and two thirds of the depth.
+
+    Choices of an architecture: for the normal cell, then the reduction cell, for every node, its two
+    ``(source, operation)`` pairs.
+
+    References:
+        1. Liu, Simonyan, Yang: DARTS: Differentiable Architecture Search, ICLR 2019, https://arxiv.org/abs/1806.09055
+        2. Xu et al.: PC-DARTS: Partial Channel Connections, ICLR 2020, https://arxiv.org/abs/1907.05737
+
+    Args:
+        nodes: Inner nodes of a cell, at least 1 (the paper: 4).
+        operations: Names from ``lightning_nas.spaces.operations.OPERATIONS``.
+        channels: Channels of the supernet's first cell (the paper: 16).
+        cells: Cells of the supernet (the paper: 8).
+        partial_channels: K: a K-th of the channels enters the operations, the others pass (PC-DARTS: 4; 1 is DARTS).
+
+    Raises:
+        ConfigError: An operation is unknown, or ``channels`` cannot be divided by ``partial_channels``.
+    """
+
+    cell_types = ("normal", "reduce")
+
+    def __init__(
+        self,
+        nodes: int = 4,
+        operations: Sequence[str] = tuple(OPERATIONS),
+        channels: int = 16,
+        cells: int = 8,
+        partial_channels: int = 1,
+    ) -> None:
+        unknown = [name for name in operations if name not in OPERATIONS]
+        if unknown or len(set(operations)) != len(operations):
+            raise ConfigError(f"Operations {unknown or list(operations)} are unknown or named twice; there are {list(OPERATIONS)}.")
+        if not [name for name in operations if name != "none"]:
+            raise ConfigError("A space needs an operation other than 'none'.")
+        for name, value in (("nodes", nodes), ("channels", channels), ("cells", cells), ("partial_channels", partial_channels)):
+            if value < 1:
+                raise ConfigError(f"{name} is {value}; it must be at least 1.")
+        if channels % partial_channels:
+            raise ConfigError(f"channels ({channels}) must be a multiple of partial_channels ({partial_channels}).")
+        self.node_count = nodes
+        self.operations = tuple(operations)
+        self.channels = channels
+        self.cells = cells
+        self.partial_channels = partial_channels
+        starts = [sum(range(2, 2 + i)) for i in range(nodes + 1)]
+        self.nodes = tuple(slice(a, b) for a, b in zip(starts[:-1], starts[1:], strict=True))
+
+    @property
+    def inputs_kept(self) -> int:
+        """Edges that a node keeps: two."""
+        return 2
+
+    def spec(self) -> SpaceSpec:
+        """Number of nodes and operations: neither width nor depth decides which cells there are."""
+        arguments = (("nodes", self.node_count), ("operations", self.operations))
+        return SpaceSpec("lightning_nas.spaces.darts.DARTSSpace", arguments)
+
+    def _cells(self, architecture: Architecture) -> dict[str, list[list[tuple[int, int]]]]:
+        """``(source, operation)`` pairs by cell type and node."""
+        pairs = list(zip(architecture.choices[::2], architecture.choices[1::2], strict=True))
+        half = 2 * self.node_count
+        cells = {"normal": pairs[:half], "reduce": pairs[half:]}
+        return {name: [cell[i : i + 2] for i in range(0, half, 2)] for name, cell in cells.items()}
+
+    def check(self, architecture: Architecture) -> None:
+        """Raise ``ArchitectureError`` unless the architecture is a point of this space."""
+        self.check_spec(architecture)
+        if len(architecture.choices) != 8 * self.node_count:
+            raise ArchitectureError(
+                f"{len(architecture.choices)} choices; {self.node_count} nodes in two cells take {8 * self.node_count}."
+            )
+        for name, cell in self._cells(architecture).items():
+            for i, node in enumerate(cell):
+                sources = {source for source, _ in node}
+                if len(sources) != 2 or not sources <= set(range(2 + i)):
+                    raise ArchitectureError(
+                        f"Node {i} of the {name} cell reads {[s for s, _ in node]}; it takes two different sources "
+                        f"below {2 + i}."
+                    )
+                for _, operation in node:
+                    if operation not in range(len(self.operations)) or operation == self.none:
+                        raise ArchitectureError(
+                            f"Node {i} of the {name} cell has operation {operation}; it takes an index into "
+                            f"{self.operations} other than that of 'none'."
+                        )
+
+    def key(self, architecture: Architecture) -> str:
+        """Canonical identity: the pairs of a node in the order of their sources."""
+        self.check(architecture)
+        cells = self._cells(architecture)
+        return "|".join(
+            ";".join(",".join(f"{s}:{o}" for s, o in sorted(node)) for node in cells[name]) for name in self.cell_types
+        )
+
+    def sample(self, generator: torch.Generator) -> Architecture:
+        """Draw two different sources and two operations a node, uniformly."""
+        allowed = [i for i in range(len(self.operations)) if i != self.none]
+        choices: list[int] = []
+        for _ in self.cell_types:
+            for node in range(self.node_count):
+                for source in sorted(torch.randperm(2 + node, generator=generator)[:2].tolist()):
+                    choices += [source, allowed[int(torch.randint(len(allowed), (1,), generator=generator))]]
+        return self.architecture(choices)
+
+    def neighbours(self, architecture: Architecture) -> Iterator[Architecture]:
+        """All architectures with one other operation or one other source."""
+        self.check(architecture)
+        choices = architecture.choices
+        for i in range(0, len(choices), 2):
+            node = i // 4 % self.node_count
+            other = choices[i + 2 if i % 4 == 0 else i - 2]
+            for source in range(2 + node):
+                if source not in (choices[i], other):
+                    yield self.architecture((*choices[:i], source, *choices[i + 1 :]))
+            for operation in range(len(self.operations)):
+                if operation not in (choices[i + 1], self.none):
+                    yield self.architecture((*choices[: i + 1], operation, *choices[i + 2 :]))
+
+    def largest(self) -> Architecture:
+        """The operation with most parameters on every kept edge; sources are the first two states."""
+        counts = [
+            -1 if i == self.none else sum(p.numel() for p in OPERATIONS[name](16, 1, True).parameters())
+            for i, name in enumerate(self.operations)
+        ]
+        heaviest = counts.index(max(counts))
+        return self.architecture([0, heaviest, 1, heaviest] * self.node_count * 2)
+
+    def _check_images(self, image_shape: Sequence[int], cells: int, stem: int, auxiliary: bool) -> None:
+        _, height, width = image_shape
+        reductions = len({cells // 3, 2 * cells // 3} & set(range(cells)))
+        least = stem * 2**reductions * (8 if auxiliary and stem == 1 else 7 if auxiliary else 1)
+        if min(height, width) < least:
+            raise DataError(
+                f"Images of {height}x{width} pixels are too small: {cells} cells with {reductions} reductions"
+                f"{' and an auxiliary head' if auxiliary else ''} need at least {least}x{least}. "
+                "Use larger images, fewer cells, or no auxiliary head."
+            )
+
+    def network(
+        self,
+        architecture: Architecture,
+        *,
+        num_classes: int,
+        image_shape: Sequence[int],
+        channels: int = 36,
+        cells: int = 20,
+        auxiliary: bool = False,
+        imagenet_stem: bool = False,
+    ) -> DARTSNetwork:
+        """Build the ordinary network of an architecture; see ``SearchSpace.network``.
+
+        Args:
+            architecture: A point of this space.
+            num_classes: Width of the classifier.
+            image_shape: ``(channels, height, width)`` of an image.
+            channels: Channels of the first cell's operations.
+            cells: Number of cells.
+            auxiliary: Whether to add an auxiliary classifier for training.
+            imagenet_stem: Whether the stem divides height and width by 8.
+
+        Raises:
+            ArchitectureError: The architecture is of another space.
+            DataError: The images are too small.
+        """
+        self.check(architecture)
+        self._check_images(image_shape, cells, 8 if imagenet_stem else 1, auxiliary)
+        named = {
+            name: [[(self.operations[o], s) for s, o in node] for node in cell]
+            for name, cell in self._cells(architecture).items()
+        }
+        return DARTSNetwork(
+            **named,
+            num_classes=num_classes,
+            channels_in=image_shape[0],
+            channels=channels,
+            cells=cells,
+            auxiliary=auxiliary,
+            imagenet_stem=imagenet_stem,
+        )
+
+    def supernet(
+        self, *, num_classes: int, image_shape: Sequence[int], attention: Attention | None = None
+    ) -> "DARTSSupernet":
+        """Build the supernet; see ``DifferentiableSpace.supernet``."""
+        self._check_images(image_shape, self.cells, 1, False)
+        return DARTSSupernet(self, num_classes, image_shape[0], attention)
+
+    def select(self, scores: Mapping[str, Tensor]) -> Architecture:
+        """For every node the two edges with the highest-scored operation, and that operation; ``none`` never counts."""
+        choices: list[int] = []
+        for name in self.cell_types:
+            usable = scores[name].detach().double().clone()
+            if self.none is not None:
+                usable[:, self.none] = -torch.inf
+            best, operation = usable.max(dim=1)
+            for edges in self.nodes:
+                top = best[edges].argsort(descending=True, stable=True)[:2].sort().values
+                for source in top.tolist():
+                    choices += [source, int(operation[edges.start + source])]
+        return self.architecture(choices)
+
+    def chosen(self, architecture: Architecture) -> dict[str, list[tuple[int, int]]]:
+        """The kept ``(edge, operation)`` pairs of every cell type, as indices into the alphas."""
+        self.check(architecture)
+        return {
+            name: [(edges.start + s, o) for edges, node in zip(self.nodes, cell, strict=True) for s, o in node]
+            for name, cell in self._cells(architecture).items()
+        }
+
+    def graphs(self, architecture: Architecture) -> list[Graph]:
+        """The two cells for drawing."""
+        self.check(architecture)
+        inner = [str(i) for i in range(self.node_count)]
+        output = 2 + self.node_count
+        return [
+            Graph(
+                name,
+                ("c_{k-2}", "c_{k-1}", *inner, "c_{k}"),
+                tuple((s, 2 + i, self.operations[o]) for i, node in enumerate(cell) for s, o in node)
+                + tuple((2 + i, output, "") for i in range(self.node_count)),
+            )
+            for name, cell in self._cells(architecture).items()
+        ]
+
+    def text(self, architecture: Architecture) -> str:
+        """The published textual form, ``Genotype(normal=[...], ...)``."""
+        self.check(architecture)
+        pairs = {
+            name: [(self.operations[o], s) for node in cell for s, o in node]
+            for name, cell in self._cells(architecture).items()
+        }
+        concat = list(range(2, 2 + self.node_count))
+        return str(Genotype(pairs["normal"], concat, pairs["reduce"], concat))
+
+    @classmethod
+    def parse(cls, text: str) -> Architecture:
+        """Read the published textual form; ``range(2, 6)`` is understood as well as ``[2, 3, 4, 5]``.
+
+        Args:
+            text: ``Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=..., reduce=..., reduce_concat=...)``.
+
+        Raises:
+            ArchitectureError: The text is no genotype, or no point of a space with all operations.
+        """
+        try:
+            call = ast.parse(text.strip(), mode="eval").body
+            if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.func.id != "Genotype":
+                raise ValueError("it is not Genotype(...)")
+            fields = dict(zip(Genotype._fields, (_value(v) for v in call.args), strict=False))
+            fields |= {str(k.arg): _value(k.value) for k in call.keywords}
+            genotype = Genotype(**fields)
+            nodes = len(genotype.normal) // 2
+            if {tuple(genotype.normal_concat), tuple(genotype.reduce_concat)} != {tuple(range(2, 2 + nodes))}:
+                raise ValueError(f"the output must concatenate all {nodes} inner nodes")
+            names = tuple(OPERATIONS)
+            choices = [v for cell in (genotype.normal, genotype.reduce) for name, s in cell for v in (s, names.index(name))]
+        except (SyntaxError, TypeError, ValueError) as error:
+            raise ArchitectureError(f"Not a genotype: {error}; received {text[:120]!r}.") from None
+        return cls(nodes=nodes).architecture(choices)
+
+
+def _value(node: ast.expr) -> list[tuple[str, int]] | list[int]:
+    """A literal, or ``range`` of literals."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range":
+        return list(range(*(ast.literal_eval(a) for a in node.args)))
+    return list(ast.literal_eval(node))
+
+
+class DARTSSupernet(Supernet):
+    """Stem, mixed cells, classifier; see ``DARTSSpace``."""
+
+    def __init__(self, space: DARTSSpace, num_classes: int, channels_in: int, attention: Attention | None) -> None:
+        super().__init__()
+        channels = space.channels
+        self.stem = nn.Sequential(
+            nn.Conv2d(channels_in, 3 * channels, 3, padding=1, bias=False), nn.BatchNorm2d(3 * channels)
+        )
+        before, reduction_before = (3 * channels, 3 * channels), False
+        self.cells = nn.ModuleList()
+        for i in range(space.cells):
+            reduction = i in (space.cells // 3, 2 * space.cells // 3)
+            channels *= 2 if reduction else 1
+            self.cells.append(
+                MixedCell(
+                    space.operations,
+                    space.node_count,
+                    before,
+                    channels,
+                    reduction=reduction,
+                    reduction_before=reduction_before,
+                    partial_channels=space.partial_channels,
+                    attention=attention,
+                )
+            )
+            before, reduction_before = (before[1], space.node_count * channels), reduction
+        self.classifier = nn.Linear(before[1], num_classes)
+
+    def forward(self, x: Tensor, mixtures: Mapping[str, Mixture]) -> Tensor:
+        """Map images to logits; see ``Supernet.forward``."""
+        s0 = s1 = self.stem(x)
+        for cell in self.cells:
+            s0, s1 = s1, cell(s0, s1, mixtures["reduce" if cell.reduction else "normal"])
+        return self.classifier(F.adaptive_avg_pool2d(s1, 1).flatten(1))

@@ -1,0 +1,143 @@
+"""Final training of one architecture."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from lightning_nas.architecture import Architecture
+from lightning_nas.spaces.darts import DARTSSpace
+
+Batch = tuple[Tensor, Tensor]
+
+
+class TrainTask(LightningModule):
+    """Trains the ordinary network of an architecture from scratch and tests it.
+
+    The loss is ``CE(logits) + auxiliary_weight * CE(auxiliary logits)``; the probability that a path is dropped rises
+    linearly over the epochs. Gradient clipping, precision and epochs are the trainer's. The number to report is that
+    of the last epoch, tested once.
+
+    References:
+        1. Liu, Simonyan, Yang: DARTS: Differentiable Architecture Search, ICLR 2019, https://arxiv.org/abs/1806.09055
+
+    Args:
+        architecture: Path of an ``architecture.json``, or a published genotype, ``Genotype(normal=[...], ...)``.
+        optimizer: Of all parameters (DARTS: SGD, lr 0.025, momentum 0.9, weight decay 3e-4).
+        scheduler: Stepped after every epoch (DARTS: cosine down to 0).
+        channels: Channels of the first cell's operations (DARTS: 36).
+        cells: Number of cells (DARTS: 20).
+        auxiliary_weight: Weight of the auxiliary classifier's loss; 0 builds none (DARTS: 0.4).
+        drop_path: Probability at the end of the training that an operation's path is dropped (DARTS: 0.2).
+        label_smoothing: Of the loss (DARTS: 0 on CIFAR, 0.1 on ImageNet).
+        network_arguments: Further arguments of the space's ``network``.
+        num_classes: Number of classes; the command line takes it from the data.
+        image_shape: ``(channels, height, width)``; the command line takes it from the data.
+    """
+
+    def __init__(
+        self,
+        architecture: str,
+        optimizer: OptimizerCallable,
+        scheduler: LRSchedulerCallable | None = None,
+        channels: int = 36,
+        cells: int = 20,
+        auxiliary_weight: float = 0.0,
+        drop_path: float = 0.0,
+        label_smoothing: float = 0.0,
+        network_arguments: dict[str, Any] | None = None,
+        num_classes: int = 10,
+        image_shape: tuple[int, int, int] = (3, 32, 32),
+    ) -> None:
+        super().__init__()
+        parse = DARTSSpace.parse if architecture.lstrip().startswith("Genotype(") else Architecture.load
+        self.architecture = parse(architecture)
+        self.make_optimizer = optimizer
+        self.make_scheduler = scheduler
+        self.auxiliary_weight = auxiliary_weight
+        self.drop_path = drop_path
+        self.label_smoothing = label_smoothing
+        self.network_arguments = {
+            "num_classes": num_classes,
+            "image_shape": list(image_shape),
+            "channels": channels,
+            "cells": cells,
+            "auxiliary": auxiliary_weight > 0,
+            **(network_arguments or {}),
+        }
+        self.network: Any = self.architecture.space.build().network(self.architecture, **self.network_arguments)
+        metrics = {"accuracy": MulticlassAccuracy(num_classes, average="micro")}
+        if num_classes > 5:
+            metrics["top5"] = MulticlassAccuracy(num_classes, top_k=5, average="micro")
+        self.metrics = torch.nn.ModuleDict(
+            {split: MetricCollection(metrics, prefix=f"{split.rstrip('_')}/").clone() for split in ("train_", "val_", "test_")}
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``(batch, classes)``."""
+        logits: Tensor = self.network(x)
+        return logits
+
+    def on_train_epoch_start(self) -> None:
+        """Set the probability of dropped paths for this epoch."""
+        if self.drop_path:
+            self.network.drop = self.drop_path * self.current_epoch / max(1, self.trainer.max_epochs or 1)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss on one batch."""
+        images, labels = batch
+        if self.auxiliary_weight:
+            logits, auxiliary = self.network.forward_auxiliary(images)
+        else:
+            logits, auxiliary = self(images), None
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        if auxiliary is not None:
+            loss = loss + self.auxiliary_weight * F.cross_entropy(
+                auxiliary, labels, label_smoothing=self.label_smoothing
+            )
+        self._log("train", logits, labels, loss)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss and accuracy on the validation set."""
+        logits = self(batch[0])
+        self._log("val", logits, batch[1], F.cross_entropy(logits, batch[1]))
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss and accuracy on the test set."""
+        logits = self(batch[0])
+        self._log("test", logits, batch[1], F.cross_entropy(logits, batch[1]))
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Class probabilities ``(batch, classes)``."""
+        return self(batch[0]).softmax(dim=1)
+
+    def _log(self, split: str, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
+        metrics = self.metrics[f"{split}_"]
+        metrics.update(logits.detach(), labels)
+        options: dict[str, Any] = {"on_step": False, "on_epoch": True}
+        self.log(f"{split}/loss", loss.detach(), prog_bar=True, batch_size=len(labels), sync_dist=split != "train", **options)
+        self.log_dict(metrics, **options)
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer, and the scheduler where there is one."""
+        optimizer = self.make_optimizer(self.parameters())
+        if self.make_scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what an export needs, so that it works from the checkpoint alone."""
+        data: Any = getattr(self.trainer, "datamodule", None)
+        checkpoint["export"] = {
+            "architecture": self.architecture.to_dict(),
+            "network": self.network_arguments,
+            "class_names": [str(name) for name in getattr(data, "class_names", [])],
+            "mean": [float(v) for v in getattr(data, "mean", [])],
+            "std": [float(v) for v in getattr(data, "std", [])],
+        }

@@ -1,0 +1,156 @@
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from lightning_nas.__main__ import main
+from lightning_nas.cli import NASCLI, run
+from lightning_nas.errors import CheckpointError
+from lightning_nas.pipeline import read_yaml
+from tests.cli.test_configs import tiny
+
+
+@pytest.fixture
+def search(tmp_path: Path, configs: Path) -> Path:
+    """A tiny search's configuration."""
+    config = tiny(read_yaml(configs / "search" / "darts.yaml"), tmp_path)
+    path = tmp_path / "search.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def checkpoint_of(cli: NASCLI) -> str:
+    return str(cli.trainer.checkpoint_callback.best_model_path)  # type: ignore[union-attr]
+
+
+def test_importing_the_package_and_asking_for_help_load_nothing_heavy() -> None:
+    code = (
+        "import sys, lightning_nas; from lightning_nas.__main__ import main; main(['--help']); "
+        "print([m for m in ('torch', 'lightning', 'numpy', 'sklearn', 'matplotlib') if m in sys.modules])"
+    )
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert output.rstrip().endswith("[]")
+    assert "pipeline" in output
+
+
+def test_help_of_a_stage_imports_no_more_than_lightning_does() -> None:
+    code = (
+        "import sys, lightning.pytorch.cli; before = set(sys.modules); from lightning_nas.__main__ import main\n"
+        "try: main(['fit', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print([m for m in ('torchvision', 'wandb', 'matplotlib', 'sklearn') if m in set(sys.modules) - before])"
+    )
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert output.rstrip().endswith("[]")
+    assert "--model" in output
+
+
+def test_data_tell_the_task_how_many_classes_and_which_shape(search: Path) -> None:
+    cli = run(["fit", "--config", str(search)])
+    assert cli.model.supernet.classifier.out_features == 3
+    assert cli.model.supernet.stem[0].in_channels == 3
+
+
+def test_components_are_swapped_on_the_command_line(search: Path) -> None:
+    base = "lightning_nas.differentiable."
+    args = [f"--model.hypergradient={base}hypergradient.second_order.SecondOrder", "--model.hypergradient.radius=0.02"]
+    args += [f"--model.normalization={base}normalization.edge_softmax.EdgeSoftmax"]
+    args += [f"--model.discretizer={base}discretization.product_score.ProductScore"]
+    cli = run(["fit", "--config", str(search), *args])
+    assert cli.model.hypergradient.radius == 0.02
+    assert len(cli.model.alpha_list) == 4
+
+
+def test_a_component_of_the_users_own_is_found_by_its_path(
+    search: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from lightning_nas.differentiable.regularization.base import Regularizer\n"
+        "class Mine(Regularizer):\n"
+        "    def __init__(self, weight: float = 1.0) -> None:\n"
+        "        self.weight = weight\n"
+        "    def penalty(self, alphas, progress):\n"
+        "        return self.weight * sum(a.square().sum() for a in alphas.values())\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    cli = run(["fit", "--config", str(search), "--model.regularizers+=mine.Mine", "--model.regularizers.weight=0.5"])
+    assert [type(r).__name__ for r in cli.model.regularizers] == ["Mine"]
+    assert cli.model.regularizers[0].weight == 0.5
+
+
+def test_a_cosine_lasts_as_long_as_the_training(search: Path) -> None:
+    cli = run(["fit", "--config", str(search), "--trainer.max_epochs=3"])
+    assert cli.trainer.lr_scheduler_configs[0].scheduler.T_max == 3
+
+
+def test_a_search_goes_on_as_if_it_had_not_stopped(search: Path, tmp_path: Path) -> None:
+    args = ["fit", "--config", str(search), "--trainer.max_epochs=2"]
+    whole = run(args).model.state_dict()
+    # the first epoch alone, under the schedule of two
+    half = run([*args, "--trainer.callbacks+=tests.helpers.StopAfterFirst"])
+    torch.manual_seed(1234)
+    again = run([*args, "--ckpt_path", checkpoint_of(half)]).model
+    assert len(again.history) == 2
+    for name, value in again.state_dict().items():
+        assert torch.equal(value, whole[name]), name
+
+
+def test_a_checkpoint_of_another_task_or_class_is_refused(search: Path, tmp_path: Path, configs: Path) -> None:
+    checkpoint = checkpoint_of(run(["fit", "--config", str(search)]))
+    train = tmp_path / "train.yaml"
+    train.write_text(yaml.safe_dump(tiny(read_yaml(configs / "train" / "digits.yaml"), tmp_path)))
+    with pytest.raises(CheckpointError, match="TrainTask"):
+        run(["fit", "--config", str(train), "--ckpt_path", checkpoint])
+    with pytest.raises(CheckpointError, match="OneLevel"):
+        path = "lightning_nas.differentiable.hypergradient.one_level.OneLevel"
+        run(["fit", "--config", str(search), f"--model.hypergradient={path}", "--ckpt_path", checkpoint])
+    # other values are not another task: the configuration wins over the checkpoint
+    cli = run(["fit", "--config", str(search), "--model.weight_clip_norm=1.5", "--ckpt_path", checkpoint])
+    assert cli.model.weight_clip_norm == 1.5
+
+
+class Executed:
+    """Unpickling this would be seen."""
+
+    def __reduce__(self) -> Any:
+        return (sys.exit, ("executed",))
+
+
+def test_foreign_checkpoints_are_refused_and_not_executed(search: Path, tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign.ckpt"
+    for content in ({"state_dict": {}, "hyper_parameters": {"_class_path": "os.system"}}, {"x": Executed()}):
+        torch.save(content, foreign)
+        with pytest.raises(CheckpointError, match="foreign.ckpt"):
+            run(["fit", "--config", str(search), "--ckpt_path", str(foreign)])
+    foreign.write_bytes(b"")
+    with pytest.raises(CheckpointError, match="foreign.ckpt"):
+        run(["fit", "--config", str(search), "--ckpt_path", str(foreign)])
+
+
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [(["--model.spaec.channels=3"], "spaec"), (["--trainer.max_epoch=3"], "max_epoch"), (["--model.warmup_epochs=soon"], "soon")],
+)
+def test_misspelt_keys_and_wrong_values_are_named(search: Path, capsys: pytest.CaptureFixture[str], args: list[str], named: str) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run(["fit", "--config", str(search), *args])
+    assert stop.value.code == 2
+    assert named in capsys.readouterr().err
+
+
+def test_a_misspelt_key_in_a_file_is_named(search: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = read_yaml(search)
+    config["model"]["init_args"]["wieght_clip_norm"] = 1
+    search.write_text(yaml.safe_dump(config))
+    with pytest.raises(SystemExit):
+        run(["fit", "--config", str(search)])
+    assert "wieght_clip_norm" in capsys.readouterr().err
+
+
+def test_errors_of_the_library_end_a_command_with_one_line(search: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"DataError: .*nowhere\.npz"):
+        main(["fit", "--config", str(search), "--data.data.init_args.path=nowhere.npz"])

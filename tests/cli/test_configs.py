@@ -1,0 +1,88 @@
+"""Every shipped YAML runs, made tiny."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from lightning_nas.cli import check_config, run
+from lightning_nas.pipeline import merge, read_yaml
+from lightning_nas.spaces.darts import DARTSSpace
+from tests.conftest import ROOT
+
+STAGES = sorted(p.relative_to(ROOT / "configs") for kind in ("distill", "search", "train") for p in (ROOT / "configs" / kind).glob("*.yaml"))
+TRAINER = {
+    "max_epochs": 1,
+    "limit_train_batches": 2,
+    "limit_test_batches": 1,
+    "accelerator": "cpu",
+    "devices": 1,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+
+
+def arrays(path: Path, side: int = 32, per_class: int = 16) -> Path:
+    """An npz of three classes of noise."""
+    generator = np.random.default_rng(0)
+    labels = np.arange(3 * per_class) % 3
+    images = generator.integers(0, 256, (len(labels), side, side, 3), dtype=np.uint8)
+    np.savez(path, x_train=images, y_train=labels, x_test=images[:9], y_test=labels[:9])
+    return path
+
+
+def tiny(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The same classes on 48 images, with small networks."""
+    images = {
+        "class_path": "lightning_nas.data.images.ArrayDataModule",
+        "init_args": {"path": str(arrays(folder / "tiny.npz")), "batch_size": 8},
+    }
+    data = config["data"]
+    if "data" in data["init_args"]:
+        kept = data["init_args"]["data"]["init_args"].get("augmentations")
+        images["init_args"]["augmentations"] = kept  # type: ignore[index]
+        own = {"batch_size": 8} if "batch_size" in data["init_args"] else {"images_per_class": 4, "steps_per_epoch": 2}
+        config["data"] = {**data, "init_args": {**own, "data": images}}
+    else:
+        images["init_args"]["augmentations"] = data["init_args"].get("augmentations")  # type: ignore[index]
+        config["data"] = images
+    arguments = config["model"]["init_args"]
+    if "space" in arguments:
+        arguments = merge(arguments, {"space": {"init_args": {"channels": 4, "cells": 3, "nodes": 2}}, "warmup_epochs": 0})
+        arguments = merge(arguments, {"selection_images": 8})
+    if "scheme" in arguments:
+        arguments = merge(arguments, {"scheme": {"init_args": {"images_per_class": 2}}})
+    if "matcher" in arguments:
+        arguments = merge(arguments, {"matcher": {"init_args": {"width": 4, "depth": 2}}})
+    if "architecture" in arguments:
+        arguments = merge(arguments, {"channels": 4, "cells": 3})
+        if not arguments["architecture"].startswith("Genotype("):
+            path = DARTSSpace().sample(torch.Generator().manual_seed(0)).save(folder / "architecture.json")
+            arguments["architecture"] = str(path)
+    config["model"]["init_args"] = arguments
+    return merge(config, {"trainer": {**TRAINER, "default_root_dir": str(folder)}})
+
+
+@pytest.mark.parametrize("name", STAGES, ids=str)
+def test_every_stage_fits(name: Path, tmp_path: Path, configs: Path) -> None:
+    config = tiny(read_yaml(configs / name), tmp_path)
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config))
+    cli = run(["fit", "--config", "tiny.yaml"])
+    expected = {"distill": "proxy.safetensors", "search": "architecture.json"}.get(name.parts[0])
+    if expected:
+        assert list(tmp_path.glob(f"lightning_logs/**/{expected}"))
+    else:
+        run(["test", "--config", "tiny.yaml", "--ckpt_path", cli.trainer.checkpoint_callback.best_model_path])  # type: ignore[union-attr]
+    # what a run writes about itself makes the same run again
+    (written,) = tmp_path.glob("lightning_logs/version_0/cli_config.yaml")
+    check_config(written)
+
+
+@pytest.mark.parametrize("overlay", sorted(p.relative_to(ROOT) for k in ("trainer", "logger") for p in (ROOT / "configs" / k).glob("*.yaml")), ids=str)
+def test_overlays_fit_on_a_stage(overlay: Path, tmp_path: Path, configs: Path) -> None:
+    both = merge(read_yaml(configs / "search" / "darts.yaml"), read_yaml(ROOT / overlay))
+    (tmp_path / "both.yaml").write_text(yaml.safe_dump(both))
+    check_config(tmp_path / "both.yaml")

@@ -1,0 +1,30 @@
+"""Every test starts from the same seed, in a folder of its own, and leaves the process as it found it."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["lightning-nas"])
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    torch.manual_seed(0)
+    before = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "PL_", "KMP_"))}
+    yield
+    after = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "PL_", "KMP_"))}
+    assert after == before, "a test changed the environment"
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def configs() -> Path:
+    """The folder of the shipped configurations."""
+    return ROOT / "configs"

@@ -1,0 +1,63 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lightning_nas.errors import ConfigError, DataError
+from lightning_nas.evaluation.short_training import ShortTraining
+from lightning_nas.spaces.darts import DARTSSpace
+from tests.helpers import FixedHalves
+
+SPACE = DARTSSpace(nodes=2)
+
+
+def data() -> FixedHalves:
+    return FixedHalves(batches=3, batch_size=4, dtype=torch.float32)
+
+
+def test_the_score_is_that_of_a_loop_written_out() -> None:
+    architecture = SPACE.sample(torch.Generator().manual_seed(2))
+    evaluator = ShortTraining(data(), steps=4, batch_size=4, channels=4, cells=3, learning_rate=0.05, seed=3)
+    (found,) = evaluator.evaluate([architecture])
+    torch.manual_seed(3)
+    network = SPACE.network(architecture, num_classes=3, image_shape=(3, 8, 8), channels=4, cells=3)
+    generator = torch.Generator().manual_seed(3)
+    images, labels = data().fixed_batch("train", 12, 3)
+    optimizer = torch.optim.SGD(network.parameters(), 0.05, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    order: list[int] = []
+    for step in range(4):
+        if len(order) < 4:
+            order = torch.randperm(12, generator=generator).tolist()
+        batch, order = order[:4], order[4:]
+        optimizer.param_groups[0]["lr"] = 0.05 * (1 + torch.cos(torch.tensor(torch.pi * step / 4)).item()) / 2
+        optimizer.zero_grad()
+        F.cross_entropy(network(images[batch]), labels[batch]).backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+        optimizer.step()
+    images, labels = data().fixed_batch("search", 12, 3)
+    with torch.no_grad():
+        logits = network(images)
+    assert found.objectives["loss"] == pytest.approx(float(F.cross_entropy(logits, labels)), abs=1e-5)
+    assert found.objectives["accuracy"] == pytest.approx(float((logits.argmax(1) == labels).float().mean()))
+    assert found.cost["parameters"] == sum(p.numel() for p in network.parameters())
+
+
+def test_all_get_the_same_seed_and_batches_and_the_global_generator_is_left_alone() -> None:
+    a, b = (SPACE.sample(torch.Generator().manual_seed(i)) for i in range(2))
+    evaluator = ShortTraining(data(), steps=2, batch_size=4, channels=4, cells=3)
+    before = torch.get_rng_state()
+    first = evaluator.evaluate([a, b, a])
+    assert torch.equal(before, torch.get_rng_state())
+    assert first[0].objectives == first[2].objectives != first[1].objectives
+
+
+def test_images_can_be_made_smaller() -> None:
+    evaluator = ShortTraining(data(), steps=1, batch_size=4, channels=4, cells=3, image_size=4)
+    (found,) = evaluator.evaluate([SPACE.largest()])
+    assert found.objectives["loss"] > 0
+
+
+def test_impossible_settings_are_refused() -> None:
+    with pytest.raises(ConfigError, match="steps"):
+        ShortTraining(data(), steps=0)
+    with pytest.raises(DataError, match="fewer than a batch of 64"):
+        ShortTraining(data(), batch_size=64).evaluate([SPACE.largest()])

@@ -1,0 +1,71 @@
+"""Small data and trainers for tests."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.utilities import CombinedLoader
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+QUIET: dict[str, Any] = {
+    "accelerator": "cpu",
+    "devices": 1,
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+
+
+def quiet_trainer(**options: Any) -> Trainer:
+    """A trainer on the CPU without bars, logs and checkpoints."""
+    return Trainer(**{**QUIET, **options})
+
+
+class FixedHalves(LightningDataModule):
+    """Random halves in a fixed order, without augmentation."""
+
+    num_classes = 3
+
+    def __init__(self, batches: int = 3, batch_size: int = 4, size: int = 8, dtype: torch.dtype = torch.float64) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(5)
+        n = batches * batch_size
+        self.batch_size = batch_size
+        self.sets = {
+            name: TensorDataset(
+                torch.randn(n, 3, size, size, generator=generator, dtype=dtype),
+                torch.randint(self.num_classes, (n,), generator=generator),
+            )
+            for name in ("train", "search")
+        }
+
+    def half(self, name: str) -> TensorDataset:
+        """One half."""
+        return self.sets[name]
+
+    def fixed_batch(self, half: str, size: int, seed: int) -> tuple[Tensor, Tensor]:
+        """The first images of a half."""
+        images, labels = self.sets[half][:size]
+        return images, labels
+
+    def train_dataloader(self) -> CombinedLoader:
+        """Both halves, batch by batch."""
+        loaders = {name: DataLoader(half, self.batch_size) for name, half in self.sets.items()}
+        return CombinedLoader(loaders, "max_size_cycle")
+
+    def batches(self) -> list[dict[str, tuple[Tensor, Tensor]]]:
+        """What the task sees, in order."""
+        loaders = [DataLoader(self.sets[name], self.batch_size) for name in ("train", "search")]
+        return [
+            {"train": (t[0], t[1]), "search": (s[0], s[1])} for t, s in zip(*loaders, strict=True)
+        ]
+
+
+class StopAfterFirst(Callback):
+    """Ends a training after its first epoch."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ask the trainer to stop."""
+        trainer.should_stop = True

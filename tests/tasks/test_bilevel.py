@@ -1,0 +1,289 @@
+"""The bi-level task against loops written out by hand."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_nas.architecture import Architecture
+from lightning_nas.artifacts import read_tensors
+from lightning_nas.differentiable.attention.base import Attention
+from lightning_nas.differentiable.attention.channel import ChannelAttention
+from lightning_nas.differentiable.attention.operation import OperationAttention
+from lightning_nas.differentiable.discretization.joint_score import JointScore
+from lightning_nas.differentiable.discretization.product_score import ProductScore
+from lightning_nas.differentiable.discretization.top_two import TopTwo
+from lightning_nas.differentiable.hypergradient.exact_second_order import ExactSecondOrder
+from lightning_nas.differentiable.hypergradient.first_order import FirstOrder
+from lightning_nas.differentiable.hypergradient.one_level import OneLevel
+from lightning_nas.differentiable.hypergradient.second_order import SecondOrder
+from lightning_nas.differentiable.normalization.edge_softmax import EdgeSoftmax
+from lightning_nas.differentiable.normalization.joint_softmax import JointSoftmax
+from lightning_nas.differentiable.regularization.beta_decay import BetaDecay
+from lightning_nas.differentiable.regularization.edge_variance import EdgeVariance
+from lightning_nas.errors import ConfigError
+from lightning_nas.spaces.base import Mixture
+from lightning_nas.spaces.darts import DARTSSpace
+from lightning_nas.tasks.bilevel import BilevelTask
+from tests.helpers import FixedHalves, quiet_trainer
+
+WEIGHT = {"lr": 0.025, "momentum": 0.9, "weight_decay": 3e-4}
+ALPHA: dict[str, Any] = {"lr": 3e-4, "betas": (0.5, 0.999), "weight_decay": 1e-3}
+CLIP = 0.5  # small enough to act
+
+
+def make(tmp_path: Path, **options: Any) -> BilevelTask:
+    torch.manual_seed(7)
+    defaults: dict[str, Any] = {
+        "space": DARTSSpace(nodes=2, channels=4, cells=3),
+        "hypergradient": FirstOrder(),
+        "discretizer": TopTwo(),
+        "weight_optimizer": lambda p: torch.optim.SGD(p, **WEIGHT),
+        "alpha_optimizer": lambda p: torch.optim.Adam(p, **ALPHA),
+        "weight_clip_norm": CLIP,
+        "output_dir": str(tmp_path),
+        "num_classes": 3,
+        "image_shape": (3, 8, 8),
+        "selection_images": 8,
+    }
+    return BilevelTask(**{**defaults, **options})
+
+
+def fit(task: BilevelTask, data: FixedHalves, epochs: int = 1) -> BilevelTask:
+    quiet_trainer(max_epochs=epochs, precision="64-true").fit(task, datamodule=data)
+    return task
+
+
+def loss_of(supernet: torch.nn.Module, alphas: dict[str, Tensor], batch: tuple[Tensor, Tensor]) -> Tensor:
+    mixtures = {n: Mixture(a.softmax(-1), torch.ones(len(a), dtype=a.dtype)) for n, a in alphas.items()}
+    return F.cross_entropy(supernet(batch[0], mixtures), batch[1])
+
+
+def test_a_batch_is_that_of_darts(tmp_path: Path) -> None:
+    """As published: the alphas' step on the search batch, then the weights' step on the train batch."""
+    data = FixedHalves(batches=3)
+    task = make(tmp_path)
+    supernet = copy.deepcopy(task.supernet).double()
+    alphas = {n: a.detach().double().clone().requires_grad_() for n, a in task.alphas.items()}
+    weight_optimizer = torch.optim.SGD(supernet.parameters(), **WEIGHT)
+    alpha_optimizer = torch.optim.Adam(alphas.values(), **ALPHA)
+    for batch in data.batches():
+        alpha_optimizer.zero_grad()
+        loss_of(supernet, alphas, batch["search"]).backward()
+        alpha_optimizer.step()
+        weight_optimizer.zero_grad()
+        loss_of(supernet, alphas, batch["train"]).backward()
+        assert torch.nn.utils.clip_grad_norm_(supernet.parameters(), CLIP) > CLIP
+        weight_optimizer.step()
+    fit(task, data)
+    for name, alpha in alphas.items():
+        torch.testing.assert_close(task.alphas[name].detach(), alpha.detach(), rtol=0, atol=1e-9)
+    truth = supernet.state_dict()
+    assert truth.keys() == task.supernet.state_dict().keys()
+    for name, value in task.supernet.state_dict().items():
+        torch.testing.assert_close(value, truth[name], rtol=0, atol=1e-9, msg=name)
+
+
+def test_the_second_order_step_of_the_task_is_the_derivative_through_its_own_optimizer(tmp_path: Path) -> None:
+    """Over two batches, so that momentum counts: the alphas' gradient by autograd through the step on a copy."""
+    data = FixedHalves(batches=2)
+    seen: list[tuple[Tensor, ...]] = []
+
+    class Recorded(ExactSecondOrder):
+        def gradient(self, problem: Any, train: Any, search: Any) -> tuple[Tensor, ...]:
+            seen.append(super().gradient(problem, train, search))
+            return seen[-1]
+
+    task = make(tmp_path, hypergradient=Recorded())
+    supernet = copy.deepcopy(task.supernet).double()
+    alphas = {n: a.detach().double().clone().requires_grad_() for n, a in task.alphas.items()}
+    alpha_optimizer = torch.optim.Adam(alphas.values(), **ALPHA)
+    momentum = {n: torch.zeros_like(w) for n, w in supernet.named_parameters()}
+    names = list(momentum)
+    fit(task, data)
+
+    def functional(weights: dict[str, Tensor], batch: tuple[Tensor, Tensor]) -> Tensor:
+        mixtures = {n: Mixture(a.softmax(-1), torch.ones(len(a), dtype=a.dtype)) for n, a in alphas.items()}
+        buffers = {n: b.clone() for n, b in supernet.named_buffers()}
+        logits = torch.func.functional_call(supernet, {**weights, **buffers}, (batch[0], mixtures))
+        return F.cross_entropy(logits, batch[1])
+
+    for i, batch in enumerate(data.batches()):
+        weights = {n: w.detach().requires_grad_() for n, w in supernet.named_parameters()}
+        g = torch.autograd.grad(functional(weights, batch["train"]), list(weights.values()), create_graph=True)
+        moved = {
+            n: w - WEIGHT["lr"] * (WEIGHT["momentum"] * momentum[n] + d + WEIGHT["weight_decay"] * w)
+            for (n, w), d in zip(weights.items(), g, strict=True)
+        }
+        truth = torch.autograd.grad(functional(moved, batch["search"]), list(alphas.values()))
+        for mine, expected in zip(seen[i], truth, strict=True):
+            torch.testing.assert_close(mine, expected, rtol=0, atol=1e-9 * float(expected.abs().max()))
+        for alpha, gradient in zip(alphas.values(), truth, strict=True):
+            alpha.grad = gradient
+        alpha_optimizer.step()
+        g = torch.autograd.grad(functional(weights, batch["train"]), list(weights.values()))
+        scale = min(1.0, CLIP / (float(torch.stack([d.norm() for d in g]).norm()) + 1e-6))
+        for n, w, d in zip(names, supernet.parameters(), g, strict=True):
+            momentum[n] = WEIGHT["momentum"] * momentum[n] + scale * d + WEIGHT["weight_decay"] * w.detach()
+            w.data -= WEIGHT["lr"] * momentum[n]
+
+
+def test_virtual_passes_leave_batch_norm_alone(tmp_path: Path) -> None:
+    """Second order sees the train batch at other weights several times; the statistics count the weights' own pass."""
+    data = FixedHalves(batches=2)
+    counts = {}
+    for hypergradient in (FirstOrder(), SecondOrder(), ExactSecondOrder()):
+        task = fit(make(tmp_path, hypergradient=hypergradient), data)
+        buffers = [b for n, b in task.supernet.named_buffers() if n.endswith("num_batches_tracked")]
+        counts[type(hypergradient).__name__] = {int(b) for b in buffers}
+    assert counts == {"FirstOrder": {4}, "SecondOrder": {2}, "ExactSecondOrder": {2}}
+
+
+def test_one_level_moves_both_by_one_gradient_on_both_halves(tmp_path: Path) -> None:
+    data = FixedHalves(batches=1)
+    task = make(tmp_path, hypergradient=OneLevel())
+    supernet = copy.deepcopy(task.supernet).double()
+    alphas = {n: a.detach().double().clone().requires_grad_() for n, a in task.alphas.items()}
+    optimizers = [torch.optim.SGD(supernet.parameters(), **WEIGHT), torch.optim.Adam(alphas.values(), **ALPHA)]
+    batch = data.batches()[0]
+    union = tuple(torch.cat([batch["train"][i], batch["search"][i]]) for i in range(2))
+    loss_of(supernet, alphas, union).backward()  # type: ignore[arg-type]
+    torch.nn.utils.clip_grad_norm_(supernet.parameters(), CLIP)
+    for optimizer in optimizers:
+        optimizer.step()
+    fit(task, data)
+    for name, alpha in alphas.items():
+        torch.testing.assert_close(task.alphas[name].detach(), alpha.detach(), rtol=0, atol=1e-9)
+    for (name, mine), truth in zip(task.supernet.named_parameters(), supernet.parameters(), strict=True):
+        torch.testing.assert_close(mine, truth, rtol=0, atol=1e-9, msg=name)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"normalization": EdgeSoftmax(), "discretizer": ProductScore(), "attention": ChannelAttention()},
+        {"attention": OperationAttention(), "space": DARTSSpace(nodes=2, channels=4, cells=3, partial_channels=2)},
+    ],
+)
+def test_parameters_are_weights_or_alphas_and_each_is_optimized_once(tmp_path: Path, options: dict[str, Any]) -> None:
+    task = make(tmp_path, **options)
+    (weights, alphas), _ = task.configure_optimizers()
+    by_weights = [id(p) for group in weights.param_groups for p in group["params"]]
+    by_alphas = [id(p) for group in alphas.param_groups for p in group["params"]]
+    assert not set(by_weights) & set(by_alphas)
+    assert sorted(by_weights + by_alphas) == sorted(id(p) for p in task.parameters())
+    assert by_alphas == [id(a) for a in task.alpha_list]
+
+
+@pytest.mark.parametrize("attention", [None, ChannelAttention(), OperationAttention()])
+@pytest.mark.parametrize(
+    ("normalization", "discretizer"),
+    [(None, TopTwo()), (EdgeSoftmax(), ProductScore()), (JointSoftmax(), JointScore())],
+)
+def test_components_go_together_and_all_alphas_learn(
+    tmp_path: Path, attention: Attention | None, normalization: Any, discretizer: Any
+) -> None:
+    space = DARTSSpace(nodes=2, channels=4, cells=3, partial_channels=2)
+    regularizers = [BetaDecay(), EdgeVariance()]
+    task = make(
+        tmp_path,
+        space=space,
+        attention=attention,
+        normalization=normalization,
+        discretizer=discretizer,
+        regularizers=regularizers,
+        alpha_optimizer=lambda p: torch.optim.Adam(p, lr=0.05),
+    )
+    before = [a.detach().double().clone() for a in task.alpha_list]
+    fit(task, FixedHalves(batches=2), epochs=2)
+    assert all(not torch.equal(a, b) for a, b in zip(task.alpha_list, before, strict=True))
+    found = Architecture.load(tmp_path / "architecture.json")
+    assert found == task.discretize()
+    assert "none" not in space.text(found)
+
+
+def test_alphas_stand_still_while_they_warm_up_and_the_penalty_grows_with_the_epochs(tmp_path: Path) -> None:
+    seen = []
+
+    class Recorded(BetaDecay):
+        def penalty(self, alphas: Any, progress: float) -> Tensor:
+            seen.append(progress)
+            return super().penalty(alphas, progress)
+
+    task = make(tmp_path, warmup_epochs=2, regularizers=[Recorded()])
+    before = [a.detach().double().clone() for a in task.alpha_list]
+    fit(task, FixedHalves(batches=2), epochs=2)
+    assert all(torch.equal(a, b) for a, b in zip(task.alpha_list, before, strict=True))
+    assert seen == []
+    fit(make(tmp_path, warmup_epochs=2, regularizers=[Recorded()]), FixedHalves(batches=1), epochs=4)
+    assert seen == [0.5, 0.75]
+
+
+def test_schedulers_step_every_epoch(tmp_path: Path) -> None:
+    rates = []
+
+    class Recorded(BilevelTask):
+        def on_train_epoch_start(self) -> None:
+            rates.append(self.trainer.optimizers[0].param_groups[0]["lr"])
+
+    torch.manual_seed(0)
+    task = Recorded(
+        DARTSSpace(nodes=1, channels=2, cells=2),
+        FirstOrder(),
+        TopTwo(),
+        lambda p: torch.optim.SGD(p, lr=1.0),
+        lambda p: torch.optim.Adam(p),
+        weight_scheduler=lambda o: torch.optim.lr_scheduler.StepLR(o, 1, 0.5),
+        num_classes=3,
+        image_shape=(3, 8, 8),
+        output_dir=str(tmp_path),
+        selection_images=0,
+    )
+    fit(task, FixedHalves(batches=1), epochs=3)
+    assert rates == [1.0, 0.5, 0.25]
+
+
+def test_artifacts_of_a_search(tmp_path: Path) -> None:
+    task = fit(make(tmp_path), FixedHalves(batches=2), epochs=3)
+    content = json.loads((tmp_path / "architecture.json").read_text())
+    assert content["provenance"]["text"] == task.space.text(task.discretize())
+    errors = content["provenance"]["selection_errors"]
+    assert errors["edges"]["count"] == 2  # one node with three inputs in each of two cells
+    assert errors["operations"]["count"] == 8
+    history = read_tensors(tmp_path / "alphas.safetensors", repair="")
+    assert {n: h.shape for n, h in history.items()} == {n: (3, 5, 8) for n in ("normal", "reduce")}
+    torch.testing.assert_close(history["normal"][-1], task.mixtures()["normal"].operations.detach())
+
+
+def test_measuring_selection_errors_changes_nothing(tmp_path: Path) -> None:
+    task = fit(make(tmp_path, selection_images=0), FixedHalves(batches=1))
+    before = {n: v.clone() for n, v in task.state_dict().items()}
+    images, labels = FixedHalves().fixed_batch("search", 8, 0)
+    task.measure_selection(images, labels)
+    for name, value in task.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"discretizer": ProductScore()},
+        {"discretizer": ProductScore(), "normalization": JointSoftmax()},
+    ],
+)
+def test_components_that_do_not_go_together_are_refused_at_construction(tmp_path: Path, options: Any) -> None:
+    with pytest.raises(ConfigError, match="EdgeSoftmax"):
+        make(tmp_path, **options)
+
+
+@pytest.mark.parametrize("hypergradient", [SecondOrder(), ExactSecondOrder()])
+def test_second_order_without_sgd_is_refused_before_training(tmp_path: Path, hypergradient: Any) -> None:
+    task = make(tmp_path, hypergradient=hypergradient, weight_optimizer=lambda p: torch.optim.AdamW(p))
+    with pytest.raises(ConfigError, match="AdamW"):
+        fit(task, FixedHalves(batches=1))

@@ -1,0 +1,96 @@
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_nas.errors import ArchitectureError, ArtifactError, DataError
+from lightning_nas.spaces.darts import DARTSSpace
+from lightning_nas.tasks.train import TrainTask
+from tests.genotypes import DARTS_V2
+from tests.helpers import quiet_trainer
+
+
+def make(architecture: str = DARTS_V2, **options: object) -> TrainTask:
+    defaults: dict[str, object] = {
+        "optimizer": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9),
+        "channels": 4,
+        "cells": 3,
+        "num_classes": 3,
+        "image_shape": (3, 8, 8),
+    }
+    return TrainTask(architecture, **{**defaults, **options})  # type: ignore[arg-type]
+
+
+class Stripes(LightningDataModule):
+    """Three classes that a small network tells apart: which channel is bright."""
+
+    class_names = ("a", "b", "c")
+    mean = (0.5, 0.5, 0.5)
+    std = (0.2, 0.2, 0.2)
+
+    def loader(self) -> DataLoader[tuple[torch.Tensor, ...]]:
+        generator = torch.Generator().manual_seed(0)
+        labels = torch.arange(24) % 3
+        images = torch.randn(24, 3, 8, 8, generator=generator) * 0.3
+        images[torch.arange(24), labels] += 2
+        return DataLoader(TensorDataset(images, labels), batch_size=12)
+
+    train_dataloader = val_dataloader = test_dataloader = predict_dataloader = loader
+
+
+def test_training_learns_and_logs_every_split() -> None:
+    task = make()
+    trainer = quiet_trainer(max_epochs=15)
+    data = Stripes()
+    trainer.fit(task, datamodule=data)
+    metrics = trainer.callback_metrics
+    assert {"train/loss", "train/accuracy", "val/loss", "val/accuracy"} <= metrics.keys()
+    assert metrics["train/accuracy"] > 0.9
+    (tested,) = trainer.test(task, datamodule=data, verbose=False)
+    logits = torch.cat([task.eval()(x) for x, _ in data.loader()])
+    truth = torch.cat([y for _, y in data.loader()])
+    assert tested["test/accuracy"] == pytest.approx(float((logits.argmax(1) == truth).float().mean()))
+    probabilities = torch.cat(trainer.predict(task, datamodule=data))  # type: ignore[arg-type]
+    torch.testing.assert_close(probabilities, logits.softmax(1))
+
+
+def test_dropped_paths_rise_linearly() -> None:
+    seen = []
+
+    class Recorded(TrainTask):
+        def on_train_epoch_start(self) -> None:
+            super().on_train_epoch_start()
+            seen.append(self.network.drop)
+
+    task = Recorded(
+        DARTS_V2, lambda p: torch.optim.SGD(p, lr=0.1), channels=4, cells=3, drop_path=0.2, num_classes=3, image_shape=(3, 8, 8)
+    )
+    quiet_trainer(max_epochs=4, limit_val_batches=0).fit(task, datamodule=Stripes())
+    assert seen == pytest.approx([0.0, 0.05, 0.1, 0.15])
+
+
+def test_the_auxiliary_loss_is_added_with_its_weight() -> None:
+    task = make(auxiliary_weight=0.4, image_shape=(3, 32, 32))
+    batch = (torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 0]))
+    logged: dict[str, torch.Tensor] = {}
+    task.log = lambda name, value, **_: logged.update({name: value})  # type: ignore[method-assign, assignment]
+    task.log_dict = lambda *_, **__: None  # type: ignore[method-assign, assignment]
+    torch.manual_seed(0)
+    loss = task.training_step(batch, 0)
+    torch.manual_seed(0)
+    logits, auxiliary = task.network.forward_auxiliary(batch[0])
+    cross_entropy = torch.nn.functional.cross_entropy
+    torch.testing.assert_close(loss, cross_entropy(logits, batch[1]) + 0.4 * cross_entropy(auxiliary, batch[1]))
+
+
+def test_architectures_come_from_files_too(tmp_path: Path) -> None:
+    path = DARTSSpace().parse(DARTS_V2).save(tmp_path / "architecture.json")
+    assert make(str(path)).architecture == make(DARTS_V2).architecture
+    with pytest.raises(ArtifactError, match="does not exist"):
+        make(str(tmp_path / "other.json"))
+    with pytest.raises(ArchitectureError, match="genotype"):
+        make("Genotype(normal=3)")
+    with pytest.raises(DataError, match="too small"):
+        make(image_shape=(3, 2, 2))
