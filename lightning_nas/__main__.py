@@ -48,11 +48,11 @@ def main(args: list[str] | None = None) -> None:
 
             pipeline(rest)
         elif command == "export":
-            from lightning_nas.export import main as export
+            from lightning_nas.commands import export
 
             export(rest)
         elif command == "report":
-            from lightning_nas.report.page import main as report
+            from lightning_nas.commands import report
 
             report(rest)
         else:

@@ -1,5 +1,6 @@
 """A discrete point of a search space, as it is handed from stage to stage."""
 
+import contextlib
 import importlib
 import json
 import sys
@@ -32,10 +33,8 @@ def find_class(class_path: str, base: type) -> type:
     """
     module_name, _, name = class_path.rpartition(".")
     if module_name.split(".")[0] == "lightning_nas":
-        try:
+        with contextlib.suppress(ImportError):
             importlib.import_module(module_name)
-        except ImportError:
-            pass
     found = getattr(sys.modules.get(module_name), name, None)
     if not isinstance(found, type) or not issubclass(found, base):
         raise ArtifactError(
@@ -67,9 +66,10 @@ class SpaceSpec:
 
         space = find_class(self.class_path, SearchSpace)
         try:
-            return space(**dict(self.arguments))
+            built: SearchSpace = space(**dict(self.arguments))
         except TypeError as error:
             raise ArtifactError(f"{self.class_path} cannot be made from {dict(self.arguments)}: {error}.") from None
+        return built
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,9 @@ class Architecture:
             spec = SpaceSpec(content["space"]["class_path"], arguments)
             choices = tuple(content["choices"])
         except (KeyError, TypeError, AttributeError) as error:
-            raise ArtifactError(f"Not an architecture: {error!r} in {json.dumps(content, default=str)[:200]}.") from None
+            raise ArtifactError(
+                f"Not an architecture: {error!r} in {json.dumps(content, default=str)[:200]}."
+            ) from None
         if not isinstance(spec.class_path, str) or not all(type(c) is int for c in choices):
             raise ArtifactError("Not an architecture: 'class_path' must be text and 'choices' integers.")
         architecture = cls(spec, choices)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from lightning_nas.artifacts import write_bytes
 from lightning_nas.errors import ConfigError, ExportError
 
-COLUMNS = 110
+COLUMNS = 120
 TOLERANCE = 1e-5
 """Largest difference between the outputs of original and export, relative to outputs above 1."""
 
@@ -75,9 +75,7 @@ def export_network(
         ExportError: The written network cannot be run, or its outputs differ from the original's.
     """
     if len(mean) != image_shape[0] or len(std) != image_shape[0]:
-        raise ConfigError(
-            f"mean has {len(mean)} and std {len(std)} values, but images have {image_shape[0]} channels."
-        )
+        raise ConfigError(f"mean has {len(mean)} and std {len(std)} values, but images have {image_shape[0]} channels.")
     arguments = _arguments(network)
     constants = {
         "IMAGE_SHAPE": tuple(int(n) for n in image_shape),

@@ -6,6 +6,7 @@ import platform
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from lightning_nas.artifacts import read_json, write_bytes, write_json
 from lightning_nas.errors import ConfigError
 
 STAGES = ("distill", "search", "train", "export")
-_KEYS = {"seed_everything", "data", "trainer", "random_architectures", "stages"}
+_KEYS = {"seed_everything", "num_threads", "data", "trainer", "random_architectures", "stages"}
 
 
 def merge(base: Any, over: Any) -> Any:
@@ -85,12 +86,16 @@ def parse(args: Sequence[str]) -> tuple[dict[str, Any], Path | None, Path]:
         raise ConfigError(f"Arguments {rest} are no pairs of --key VALUE.")
     for key, value in zip(pairs[::2], pairs[1::2], strict=True):
         set_key(config, key.removeprefix("--"), yaml.safe_load(value))
-    unknown = [k for k in config if k not in _KEYS] + [f"stages.{k}" for k in config.get("stages", {}) if k not in STAGES]
+    unknown = [k for k in config if k not in _KEYS] + [
+        f"stages.{k}" for k in config.get("stages", {}) if k not in STAGES
+    ]
     if unknown:
-        raise ConfigError(f"Unknown keys {unknown} in the pipeline's configuration; there are {sorted(_KEYS)}, with stages {STAGES}.")
+        raise ConfigError(
+            f"Unknown keys {unknown} in the pipeline's configuration; there are {sorted(_KEYS)}, with stages {STAGES}."
+        )
     missing = [f"stages.{k}" for k in ("search", "train") if not config.get("stages", {}).get(k)]
-    if missing or "data" not in config:
-        raise ConfigError(f"{known.config} lacks {missing or 'data'}.")
+    if missing or not isinstance(config.get("data"), dict):
+        raise ConfigError(f"{known.config} lacks {missing or 'data (class_path and init_args of the images)'}.")
     return config, known.run_dir, known.config.parent
 
 
@@ -156,6 +161,23 @@ class Pipeline:
         kept = {key: value for key, value in own.items() if key in loading or stage.get("class_path") == class_path}
         return {"class_path": class_path, "init_args": {**kept, **arguments}}
 
+    def _distilled(self, stage: Mapping[str, Any]) -> dict[str, Any]:
+        """The proxy in the place of the search's own images, loaded as those are."""
+        own = dict(stage.get("init_args") or {})
+        images = dict((own.get("data") or {}).get("init_args") or {})
+        loading = {
+            "augmentations": images,
+            "seed": images,
+            "batch_size": own,
+            "search_fraction": own,
+            "split_seed": own,
+        }
+        kept = {key: part[key] for key, part in loading.items() if key in part}
+        return {
+            "class_path": "lightning_nas.data.distilled.DistilledDataModule",
+            "init_args": {**kept, "proxy": str(self.run_dir / "proxy.safetensors")},
+        }
+
     def stage_config(self, name: str, folder: str | None = None) -> dict[str, Any]:
         """The full configuration of one stage's ``fit``.
 
@@ -165,18 +187,14 @@ class Pipeline:
         """
         own, over = self._stage_file(name)
         folder = folder or name
-        config = merge(merge(own, {"trainer": self.trainer}), over)
+        config: dict[str, Any] = merge(merge(own, {"trainer": self.trainer}), over)
         config["seed_everything"] = self.seed
+        config["num_threads"] = self.config.get("num_threads", config.get("num_threads"))
         if not isinstance(config.get("data"), dict) or not isinstance(config.get("model"), dict):
             raise ConfigError(f"The file of stages.{name} must have 'model' and 'data'.")
         arguments: dict[str, Any] = config["model"].setdefault("init_args", {})
         if name == "search" and self.config["stages"].get("distill"):
-            loading = {"batch_size", "augmentations", "search_fraction", "seed", "split_seed"}
-            init = {k: v for k, v in (config["data"].get("init_args") or {}).items() if k in loading}
-            config["data"] = {
-                "class_path": "lightning_nas.data.distilled.DistilledDataModule",
-                "init_args": {**init, "proxy": str(self.run_dir / "proxy.safetensors")},
-            }
+            config["data"] = self._distilled(config["data"])
         else:
             config["data"] = self._data(config["data"])
         if name == "train":
@@ -222,10 +240,19 @@ class Pipeline:
         for i in range(self.random_architectures):
             configs[f"random_{i}"] = random = self.stage_config("train", f"random_{i}")
             random["model"]["init_args"]["architecture"] = str(self.run_dir / f"random_{i}" / "architecture.json")
-        for name, config in configs.items():
-            self._write_config(name, config)
-        for name in fits:
-            check_config(self.run_dir / f"{name}.yaml")
+        texts = {name: yaml.safe_dump(config, sort_keys=False) for name, config in configs.items()}
+        for name, text in texts.items():
+            path = self.run_dir / f"{name}.yaml"
+            if path.is_file() and path.read_text() != text:
+                raise ConfigError(
+                    f"{path} is of a run with another configuration. Use another --run_dir, or delete {self.run_dir} to "
+                    "start anew."
+                )
+        with tempfile.TemporaryDirectory() as folder:  # a wrong configuration must not stay in the run folder
+            for name in fits:
+                check_config(write_bytes(Path(folder) / f"{name}.yaml", texts[name].encode()))
+        for name, text in texts.items():
+            write_bytes(self.run_dir / f"{name}.yaml", text.encode())
         for name in fits:
             self._stage(name, test=name == "train")
         self._sample_random()
@@ -238,15 +265,6 @@ class Pipeline:
     def random_architectures(self) -> int:
         """How many random architectures are trained like the found one."""
         return int(self.config.get("random_architectures", 3))
-
-    def _write_config(self, name: str, config: dict[str, Any]) -> None:
-        path = self.run_dir / f"{name}.yaml"
-        text = yaml.safe_dump(config, sort_keys=False)
-        if path.is_file() and path.read_text() != text:
-            raise ConfigError(
-                f"{path} is of a run with another configuration. Use another --run_dir, or delete {self.run_dir} to start anew."
-            )
-        write_bytes(path, text.encode())
 
     def _stage(self, name: str, *, test: bool) -> None:
         done = self.run_dir / name / "done.json"
@@ -289,7 +307,7 @@ class Pipeline:
                 drawn.save(path, drawn="uniformly from the whole space", seed=self.seed, draw=i)
 
     def _export(self) -> dict[str, Any]:
-        from lightning_nas.export import export_checkpoint
+        from lightning_nas.commands import export_checkpoint
 
         print("\n== export ==", flush=True)
         start = time.perf_counter()
@@ -309,7 +327,9 @@ class Pipeline:
                 for row in csv.DictReader(file):
                     found = row.get("test/accuracy") or found
         if found is None:
-            raise ConfigError(f"No test accuracy was logged under {self.run_dir / name}. Delete that folder to run the stage again.")
+            raise ConfigError(
+                f"No test accuracy was logged under {self.run_dir / name}. Delete that folder to run the stage again."
+            )
         return float(found)
 
     def _summary(self, exported: dict[str, Any]) -> dict[str, Any]:
@@ -324,7 +344,6 @@ class Pipeline:
         proxy = read_json(distilled, repair="Run the distillation again.") if distilled.is_file() else {}
         randoms = [self._tested(f"random_{i}") for i in range(self.random_architectures)]
         peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-        parameters = [read_json(self.run_dir / f"random_{i}" / "done.json", repair="").get("parameters") for i in range(0)]
         summary = {
             "run_dir": str(self.run_dir),
             "date": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -344,7 +363,6 @@ class Pipeline:
             "random_test_accuracy": statistics.mean(randoms) if randoms else None,
             "random_test_accuracy_std": statistics.stdev(randoms) if len(randoms) > 1 else None,
             "random_test_accuracies": randoms,
-            "random_parameters": parameters,
             "genotype": architecture["provenance"]["text"],
             "selection_errors": architecture["provenance"]["selection_errors"],
             "export_difference": exported["difference"],
@@ -370,7 +388,10 @@ def table(summary: Mapping[str, Any]) -> str:
         ("parameters", f"{summary['parameters']:,}"),
         ("multiply-accumulates", f"{summary['macs']:,}"),
         ("test accuracy", percent(summary["test_accuracy"])),
-        ("random architectures", f"{percent(summary['random_test_accuracy'])} (mean of {len(summary['random_test_accuracies'])})"),
+        (
+            "random architectures",
+            f"{percent(summary['random_test_accuracy'])} (mean of {len(summary['random_test_accuracies'])})",
+        ),
     ]
     rows += [
         (f"selection errors, {kind}", f"{errors[kind]['errors']} of {errors[kind]['count']}")

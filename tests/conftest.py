@@ -17,9 +17,9 @@ def _clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(sys, "argv", ["lightning-nas"])
     monkeypatch.setenv("WANDB_MODE", "offline")
     torch.manual_seed(0)
-    before = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "PL_", "KMP_"))}
+    before = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "PL_", "KMP_", "TORCH"))}
     yield
-    after = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "PL_", "KMP_"))}
+    after = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "PL_", "KMP_", "TORCH"))}
     assert after == before, "a test changed the environment"
     torch.set_default_dtype(torch.float32)
 

@@ -28,7 +28,9 @@ class FixedHalves(LightningDataModule):
 
     num_classes = 3
 
-    def __init__(self, batches: int = 3, batch_size: int = 4, size: int = 8, dtype: torch.dtype = torch.float64) -> None:
+    def __init__(
+        self, batches: int = 3, batch_size: int = 4, size: int = 8, dtype: torch.dtype = torch.float64
+    ) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(5)
         n = batches * batch_size
@@ -58,9 +60,7 @@ class FixedHalves(LightningDataModule):
     def batches(self) -> list[dict[str, tuple[Tensor, Tensor]]]:
         """What the task sees, in order."""
         loaders = [DataLoader(self.sets[name], self.batch_size) for name in ("train", "search")]
-        return [
-            {"train": (t[0], t[1]), "search": (s[0], s[1])} for t, s in zip(*loaders, strict=True)
-        ]
+        return [{"train": (t[0], t[1]), "search": (s[0], s[1])} for t, s in zip(*loaders, strict=True)]
 
 
 class StopAfterFirst(Callback):

@@ -95,7 +95,9 @@ def test_damaged_proxies_are_refused(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(ArtifactError, match="does not exist"):
         Proxy.load(path)
-    artifacts.write_tensors(path, {"images": torch.zeros(2, 1, 4, 4), "labels": torch.tensor([0, 7]), "groups": torch.arange(2)})
+    artifacts.write_tensors(
+        path, {"images": torch.zeros(2, 1, 4, 4), "labels": torch.tensor([0, 7]), "groups": torch.arange(2)}
+    )
     with pytest.raises(ArtifactError, match="no proxy of 3 classes"):
         Proxy.load(path)
 

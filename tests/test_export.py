@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_nas.errors import ConfigError, ExportError
-from lightning_nas.export import Exported, export_network
+from lightning_nas.export import COLUMNS, Exported, export_network
 from lightning_nas.spaces.darts import DARTSSpace
 from lightning_nas.spaces.darts_network import DARTSNetwork
 from tests.genotypes import PDARTS
@@ -94,7 +94,7 @@ def test_file_is_readable(exported: Path) -> None:
             assert node.level == 0
             imported.add(node.module)
     assert {name.split(".")[0] for name in imported} <= {"torch", *sys.stdlib_module_names}
-    assert max(map(len, text.splitlines())) <= 110
+    assert max(map(len, text.splitlines())) <= COLUMNS
     docstring = ast.get_docstring(tree)
     assert 'Searched with seed 3. """ \\ Genotype(normal=' in docstring
     # the cells as the network takes them, a node a line
@@ -111,9 +111,7 @@ def test_what_does_not_fit_the_network(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="2 class names"):
         export(make(), tmp_path, names=["a", "b"])
     with pytest.raises(ConfigError, match="channels"):
-        export_network(
-            make(), tmp_path, image_shape=SHAPE, class_names=NAMES, mean=[0.5] * 3, std=[0.5], header=""
-        )
+        export_network(make(), tmp_path, image_shape=SHAPE, class_names=NAMES, mean=[0.5] * 3, std=[0.5], header="")
     with pytest.raises(ConfigError, match="arguments"):
         export(nn.Sequential(nn.Flatten(), nn.Linear(256, 3)), tmp_path)
     assert not list(tmp_path.iterdir())
@@ -192,12 +190,7 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
 def test_users_own_plain_modules(build: Build, tmp_path: Path) -> None:
     written = export(build("plain_one")(16), tmp_path / "out", shape=(1, 4, 4))
     text = written.path.read_text()
-    assert (
-        text.index("SCALE: float")
-        < text.index("def scale")
-        < text.index("class Base")
-        < text.index("class Net")
-    )
+    assert text.index("SCALE: float") < text.index("def scale") < text.index("class Base") < text.index("class Net")
     assert '# how much\nSCALE: float = math.sqrt(4)\n"""Doubles."""\n' in text
     assert "unused" not in text
     assert "import math\nfrom pathlib import Path\n\nimport torch\nimport torch.nn as layers\n" in text
@@ -215,9 +208,7 @@ def test_users_own_plain_modules(build: Build, tmp_path: Path) -> None:
         ("clash", "MEAN = 3", "+ MEAN", "'MEAN'"),
     ],
 )
-def test_what_cannot_be_copied(
-    build: Build, tmp_path: Path, package: str, extra: str, use: str, message: str
-) -> None:
+def test_what_cannot_be_copied(build: Build, tmp_path: Path, package: str, extra: str, use: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         export(build(package, extra, use)(16), tmp_path / "out", shape=(1, 4, 4))
 

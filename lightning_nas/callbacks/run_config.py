@@ -22,14 +22,16 @@ class RunConfig(SaveConfigCallback):
     def content(self) -> dict[str, Any]:
         """What makes the same run again: task, data, trainer and seed, without the checkpoint that it went on from."""
         whole = yaml.safe_load(self.parser.dump(self.config, skip_unset=False, format="yaml"))
-        return {key: whole[key] for key in ("seed_everything", "trainer", "model", "data") if key in whole}
+        return {
+            key: whole[key] for key in ("seed_everything", "num_threads", "trainer", "model", "data") if key in whole
+        }
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write ``cli_config.yaml`` beside every logger's files, and give the content to the logger."""
         content = self.content
         for logger in trainer.loggers:
             logger.log_hyperparams({"cli": content})
-            folder = getattr(logger, "log_dir", None) or getattr(logger.experiment, "dir", None)
+            folder = getattr(logger, "log_dir", None) or getattr(getattr(logger, "experiment", None), "dir", None)
             if folder:
                 Path(folder).mkdir(parents=True, exist_ok=True)
                 (Path(folder) / "cli_config.yaml").write_text(yaml.safe_dump(content, sort_keys=False))

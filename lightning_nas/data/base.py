@@ -109,9 +109,7 @@ class ImageDataModule(LightningDataModule, ABC):
         train, validation = whole, None
         if self.train_limit is not None and self.train_limit < len(train):
             train = train.select(balanced(train.labels, self.train_limit, self.split_seed))
-            check_training_set(
-                train, f"Set train_limit to at least {len(train.class_names)}, one image a class."
-            )
+            check_training_set(train, f"Set train_limit to at least {len(train.class_names)}, one image a class.")
         if self.validation_fraction > 0:
             held_out = stratified(train.labels, self.validation_fraction, self.split_seed)
             validation = train.select(held_out.nonzero().flatten())
@@ -209,13 +207,9 @@ class ImageDataModule(LightningDataModule, ABC):
         """
         images = self._data.validation
         if images is None:
-            raise DataError(
-                "There is no validation set: validation_fraction is 0. Set it above 0, such as 0.1."
-            )
+            raise DataError("There is no validation set: validation_fraction is 0. Set it above 0, such as 0.1.")
         world = self.trainer.world_size if self.trainer is not None else 1
-        return self._in_order(
-            images if world == 1 else Subset(images, range(len(images) - len(images) % world))
-        )
+        return self._in_order(images if world == 1 else Subset(images, range(len(images) - len(images) % world)))
 
     def test_dataloader(self) -> Any:
         """The test images; each is counted once, on one process or many."""
@@ -277,9 +271,7 @@ class ImageDataModule(LightningDataModule, ABC):
             images = self.trainer.precision_plugin.convert_input(images)
         return images, labels
 
-    def _augment(
-        self, images: Tensor, generator: torch.Generator | None, after_normalization: bool
-    ) -> Tensor:
+    def _augment(self, images: Tensor, generator: torch.Generator | None, after_normalization: bool) -> Tensor:
         for augmentation in self.augmentations:
             if generator is not None and augmentation.after_normalization == after_normalization:
                 images = augmentation(images, generator)

@@ -5,7 +5,6 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
@@ -13,6 +12,7 @@ from lightning_nas.data.base import ImageDataModule
 from lightning_nas.data.loaders import whole
 from lightning_nas.data.sets import Batch
 from lightning_nas.data.splits import derived_seed
+from lightning_nas.data.wrapped import WrappedDataModule
 from lightning_nas.errors import ConfigError, DataError
 
 
@@ -47,7 +47,7 @@ class ClassSampler(DistributedSampler[int]):
         return self.batches * self.per_class * len(self.classes)
 
 
-class ClassBalancedDataModule(LightningDataModule):
+class ClassBalancedDataModule(WrappedDataModule):
     """Serve the training images of another data module in batches of ``images_per_class`` images of every class.
 
     Args:
@@ -60,81 +60,43 @@ class ClassBalancedDataModule(LightningDataModule):
     def __init__(
         self, data: ImageDataModule, images_per_class: int = 256, steps_per_epoch: int = 100, seed: int = 0
     ) -> None:
-        super().__init__()
+        super().__init__(data)
         if images_per_class < 1 or steps_per_epoch < 1:
             raise ConfigError(
-                f"images_per_class is {images_per_class} and steps_per_epoch {steps_per_epoch}; both must be at least 1."
+                f"images_per_class is {images_per_class} and steps_per_epoch {steps_per_epoch}; both must be "
+                "at least 1."
             )
-        self.data = data
         self.images_per_class = images_per_class
         self.steps_per_epoch = steps_per_epoch
         self.seed = seed
-
-    @property
-    def class_names(self) -> list[str]:
-        """Names by label."""
-        return self.data.class_names
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return self.data.num_classes
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """``(channels, height, width)``."""
-        return self.data.image_shape
-
-    @property
-    def mean(self) -> list[float]:
-        """Mean of every channel of the training images, on a scale from 0 to 1."""
-        return self.data.mean
-
-    @property
-    def std(self) -> list[float]:
-        """Standard deviation of every channel of the training images, on a scale from 0 to 1."""
-        return self.data.std
 
     @cached_property
     def _training(self) -> Batch:
         images = self.data.train_set
         missing = [c for c in range(self.num_classes) if not int((images.labels == c).sum())]
         if missing:
-            raise DataError(
-                f"The classes {missing} have no training image. Add some, or leave the classes out."
-            )
+            raise DataError(f"The classes {missing} have no training image. Add some, or leave the classes out.")
         return self.data.prepare(images.__getitems__(list(range(len(images)))))
 
     def training_images(self) -> Batch:
         """All training images, normalised, ``(n, channels, height, width)``, and their labels."""
         return self._training
 
-    def prepare_data(self) -> None:
-        """Download what ``data`` downloads, in one process of every machine."""
-        self.data.prepare_data()
-
-    def setup(self, stage: str) -> None:
-        """Load the training images."""
-        self.data.trainer = self.trainer
-        self.data.setup(stage)
-
     def train_dataloader(self) -> DataLoader[Batch]:
         """Class-balanced batches."""
         images = self.data.train_set
+        labels = images.labels.cpu()
         rank = self.trainer.global_rank if self.trainer is not None else 0
-        sampler = ClassSampler(
-            images.labels.cpu(), self.images_per_class, self.steps_per_epoch, self.seed, rank
-        )
-        smallest = min(self.images_per_class, *(len(c) for c in sampler.classes))
-        sampler.per_class = smallest
+        per_class = min(self.images_per_class, int(torch.bincount(labels).min()))
         return DataLoader(
             images,
-            smallest * self.num_classes,
-            sampler=sampler,
-            num_workers=self.data.num_workers,
+            batch_size=per_class * self.num_classes,
+            sampler=ClassSampler(labels, per_class, self.steps_per_epoch, self.seed, rank),
             collate_fn=whole,
+            # without one of its own, each epoch would draw from the global generator
+            generator=torch.Generator().manual_seed(self.seed),
         )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Normalise."""
+        """Normalise, and don't augment."""
         return self.data.prepare(batch)

@@ -33,9 +33,7 @@ class ProxyDataModule(ImageDataModule):
 
         proxy = Proxy.load(self.proxy)
         if not bool(torch.isfinite(proxy.images).all()):
-            raise DataError(
-                f"{self.proxy} has images that are not finite. Distill again, with a lower learning rate."
-            )
+            raise DataError(f"{self.proxy} has images that are not finite. Distill again, with a lower learning rate.")
         self._statistics = list(proxy.mean), list(proxy.std)
         return ImageSet(proxy.images, proxy.labels, proxy.class_names, proxy.groups, source=self.proxy)
 

@@ -4,7 +4,6 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import Subset
 
@@ -12,10 +11,11 @@ from lightning_nas.data.base import ImageDataModule
 from lightning_nas.data.loaders import loader
 from lightning_nas.data.sets import Batch
 from lightning_nas.data.splits import derived_seed, halves
+from lightning_nas.data.wrapped import WrappedDataModule
 from lightning_nas.errors import ConfigError, DataError
 
 
-class HalvesDataModule(LightningDataModule):
+class HalvesDataModule(WrappedDataModule):
     """Split training images: the train half is for the weights, the search half for the alphas.
 
     A training batch is ``{"train": (images, labels), "search": (images, labels)}``. Both halves hold every
@@ -34,12 +34,11 @@ class HalvesDataModule(LightningDataModule):
     def __init__(
         self, data: ImageDataModule, batch_size: int = 64, search_fraction: float = 0.5, split_seed: int = 0
     ) -> None:
-        super().__init__()
+        super().__init__(data)
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; it must be at least 1.")
         if not 0 < search_fraction < 1:
             raise ConfigError(f"search_fraction is {search_fraction}; it must be between 0 and 1.")
-        self.data = data
         self.batch_size = batch_size
         self.search_fraction = search_fraction
         self.split_seed = split_seed
@@ -49,31 +48,6 @@ class HalvesDataModule(LightningDataModule):
         images = self.data.train_set
         train, search = halves(images.labels.cpu(), images.groups, self.search_fraction, self.split_seed)
         return {"train": Subset(images, train.tolist()), "search": Subset(images, search.tolist())}
-
-    @property
-    def class_names(self) -> list[str]:
-        """Names by label."""
-        return self.data.class_names
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return self.data.num_classes
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """``(channels, height, width)``."""
-        return self.data.image_shape
-
-    @property
-    def mean(self) -> list[float]:
-        """Mean of every channel of the training images, on a scale from 0 to 1."""
-        return self.data.mean
-
-    @property
-    def std(self) -> list[float]:
-        """Standard deviation of every channel of the training images, on a scale from 0 to 1."""
-        return self.data.std
 
     def half(self, name: str) -> Subset[Batch]:
         """The images of a half, as ``data`` loaded them.
@@ -117,24 +91,11 @@ class HalvesDataModule(LightningDataModule):
         chosen = torch.randperm(len(images), generator=generator)[:size].tolist()
         return self.data.prepare(self.data.train_set.__getitems__([images.indices[i] for i in chosen]))
 
-    def prepare_data(self) -> None:
-        """Download what ``data`` downloads, in one process of every machine."""
-        self.data.prepare_data()
-
     def setup(self, stage: str) -> None:
         """Load the training images, and split them for a fit."""
-        self.data.trainer = self.trainer
-        self.data.setup(stage)
+        super().setup(stage)
         if stage == "fit":
             _ = self._halves
-
-    def teardown(self, stage: str) -> None:
-        """Let ``data`` leave the trainer as it was."""
-        self.data.teardown(stage)
-
-    def on_exception(self, exception: BaseException) -> None:
-        """Let ``data`` leave the trainer of an interrupted fit as it was, too."""
-        self.data.on_exception(exception)
 
     def train_dataloader(self) -> CombinedLoader:
         """Both halves, each in its own new order every epoch, whole batches only.
@@ -168,7 +129,3 @@ class HalvesDataModule(LightningDataModule):
     def predict_dataloader(self) -> Any:
         """The test images of ``data``, in their order."""
         return self.data.predict_dataloader()
-
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Augment and normalise, as ``data`` does, every batch of ``batch``."""
-        return self.data.on_after_batch_transfer(batch, dataloader_idx)

@@ -60,9 +60,7 @@ class DigitsDataModule(ImageDataModule):
             stratify=digits.target,
             random_state=DIGITS_SPLIT_SEED,
         )[part]
-        pixels = (
-            torch.from_numpy(digits.images[indices] * (255 / 16)).round().to(torch.uint8)
-        )  # stored as 0 to 16
+        pixels = torch.from_numpy(digits.images[indices] * (255 / 16)).round().to(torch.uint8)  # stored as 0 to 16
         return ImageSet(pixels[:, None], torch.from_numpy(digits.target[indices]), source="the digits")
 
 
@@ -94,9 +92,7 @@ class ArrayDataModule(ImageDataModule):
         pixels, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
         self._check(pixels, f"x_{part}")
         if labels.dtype.kind not in "iu":
-            raise DataError(
-                f"y_{part} in {self.path} is {labels.dtype}; expected integers from 0. Convert it."
-            )
+            raise DataError(f"y_{part} in {self.path} is {labels.dtype}; expected integers from 0. Convert it.")
         if class_names is None and "classes" in arrays:
             class_names = [str(name) for name in arrays["classes"].ravel()]
         images = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
@@ -125,9 +121,7 @@ class ArrayDataModule(ImageDataModule):
                 if not isinstance(archive, np.lib.npyio.NpzFile):
                     raise DataError(f"{self.path} holds a single array. {expected} Write it again.")
                 if missing := sorted(set(needed) - set(archive.files)):
-                    raise DataError(
-                        f"{self.path} lacks {missing}; it has {archive.files}. {expected} Add them."
-                    )
+                    raise DataError(f"{self.path} lacks {missing}; it has {archive.files}. {expected} Add them.")
                 return {key: archive[key] for key in keys if key in archive.files}
         except (OSError, EOFError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
             raise DataError(f"{self.path} cannot be read ({error}). {expected} Write it again.") from None

@@ -68,9 +68,7 @@ def loader(
         DataError: ``drop_last``, and there is not one whole batch.
     """
     if shuffle and not drop_last:
-        raise ConfigError(
-            "shuffle=True needs drop_last=True: only training shuffles, and it takes whole batches."
-        )
+        raise ConfigError("shuffle=True needs drop_last=True: only training shuffles, and it takes whole batches.")
     world, rank = (trainer.world_size, trainer.global_rank) if trainer is not None else (1, 0)
     sampler: DistributedSampler[int]
     if drop_last:
@@ -81,8 +79,8 @@ def loader(
                 f"{batch_size} each. Set batch_size to at most {max(len(sampler), 1)}, or use more images."
             )
         if trainer is not None:
-            # Lightning tells the sampler too late for workers: without this a resumed run starts with the order of
-            # epoch 0, https://github.com/Lightning-AI/pytorch-lightning/issues/21938
+            # Lightning tells the sampler too late for workers, so that a resumed run starts in the order of
+            # epoch 0: https://github.com/Lightning-AI/pytorch-lightning/issues/21938
             progress: Any = trainer.fit_loop.epoch_progress.current
             sampler.set_epoch(progress.processed)
     else:

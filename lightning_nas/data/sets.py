@@ -82,8 +82,7 @@ class ImageSet(LabelledImages):
             )
         if images.dtype != torch.uint8 and not images.is_floating_point():
             raise DataError(
-                f"The images of {source} are {images.dtype}; expected uint8 pixels from 0 to 255. "
-                "Scale and round them."
+                f"The images of {source} are {images.dtype}; expected uint8 pixels from 0 to 255. Scale and round them."
             )
         names = class_names or [str(label) for label in range(int(labels.max()) + 1 if len(labels) else 0)]
         check_labels(labels, len(images), names, source)
@@ -134,9 +133,7 @@ class FolderSet(LabelledImages):
         found = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and entry.name[0] != ".")
         names = class_names or found
         if unknown := sorted(set(found) - set(names)):
-            raise DataError(
-                f"{root} has the classes {unknown}, which the training folder lacks. Remove or add them."
-            )
+            raise DataError(f"{root} has the classes {unknown}, which the training folder lacks. Remove or add them.")
         if not found:
             raise DataError(f"{root} has no folders of classes; {expected}.")
         files, labels = [], []
@@ -204,9 +201,7 @@ def check_labels(labels: Tensor, images: int, class_names: list[str], source: st
             f"({images},): one number an image."
         )
     if images and int(labels.min()) < 0:
-        raise DataError(
-            f"The labels of {source} go down to {int(labels.min())}; expected 0 to {len(class_names) - 1}."
-        )
+        raise DataError(f"The labels of {source} go down to {int(labels.min())}; expected 0 to {len(class_names) - 1}.")
     if images and int(labels.max()) >= len(class_names):
         raise DataError(
             f"The labels of {source} go up to {int(labels.max())}, but the training set has "

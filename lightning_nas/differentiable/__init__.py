@@ -1,0 +1,1 @@
+"""Components of differentiable search, a folder a family."""

@@ -26,8 +26,8 @@ class ConvNet(nn.Module):
         channels, height, side = image_shape
         if min(height, side) < 2**depth:
             raise DataError(
-                f"Images of {height}x{side} pixels are too small for {depth} poolings, which need {2**depth}x{2**depth}. "
-                "Use a smaller depth."
+                f"Images of {height}x{side} pixels are too small for {depth} poolings, which need "
+                f"{2**depth}x{2**depth}. Use a smaller depth."
             )
         layers: list[nn.Module] = []
         for _ in range(depth):

@@ -1,4 +1,4 @@
-"""Pictures for reports: cells, alphas, curves, images. matplotlib without pyplot, so no display and no global state."""
+"""Pictures for reports: cells, alphas, curves, images; matplotlib without pyplot needs no display."""
 
 import base64
 import html
@@ -38,13 +38,11 @@ def _figure(width: float, height: float) -> "Figure":
 
 def _plain(text: str) -> str:
     """Text that matplotlib shows as it is, but for the subscripts of cell inputs such as ``c_{k-1}``."""
-    if re.fullmatch(r"[a-z]_\{[a-z0-9+-]+\}", text):
-        return f"${text}$"
-    return text.replace("$", r"\$")
+    return re.sub(r"\b([a-z])_\{([a-z0-9+-]+)\}", r"$\1_{\2}$", text.replace("$", r"\$"))
 
 
 def svg(figure: "Figure", alt: str = "") -> str:
-    """The figure as an ``<svg>`` element for a page: scalable, without an XML head, dates or ids that could clash.
+    """The figure as an ``<svg>`` element for a page: scalable, without XML head, dates or ids that could clash.
 
     Args:
         figure: Any figure.
@@ -64,7 +62,9 @@ def svg(figure: "Figure", alt: str = "") -> str:
     label = f'role="img" aria-label="{html.escape(alt)}"' if alt else 'aria-hidden="true"'
     head = re.sub(r' (?:width|height|version|xmlns:xlink)="[^"]*"', "", text[: text.index(">")])
     body = text[text.index(">") :].replace("xlink:href", "href")
-    return f"{head} {label}{body}"
+    # matplotlib's rule for '*' would reach the whole page; the root's style reaches its own picture
+    body = re.sub(r"\s*<defs>\s*<style.*?</style>\s*</defs>", "", body, count=1, flags=re.DOTALL)
+    return f'{head} {label} style="stroke-linejoin:round;stroke-linecap:butt"{body}'
 
 
 def png_data_uri(figure: "Figure", dpi: int = 100) -> str:
@@ -77,7 +77,7 @@ def png_data_uri(figure: "Figure", dpi: int = 100) -> str:
 # Cells. Lengths are inches; heights of a layout are in tracks.
 
 TRACK, NODE, FAN, PILL = 0.36, 0.36, 0.42, 1.12
-COLUMN = NODE + 2 * FAN + PILL
+COLUMN = 1.26 * NODE + 2 * FAN + PILL
 
 
 def draw_cell(graph: Graph) -> "Figure":
@@ -114,9 +114,7 @@ def _kind(label: str) -> tuple[str, str]:
     return CONVOLUTION if "conv" in label else FREE
 
 
-def _draw_box(
-    axes: "Axes", text: str, x: float, y: float, width: float, colours: tuple[str, str], size: float
-) -> None:
+def _draw_box(axes: "Axes", text: str, x: float, y: float, width: float, colours: tuple[str, str], size: float) -> None:
     """A label in a rounded box around a point."""
     from matplotlib.patches import FancyBboxPatch
 
@@ -144,7 +142,6 @@ def _draw_box(
             ha="center",
             va="center",
             zorder=4,
-            gid="label",
         )
 
 
@@ -183,6 +180,10 @@ def _draw_edge(axes: "Axes", graph: Graph, layout: Layout, index: int, bottom: f
 
 
 def _bare(axes: "Axes") -> None:
+    """Quiet axes with a grid; positions are epochs or steps, so whole."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(QUIET)
     axes.tick_params(colors="#475569", labelsize=8, length=3)
@@ -193,9 +194,7 @@ def _bare(axes: "Axes") -> None:
 def _thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """At most ``MOST_POINTS`` points, each the mean of as many neighbours."""
     size = -(-len(points) // MOST_POINTS)
-    groups = (
-        [points[i : i + size] for i in range(0, len(points), size)] if size > 1 else [[p] for p in points]
-    )
+    groups = [points[i : i + size] for i in range(0, len(points), size)] if size > 1 else [[p] for p in points]
     return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
 
 
@@ -214,10 +213,8 @@ def draw_curves(
     axes = figure.add_subplot()
     for i, (name, points) in enumerate(series.items()):
         thinned = _thin(points)
-        marker = "o" if len(thinned) < 2 else ""
-        axes.plot(
-            *zip(*thinned, strict=True), marker, ls="-", color=COLOURS[i % 8], lw=1.6, label=_plain(name)
-        )
+        marker = "o" if len(thinned) < 2 else "None"
+        axes.plot(*zip(*thinned, strict=True), marker=marker, color=COLOURS[i % 8], lw=1.6, label=_plain(name))
     axes.set_xlabel(_plain(xlabel), fontsize=9, color=INK)
     axes.set_ylabel(_plain(ylabel), fontsize=9, color=INK)
     if log:
@@ -249,9 +246,8 @@ def draw_alphas(
         curves.plot(range(1, epochs + 1), values, style, color=COLOURS[i % 8], lw=1.6, label=name)
     curves.set_xlabel("epoch", fontsize=9, color=INK)
     curves.set_ylabel("mean weight over edges", fontsize=9, color=INK)
-    curves.xaxis.get_major_locator().set_params(integer=True)
     _bare(curves)
-    curves.legend(fontsize=7.5, frameon=False, ncols=2)
+    figure.legend(fontsize=8, frameon=False, ncols=min(8, columns), loc="outside lower center", columnspacing=1.2)
     image = heat.imshow(history[-1].numpy(force=True), cmap="Blues", aspect="auto", vmin=0)
     heat.set_xticks(range(columns), names, rotation=40, ha="right", rotation_mode="anchor", fontsize=7.5)
     heat.set_yticks(range(rows), [_plain(e) for e in edges] or [str(i) for i in range(rows)], fontsize=7.5)
@@ -265,16 +261,17 @@ def draw_alphas(
 
 
 def draw_images(rows: Sequence[tuple[str, Tensor]]) -> "Figure":
-    """Draw a grid of images, a titled row each; ``png_data_uri`` at its default resolution shows them unblurred.
+    """Draw a grid of images, a titled row each; ``png_data_uri`` with its default resolution keeps them sharp.
 
     Args:
-        rows: Title and images ``(n, channels, height, width)`` in [0, 1], all of one size. Images of three channels
-            are shown in colour, others as the mean of their channels.
+        rows: Title and images ``(n, channels, height, width)`` in [0, 1], all of one size. Images of three
+            channels are shown in colour, others as the mean of their channels.
     """
     tiles = [_tiles(images) for _, images in rows]
     gap = 6
     height, width = (tiles[0].shape[1] + gap, tiles[0].shape[2] + gap) if tiles else (1, 1)
-    canvas = torch.ones(height * len(tiles), width * max((len(t) for t in tiles), default=1), 3)
+    columns = max((len(tile) for tile in tiles), default=0)
+    canvas = torch.ones(max(1, height * len(tiles)), max(1, width * columns), 3)
     for i, row in enumerate(tiles):
         for j, tile in enumerate(row):
             canvas[i * height : (i + 1) * height - gap, j * width : (j + 1) * width - gap] = tile

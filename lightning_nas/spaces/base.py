@@ -159,7 +159,7 @@ class DifferentiableSpace(SearchSpace):
     @property
     def edges(self) -> int:
         """Edges of a cell: rows of the alphas."""
-        return self.nodes[-1].stop
+        return int(self.nodes[-1].stop)
 
     @property
     def none(self) -> int | None:
@@ -172,9 +172,7 @@ class DifferentiableSpace(SearchSpace):
         """Edges that a node keeps when discretized; None where it keeps all of them."""
 
     @abstractmethod
-    def supernet(
-        self, *, num_classes: int, image_shape: Sequence[int], attention: Attention | None = None
-    ) -> Supernet:
+    def supernet(self, *, num_classes: int, image_shape: Sequence[int], attention: Attention | None = None) -> Supernet:
         """Build the supernet.
 
         Args:

@@ -2,7 +2,6 @@
 
 import ast
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
 from typing import NamedTuple
 
 import torch
@@ -65,10 +64,17 @@ class DARTSSpace(DifferentiableSpace):
     ) -> None:
         unknown = [name for name in operations if name not in OPERATIONS]
         if unknown or len(set(operations)) != len(operations):
-            raise ConfigError(f"Operations {unknown or list(operations)} are unknown or named twice; there are {list(OPERATIONS)}.")
+            raise ConfigError(
+                f"Operations {unknown or list(operations)} are unknown or named twice; there are {list(OPERATIONS)}."
+            )
         if not [name for name in operations if name != "none"]:
             raise ConfigError("A space needs an operation other than 'none'.")
-        for name, value in (("nodes", nodes), ("channels", channels), ("cells", cells), ("partial_channels", partial_channels)):
+        for name, value in (
+            ("nodes", nodes),
+            ("channels", channels),
+            ("cells", cells),
+            ("partial_channels", partial_channels),
+        ):
             if value < 1:
                 raise ConfigError(f"{name} is {value}; it must be at least 1.")
         if channels % partial_channels:
@@ -284,12 +290,14 @@ class DARTSSpace(DifferentiableSpace):
                 raise ValueError("it is not Genotype(...)")
             fields = dict(zip(Genotype._fields, (_value(v) for v in call.args), strict=False))
             fields |= {str(k.arg): _value(k.value) for k in call.keywords}
-            genotype = Genotype(**fields)
+            genotype = Genotype(**fields)  # type: ignore[arg-type]  # what does not fit is found below
             nodes = len(genotype.normal) // 2
             if {tuple(genotype.normal_concat), tuple(genotype.reduce_concat)} != {tuple(range(2, 2 + nodes))}:
                 raise ValueError(f"the output must concatenate all {nodes} inner nodes")
             names = tuple(OPERATIONS)
-            choices = [v for cell in (genotype.normal, genotype.reduce) for name, s in cell for v in (s, names.index(name))]
+            choices = [
+                v for cell in (genotype.normal, genotype.reduce) for name, s in cell for v in (s, names.index(name))
+            ]
         except (SyntaxError, TypeError, ValueError) as error:
             raise ArchitectureError(f"Not a genotype: {error}; received {text[:120]!r}.") from None
         return cls(nodes=nodes).architecture(choices)
@@ -336,4 +344,5 @@ class DARTSSupernet(Supernet):
         s0 = s1 = self.stem(x)
         for cell in self.cells:
             s0, s1 = s1, cell(s0, s1, mixtures["reduce" if cell.reduction else "normal"])
-        return self.classifier(F.adaptive_avg_pool2d(s1, 1).flatten(1))
+        logits: Tensor = self.classifier(F.adaptive_avg_pool2d(s1, 1).flatten(1))
+        return logits

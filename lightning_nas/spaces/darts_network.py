@@ -30,16 +30,18 @@ class DARTSCell(nn.Module):
         self.preprocess_1 = ReLUConvBN(channels_before[1], channels, 1, 1, 0)
         self.inputs = [[source for _, source in node] for node in chosen]
         self.nodes = nn.ModuleList(
-            nn.ModuleList(OPERATIONS[name](channels, 2 if reduction and source < 2 else 1, True) for name, source in node)
+            nn.ModuleList(
+                OPERATIONS[name](channels, 2 if reduction and source < 2 else 1, True) for name, source in node
+            )
             for node in chosen
         )
 
     def forward(self, s0: Tensor, s1: Tensor, drop: float = 0.0) -> Tensor:
         """Map the outputs of the two cells before to ``(batch, nodes * channels, height, width)``."""
         states = [self.preprocess_0(s0), self.preprocess_1(s1)]
-        for operations, sources in zip(self.nodes, self.inputs):
+        for node, sources in enumerate(self.inputs):
             outputs = []
-            for operation, source in zip(operations, sources):
+            for operation, source in zip(self.nodes[node].children(), sources, strict=True):
                 y = operation(states[source])
                 # an identity carries no weights that could be dropped, and a node must not lose all its inputs
                 if drop > 0 and self.training and not isinstance(operation, nn.Identity):

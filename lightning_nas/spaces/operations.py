@@ -47,21 +47,27 @@ class SepConv(nn.Sequential):
 
 
 class FactorizedReduce(nn.Module):
-    """Halves height and width (rounding up): two strided 1x1 convolutions, the second shifted by one pixel."""
+    """Halves height and width (rounding up): two strided 1x1 convolutions, the second shifted by one pixel.
+
+    The stride is a slice: with torch 2.15 on the CPU, the weight gradient of a strided 1x1 convolution in channels_last
+    with fewer than 7 input channels writes past its memory.
+    """
 
     def __init__(self, channels_in: int, channels: int, affine: bool = True) -> None:
         super().__init__()
         self.relu = nn.ReLU()
-        self.conv_1 = nn.Conv2d(channels_in, channels // 2, 1, stride=2, bias=False)
-        self.conv_2 = nn.Conv2d(channels_in, channels - channels // 2, 1, stride=2, bias=False)
+        self.conv_1 = nn.Conv2d(channels_in, channels // 2, 1, bias=False)
+        self.conv_2 = nn.Conv2d(channels_in, channels - channels // 2, 1, bias=False)
         self.bn = nn.BatchNorm2d(channels, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(batch, channels_in, height, width)`` to ``(batch, channels, ceil(height / 2), ceil(width / 2))``."""
         x = self.relu(x)
         # an odd side has one pixel too few after the shift
-        shifted = F.pad(x[:, :, 1:, 1:], (0, x.shape[3] % 2, 0, x.shape[2] % 2))
-        return self.bn(torch.cat([self.conv_1(x), self.conv_2(shifted)], dim=1))
+        shifted = F.pad(x[:, :, 1::2, 1::2], (0, x.shape[3] % 2, 0, x.shape[2] % 2))
+        x = x[:, :, ::2, ::2]
+        y: Tensor = self.bn(torch.cat([self.conv_1(x), self.conv_2(shifted)], dim=1))
+        return y
 
 
 class Zero(nn.Module):

@@ -105,8 +105,8 @@ class BilevelTask(LightningModule):
         edge_alphas = normalization is not None and normalization.edge_alphas
         if discretizer.edge_alphas and not edge_alphas:
             raise ConfigError(
-                f"{type(discretizer).__name__} scores by alphas of edges, which {type(normalization).__name__} does not "
-                "train. Use EdgeSoftmax as the normalization, or another discretizer."
+                f"{type(discretizer).__name__} scores by alphas of edges, which {type(normalization).__name__} does "
+                "not train. Use EdgeSoftmax as the normalization, or another discretizer."
             )
         self.supernet = space.supernet(num_classes=num_classes, image_shape=image_shape, attention=attention)
         generator = torch.Generator().manual_seed(seed)
@@ -157,7 +157,8 @@ class BilevelTask(LightningModule):
         # at other weights than the live ones: in full precision, and with batch-norm statistics of its own
         buffers = {name: b.clone() for name, b in self.supernet.named_buffers()}
         with torch.autocast(images.device.type, enabled=False):
-            return torch.func.functional_call(self.supernet, {**weights, **buffers}, (images, mixtures))
+            virtual: Tensor = torch.func.functional_call(self.supernet, {**weights, **buffers}, (images, mixtures))
+            return virtual
 
     def _train_loss(self, batch: Batch, weights: Weights | None) -> Tensor:
         return F.cross_entropy(self._logits(batch[0], self.mixtures(), weights), batch[1])
@@ -179,7 +180,8 @@ class BilevelTask(LightningModule):
 
     def training_step(self, batch: dict[str, Batch], batch_idx: int) -> None:
         """Move the alphas, then the weights."""
-        weight_optimizer, alpha_optimizer = self.optimizers()  # type: ignore[union-attr]  # two, see configure_optimizers
+        optimizers: Any = self.optimizers()  # two, see configure_optimizers
+        weight_optimizer, alpha_optimizer = optimizers
         train, search = batch["train"], batch["search"]
         move_alphas = self.current_epoch >= self.warmup_epochs
         one_level = self.hypergradient.one_level
@@ -227,10 +229,10 @@ class BilevelTask(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Step the schedulers and keep the factors of this epoch."""
-        schedulers = self.lr_schedulers()
+        schedulers: Any = self.lr_schedulers()  # none that needs a metric: they are refused at the start
         for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
             if scheduler is not None:
-                scheduler.step()  # type: ignore[call-arg]  # no metric: plateau schedulers are refused at the start
+                scheduler.step()
         with torch.no_grad():
             factors = {name: m.operations.clone().cpu() for name, m in self.mixtures().items()}
         self.history.append(factors)
@@ -328,8 +330,8 @@ def virtual_step(optimizer: Optimizer, weights: Mapping[str, Tensor]) -> Virtual
     """
     if type(optimizer) is not torch.optim.SGD or len(optimizer.param_groups) != 1:
         raise ConfigError(
-            f"A second-order hypergradient unrolls one step of SGD; the weights are trained by {type(optimizer).__name__} "
-            f"with {len(optimizer.param_groups)} parameter groups. Use torch.optim.SGD, or FirstOrder."
+            f"A second-order hypergradient unrolls one step of SGD; the weights are trained by "
+            f"{type(optimizer).__name__} with {len(optimizer.param_groups)} parameter groups. Use torch.optim.SGD, or FirstOrder."
         )
     group = optimizer.param_groups[0]
     if group["maximize"]:
@@ -343,4 +345,3 @@ def virtual_step(optimizer: Optimizer, weights: Mapping[str, Tensor]) -> Virtual
         nesterov=group["nesterov"],
         buffers={name: b for name, b in buffers.items() if b is not None},
     )
-

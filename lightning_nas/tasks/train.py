@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_nas.architecture import Architecture
@@ -70,13 +70,15 @@ class TrainTask(LightningModule):
             "auxiliary": auxiliary_weight > 0,
             **(network_arguments or {}),
         }
-        self.network: Any = self.architecture.space.build().network(self.architecture, **self.network_arguments)
-        metrics = {"accuracy": MulticlassAccuracy(num_classes, average="micro")}
+        network = self.architecture.space.build().network(self.architecture, **self.network_arguments)
+        # depthwise convolutions are faster in this layout, on the CPU and with tensor cores; values are the same
+        self.network: Any = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's gap
+        metrics: dict[str, Metric | MetricCollection] = {"accuracy": MulticlassAccuracy(num_classes, average="micro")}
         if num_classes > 5:
             metrics["top5"] = MulticlassAccuracy(num_classes, top_k=5, average="micro")
-        self.metrics = torch.nn.ModuleDict(
-            {split: MetricCollection(metrics, prefix=f"{split.rstrip('_')}/").clone() for split in ("train_", "val_", "test_")}
-        )
+        # the trailing underscore keeps clear of Module.train
+        collections = {f"{s}_": MetricCollection(metrics, prefix=f"{s}/").clone() for s in ("train", "val", "test")}
+        self.metrics = torch.nn.ModuleDict(collections)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(batch, classes)``."""
@@ -91,6 +93,7 @@ class TrainTask(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss on one batch."""
         images, labels = batch
+        images = images.contiguous(memory_format=torch.channels_last)
         if self.auxiliary_weight:
             logits, auxiliary = self.network.forward_auxiliary(images)
         else:
@@ -115,13 +118,16 @@ class TrainTask(LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Class probabilities ``(batch, classes)``."""
-        return self(batch[0]).softmax(dim=1)
+        probabilities: Tensor = self(batch[0]).softmax(dim=1)
+        return probabilities
 
     def _log(self, split: str, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
-        metrics = self.metrics[f"{split}_"]
+        metrics: Any = self.metrics[f"{split}_"]
         metrics.update(logits.detach(), labels)
         options: dict[str, Any] = {"on_step": False, "on_epoch": True}
-        self.log(f"{split}/loss", loss.detach(), prog_bar=True, batch_size=len(labels), sync_dist=split != "train", **options)
+        self.log(
+            f"{split}/loss", loss.detach(), prog_bar=True, batch_size=len(labels), sync_dist=split != "train", **options
+        )
         self.log_dict(metrics, **options)
 
     def configure_optimizers(self) -> Any:

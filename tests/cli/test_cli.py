@@ -105,8 +105,8 @@ def test_a_checkpoint_of_another_task_or_class_is_refused(search: Path, tmp_path
     train.write_text(yaml.safe_dump(tiny(read_yaml(configs / "train" / "digits.yaml"), tmp_path)))
     with pytest.raises(CheckpointError, match="TrainTask"):
         run(["fit", "--config", str(train), "--ckpt_path", checkpoint])
+    path = "lightning_nas.differentiable.hypergradient.one_level.OneLevel"
     with pytest.raises(CheckpointError, match="OneLevel"):
-        path = "lightning_nas.differentiable.hypergradient.one_level.OneLevel"
         run(["fit", "--config", str(search), f"--model.hypergradient={path}", "--ckpt_path", checkpoint])
     # other values are not another task: the configuration wins over the checkpoint
     cli = run(["fit", "--config", str(search), "--model.weight_clip_norm=1.5", "--ckpt_path", checkpoint])
@@ -133,9 +133,15 @@ def test_foreign_checkpoints_are_refused_and_not_executed(search: Path, tmp_path
 
 @pytest.mark.parametrize(
     ("args", "named"),
-    [(["--model.spaec.channels=3"], "spaec"), (["--trainer.max_epoch=3"], "max_epoch"), (["--model.warmup_epochs=soon"], "soon")],
+    [
+        (["--model.spaec.channels=3"], "spaec"),
+        (["--trainer.max_epoch=3"], "max_epoch"),
+        (["--model.warmup_epochs=soon"], "soon"),
+    ],
 )
-def test_misspelt_keys_and_wrong_values_are_named(search: Path, capsys: pytest.CaptureFixture[str], args: list[str], named: str) -> None:
+def test_misspelt_keys_and_wrong_values_are_named(
+    search: Path, capsys: pytest.CaptureFixture[str], args: list[str], named: str
+) -> None:
     with pytest.raises(SystemExit) as stop:
         run(["fit", "--config", str(search), *args])
     assert stop.value.code == 2

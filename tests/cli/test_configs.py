@@ -13,7 +13,11 @@ from lightning_nas.pipeline import merge, read_yaml
 from lightning_nas.spaces.darts import DARTSSpace
 from tests.conftest import ROOT
 
-STAGES = sorted(p.relative_to(ROOT / "configs") for kind in ("distill", "search", "train") for p in (ROOT / "configs" / kind).glob("*.yaml"))
+STAGES = sorted(
+    p.relative_to(ROOT / "configs")
+    for kind in ("distill", "search", "train")
+    for p in (ROOT / "configs" / kind).glob("*.yaml")
+)
 TRAINER = {
     "max_epochs": 1,
     "limit_train_batches": 2,
@@ -51,8 +55,10 @@ def tiny(config: dict[str, Any], folder: Path) -> dict[str, Any]:
         config["data"] = images
     arguments = config["model"]["init_args"]
     if "space" in arguments:
-        arguments = merge(arguments, {"space": {"init_args": {"channels": 4, "cells": 3, "nodes": 2}}, "warmup_epochs": 0})
-        arguments = merge(arguments, {"selection_images": 8})
+        arguments = merge(
+            arguments, {"space": {"init_args": {"channels": 4, "cells": 3, "nodes": 2}}, "warmup_epochs": 0}
+        )
+        arguments = merge(arguments, {"selection_images": 0})
     if "scheme" in arguments:
         arguments = merge(arguments, {"scheme": {"init_args": {"images_per_class": 2}}})
     if "matcher" in arguments:
@@ -81,7 +87,11 @@ def test_every_stage_fits(name: Path, tmp_path: Path, configs: Path) -> None:
     check_config(written)
 
 
-@pytest.mark.parametrize("overlay", sorted(p.relative_to(ROOT) for k in ("trainer", "logger") for p in (ROOT / "configs" / k).glob("*.yaml")), ids=str)
+@pytest.mark.parametrize(
+    "overlay",
+    sorted(p.relative_to(ROOT) for k in ("trainer", "logger") for p in (ROOT / "configs" / k).glob("*.yaml")),
+    ids=str,
+)
 def test_overlays_fit_on_a_stage(overlay: Path, tmp_path: Path, configs: Path) -> None:
     both = merge(read_yaml(configs / "search" / "darts.yaml"), read_yaml(ROOT / overlay))
     (tmp_path / "both.yaml").write_text(yaml.safe_dump(both))

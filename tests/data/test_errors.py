@@ -145,9 +145,7 @@ def test_too_few_images_for_the_processes() -> None:
 
     images = ImageSet(torch.zeros(11, 1, 2, 2, dtype=torch.uint8), torch.arange(11) % 2)
     options: dict[str, Any] = {"seed": 0, "shuffle": True, "num_workers": 0}
-    with pytest.raises(
-        DataError, match=r"search half has 11 images for 4 process\(es\).*of 3 each.*at most 2"
-    ):
+    with pytest.raises(DataError, match=r"search half has 11 images for 4 process\(es\).*of 3 each.*at most 2"):
         loader(images, 3, Process(), drop_last=True, name="search half", **options)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="drop_last=True"):
         loader(images, 3, None, drop_last=False, **options)

@@ -65,9 +65,7 @@ def proxy(tmp_path: Path) -> Callable[..., str]:
 # the split
 
 
-@pytest.mark.parametrize(
-    ("n", "fraction", "search"), [(24, 0.5, 12), (25, 0.5, 12), (40, 0.25, 10), (100, 0.29, 29)]
-)
+@pytest.mark.parametrize(("n", "fraction", "search"), [(24, 0.5, 12), (25, 0.5, 12), (40, 0.25, 10), (100, 0.29, 29)])
 def test_halves_are_disjoint_stratified_and_of_their_lengths(n: int, fraction: float, search: int) -> None:
     labels = torch.arange(n) % 3
     parts = halves(labels, None, fraction, seed=0)

@@ -62,9 +62,7 @@ def test_joint_softmax_sums_to_one_a_node(alphas: Tensor) -> None:
 
 def test_beta_decay_is_the_mean_logsumexp_rising_with_the_epochs(alphas: Tensor) -> None:
     other = torch.randn_like(alphas)
-    expected = sum(
-        sum(math.log(sum(math.exp(v) for v in row)) for row in a.tolist()) / len(a) for a in (alphas, other)
-    )
+    expected = sum(sum(math.log(sum(math.exp(v) for v in row)) for row in a.tolist()) / len(a) for a in (alphas, other))
     found = BetaDecay(weight=50).penalty({"normal": alphas, "reduce": other}, 0.4)
     assert found.item() == pytest.approx(50 * 0.4 * expected)
     assert BetaDecay().penalty({"normal": alphas}, 0.0) == 0

@@ -39,7 +39,9 @@ class Toy:
         def draw(*shape: int) -> Tensor:
             return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-        self.weights = {n: draw(*s).requires_grad_() for n, s in {"a": (6, 4), "b": (6, 4), "c": (4, 2), "d": (3,)}.items()}
+        self.weights = {
+            n: draw(*s).requires_grad_() for n, s in {"a": (6, 4), "b": (6, 4), "c": (4, 2), "d": (3,)}.items()
+        }
         self.alphas = (draw(3).requires_grad_(), draw(2).requires_grad_())
         self.train = (draw(16, 6), draw(16, 2))
         self.search = (draw(16, 6), draw(16, 2))
@@ -63,7 +65,10 @@ class Toy:
     def by_autograd(self) -> tuple[Tensor, ...]:
         """Differentiates through a copy of torch's own SGD, written out here and checked against it below."""
         g = torch.autograd.grad(
-            smooth_loss(self.weights, self.alphas, self.train), tuple(self.weights.values()), create_graph=True, allow_unused=True
+            smooth_loss(self.weights, self.alphas, self.train),
+            tuple(self.weights.values()),
+            create_graph=True,
+            allow_unused=True,
         )
         group = self.optimizer.param_groups[0]
         moved = {}

@@ -2,7 +2,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_nas.data.classes import ClassBalancedDataModule
@@ -116,7 +115,10 @@ def test_a_run_gone_on_with_equals_an_uninterrupted_one(tmp_path: Path, digits: 
     def make(folder: str) -> DistillTask:
         matcher = DistributionMatching(width=4, depth=1)
         return DistillTask(
-            PlainImages(2), matcher, lambda p: torch.optim.SGD(p, lr=1.0, momentum=0.5), output_dir=str(tmp_path / folder)
+            PlainImages(2),
+            matcher,
+            lambda p: torch.optim.SGD(p, lr=1.0, momentum=0.5),
+            output_dir=str(tmp_path / folder),
         )
 
     quiet_trainer(max_epochs=3).fit(make("whole"), datamodule=data(digits))

@@ -104,7 +104,9 @@ def test_largest_has_most_parameters() -> None:
 
 def test_key_ignores_the_order_of_a_nodes_inputs() -> None:
     space = DARTSSpace(nodes=1)
-    assert space.key(space.architecture([0, 4, 1, 3, 0, 1, 1, 2])) == space.key(space.architecture([1, 3, 0, 4, 1, 2, 0, 1]))
+    assert space.key(space.architecture([0, 4, 1, 3, 0, 1, 1, 2])) == space.key(
+        space.architecture([1, 3, 0, 4, 1, 2, 0, 1])
+    )
 
 
 def test_select_keeps_the_two_best_edges_and_never_none() -> None:
@@ -144,9 +146,7 @@ def test_one_operation_an_edge_is_the_architectures_own_function() -> None:
             operations[edge, operation] = 1
         mixtures[name] = Mixture(operations, torch.ones(space.edges, dtype=torch.float64))
     logits = supernet(x, mixtures)
-    unused = {
-        name: Mixture(m.operations + 0 * torch.rand_like(m.operations), m.edges) for name, m in mixtures.items()
-    }
+    unused = {name: Mixture(m.operations + 0 * torch.rand_like(m.operations), m.edges) for name, m in mixtures.items()}
     assert torch.equal(logits, supernet(x, unused))
     assert logits.std() > 0
 
@@ -181,7 +181,8 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"operations": ("conv",)}, {"operations": ("none",)}, {"nodes": 0}, {"channels": 6, "partial_channels": 4}]
+    "arguments",
+    [{"operations": ("conv",)}, {"operations": ("none",)}, {"nodes": 0}, {"channels": 6, "partial_channels": 4}],
 )
 def test_impossible_spaces_are_refused(arguments: dict[str, object]) -> None:
     with pytest.raises(ConfigError):

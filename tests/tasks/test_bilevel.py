@@ -257,7 +257,7 @@ def test_artifacts_of_a_search(tmp_path: Path) -> None:
     assert errors["edges"]["count"] == 2  # one node with three inputs in each of two cells
     assert errors["operations"]["count"] == 8
     history = read_tensors(tmp_path / "alphas.safetensors", repair="")
-    assert {n: h.shape for n, h in history.items()} == {n: (3, 5, 8) for n in ("normal", "reduce")}
+    assert {n: h.shape for n, h in history.items()} == {"normal": (3, 5, 8), "reduce": (3, 5, 8)}
     torch.testing.assert_close(history["normal"][-1], task.mixtures()["normal"].operations.detach())
 
 

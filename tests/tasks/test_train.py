@@ -65,7 +65,13 @@ def test_dropped_paths_rise_linearly() -> None:
             seen.append(self.network.drop)
 
     task = Recorded(
-        DARTS_V2, lambda p: torch.optim.SGD(p, lr=0.1), channels=4, cells=3, drop_path=0.2, num_classes=3, image_shape=(3, 8, 8)
+        DARTS_V2,
+        lambda p: torch.optim.SGD(p, lr=0.1),
+        channels=4,
+        cells=3,
+        drop_path=0.2,
+        num_classes=3,
+        image_shape=(3, 8, 8),
     )
     quiet_trainer(max_epochs=4, limit_val_batches=0).fit(task, datamodule=Stripes())
     assert seen == pytest.approx([0.0, 0.05, 0.1, 0.15])

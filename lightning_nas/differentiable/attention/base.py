@@ -1,11 +1,9 @@
 """What attention inside a supernet's mixtures is."""
 
-from abc import ABC
-
 from torch import nn
 
 
-class Attention(ABC):
+class Attention:
     """Weights channels or operations inside the mixtures of a supernet; never part of the found network.
 
     A member overrides one of the two hooks. The modules that they return are trained with the weights.

@@ -1,0 +1,1 @@
+"""The gradient that the alphas follow."""

@@ -42,9 +42,7 @@ class VirtualStep:
             direction = gradients[name] + self.weight_decay * weight
             if self.momentum:
                 buffer = self.buffers.get(name)
-                velocity = (
-                    direction if buffer is None else self.momentum * buffer + (1 - self.dampening) * direction
-                )
+                velocity = direction if buffer is None else self.momentum * buffer + (1 - self.dampening) * direction
                 direction = direction + self.momentum * velocity if self.nesterov else velocity
             moved[name] = weight - self.learning_rate * direction
         return moved
@@ -77,9 +75,7 @@ class BilevelProblem:
     step: VirtualStep | None
     mean: Callable[[Tensor], Tensor]
 
-    def gradients(
-        self, loss: Tensor, of: tuple[Tensor, ...], **options: Any
-    ) -> tuple[Tensor, ...]:
+    def gradients(self, loss: Tensor, of: tuple[Tensor, ...], **options: Any) -> tuple[Tensor, ...]:
         """Gradients, zeros where the loss does not depend on a tensor."""
         found = torch.autograd.grad(loss, of, allow_unused=True, **options)
         return tuple(torch.zeros_like(t) if g is None else g for g, t in zip(found, of, strict=True))

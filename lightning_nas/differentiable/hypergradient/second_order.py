@@ -22,9 +22,7 @@ def unrolled(
     found = problem.gradients(loss, (*problem.alphas, *moved.values()))
     count = len(problem.alphas)
     direct = tuple(problem.mean(g) for g in found[:count])
-    vector = {
-        name: problem.step.factor(name) * problem.mean(g) for name, g in zip(moved, found[count:], strict=True)
-    }
+    vector = {name: problem.step.factor(name) * problem.mean(g) for name, g in zip(moved, found[count:], strict=True)}
     return direct, vector
 
 

@@ -1,0 +1,1 @@
+"""Comparability of edges."""

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from lightning_nas.differentiable.normalization.base import Normalization
 from lightning_nas.differentiable.relaxation.base import Relaxation
-from lightning_nas.errors import ConfigError
 from lightning_nas.differentiable.relaxation.softmax import Softmax
+from lightning_nas.errors import ConfigError
 from lightning_nas.spaces.base import Mixture
 
 

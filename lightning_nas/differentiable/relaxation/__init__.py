@@ -1,0 +1,1 @@
+"""From alphas to factors within an edge."""

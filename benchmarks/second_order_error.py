@@ -1,0 +1,123 @@
+"""How wrong is the finite difference of second-order DARTS, against the exact derivative?
+
+Trains a small DARTS supernet on scikit-learn's digits, and compares the implicit term of ``SecondOrder`` with that of
+``ExactSecondOrder`` in float64, at the start and after training, for several radii. Prints a table, and a last line in
+JSON: the median over batches of the relative error of the whole hypergradient and of its implicit term.
+
+    python benchmarks/second_order_error.py --epochs 10 --seeds 3
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer, seed_everything
+
+from lightning_nas.data.halves import HalvesDataModule
+from lightning_nas.data.images import DigitsDataModule
+from lightning_nas.differentiable.discretization.top_two import TopTwo
+from lightning_nas.differentiable.hypergradient.base import BilevelProblem, Hypergradient
+from lightning_nas.differentiable.hypergradient.exact_second_order import ExactSecondOrder
+from lightning_nas.differentiable.hypergradient.first_order import FirstOrder
+from lightning_nas.differentiable.hypergradient.second_order import SecondOrder
+from lightning_nas.spaces.darts import DARTSSpace
+from lightning_nas.tasks.bilevel import BilevelTask
+
+RADII = (1e-2, 1e-3, 1e-4, 1e-6)
+
+
+class Compared(Hypergradient):
+    """First order for the search itself; on some batches the others are computed as well, and compared."""
+
+    needs_sgd = True
+
+    def __init__(self, batches: int) -> None:
+        self.batches = batches
+        self.errors: dict[float, list[tuple[float, float]]] = {radius: [] for radius in RADII}
+        self.shares: list[float] = []
+
+    def gradient(self, problem: BilevelProblem, train: Any, search: Any) -> tuple[torch.Tensor, ...]:
+        """The first-order gradient."""
+        first = FirstOrder().gradient(problem, train, search)
+        if len(self.shares) < self.batches:
+            self._compare(problem, train, search)
+        return first
+
+    def _compare(self, problem: BilevelProblem, train: Any, search: Any) -> None:
+        def flat(hypergradient: Hypergradient) -> torch.Tensor:
+            return torch.cat([g.flatten() for g in hypergradient.gradient(problem, train, search)])
+
+        class Direct(ExactSecondOrder):
+            """The part without the implicit term."""
+
+            def gradient(self, problem: BilevelProblem, train: Any, search: Any) -> tuple[torch.Tensor, ...]:
+                from lightning_nas.differentiable.hypergradient.second_order import unrolled
+
+                weights = {n: w.detach().requires_grad_() for n, w in problem.weights.items()}
+                found = problem.gradients(problem.train_loss(train, weights), tuple(weights.values()))
+                return unrolled(problem, dict(zip(weights, found, strict=True)), search)[0]
+
+        exact, direct = flat(ExactSecondOrder()), flat(Direct())
+        implicit = direct - exact
+        self.shares.append(float(implicit.norm() / exact.norm()))
+        for radius in RADII:
+            found = flat(SecondOrder(radius))
+            self.errors[radius].append(
+                (float((found - exact).norm() / exact.norm()), float((found - exact).norm() / implicit.norm()))
+            )
+
+
+def measure(seed: int, epochs: int, batches: int) -> dict[str, Compared]:
+    """Train one supernet, and compare before and after."""
+    seed_everything(seed)
+    compared = {"start": Compared(batches), "trained": Compared(batches)}
+    task = BilevelTask(
+        DARTSSpace(channels=8, cells=4),
+        compared["start"],
+        TopTwo(),
+        lambda p: torch.optim.SGD(p, lr=0.025, momentum=0.9, weight_decay=3e-4),
+        lambda p: torch.optim.Adam(p, lr=3e-4, betas=(0.5, 0.999), weight_decay=1e-3),
+        selection_images=0,
+        seed=seed,
+        output_dir=tempfile.mkdtemp(),
+        image_shape=(1, 8, 8),
+    )
+    data = HalvesDataModule(DigitsDataModule(seed=seed), batch_size=32)
+    options: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "precision": "64-true"}
+    Trainer(max_epochs=1, limit_train_batches=batches, **options).fit(task, datamodule=data)
+    task.hypergradient = FirstOrder()
+    Trainer(max_epochs=epochs, **options).fit(task, datamodule=data)
+    task.hypergradient = compared["trained"]
+    Trainer(max_epochs=1, limit_train_batches=batches, **options).fit(task, datamodule=data)
+    return compared
+
+
+def main() -> None:
+    """Run the seeds and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=10, help="of first-order search between the two measurements")
+    parser.add_argument("--batches", type=int, default=5, help="batches compared at either point")
+    parser.add_argument("--seeds", type=int, default=3)
+    given = parser.parse_args()
+    start = time.perf_counter()
+    runs = [measure(seed, given.epochs, given.batches) for seed in range(given.seeds)]
+    result: dict[str, Any] = {"seeds": given.seeds, "epochs": given.epochs, "batches": given.batches}
+    print(f"{'supernet':>10} {'radius':>8} {'error of hypergradient':>24} {'error of implicit term':>24}")
+    for point in ("start", "trained"):
+        shares = [s for run in runs for s in run[point].shares]
+        result[f"{point}_implicit_share"] = statistics.median(shares)
+        for radius in RADII:
+            pairs = [pair for run in runs for pair in run[point].errors[radius]]
+            whole, implicit = (statistics.median(values) for values in zip(*pairs, strict=True))
+            result[f"{point}_{radius:g}"] = {"hypergradient": whole, "implicit": implicit}
+            print(f"{point:>10} {radius:>8g} {whole:>24.3g} {implicit:>24.3g}")
+    result["seconds"] = round(time.perf_counter() - start, 1)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Data modules that serve the images of another one in their own way."""
+
+from typing import Any
+
+from lightning.pytorch import LightningDataModule
+
+from lightning_nas.data.base import ImageDataModule
+
+
+class WrappedDataModule(LightningDataModule):
+    """Hand on what another data module knows: subclasses say how its training images are served.
+
+    Args:
+        data: Where the images come from.
+    """
+
+    def __init__(self, data: ImageDataModule) -> None:
+        super().__init__()
+        self.data = data
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names by label."""
+        return self.data.class_names
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return self.data.num_classes
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """``(channels, height, width)``."""
+        return self.data.image_shape
+
+    @property
+    def mean(self) -> list[float]:
+        """Mean of every channel of the training images, on a scale from 0 to 1."""
+        return self.data.mean
+
+    @property
+    def std(self) -> list[float]:
+        """Standard deviation of every channel of the training images, on a scale from 0 to 1."""
+        return self.data.std
+
+    def prepare_data(self) -> None:
+        """Download what ``data`` downloads, in one process of every machine."""
+        self.data.prepare_data()
+
+    def setup(self, stage: str) -> None:
+        """Load the training images."""
+        self.data.trainer = self.trainer
+        self.data.setup(stage)
+
+    def teardown(self, stage: str) -> None:
+        """Let ``data`` leave the trainer as it was."""
+        self.data.teardown(stage)
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Let ``data`` leave the trainer of an interrupted fit as it was, too."""
+        self.data.on_exception(exception)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Augment and normalise as ``data`` does."""
+        return self.data.on_after_batch_transfer(batch, dataloader_idx)

@@ -1,0 +1,49 @@
+"""The report of a run: one HTML file without scripts or anything from elsewhere, made from the run folder alone."""
+
+import html
+from pathlib import Path
+
+from lightning_nas.artifacts import write_bytes
+from lightning_nas.report import sections
+from lightning_nas.report.run import read_run
+from lightning_nas.report.style import CSS
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write ``report.html`` into a run folder, from files of that folder only.
+
+    Optional parts that are missing are left out, and the report says so.
+
+    Args:
+        run_dir: The folder, with ``summary.json`` and ``architecture.json``; ``alphas.safetensors``,
+            ``pictures.safetensors``, ``proxy.json`` and ``<stage>/**/metrics.csv`` are optional.
+
+    Returns:
+        The report's path.
+
+    Raises:
+        ArtifactError: A file that must be there is missing or broken.
+        ArchitectureError: ``architecture.json`` holds no point of its space.
+    """
+    run = read_run(Path(run_dir))
+    parts = [
+        sections.head(run),
+        sections.cards(run),
+        sections.comparison(run),
+        sections.stages(run),
+        sections.cells(run),
+        sections.selection(run),
+        sections.weights(run),
+        sections.pictures(run),
+        sections.curves(run),
+        sections.reproduce(run),
+    ]
+    title = f"Architecture search {html.escape(Path(run_dir).resolve().name)}"
+    page = (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{title}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(parts)
+        + "\n</main>\n</body>\n</html>\n"
+    )
+    return write_bytes(Path(run_dir) / "report.html", page.encode("utf-8", "replace"))

@@ -1,0 +1,264 @@
+"""Arithmetic of groups of channels: batch norm folded into a linear map, depthwise convolutions, pooling.
+
+Two layouts are served. *Wide* tensors are ``(batch, groups * channels, height, width)`` in channels_last memory and go
+through convolutions. *Dense* tensors are ``(groups, channels, pixels * batch)``, contiguous, for images so small that
+a convolution is cheapest as one matrix over all pixels.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Moments = tuple[Tensor, Tensor, int]
+"""Mean ``(groups, channels)``, covariance ``(groups, channels, channels)``, and the number of values behind them."""
+
+EPS = 1e-5
+MOMENTUM = 0.1
+
+
+class _WideMoments(torch.autograd.Function):
+    """Mean ``(groups, channels)`` and covariance ``(groups, channels, channels)`` of a wide tensor."""
+
+    @staticmethod
+    def forward(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # new-style signature
+        channels = x.shape[1] // groups
+        count = x.numel() // x.shape[1]
+        if x.is_cuda:
+            rows = x.permute(0, 2, 3, 1).reshape(count, groups, channels)
+            second = torch.bmm(rows.permute(1, 2, 0), rows.transpose(0, 1))
+        else:
+            # the weight gradient of a grouped 1x1 convolution of x by x: faster than a matrix product of these strides
+            shape = x.new_empty(()).expand(x.shape[1], channels, 1, 1)
+            second = torch.ops.aten.convolution_backward(
+                x, x, shape, None, [1, 1], [0, 0], [1, 1], False, [0, 0], groups, [False, True, False]
+            )[1].view(groups, channels, channels)
+        mean = x.sum((0, 2, 3)).view(groups, channels) / count
+        return mean, torch.baddbmm(second, mean.unsqueeze(2), mean.unsqueeze(1), beta=1 / count, alpha=-1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.groups = inputs[1]
+        ctx.save_for_backward(inputs[0], output[0])
+
+    @staticmethod
+    def backward(ctx: Any, grad_mean: Tensor, grad_covariance: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        x, mean = ctx.saved_tensors
+        slope, offset = _moments_gradient(mean, grad_mean, grad_covariance, x.numel() // x.shape[1])
+        weight = slope.reshape(x.shape[1], -1, 1, 1)
+        return F.conv2d(x, weight, offset.reshape(-1), groups=ctx.groups), None
+
+
+class _DenseMoments(torch.autograd.Function):
+    """Mean ``(groups, channels)`` and covariance ``(groups, channels, channels)`` of a dense tensor."""
+
+    @staticmethod
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # new-style signature
+        mean = x.mean(2)
+        second = torch.bmm(x, x.transpose(1, 2))
+        return mean, torch.baddbmm(second, mean.unsqueeze(2), mean.unsqueeze(1), beta=1 / x.shape[2], alpha=-1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(inputs[0], output[0])
+
+    @staticmethod
+    def backward(ctx: Any, grad_mean: Tensor, grad_covariance: Tensor) -> Tensor:  # type: ignore[override]
+        x, mean = ctx.saved_tensors
+        slope, offset = _moments_gradient(mean, grad_mean, grad_covariance, x.shape[2])
+        return torch.baddbmm(offset.unsqueeze(2), slope, x)
+
+
+def _moments_gradient(mean: Tensor, grad_mean: Tensor, grad: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The gradient of mean and covariance is linear in the values: its slope and its offset."""
+    slope = (grad + grad.transpose(1, 2)) / count
+    return slope, grad_mean / count - torch.bmm(slope, mean.unsqueeze(2)).squeeze(2)
+
+
+def moments(x: Tensor, groups: int | None) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of the channels of every group, in single precision at least.
+
+    Args:
+        x: Wide tensor, or dense tensor.
+        groups: Groups of a wide tensor; None for a dense one.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        result: tuple[Tensor, Tensor] = (
+            _DenseMoments.apply(x) if groups is None else _WideMoments.apply(x, groups)  # type: ignore[no-untyped-call]
+        )
+    return result
+
+
+def fold(
+    pointwise: Tensor,
+    measured: Moments | None,
+    running: tuple[Tensor, Tensor],
+    scale: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Make one affine map of a linear map, the batch norm of its output, and a factor.
+
+    The statistics of the output follow from those of the input, so the output itself is never needed: one pass over
+    the input replaces three over the output, and as many in the backward pass.
+
+    Args:
+        pointwise: Linear maps, ``(groups, outputs, channels)``.
+        measured: Moments of the inputs; None to normalise with the running statistics.
+        running: Running mean and variance of the outputs, ``(groups, outputs)``; updated if ``measured``.
+        scale: Factor of every group's output, ``(groups,)``, or None.
+
+    Returns:
+        Weight ``(groups, outputs, channels)`` and bias ``(groups, outputs)``.
+    """
+    with torch.autocast(pointwise.device.type, enabled=False):
+        if measured is None:
+            centre, variance = running
+        else:
+            mean, covariance, count = measured
+            centre = torch.bmm(pointwise, mean.unsqueeze(2)).squeeze(2)
+            # rounding can leave the variance of a constant slightly below zero
+            variance = (torch.bmm(pointwise, covariance) * pointwise).sum(2).clamp(min=0)
+            with torch.no_grad():
+                running[0].lerp_(centre.detach().to(running[0].dtype), MOMENTUM)
+                unbiased = variance.detach() * (count / max(count - 1, 1))
+                running[1].lerp_(unbiased.to(running[1].dtype), MOMENTUM)
+        rate = (variance + EPS).rsqrt()
+        rate = rate if scale is None else rate * scale.unsqueeze(1)
+        return pointwise * rate.unsqueeze(2), -centre * rate
+
+
+class _WeightPath(torch.autograd.Function):
+    """The way of a depthwise convolution's gradient to its weight, as a node of its own.
+
+    The output has the size of the convolution's output but no memory. A node runs only if a gradient behind it is asked
+    for; that ``_Depthwise`` computed both gradients would make the weight's unavoidable where only alphas are asked for.
+    """
+
+    @staticmethod
+    def forward(weight: Tensor, saved: list[Tensor], stride: int, size: torch.Size) -> Tensor:  # type: ignore[override]
+        return weight.new_zeros(()).expand(size)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        # in a list, the convolution's input is no input of this node
+        ctx.save_for_backward(inputs[1][0])
+        ctx.stride = inputs[2]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        (x,) = ctx.saved_tensors
+        # oneDNN has a quick path for kernels 3 wide; five columns are two such kernels
+        left = _weight_gradient(grad, F.pad(x, (2, 0)), (5, 3), ctx.stride, (2, 0))
+        right = _weight_gradient(grad, F.pad(x, (0, 2)), (5, 3), ctx.stride, (2, 0))
+        return torch.cat([left, right[..., 1:]], dim=3), None, None, None
+
+
+def _weight_gradient(
+    grad: Tensor, x: Tensor, kernel: tuple[int, int], stride: int, padding: tuple[int, int]
+) -> Tensor:
+    channels = x.shape[1]
+    shape = x.new_zeros(()).expand(channels, 1, *kernel)
+    result: Tensor = torch.ops.aten.convolution_backward(
+        grad, x, shape, None, [stride] * 2, padding, [1, 1], False, [0, 0], channels, [False, True, False]
+    )[1]
+    return result
+
+
+class _Depthwise(torch.autograd.Function):
+    """A depthwise convolution whose gradient for the weight goes through ``_WeightPath``."""
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, path: Tensor, stride: int) -> Tensor:  # type: ignore[override]
+        return F.conv2d(x, weight, None, stride, weight.shape[3] // 2, 1, x.shape[1])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0], inputs[1])
+        ctx.stride = inputs[3]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor, None]:  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        channels, padding = x.shape[1], weight.shape[3] // 2
+        grad_x = torch.ops.aten.convolution_backward(
+            grad, x, weight, None, [ctx.stride] * 2, [padding] * 2, [1, 1], False, [0, 0], channels, [True, False, False]
+        )[0]
+        return grad_x, None, grad, None
+
+
+def depthwise(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
+    """Depthwise convolution of a wide tensor that keeps the size (halves it at stride 2).
+
+    Args:
+        x: ``(batch, channels, height, width)``.
+        weight: ``(channels, kernel * kernel)``.
+        stride: 1 or 2.
+        dilation: 1 or 2.
+    """
+    kernel = int(weight.shape[1] ** 0.5)
+    weight = weight.view(-1, 1, kernel, kernel)
+    plain = x.is_cuda or torch.is_autocast_enabled(x.device.type) or not torch.is_grad_enabled()
+    if kernel == 5 and dilation == 1 and weight.requires_grad and not plain:
+        size = torch.Size((*x.shape[:2], -(-x.shape[2] // stride), -(-x.shape[3] // stride)))
+        path = _WeightPath.apply(weight, [x], stride, size)  # type: ignore[no-untyped-call]
+        result: Tensor = _Depthwise.apply(x, weight, path, stride)  # type: ignore[no-untyped-call]
+        return result
+    return F.conv2d(x, weight, None, stride, dilation * (kernel // 2), dilation, x.shape[1])
+
+
+def to_grids(x: Tensor) -> Tensor:
+    """Stack the four sub-grids of every second pixel along the batch: ``(4 * batch, channels, height/2, width/2)``."""
+    batch, channels, height, width = x.shape
+    pixels = x.permute(0, 2, 3, 1).reshape(batch, height // 2, 2, width // 2, 2, channels)
+    grids = pixels.permute(2, 4, 0, 1, 3, 5).reshape(4 * batch, height // 2, width // 2, channels)
+    return grids.permute(0, 3, 1, 2)
+
+
+def from_grids(x: Tensor) -> Tensor:
+    """Undo ``to_grids``."""
+    batch, channels, height, width = x.shape
+    grids = x.permute(0, 2, 3, 1).reshape(2, 2, batch // 4, height, width, channels)
+    pixels = grids.permute(2, 3, 0, 4, 1, 5).reshape(batch // 4, 2 * height, 2 * width, channels)
+    return pixels.permute(0, 3, 1, 2)
+
+
+@lru_cache(maxsize=256)
+def convolution_basis(
+    kernel: int, stride: int, dilation: int, height: int, width: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """The matrices of a depthwise convolution, one a tap: ``(kernel * kernel, pixels out * pixels in)``.
+
+    The product of a kernel's taps with them is the matrix that maps all pixels of an image to all pixels of the result.
+    """
+    # tensors that are kept must be ordinary ones, wherever the first call comes from
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+        images = torch.eye(height * width, dtype=dtype, device=device).view(-1, 1, height, width)
+        taps = torch.eye(kernel * kernel, dtype=dtype, device=device).view(-1, 1, kernel, kernel)
+        result = F.conv2d(images, taps, None, stride, dilation * (kernel // 2), dilation)  # (in, taps, ...)
+        return result.flatten(2).permute(1, 2, 0).reshape(kernel * kernel, -1)
+
+
+@lru_cache(maxsize=64)
+def average_matrix(stride: int, height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """3x3 average pooling as a matrix, ``(pixels out, pixels in)``; the border is left out of the counts."""
+    with torch.inference_mode(False), torch.no_grad():
+        images = torch.eye(height * width, dtype=dtype, device=device).view(-1, 1, height, width)
+        return F.avg_pool2d(images, 3, stride, 1, count_include_pad=False).flatten(1).t().contiguous()
+
+
+@lru_cache(maxsize=64)
+def _average_counts(stride: int, height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False), torch.no_grad():
+        ones = torch.ones(1, 1, height, width, dtype=dtype, device=device)
+        return 1 / F.conv2d(ones, torch.ones(1, 1, 3, 3, dtype=dtype, device=device), None, stride, 1)
+
+
+def average_pool(x: Tensor, stride: int) -> Tensor:
+    """3x3 average pooling of a wide tensor; the border is left out of the counts.
+
+    A convolution with ones and a table of counts: PyTorch's own pooling takes several times as long on a CPU.
+    """
+    counts = _average_counts(stride, x.shape[2], x.shape[3], x.dtype, x.device)
+    return F.conv2d(x, x.new_ones(x.shape[1], 1, 3, 3), None, stride, 1, 1, x.shape[1]) * counts

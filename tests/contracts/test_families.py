@@ -1,0 +1,223 @@
+"""What every member of a family must do, whoever writes it: members are found by walking the classes."""
+
+import importlib
+import inspect
+import pickle
+import pkgutil
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+import lightning_nas.data
+import lightning_nas.differentiable
+import lightning_nas.distill
+import lightning_nas.evaluation
+import lightning_nas.spaces
+from lightning_nas.architecture import Architecture
+from lightning_nas.data.augmentation import Augmentation
+from lightning_nas.differentiable.attention.base import Attention
+from lightning_nas.differentiable.discretization.base import Discretizer
+from lightning_nas.differentiable.hypergradient.base import Hypergradient
+from lightning_nas.differentiable.normalization.base import Normalization
+from lightning_nas.differentiable.regularization.base import Regularizer
+from lightning_nas.differentiable.relaxation.base import Relaxation
+from lightning_nas.differentiable.relaxation.softmax import Softmax
+from lightning_nas.distill.base import Matcher, Scheme
+from lightning_nas.evaluation.base import Evaluator
+from lightning_nas.spaces.base import SearchSpace
+from lightning_nas.spaces.darts import DARTSSpace
+
+
+def load(package: ModuleType) -> None:
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
+
+
+for _package in (
+    lightning_nas.data,
+    lightning_nas.differentiable,
+    lightning_nas.distill,
+    lightning_nas.evaluation,
+    lightning_nas.spaces,
+):
+    load(_package)
+
+
+def members(base: type) -> list[Any]:
+    found, rest = [], [base]
+    while rest:
+        for child in rest.pop().__subclasses__():
+            rest.append(child)
+            if not inspect.isabstract(child) and child.__module__.startswith("lightning_nas."):
+                found.append(child)
+    assert found, base
+    return sorted(set(found), key=lambda c: c.__qualname__)
+
+
+FAMILIES = [
+    Attention,
+    Augmentation,
+    Discretizer,
+    Evaluator,
+    Hypergradient,
+    Matcher,
+    Normalization,
+    Regularizer,
+    Relaxation,
+    Scheme,
+    SearchSpace,
+]
+ALL = [member for family in FAMILIES for member in members(family)]
+SPACE = DARTSSpace(nodes=3)
+
+
+@pytest.mark.parametrize("member", ALL, ids=lambda m: m.__qualname__)
+def test_documented_and_typed_for_the_command_line(member: type) -> None:
+    assert inspect.getdoc(member)
+    parameters = list(inspect.signature(member).parameters.values())
+    for parameter in parameters:
+        assert parameter.annotation is not inspect.Parameter.empty, parameter
+        assert parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD, parameter
+        assert f"{parameter.name}:" in (inspect.getdoc(member) or ""), f"{parameter.name} is not documented"
+
+
+@pytest.mark.parametrize("member", [m for m in ALL if not issubclass(m, Evaluator)], ids=lambda m: m.__qualname__)
+def test_made_from_defaults_and_picklable(member: type) -> None:
+    """Data modules and spaces go to worker processes with what they hold."""
+    assert type(pickle.loads(pickle.dumps(member()))) is member
+
+
+@pytest.mark.parametrize("member", members(Relaxation))
+def test_relaxations_keep_shape_edges_apart_and_pass_gradients(member: Any) -> None:
+    alphas = torch.randn(9, 8, dtype=torch.float64, requires_grad=True)
+    factors = member().relax(alphas)
+    assert factors.shape == alphas.shape
+    assert (factors >= 0).all()
+    torch.manual_seed(0)
+    (gradient,) = torch.autograd.grad((factors[0] * torch.randn(8, dtype=torch.float64)).sum(), alphas)
+    assert gradient[0].any()
+    assert not gradient[1:].any()
+
+
+@pytest.mark.parametrize("member", members(Normalization))
+def test_normalizations_keep_nodes_apart_and_pass_gradients(member: Any) -> None:
+    alphas = torch.randn(SPACE.edges, 8, requires_grad=True)
+    edges = torch.randn(SPACE.edges, requires_grad=True) if member.edge_alphas else None
+    mixture = member().normalize(alphas, edges, Softmax(), SPACE.nodes)
+    assert mixture.operations.shape == alphas.shape
+    assert mixture.edges.shape == (SPACE.edges,)
+    # what passes an edge beside its operations has the mass that they have
+    torch.testing.assert_close(mixture.operations.sum(1), mixture.edges)
+    node = SPACE.nodes[1]
+    (gradient,) = torch.autograd.grad(mixture.operations[node.start].square().sum(), alphas)
+    assert not gradient[: node.start].any()
+    assert not gradient[node.stop :].any()
+
+
+@pytest.mark.parametrize("member", members(Regularizer))
+def test_regularizers_are_scalars_with_finite_gradients(member: Any) -> None:
+    for scale in (0.0, 1e-3, 5.0):
+        alphas = {name: (scale * torch.randn(9, 8)).requires_grad_() for name in ("normal", "reduce")}
+        penalty = member().penalty(alphas, 0.5)
+        assert penalty.shape == ()
+        for gradient in torch.autograd.grad(penalty, list(alphas.values())):
+            assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("member", members(Attention))
+def test_attention_changes_nothing_at_the_start(member: Any) -> None:
+    """So that a search with it starts where one without it does."""
+    gate = member().channel_gate(6)
+    scores = member().operation_scores(6, 8)
+    assert gate is not None or scores is not None
+    if gate is not None:
+        x = torch.randn(2, 6, 4, 4)
+        torch.testing.assert_close(x * gate(x), x)
+    if scores is not None:
+        assert not scores(torch.randn(2, 3, 8, 6)).any()
+
+
+@pytest.mark.parametrize("member", members(Discretizer))
+def test_discretizers_choose_points_of_the_space_and_find_a_clear_winner(member: Any) -> None:
+    discretizer = member()
+    for seed in range(5):
+        torch.manual_seed(seed)
+        truth = SPACE.sample(torch.Generator().manual_seed(seed))
+        alphas = {name: 0.01 * torch.randn(SPACE.edges, 8) for name in SPACE.cell_types}
+        edges = {name: torch.zeros(SPACE.edges) for name in SPACE.cell_types}
+        for name, pairs in SPACE.chosen(truth).items():
+            for edge, operation in pairs:
+                alphas[name][edge, operation] += 5
+                edges[name][edge] += 5
+        before = {name: a.clone() for name, a in alphas.items()}
+        found = discretizer.discretize(alphas, edges, SPACE)
+        assert SPACE.key(found) == SPACE.key(truth)
+        assert all(torch.equal(alphas[name], before[name]) for name in alphas)
+
+
+@pytest.mark.parametrize("member", members(Scheme))
+def test_schemes_make_balanced_finite_proxies_and_repeat_with_their_seed(member: Any) -> None:
+    images, labels = torch.randn(60, 2, 8, 8), torch.arange(60) % 3
+    proxies = []
+    for _ in range(2):
+        scheme = member()
+        scheme.start(images, labels, 3, torch.Generator().manual_seed(1))
+        x, y, groups = scheme.proxy()
+        assert x.shape[1:] == (2, 8, 8)
+        assert len(x) == len(y) == len(groups)
+        assert torch.isfinite(x).all()
+        assert torch.bincount(y, minlength=3).unique().numel() == 1
+        proxies.append(x)
+    assert torch.equal(*proxies)
+    fresh = member()
+    fresh.start(images, labels, 3, torch.Generator().manual_seed(2))
+    fresh.load_state_dict(scheme.state_dict())
+    assert torch.equal(fresh.proxy()[0], proxies[0])
+
+
+@pytest.mark.parametrize("member", members(Matcher))
+def test_matchers_are_zero_for_equal_sets_and_lead_to_the_proxy(member: Any) -> None:
+    x, y = torch.randn(12, 1, 8, 8), torch.arange(12) % 3
+    matcher = member()
+    proxy = torch.randn(12, 1, 8, 8, requires_grad=True)
+    loss = matcher.loss((x, y), (proxy, y), 4)
+    assert loss.shape == ()
+    assert loss > matcher.loss((x, y), (x, y), 4) < 1e-6
+    assert torch.equal(loss, matcher.loss((x, y), (proxy, y), 4))
+    before = torch.get_rng_state()
+    (gradient,) = torch.autograd.grad(loss, proxy)
+    assert gradient.any()
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("member", members(SearchSpace))
+def test_spaces_hold_what_they_sample(member: Any) -> None:
+    space = member()
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(10):
+        architecture = space.sample(generator)
+        space.check(architecture)
+        assert Architecture.from_dict(architecture.to_dict()) == architecture
+        assert architecture.space.build().spec() == space.spec()
+        near = space.mutate(architecture, generator)
+        assert space.key(near) != space.key(architecture)
+        assert space.graphs(architecture)
+        assert space.text(architecture)
+    again = torch.Generator().manual_seed(0)
+    assert space.sample(again) == member().sample(torch.Generator().manual_seed(0))
+    options = {"num_classes": 3, "image_shape": (3, 8, 8), "channels": 4, "cells": 2}
+    assert space.network(space.largest(), **options)(torch.randn(2, 3, 8, 8)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("member", members(Augmentation))
+def test_augmentations_keep_shape_and_repeat_with_their_generator(member: Any) -> None:
+    x = torch.rand(5, 3, 40, 40)
+    before = x.clone()
+    augment = member()
+    first, second, other = (augment(x, torch.Generator().manual_seed(s)) for s in (0, 0, 1))
+    assert first.shape == x.shape
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+    assert torch.equal(x, before)

@@ -1,0 +1,218 @@
+"""The chain from images to a found network, made small: real digits, few steps."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from lightning_nas.__main__ import main
+from lightning_nas.architecture import Architecture
+from lightning_nas.distill.base import Proxy
+from lightning_nas.errors import ConfigError
+from lightning_nas.pipeline import Pipeline, merge, parse, set_key
+from tests.cli.test_configs import arrays
+from tests.conftest import ROOT
+
+CONFIG = str(ROOT / "configs" / "pipeline" / "digits.yaml")
+SMALL = {
+    "random_architectures": 1,
+    "trainer.enable_progress_bar": "false",
+    "trainer.limit_train_batches": 2,
+    "trainer.callbacks": "null",
+    "stages.distill.trainer.max_epochs": 1,
+    "stages.distill.model.init_args.scheme.init_args.images_per_class": 8,
+    "stages.search.model.init_args.space.init_args.channels": 2,
+    "stages.search.model.init_args.space.init_args.nodes": 2,
+    "stages.search.model.init_args.selection_images": 16,
+    "stages.search.trainer.max_epochs": 2,
+    "stages.train.model.init_args.channels": 2,
+    "stages.train.trainer.max_epochs": 1,
+}
+
+
+def arguments(run_dir: Path, **changes: object) -> list[str]:
+    pairs = {**SMALL, **{key.replace("__", "."): value for key, value in changes.items()}}
+    return ["--config", CONFIG, "--run_dir", str(run_dir)] + [p for k, v in pairs.items() for p in (f"--{k}", str(v))]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("pipeline") / "run"
+    main(["pipeline", *arguments(run_dir)])
+    return run_dir
+
+
+def test_the_run_folder_holds_everything(finished: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary["proxy_images"] == 80
+    assert summary["source_images"] == 1437
+    assert 0 <= summary["test_accuracy"] <= 1
+    assert summary["random_test_accuracies"] == [summary["random_test_accuracy"]]
+    assert set(summary["seconds"]) == {"distill", "search", "train", "random_0", "export"}
+    assert summary["export_difference"] < 1e-5
+    assert summary["parameters"] > 0
+    assert summary["macs"] > summary["parameters"]
+    assert summary["selection_errors"]["edges"]["count"] == 2
+    architecture = Architecture.load(finished / "architecture.json")
+    assert summary["genotype"] == architecture.space.build().text(architecture)
+    assert len(Proxy.load(finished / "proxy.safetensors").images) == 80
+    html = (finished / "report.html").read_text()
+    assert html.count("<svg") >= 2
+    assert "http://" not in html.replace("http://www.w3.org", "")
+
+
+def test_the_exported_file_has_the_trained_network(finished: Path) -> None:
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("exported", finished / "network.py")
+    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    spec.loader.exec_module(module)  # type: ignore[union-attr]
+    checkpoint = torch.load(finished / "train" / "checkpoints" / "last.ckpt", weights_only=True)
+    weights = {f"network.{name}": value for name, value in module.network().state_dict().items()}
+    for name, value in weights.items():
+        assert torch.equal(value, checkpoint["state_dict"][name])
+
+
+def test_random_architectures_are_trained_like_the_found_one(finished: Path) -> None:
+    found, random = (yaml.safe_load((finished / f"{name}.yaml").read_text()) for name in ("train", "random_0"))
+    assert found["model"]["init_args"].pop("architecture") != random["model"]["init_args"].pop("architecture")
+    for config in (found, random):
+        config["trainer"].pop("logger")
+        config["trainer"].pop("callbacks")
+    assert found == random
+    assert Architecture.load(finished / "random_0" / "architecture.json") != Architecture.load(
+        finished / "architecture.json"
+    )
+
+
+def test_running_again_goes_on_where_it_stopped(
+    finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = json.loads((finished / "summary.json").read_text())
+    (finished / "train" / "done.json").unlink()  # as if killed before the test
+    ran = []
+    command = Pipeline._command
+    monkeypatch.setattr(Pipeline, "_command", lambda self, args: (ran.append(args), command(self, args))[1])
+    main(["pipeline", *arguments(finished)])
+    assert [args[0] for args in ran] == ["fit", "test"]
+    assert all(str(finished / "train.yaml") in args and "--ckpt_path" in args for args in ran)
+    after = json.loads((finished / "summary.json").read_text())
+    assert after["test_accuracy"] == before["test_accuracy"]
+    assert "distill: done before" in capsys.readouterr().out
+
+
+def test_a_folder_of_another_run_is_left_alone(finished: Path) -> None:
+    before = (finished / "train.yaml").read_text()
+    with pytest.raises(SystemExit, match="another configuration"):
+        main(["pipeline", *arguments(finished, stages__train__trainer__max_epochs=2)])
+    assert (finished / "train.yaml").read_text() == before
+
+
+def test_the_report_can_be_written_again(finished: Path) -> None:
+    (finished / "report.html").unlink()
+    main(["report", str(finished)])
+    assert (finished / "report.html").is_file()
+
+
+def stage(args: list[str], name: str, base: Path, run_dir: Path) -> dict[str, object]:
+    config, _, _ = parse(args)
+    return Pipeline(config, run_dir, base, "").stage_config(name)
+
+
+def test_one_argument_swaps_the_scheme_and_nothing_of_the_other_stays(tmp_path: Path, configs: Path) -> None:
+    args = ["--config", CONFIG, "--stages.distill", str(configs / "distill" / "random_subset.yaml")]
+    model = stage(args, "distill", configs / "pipeline", tmp_path)["model"]
+    assert model["init_args"]["scheme"]["class_path"].endswith("RandomSubset")  # type: ignore[index]
+    assert "matcher" not in model["init_args"]  # type: ignore[index]
+
+
+def test_without_distillation_the_search_sees_halves_of_the_real_images(tmp_path: Path, configs: Path) -> None:
+    args = ["--config", CONFIG, "--stages.distill", "null", "--data.seed", "3"]
+    data = stage(args, "search", configs / "pipeline", tmp_path)["data"]
+    assert data["class_path"].endswith("HalvesDataModule")  # type: ignore[index]
+    inner = data["init_args"]["data"]  # type: ignore[index]
+    assert inner["class_path"].endswith("DigitsDataModule")
+    assert inner["init_args"]["seed"] == 3
+
+
+def test_cifar_pipeline_runs_on_arrays(tmp_path: Path) -> None:
+    """The other shipped pipeline, with files already there."""
+    path = arrays(tmp_path / "images.npz")
+    small = {
+        "trainer.accelerator": "cpu",
+        "trainer.enable_progress_bar": "false",
+        "trainer.limit_train_batches": 1,
+        "data.class_path": "lightning_nas.data.images.ArrayDataModule",
+        "data.path": path,
+        "random_architectures": 0,
+        "stages.distill.trainer.max_epochs": 1,
+        "stages.distill.data.init_args.steps_per_epoch": 1,
+        "stages.distill.model.init_args.scheme.init_args.images_per_class": 4,
+        "stages.distill.model.init_args.matcher.init_args.width": 4,
+        "stages.search.trainer.max_epochs": 1,
+        "stages.search.data.init_args.batch_size": 4,
+        "stages.search.model.init_args.selection_images": 0,
+        "stages.search.model.init_args.space.init_args.channels": 2,
+        "stages.search.model.init_args.space.init_args.cells": 2,
+        "stages.train.trainer.max_epochs": 1,
+        "stages.train.data.init_args.batch_size": 8,
+        "stages.train.model.init_args.channels": 2,
+        "stages.train.model.init_args.cells": 3,
+    }
+    args = [part for key, value in small.items() for part in (f"--{key}", str(value))]
+    run_dir = tmp_path / "run"
+    main(
+        ["pipeline", "--config", str(ROOT / "configs" / "pipeline" / "cifar10.yaml"), "--run_dir", str(run_dir), *args]
+    )
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert summary["source_images"] == 48
+    assert summary["random_test_accuracy"] is None
+
+
+@pytest.mark.parametrize(
+    ("args", "match"),
+    [
+        (["--stagess.train", "x.yaml"], "stagess"),
+        (["--stages.trian", "x.yaml"], r"stages\.trian"),
+        (["--stages.train", "null"], r"stages\.train"),
+        (["--stages.train", "nowhere.yaml"], r"nowhere\.yaml"),
+        (["--data", "null"], "class_path|data"),
+        (["stray"], "stray"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_runs(tmp_path: Path, args: list[str], match: str) -> None:
+    with pytest.raises(SystemExit, match=match):
+        main(["pipeline", "--config", CONFIG, "--run_dir", str(tmp_path / "run"), *args])
+    assert not list(tmp_path.glob("run/*"))
+
+
+def test_a_misspelt_key_of_a_later_stage_is_found_before_the_first_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["pipeline", *arguments(tmp_path / "run", stages__train__model__init_args__chanels=3)])
+    assert "chanels" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "distill").exists()
+
+
+def test_merging_starts_anew_where_the_class_changes() -> None:
+    base = {"o": {"class_path": "SGD", "init_args": {"lr": 1, "momentum": 0.9}}, "x": {"y": 1, "z": 2}}
+    assert merge(base, {"o": {"class_path": "Adam", "init_args": {"lr": 2}}})["o"] == {
+        "class_path": "Adam",
+        "init_args": {"lr": 2},
+    }
+    assert merge(base, {"o": {"class_path": "SGD", "init_args": {"lr": 2}}})["o"]["init_args"] == {
+        "lr": 2,
+        "momentum": 0.9,
+    }
+    assert merge(base, {"x": {"y": 3}})["x"] == {"y": 3, "z": 2}
+    config: dict[str, object] = {"stages": {"train": "a.yaml"}}
+    set_key(config, "stages.train.trainer.max_epochs", 3)
+    assert config == {"stages": {"train": {"config": "a.yaml", "trainer": {"max_epochs": 3}}}}
+
+
+def test_a_missing_pipeline_file_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
+        parse(["--config", "nowhere.yaml"])
