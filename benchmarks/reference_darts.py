@@ -1,7 +1,7 @@
-"""A plain DARTS supernet, one module an edge: what the library's batched kernel must equal, and what it is timed against.
+"""A plain DARTS supernet, one module an edge: what the library's batched one must equal, and is timed against.
 
-One file that needs torch only. Parameters are named as in the public DARTS and PC-DARTS code, the layout is NCHW, the
-steps take full gradients in both phases with PyTorch's default optimizers, as that code does.
+One file that needs torch only. Parameters are named as in the public DARTS and PC-DARTS code, the layout is NCHW,
+the steps take full gradients in both phases with PyTorch's default optimizers, as that code does.
 
 References:
     1. Liu, Simonyan, Yang: DARTS: Differentiable Architecture Search, ICLR 2019, https://arxiv.org/abs/1806.09055
@@ -41,16 +41,21 @@ class Branch(nn.Module):
 
 
 def relu_conv_bn(channels_in: int, channels: int) -> Branch:
-    return Branch(
-        nn.ReLU(), nn.Conv2d(channels_in, channels, 1, bias=False), nn.BatchNorm2d(channels, affine=False)
-    )
+    return Branch(nn.ReLU(), nn.Conv2d(channels_in, channels, 1, bias=False), nn.BatchNorm2d(channels, affine=False))
 
 
 def depthwise_pointwise(channels: int, kernel: int, stride: int, dilation: int) -> list[nn.Module]:
     return [
         nn.ReLU(),
         nn.Conv2d(
-            channels, channels, kernel, stride, dilation * (kernel // 2), dilation, groups=channels, bias=False
+            channels,
+            channels,
+            kernel,
+            stride,
+            dilation * (kernel // 2),
+            dilation,
+            groups=channels,
+            bias=False,
         ),
         nn.Conv2d(channels, channels, 1, bias=False),
         nn.BatchNorm2d(channels, affine=False),
@@ -98,9 +103,7 @@ def operation(name: str, channels: int, stride: int) -> nn.Module:
     kernel = int(name[-1])
     if name.startswith("dil"):
         return Branch(*depthwise_pointwise(channels, kernel, stride, 2))
-    return Branch(
-        *depthwise_pointwise(channels, kernel, stride, 1), *depthwise_pointwise(channels, kernel, 1, 1)
-    )
+    return Branch(*depthwise_pointwise(channels, kernel, stride, 1), *depthwise_pointwise(channels, kernel, 1, 1))
 
 
 class MixedOp(nn.Module):
@@ -157,7 +160,7 @@ class Cell(nn.Module):
         edge = 0
         for _ in range(self.nodes):
             total: Tensor | float = 0.0
-            for state in list(states):
+            for state in states:
                 mixed = self._ops[edge](state, weights[edge])
                 total = total + (mixed if edges is None else edges[edge] * mixed)
                 edge += 1
@@ -188,9 +191,7 @@ class Network(nn.Module):
         for i in range(cells):
             reduction = i in (cells // 3, 2 * cells // 3)
             channels *= 2 if reduction else 1
-            self.cells.append(
-                Cell(operations, nodes, before, channels, reduction, reduction_before, partial_channels)
-            )
+            self.cells.append(Cell(operations, nodes, before, channels, reduction, reduction_before, partial_channels))
             before, reduction_before = (before[1], nodes * channels), reduction
         self.classifier = nn.Linear(before[1], classes)
 
@@ -268,9 +269,7 @@ def _unrolled(net: nn.Module, grads: Sequence[Tensor], optimizer: torch.optim.Op
     return unrolled
 
 
-def _loss_at(
-    net: nn.Module, weights: Sequence[Tensor], batch: Batch, alphas: Arch, betas: Arch | None
-) -> Tensor:
+def _loss_at(net: nn.Module, weights: Sequence[Tensor], batch: Batch, alphas: Arch, betas: Arch | None) -> Tensor:
     """Loss with other weights; batch-norm statistics of the net stay as they are, as in a copy of it."""
     values = dict(zip((name for name, _ in net.named_parameters()), weights, strict=True))
     values |= {name: b.clone() for name, b in net.named_buffers()}
@@ -353,6 +352,4 @@ def exact_step(
     clip: float | None = 5.0,
 ) -> Tensor:
     """Second-order alpha step with the exact Hessian-vector product, then the weight step."""
-    return second_order_step(
-        net, alphas, betas, train, search, weight_optimizer, alpha_optimizer, clip, exact=True
-    )
+    return second_order_step(net, alphas, betas, train, search, weight_optimizer, alpha_optimizer, clip, exact=True)

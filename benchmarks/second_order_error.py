@@ -87,7 +87,8 @@ def measure(seed: int, epochs: int, batches: int) -> dict[str, Compared]:
         image_shape=(1, 8, 8),
     )
     data = HalvesDataModule(DigitsDataModule(seed=seed), batch_size=32)
-    options: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "precision": "64-true"}
+    options: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False}
+    options |= {"precision": "64-true", "enable_model_summary": False, "enable_progress_bar": False}
     Trainer(max_epochs=1, limit_train_batches=batches, **options).fit(task, datamodule=data)
     task.hypergradient = FirstOrder()
     Trainer(max_epochs=epochs, **options).fit(task, datamodule=data)

@@ -64,17 +64,13 @@ class Ours(nn.Module):
 
     def __init__(self, setting: Setting, net: reference.Network) -> None:
         super().__init__()
-        space = DARTSSpace(
-            channels=setting.channels, cells=setting.cells, partial_channels=setting.partial_channels
-        )
+        space = DARTSSpace(channels=setting.channels, cells=setting.cells, partial_channels=setting.partial_channels)
         self.net = space.supernet(num_classes=10, image_shape=setting.image)
         self.edge_weights = net.edge_weights
         self.to(setting.device)
         from_per_edge(net.state_dict(), self.net)
 
-    def forward(
-        self, x: Tensor, alphas: Mapping[str, Tensor], betas: Mapping[str, Tensor] | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, alphas: Mapping[str, Tensor], betas: Mapping[str, Tensor] | None = None) -> Tensor:
         """Logits."""
         mixtures = {}
         for name, alpha in alphas.items():
@@ -104,10 +100,7 @@ def make_alphas(setting: Setting) -> tuple[dict[str, Tensor], dict[str, Tensor] 
     torch.manual_seed(1)
 
     def draw(*shape: int) -> dict[str, Tensor]:
-        return {
-            name: (1e-3 * torch.randn(*shape)).to(setting.device).requires_grad_()
-            for name in ("normal", "reduce")
-        }
+        return {name: (1e-3 * torch.randn(*shape)).to(setting.device).requires_grad_() for name in ("normal", "reduce")}
 
     return draw(14, 8), draw(14) if setting.partial_channels > 1 else None
 
@@ -240,7 +233,8 @@ def main() -> None:
     parser.add_argument("--order", choices=("first", "second", "exact"), default="first")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
-        "--against", help="module:function that maps a Setting to a step without arguments, instead of the reference"
+        "--against",
+        help="module:function that maps a Setting to a step without arguments, instead of the reference",
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int)

@@ -7,6 +7,35 @@ from typing import Any
 from lightning_nas.errors import CheckpointError
 
 
+def trained_network(checkpoint: Path) -> tuple[Any, dict[str, Any]]:
+    """The network of a final training's checkpoint in eval mode, and what the checkpoint says of it.
+
+    Args:
+        checkpoint: What a ``TrainTask`` saved; nothing else is needed.
+
+    Raises:
+        CheckpointError: The file is no checkpoint of a final training.
+    """
+    from lightning_nas.architecture import Architecture
+    from lightning_nas.callbacks.run_config import CHECKPOINT_KEY
+    from lightning_nas.cli import read_checkpoint
+
+    content = read_checkpoint(checkpoint)
+    if "export" not in content:
+        task = content[CHECKPOINT_KEY]["model"]["class_path"]
+        raise CheckpointError(
+            f"{checkpoint} is of {task}, which has no network to export. Give a checkpoint of "
+            "lightning_nas.tasks.train.TrainTask."
+        )
+    kept: dict[str, Any] = content["export"]
+    architecture = Architecture.from_dict(kept["architecture"])
+    network = architecture.space.build().network(architecture, **kept["network"])
+    prefix = "network."
+    weights = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
+    network.load_state_dict(weights)
+    return network.eval(), kept
+
+
 def export_checkpoint(checkpoint: Path, folder: Path) -> dict[str, Any]:
     """Write the network of a final training's checkpoint as ``network.py`` and ``network.pt``.
 
@@ -23,24 +52,12 @@ def export_checkpoint(checkpoint: Path, folder: Path) -> dict[str, Any]:
         ExportError: The file's outputs differ from the task's by more than 1e-5.
     """
     from lightning_nas.architecture import Architecture
-    from lightning_nas.cli import read_checkpoint
     from lightning_nas.export import export_network
     from lightning_nas.metrics.cost import macs, parameters
 
-    content = read_checkpoint(checkpoint)
-    if "export" not in content:
-        raise CheckpointError(
-            f"{checkpoint} is of {content.get('lightning_nas_config', {}).get('model', {}).get('class_path')}, which "
-            "has no network to export. Give a checkpoint of lightning_nas.tasks.train.TrainTask."
-        )
-    kept = content["export"]
+    network, kept = trained_network(checkpoint)
     architecture = Architecture.from_dict(kept["architecture"])
     space = architecture.space.build()
-    network = space.network(architecture, **kept["network"])
-    prefix = "network."
-    weights = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
-    network.load_state_dict(weights)
-    network.eval()
     image_shape = tuple(kept["network"]["image_shape"])
     channels, classes = image_shape[0], kept["network"]["num_classes"]
     exported = export_network(

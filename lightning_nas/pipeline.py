@@ -73,8 +73,8 @@ def parse(args: Sequence[str]) -> tuple[dict[str, Any], Path | None, Path]:
     parser = argparse.ArgumentParser(
         prog="lightning-nas pipeline",
         description=__doc__,
-        epilog="Any key of the YAML can be given as --key.of.yaml VALUE: --stages.distill other.yaml takes another stage "
-        "file, --stages.search.trainer.max_epochs 5 changes one of its values, --data.root DIR a value of the data.",
+        epilog="Any key of the YAML can be given as --key.of.yaml VALUE: --stages.distill other.yaml takes another "
+        "stage file, --stages.search.trainer.max_epochs 5 changes one of its values, --data.root DIR one of the data.",
         allow_abbrev=False,
     )
     parser.add_argument("--config", type=Path, required=True, help="the pipeline's YAML file")
@@ -245,8 +245,8 @@ class Pipeline:
             path = self.run_dir / f"{name}.yaml"
             if path.is_file() and path.read_text() != text:
                 raise ConfigError(
-                    f"{path} is of a run with another configuration. Use another --run_dir, or delete {self.run_dir} to "
-                    "start anew."
+                    f"{path} is of a run with another configuration. Use another --run_dir, or delete "
+                    f"{self.run_dir} to start anew."
                 )
         with tempfile.TemporaryDirectory() as folder:  # a wrong configuration must not stay in the run folder
             for name in fits:
@@ -337,12 +337,15 @@ class Pipeline:
 
         import torch
 
+        from lightning_nas.commands import trained_network
+        from lightning_nas.metrics.cost import parameters
         from lightning_nas.report.page import write_report
 
         architecture = read_json(self.run_dir / "architecture.json", repair="Run the search again.")
         distilled = self.run_dir / "proxy.json"
         proxy = read_json(distilled, repair="Run the distillation again.") if distilled.is_file() else {}
         randoms = [self._tested(f"random_{i}") for i in range(self.random_architectures)]
+        checkpoints = [self.run_dir / f"random_{i}" / "checkpoints" / "last.ckpt" for i in range(len(randoms))]
         peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
         summary = {
             "run_dir": str(self.run_dir),
@@ -363,6 +366,7 @@ class Pipeline:
             "random_test_accuracy": statistics.mean(randoms) if randoms else None,
             "random_test_accuracy_std": statistics.stdev(randoms) if len(randoms) > 1 else None,
             "random_test_accuracies": randoms,
+            "random_parameters": [parameters(trained_network(path)[0]) for path in checkpoints],
             "genotype": architecture["provenance"]["text"],
             "selection_errors": architecture["provenance"]["selection_errors"],
             "export_difference": exported["difference"],

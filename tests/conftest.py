@@ -11,15 +11,22 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def _environment() -> dict[str, str]:
+    """All variables but those that pytest, Lightning, sklearn and torch set by themselves."""
+    own = ("PYTEST_", "PL_", "KMP_", "TORCH")
+    return {key: value for key, value in os.environ.items() if not key.startswith(own)}
+
+
 @pytest.fixture(autouse=True)
 def _clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["lightning-nas"])
     monkeypatch.setenv("WANDB_MODE", "offline")
     torch.manual_seed(0)
-    before = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "PL_", "KMP_", "TORCH"))}
+    torch.set_num_threads(1)  # on tiny networks a second thread waits more than it computes
+    before = _environment()
     yield
-    after = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "PL_", "KMP_", "TORCH"))}
+    after = _environment()
     assert after == before, "a test changed the environment"
     torch.set_default_dtype(torch.float32)
 

@@ -1,7 +1,7 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,15 @@ from tests.genotypes import PDARTS
 Build = Callable[..., type[nn.Module]]
 SHAPE = (1, 16, 16)
 NAMES = ["zero", 'a "quoted" name', "naïve\n"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Networks as small as these wait for a second thread more than they gain from it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def make(auxiliary: bool = True) -> DARTSNetwork:

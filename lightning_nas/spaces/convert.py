@@ -47,7 +47,7 @@ def from_per_edge(state: Mapping[str, Tensor], supernet: nn.Module) -> None:
     used: set[str] = set()
     for public, name, full, part, shape in _entries(supernet):
         if public not in state:
-            raise DataError(f"The state has no {public!r}; it is not of this supernet (other cells, nodes, operations?).")
+            raise DataError(f"The state has no {public!r}; compare cells, nodes and operations.")
         if tuple(state[public].shape) != shape:
             raise DataError(
                 f"{public!r} has the shape {tuple(state[public].shape)}; this supernet takes {shape}. "
@@ -88,7 +88,13 @@ def _preprocessing(prefix: str, shapes: Mapping[str, Shape]) -> Iterator[Entry]:
             if name.startswith(own):
                 rest = name.removeprefix(own)
                 # a sequence of layers is the attribute ``op`` there
-                yield f"{prefix}.preprocess{i}.{'op.' if rest[0].isdigit() else ''}{rest}", name, shape, (), shape
+                yield (
+                    f"{prefix}.preprocess{i}.{'op.' if rest[0].isdigit() else ''}{rest}",
+                    name,
+                    shape,
+                    (),
+                    shape,
+                )
 
 
 def _edge(wave: Wave, own: str, edge: str, t: int, s: int) -> Iterator[Entry]:
@@ -99,27 +105,55 @@ def _edge(wave: Wave, own: str, edge: str, t: int, s: int) -> Iterator[Entry]:
         public = f"{edge}.{wave.operations.index(kind.name)}.op"
         taps = slice(start, start + kind.taps)
         square = (c, 1, kind.kernel, kind.kernel)
-        yield f"{public}.1.weight", f"{own}depthwise_1", wave.shapes["depthwise_1"], (t, s, slice(None), taps), square
+        yield (
+            f"{public}.1.weight",
+            f"{own}depthwise_1",
+            wave.shapes["depthwise_1"],
+            (t, s, slice(None), taps),
+            square,
+        )
         last = 2
         if i < wave.separable:
-            yield f"{public}.2.weight", f"{own}pointwise_1", wave.shapes["pointwise_1"], (t, i, s), (c, c, 1, 1)
+            yield (
+                f"{public}.2.weight",
+                f"{own}pointwise_1",
+                wave.shapes["pointwise_1"],
+                (t, i, s),
+                (c, c, 1, 1),
+            )
             yield from _statistics(wave, f"{public}.3", own, "1", (t, i, s), c)
-            yield f"{public}.5.weight", f"{own}depthwise_2", wave.shapes["depthwise_2"], (t, s, slice(None), taps), square
+            yield (
+                f"{public}.5.weight",
+                f"{own}depthwise_2",
+                wave.shapes["depthwise_2"],
+                (t, s, slice(None), taps),
+                square,
+            )
             last = 6
-        yield f"{public}.{last}.weight", f"{own}pointwise_2", wave.shapes["pointwise_2"], (t, i, s), (c, c, 1, 1)
+        yield (
+            f"{public}.{last}.weight",
+            f"{own}pointwise_2",
+            wave.shapes["pointwise_2"],
+            (t, i, s),
+            (c, c, 1, 1),
+        )
         yield from _statistics(wave, f"{public}.{last + 1}", own, "2", (t, i, s), c)
     for i, name in enumerate(wave.pools):
         yield from _statistics(wave, f"{edge}.{wave.operations.index(name)}.1", own, "pool", (i, s), c)
     if wave.reduces:
         public = f"{edge}.{wave.operations.index('skip_connect')}"
         yield f"{public}.conv_1.weight", f"{own}reduce_1", wave.shapes["reduce_1"], (t, s), (c // 2, c, 1, 1)
-        yield f"{public}.conv_2.weight", f"{own}reduce_2", wave.shapes["reduce_2"], (t, s), (c - c // 2, c, 1, 1)
+        yield (
+            f"{public}.conv_2.weight",
+            f"{own}reduce_2",
+            wave.shapes["reduce_2"],
+            (t, s),
+            (c - c // 2, c, 1, 1),
+        )
         yield from _statistics(wave, f"{public}.bn", own, "reduce", (t, s), c)
 
 
-def _statistics(
-    wave: Wave, public: str, own: str, name: str, part: Shape, channels: int
-) -> Iterator[Entry]:
+def _statistics(wave: Wave, public: str, own: str, name: str, part: Shape, channels: int) -> Iterator[Entry]:
     full = wave.shapes[f"mean_{name}"]
     yield f"{public}.running_mean", f"{own}mean_{name}", full, part, (channels,)
     yield f"{public}.running_var", f"{own}var_{name}", full, part, (channels,)

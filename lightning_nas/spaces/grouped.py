@@ -23,7 +23,7 @@ class _WideMoments(torch.autograd.Function):
     """Mean ``(groups, channels)`` and covariance ``(groups, channels, channels)`` of a wide tensor."""
 
     @staticmethod
-    def forward(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # new-style signature
+    def forward(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
         channels = x.shape[1] // groups
         count = x.numel() // x.shape[1]
         if x.is_cuda:
@@ -44,7 +44,7 @@ class _WideMoments(torch.autograd.Function):
         ctx.save_for_backward(inputs[0], output[0])
 
     @staticmethod
-    def backward(ctx: Any, grad_mean: Tensor, grad_covariance: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_mean: Tensor, grad_covariance: Tensor) -> tuple[Tensor, None]:
         x, mean = ctx.saved_tensors
         slope, offset = _moments_gradient(mean, grad_mean, grad_covariance, x.numel() // x.shape[1])
         weight = slope.reshape(x.shape[1], -1, 1, 1)
@@ -55,7 +55,7 @@ class _DenseMoments(torch.autograd.Function):
     """Mean ``(groups, channels)`` and covariance ``(groups, channels, channels)`` of a dense tensor."""
 
     @staticmethod
-    def forward(x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # new-style signature
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
         mean = x.mean(2)
         second = torch.bmm(x, x.transpose(1, 2))
         return mean, torch.baddbmm(second, mean.unsqueeze(2), mean.unsqueeze(1), beta=1 / x.shape[2], alpha=-1)
@@ -65,7 +65,7 @@ class _DenseMoments(torch.autograd.Function):
         ctx.save_for_backward(inputs[0], output[0])
 
     @staticmethod
-    def backward(ctx: Any, grad_mean: Tensor, grad_covariance: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad_mean: Tensor, grad_covariance: Tensor) -> Tensor:
         x, mean = ctx.saved_tensors
         slope, offset = _moments_gradient(mean, grad_mean, grad_covariance, x.shape[2])
         return torch.baddbmm(offset.unsqueeze(2), slope, x)
@@ -86,10 +86,49 @@ def moments(x: Tensor, groups: int | None) -> tuple[Tensor, Tensor]:
     """
     with torch.autocast(x.device.type, enabled=False):
         x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        result: tuple[Tensor, Tensor] = (
-            _DenseMoments.apply(x) if groups is None else _WideMoments.apply(x, groups)  # type: ignore[no-untyped-call]
-        )
+        result: tuple[Tensor, Tensor] = _DenseMoments.apply(x) if groups is None else _WideMoments.apply(x, groups)
     return result
+
+
+def _normaliser(pointwise: Tensor, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Mean and variance of a linear map's outputs, the rate that normalises them, and the map times covariance."""
+    centre = torch.bmm(pointwise, mean.unsqueeze(2)).squeeze(2)
+    product = torch.bmm(pointwise, covariance)
+    # rounding can leave the variance of a constant slightly below zero
+    variance = (product * pointwise).sum(2).clamp(min=0)
+    return centre, variance, (variance + EPS).rsqrt(), product
+
+
+class _Fold(torch.autograd.Function):
+    """See ``fold``; by hand, because two dozen tiny nodes would cost more than the rest of a small cell."""
+
+    @staticmethod
+    def forward(pointwise: Tensor, mean: Tensor, covariance: Tensor, scale: Tensor | None) -> tuple[Tensor, ...]:
+        centre, variance, rate, product = _normaliser(pointwise, mean, covariance)
+        scaled = rate if scale is None else rate * scale.unsqueeze(1)
+        return pointwise * scaled.unsqueeze(2), (centre * scaled).neg_(), centre, variance, rate, product
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(*output[2:])
+        ctx.set_materialize_grads(False)  # weight and bias are always used, the rest never
+        ctx.save_for_backward(*inputs, output[2], *output[4:])
+
+    @staticmethod
+    def backward(ctx: Any, grad_weight: Tensor, grad_bias: Tensor, *unused: None) -> tuple[Tensor | None, ...]:
+        pointwise, mean, covariance, scale, centre, rate, product = ctx.saved_tensors
+        if torch.is_grad_enabled():  # to be differentiated again
+            centre, _, rate, product = _normaliser(pointwise, mean, covariance)
+        scaled = rate if scale is None else rate * scale.unsqueeze(1)
+        grad_scaled = (grad_weight * pointwise).sum(2) - grad_bias * centre
+        grad_scale = None if scale is None else (grad_scaled * rate).sum(1)
+        grad_centre = (grad_bias * scaled).neg().unsqueeze(2)
+        grad_variance = (grad_scaled * scaled * rate.square()).mul(-0.5).unsqueeze(2)
+        grad_pointwise = grad_weight * scaled.unsqueeze(2) + grad_centre * mean.unsqueeze(1)
+        grad_pointwise = grad_pointwise + 2 * grad_variance * product
+        turned = pointwise.transpose(1, 2)
+        grad_mean = torch.bmm(turned, grad_centre).squeeze(2)
+        return grad_pointwise, grad_mean, torch.bmm(turned, grad_variance * pointwise), grad_scale
 
 
 def fold(
@@ -114,30 +153,27 @@ def fold(
     """
     with torch.autocast(pointwise.device.type, enabled=False):
         if measured is None:
-            centre, variance = running
-        else:
-            mean, covariance, count = measured
-            centre = torch.bmm(pointwise, mean.unsqueeze(2)).squeeze(2)
-            # rounding can leave the variance of a constant slightly below zero
-            variance = (torch.bmm(pointwise, covariance) * pointwise).sum(2).clamp(min=0)
-            with torch.no_grad():
-                running[0].lerp_(centre.detach().to(running[0].dtype), MOMENTUM)
-                unbiased = variance.detach() * (count / max(count - 1, 1))
-                running[1].lerp_(unbiased.to(running[1].dtype), MOMENTUM)
-        rate = (variance + EPS).rsqrt()
-        rate = rate if scale is None else rate * scale.unsqueeze(1)
-        return pointwise * rate.unsqueeze(2), -centre * rate
+            rate = (running[1] + EPS).rsqrt()
+            rate = rate if scale is None else rate * scale.unsqueeze(1)
+            return pointwise * rate.unsqueeze(2), -running[0] * rate
+        mean, covariance, count = measured
+        weight, bias, centre, variance, _, _ = _Fold.apply(pointwise, mean, covariance, scale)
+        with torch.no_grad():
+            running[0].lerp_(centre.to(running[0].dtype), MOMENTUM)
+            unbiased = variance * (count / max(count - 1, 1))
+            running[1].lerp_(unbiased.to(running[1].dtype), MOMENTUM)
+        return weight, bias
 
 
 class _WeightPath(torch.autograd.Function):
     """The way of a depthwise convolution's gradient to its weight, as a node of its own.
 
-    The output has the size of the convolution's output but no memory. A node runs only if a gradient behind it is asked
-    for; that ``_Depthwise`` computed both gradients would make the weight's unavoidable where only alphas are asked for.
+    The output has the size of the convolution's output but no memory. A node runs only if a gradient behind it is
+    asked for; if ``_Depthwise`` computed both gradients, the weight's would be computed for the alphas' sake, too.
     """
 
     @staticmethod
-    def forward(weight: Tensor, saved: list[Tensor], stride: int, size: torch.Size) -> Tensor:  # type: ignore[override]
+    def forward(weight: Tensor, saved: list[Tensor], stride: int, size: torch.Size) -> Tensor:
         return weight.new_zeros(()).expand(size)
 
     @staticmethod
@@ -147,7 +183,7 @@ class _WeightPath(torch.autograd.Function):
         ctx.stride = inputs[2]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         (x,) = ctx.saved_tensors
         # oneDNN has a quick path for kernels 3 wide; five columns are two such kernels
         left = _weight_gradient(grad, F.pad(x, (2, 0)), (5, 3), ctx.stride, (2, 0))
@@ -155,9 +191,7 @@ class _WeightPath(torch.autograd.Function):
         return torch.cat([left, right[..., 1:]], dim=3), None, None, None
 
 
-def _weight_gradient(
-    grad: Tensor, x: Tensor, kernel: tuple[int, int], stride: int, padding: tuple[int, int]
-) -> Tensor:
+def _weight_gradient(grad: Tensor, x: Tensor, kernel: tuple[int, int], stride: int, padding: tuple[int, int]) -> Tensor:
     channels = x.shape[1]
     shape = x.new_zeros(()).expand(channels, 1, *kernel)
     result: Tensor = torch.ops.aten.convolution_backward(
@@ -170,7 +204,7 @@ class _Depthwise(torch.autograd.Function):
     """A depthwise convolution whose gradient for the weight goes through ``_WeightPath``."""
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, path: Tensor, stride: int) -> Tensor:  # type: ignore[override]
+    def forward(x: Tensor, weight: Tensor, path: Tensor, stride: int) -> Tensor:
         return F.conv2d(x, weight, None, stride, weight.shape[3] // 2, 1, x.shape[1])
 
     @staticmethod
@@ -179,11 +213,21 @@ class _Depthwise(torch.autograd.Function):
         ctx.stride = inputs[3]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor, None]:
         x, weight = ctx.saved_tensors
         channels, padding = x.shape[1], weight.shape[3] // 2
         grad_x = torch.ops.aten.convolution_backward(
-            grad, x, weight, None, [ctx.stride] * 2, [padding] * 2, [1, 1], False, [0, 0], channels, [True, False, False]
+            grad,
+            x,
+            weight,
+            None,
+            [ctx.stride] * 2,
+            [padding] * 2,
+            [1, 1],
+            False,
+            [0, 0],
+            channels,
+            [True, False, False],
         )[0]
         return grad_x, None, grad, None
 
@@ -202,8 +246,8 @@ def depthwise(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
     plain = x.is_cuda or torch.is_autocast_enabled(x.device.type) or not torch.is_grad_enabled()
     if kernel == 5 and dilation == 1 and weight.requires_grad and not plain:
         size = torch.Size((*x.shape[:2], -(-x.shape[2] // stride), -(-x.shape[3] // stride)))
-        path = _WeightPath.apply(weight, [x], stride, size)  # type: ignore[no-untyped-call]
-        result: Tensor = _Depthwise.apply(x, weight, path, stride)  # type: ignore[no-untyped-call]
+        path = _WeightPath.apply(weight, [x], stride, size)
+        result: Tensor = _Depthwise.apply(x, weight, path, stride)
         return result
     return F.conv2d(x, weight, None, stride, dilation * (kernel // 2), dilation, x.shape[1])
 
@@ -243,14 +287,14 @@ def convolution_basis(
 @lru_cache(maxsize=64)
 def average_matrix(stride: int, height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """3x3 average pooling as a matrix, ``(pixels out, pixels in)``; the border is left out of the counts."""
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
         images = torch.eye(height * width, dtype=dtype, device=device).view(-1, 1, height, width)
         return F.avg_pool2d(images, 3, stride, 1, count_include_pad=False).flatten(1).t().contiguous()
 
 
 @lru_cache(maxsize=64)
 def _average_counts(stride: int, height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
         ones = torch.ones(1, 1, height, width, dtype=dtype, device=device)
         return 1 / F.conv2d(ones, torch.ones(1, 1, 3, 3, dtype=dtype, device=device), None, stride, 1)
 

@@ -30,6 +30,8 @@ class MixedCell(nn.Module):
         attention: What weights channels or operations.
     """
 
+    rows: Tensor
+
     def __init__(
         self,
         operations: Sequence[str],
@@ -55,6 +57,7 @@ class MixedCell(nn.Module):
         self.inner = channels // partial_channels
         self.waves = nn.ModuleList([Wave(operations, 2, nodes, self.inner, 2 if reduction else 1)])
         self.waves.extend(Wave(operations, 1, nodes - 1 - i, self.inner, 1) for i in range(nodes - 1))
+        self.sizes = [2 * nodes, *range(nodes - 1, 0, -1)]  # edges of each wave
         self.register_buffer("rows", torch.tensor(wave_rows(nodes)), persistent=False)
         self.gates = nn.ModuleList()
         self.scores: nn.Module | None = None
@@ -66,9 +69,9 @@ class MixedCell(nn.Module):
     def forward(self, s0: Tensor, s1: Tensor, mixture: Mixture) -> Tensor:
         """Map the outputs of the two cells before to ``(batch, nodes * channels, height, width)``."""
         states = [self.preprocess_0(s0), self.preprocess_1(s1)]
-        sizes = [wave.sources * wave.targets for wave in self.waves]
-        weights = mixture.operations.index_select(0, self.rows).split(sizes)
-        edges = mixture.edges.index_select(0, self.rows).split(sizes) if self.partial_channels > 1 else None
+
+        weights = mixture.operations.index_select(0, self.rows).split(self.sizes)
+        edges = mixture.edges.index_select(0, self.rows).split(self.sizes) if self.partial_channels > 1 else None
         nodes: list[Tensor] = []
         waiting: Tensor | None = None  # sums of the nodes that are not complete
         passing: Tensor | None = None
@@ -94,7 +97,7 @@ class MixedCell(nn.Module):
         return x * self.gates[source](x) if len(self.gates) else x
 
     def _passing(self, sources: Sequence[Tensor], edges: Tensor, halve: bool) -> Tensor:
-        """For every target, the weighted sum of the channels that pass by: ``(targets, batch, height, width, rest)``."""
+        """For every target, the sum of the channels that pass by: ``(targets, batch, height, width, rest)``."""
         rest = [state[:, self.inner :] for state in sources]
         rest = [F.max_pool2d(x, 2, ceil_mode=True) for x in rest] if halve else rest
         planes = torch.stack([x.permute(0, 2, 3, 1) for x in rest])
@@ -103,7 +106,8 @@ class MixedCell(nn.Module):
     def _shuffled(self, mixed: Tensor, passing: Tensor) -> Tensor:
         """Mixed and passing channels in turn: the shuffle rotates the sampled channels from node to node."""
         whole = torch.cat([mixed, passing.permute(0, 3, 1, 2)], dim=1)
-        return whole.unflatten(1, (self.partial_channels, -1)).transpose(1, 2).flatten(1, 2)
+        groups: Tensor = whole.unflatten(1, (self.partial_channels, -1))
+        return groups.transpose(1, 2).flatten(1, 2)
 
 
 def wave_rows(nodes: int) -> list[int]:

@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_nas.spaces.wave_paths import Dense, Part, Path, Scores, Wide
+from lightning_nas.spaces.wave_dense import Dense
+from lightning_nas.spaces.wave_path import Part, Path, Scores
+from lightning_nas.spaces.wave_wide import Wide
 
 DENSE_PIXELS = 64
 """Images of at most so many pixels are convolved as one matrix over all pixels: see ``Wave``."""
@@ -28,8 +30,9 @@ class Convolution(NamedTuple):
 
 def convolutions(operations: Sequence[str]) -> list[Convolution]:
     """The convolutional ones, separable before dilated."""
-    named = {name: Convolution(name, int(name[-1]), 1 if name.startswith("sep") else 2) for name in operations if "conv" in name}
-    return sorted(named.values(), key=lambda c: c.dilation)
+    named = [name for name in operations if "conv" in name]
+    kinds = [Convolution(name, int(name[-1]), 1 if name.startswith("sep") else 2) for name in named]
+    return sorted(kinds, key=lambda kind: kind.dilation)
 
 
 class Wave(nn.Module):
@@ -51,6 +54,9 @@ class Wave(nn.Module):
         channels: Channels of the operations.
         stride: 2 halves height and width.
     """
+
+    order: Tensor
+    batches: Tensor
 
     def __init__(self, operations: Sequence[str], sources: int, targets: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -138,6 +144,6 @@ class Wave(nn.Module):
         return mean.narrow(0, start, count), variance.narrow(0, start, count)
 
     def reduction(self, part: Part) -> Tensor:
-        """The two convolutions of the strided skip as one map of both sub-grids, ``(targets, sources, out, 2 * in)``."""
+        """The two convolutions of the strided skip as one map of both, ``(targets, sources, out, 2 * in)``."""
         first, second = part.weights["reduce_1"], part.weights["reduce_2"]
         return torch.cat([F.pad(first, (0, self.channels)), F.pad(second, (self.channels, 0))], dim=2)

@@ -331,7 +331,8 @@ def virtual_step(optimizer: Optimizer, weights: Mapping[str, Tensor]) -> Virtual
     if type(optimizer) is not torch.optim.SGD or len(optimizer.param_groups) != 1:
         raise ConfigError(
             f"A second-order hypergradient unrolls one step of SGD; the weights are trained by "
-            f"{type(optimizer).__name__} with {len(optimizer.param_groups)} parameter groups. Use torch.optim.SGD, or FirstOrder."
+            f"{type(optimizer).__name__} with {len(optimizer.param_groups)} parameter groups. Use "
+            "torch.optim.SGD, or FirstOrder."
         )
     group = optimizer.param_groups[0]
     if group["maximize"]:

@@ -72,7 +72,7 @@ class TrainTask(LightningModule):
         }
         network = self.architecture.space.build().network(self.architecture, **self.network_arguments)
         # depthwise convolutions are faster in this layout, on the CPU and with tensor cores; values are the same
-        self.network: Any = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's gap
+        self.network: Any = network.to(memory_format=torch.channels_last)
         metrics: dict[str, Metric | MetricCollection] = {"accuracy": MulticlassAccuracy(num_classes, average="micro")}
         if num_classes > 5:
             metrics["top5"] = MulticlassAccuracy(num_classes, top_k=5, average="micro")

@@ -1,3 +1,5 @@
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,15 @@ IMAGENET = {
     "cells": 14,
     "imagenet_stem": True,
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Networks as small as these wait for a second thread more than they gain from it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(
@@ -62,12 +73,18 @@ def test_groups_strides_and_positions_by_hand() -> None:
     assert parameters(Small()) == 8 * 2 * 9 + 8 + 8 * 3 + 3
 
 
+def test_every_call_of_a_layer_counts() -> None:
+    layer = nn.Conv2d(4, 4, 3, padding="same")
+    assert macs(nn.Sequential(layer, nn.ReLU(), layer), (4, 5, 7)) == 2 * 35 * 4 * 4 * 9
+
+
 def test_module_is_left_as_it_was() -> None:
     module = Small().double().train()
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     macs(module, (4, 8, 6))
     assert module.training
-    assert not any(layer._forward_hooks for layer in module.modules())
+    assert not any("forward" in vars(layer) for layer in module.modules())
+    assert module(torch.rand(2, 4, 8, 6, dtype=torch.float64)).shape == (2, 3)
     for name, tensor in module.state_dict().items():
         assert tensor.dtype == torch.float64
         assert torch.equal(tensor, before[name])

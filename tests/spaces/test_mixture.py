@@ -18,7 +18,7 @@ from lightning_nas.differentiable.attention.base import Attention
 from lightning_nas.differentiable.attention.channel import ChannelAttention
 from lightning_nas.differentiable.attention.operation import OperationAttention
 from lightning_nas.errors import DataError
-from lightning_nas.spaces import wave, wave_paths
+from lightning_nas.spaces import wave, wave_wide
 from lightning_nas.spaces.base import Mixture
 from lightning_nas.spaces.convert import from_per_edge, to_per_edge
 from lightning_nas.spaces.darts import DARTSSpace, DARTSSupernet
@@ -42,7 +42,7 @@ reference = _load_reference()
 torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1).step()
 TOLERANCE = 1e-9
 PATHS = {"dense": (10**9, 2**22), "wide": (0, 1)}
-"""Pixels that are dense, and bytes of a chunk: the wide path takes one target at a time, or (where said) all."""
+"""Pixels up to which a wave is dense, and bytes of a chunk: the wide path takes one target at a time here."""
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +58,7 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     """Both ways of computing, whatever the size of the images."""
     pixels, chunk = PATHS[request.param]
     monkeypatch.setattr(wave, "DENSE_PIXELS", pixels)
-    monkeypatch.setattr(wave_paths, "CHUNK_BYTES", chunk)
+    monkeypatch.setattr(wave_wide, "CHUNK_BYTES", chunk)
     return str(request.param)
 
 
@@ -82,8 +82,16 @@ class Ours(nn.Module):
 class Pair:
     """The library's supernet and the reference with the same weights."""
 
-    def __init__(self, size: tuple[int, int] = (8, 8), cells: int = 3, dtype: torch.dtype = torch.float64, **space: Any) -> None:
-        settings = {"nodes": 2, "channels": 4, "operations": tuple(OPERATIONS), "partial_channels": 1, **space}
+    def __init__(
+        self, size: tuple[int, int] = (8, 8), cells: int = 3, dtype: torch.dtype = torch.float64, **space: Any
+    ) -> None:
+        settings = {
+            "nodes": 2,
+            "channels": 4,
+            "operations": tuple(OPERATIONS),
+            "partial_channels": 1,
+            **space,
+        }
         net = DARTSSpace(cells=cells, **settings).supernet(num_classes=5, image_shape=(3, 8, 8)).to(dtype)
         self.reference = reference.Network(classes=5, cells=cells, **settings).to(dtype)
         self.ours = Ours(net, self.reference.edge_weights)
@@ -115,7 +123,7 @@ class Pair:
         for net in (self.ours, self.reference):
             net.zero_grad()
         grads = []
-        for net, out in zip((self.ours, self.reference), logits, strict=True):
+        for out in logits:
             for a in self.arch:
                 a.grad = None
             F.cross_entropy(out, self.y).backward()
@@ -335,7 +343,12 @@ def test_conversion_names_what_is_wrong() -> None:
 def test_first_weights_are_spread_as_a_convolution_draws_them() -> None:
     net = DARTSSpace(channels=16, cells=3).supernet(num_classes=10, image_shape=(3, 32, 32))
     own, plain = to_per_edge(net), reference.Network(16, 10, 3).state_dict()
-    for part in ("0._ops.4.op.1.weight", "0._ops.5.op.1.weight", "0._ops.7.op.2.weight", "0._ops.3.conv_2.weight"):
+    for part in (
+        "0._ops.4.op.1.weight",
+        "0._ops.5.op.1.weight",
+        "0._ops.7.op.2.weight",
+        "0._ops.3.conv_2.weight",
+    ):
         name = f"cells.1._ops.{part}"
         assert float(own[name].abs().max()) == pytest.approx(float(plain[name].abs().max()), rel=0.05)
 
@@ -406,7 +419,12 @@ def test_attention(path: str, attention: Attention, k: int, size: tuple[int, int
             cell(s0, s1, mixture),
             plain_cell(cell, pair.reference.cells[i]._ops, s0, s1, mixture),
         ):
-            inputs = [factors, s1, *cell.gates.parameters(), *(cell.scores.parameters() if cell.scores else ())]
+            inputs = [
+                factors,
+                s1,
+                *cell.gates.parameters(),
+                *(cell.scores.parameters() if cell.scores else ()),
+            ]
             results.append([out, *torch.autograd.grad(out.square().mean(), inputs, allow_unused=True)])
         for a, b in zip(*results, strict=True):
             assert (a is None) == (b is None)
@@ -420,7 +438,10 @@ def test_attention_with_an_edge_switched_off(path: str) -> None:
     factors = torch.rand(2, 8)
     factors[0] = 0
     factors.requires_grad_()
-    out = net(torch.randn(2, 3, 8, 8), {"normal": Mixture(factors, torch.ones(2)), "reduce": Mixture(factors, torch.ones(2))})
+    out = net(
+        torch.randn(2, 3, 8, 8),
+        {"normal": Mixture(factors, torch.ones(2)), "reduce": Mixture(factors, torch.ones(2))},
+    )
     (grad,) = torch.autograd.grad(out.sum(), factors)
     assert torch.isfinite(out).all()
     assert torch.isfinite(grad).all()
