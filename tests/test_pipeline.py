@@ -1,6 +1,7 @@
 """The chain from images to a found network, made small: real digits, few steps."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -216,3 +217,22 @@ def test_merging_starts_anew_where_the_class_changes() -> None:
 def test_a_missing_pipeline_file_is_named() -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
         parse(["--config", "nowhere.yaml"])
+
+
+def test_on_several_devices_every_stage_is_a_process_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A launcher starts the command line again on every device: it must be that of one stage."""
+    ran: list[list[str]] = []
+
+    def record(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
+        ran.append(command)
+        return subprocess.CompletedProcess(command, 0 if "distill" in str(command) else 3)
+
+    monkeypatch.setattr(subprocess, "run", record)
+    with pytest.raises(SystemExit, match=r"fit .*search\.yaml.* failed"):
+        main(["pipeline", *arguments(tmp_path / "run", trainer__devices=2)])
+    assert [command[1:4] for command in ran] == [["-m", "lightning_nas", "fit"]] * 2
+    assert [Path(command[5]).name for command in ran] == ["distill.yaml", "search.yaml"]
+    assert (tmp_path / "run" / "distill" / "done.json").is_file()
+    assert not (tmp_path / "run" / "search" / "done.json").exists()

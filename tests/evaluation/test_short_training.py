@@ -2,6 +2,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lightning_nas.data.halves import HalvesDataModule
+from lightning_nas.data.images import DigitsDataModule
 from lightning_nas.errors import ConfigError, DataError
 from lightning_nas.evaluation.short_training import ShortTraining
 from lightning_nas.spaces.darts import DARTSSpace
@@ -61,3 +63,10 @@ def test_impossible_settings_are_refused() -> None:
         ShortTraining(data(), steps=0)
     with pytest.raises(DataError, match="fewer than a batch of 64"):
         ShortTraining(data(), batch_size=64).evaluate([SPACE.largest()])
+
+
+def test_it_trains_on_the_train_half_of_real_images_and_learns() -> None:
+    halves = HalvesDataModule(DigitsDataModule(), batch_size=32)
+    (untrained,) = ShortTraining(halves, steps=1, channels=4, cells=3).evaluate([SPACE.largest()])
+    (trained,) = ShortTraining(halves, steps=60, channels=4, cells=3).evaluate([SPACE.largest()])
+    assert trained.objectives["accuracy"] > 0.8 > untrained.objectives["accuracy"]
