@@ -70,7 +70,8 @@ class NASCLI(LightningCLI):
             return
         config = self.config[self.config.subcommand]
         path = config.get("ckpt_path")
-        if path and Path(path).is_file():
+        words = ("best", "last", "hpc", "registry")  # Lightning finds these checkpoints itself
+        if path and path not in words and not str(path).startswith("registry:") and "://" not in str(path):
             asked = class_paths(config.model.as_dict(), "model")
             check_classes(Path(path), asked)
 

@@ -36,6 +36,20 @@ def trained_network(checkpoint: Path) -> tuple[Any, dict[str, Any]]:
     return network.eval(), kept
 
 
+def size(kept: dict[str, Any]) -> dict[str, int]:
+    """``parameters`` and ``macs`` of one image, without the auxiliary head, which is a part of training alone.
+
+    Args:
+        kept: What ``trained_network`` says of a checkpoint.
+    """
+    from lightning_nas.architecture import Architecture
+    from lightning_nas.metrics.cost import macs, parameters
+
+    architecture = Architecture.from_dict(kept["architecture"])
+    counted = architecture.space.build().network(architecture, **{**kept["network"], "auxiliary": False})
+    return {"parameters": parameters(counted), "macs": macs(counted, kept["network"]["image_shape"])}
+
+
 def export_checkpoint(checkpoint: Path, folder: Path) -> dict[str, Any]:
     """Write the network of a final training's checkpoint as ``network.py`` and ``network.pt``.
 
@@ -53,11 +67,9 @@ def export_checkpoint(checkpoint: Path, folder: Path) -> dict[str, Any]:
     """
     from lightning_nas.architecture import Architecture
     from lightning_nas.export import export_network
-    from lightning_nas.metrics.cost import macs, parameters
 
     network, kept = trained_network(checkpoint)
     architecture = Architecture.from_dict(kept["architecture"])
-    space = architecture.space.build()
     image_shape = tuple(kept["network"]["image_shape"])
     channels, classes = image_shape[0], kept["network"]["num_classes"]
     exported = export_network(
@@ -67,16 +79,9 @@ def export_checkpoint(checkpoint: Path, folder: Path) -> dict[str, Any]:
         class_names=kept["class_names"] or [str(c) for c in range(classes)],
         mean=kept["mean"] or [0.0] * channels,
         std=kept["std"] or [1.0] * channels,
-        header=space.text(architecture),
+        header=architecture.space.build().text(architecture),
     )
-    # the auxiliary head is a part of training alone
-    counted = space.network(architecture, **{**kept["network"], "auxiliary": False})
-    return {
-        "path": str(exported.path),
-        "difference": exported.difference,
-        "parameters": parameters(counted),
-        "macs": macs(counted, image_shape),
-    }
+    return {"path": str(exported.path), "difference": exported.difference, **size(kept)}
 
 
 def export(args: list[str]) -> None:

@@ -38,6 +38,8 @@ def set_key(config: dict[str, Any], key: str, value: Any) -> None:
     *path, last = key.split(".")
     for part in path:
         inner = config.get(part)
+        if not isinstance(inner, str | dict | None):
+            raise ConfigError(f"--{key} goes below {part}, which is {inner!r} and not a mapping.")
         config[part] = {"config": inner} if isinstance(inner, str) else dict(inner or {})
         config = config[part]
     config[last] = value
@@ -85,18 +87,36 @@ def parse(args: Sequence[str]) -> tuple[dict[str, Any], Path | None, Path]:
     if len(pairs) % 2 or not all(key.startswith("--") for key in pairs[::2]):
         raise ConfigError(f"Arguments {rest} are no pairs of --key VALUE.")
     for key, value in zip(pairs[::2], pairs[1::2], strict=True):
-        set_key(config, key.removeprefix("--"), yaml.safe_load(value))
-    unknown = [k for k in config if k not in _KEYS] + [
-        f"stages.{k}" for k in config.get("stages", {}) if k not in STAGES
-    ]
+        try:
+            set_key(config, key.removeprefix("--"), yaml.safe_load(value))
+        except yaml.YAMLError:
+            raise ConfigError(f"{key} {value} is no valid YAML value.") from None
+    _check(config, known.config)
+    return config, known.run_dir, known.config.parent
+
+
+def _check(config: dict[str, Any], path: Path) -> None:
+    """Refuse a pipeline's configuration that cannot work, as far as it shows without the stages."""
+    stages = config.get("stages")
+    if not isinstance(stages, dict) or not isinstance(config.get("data"), dict):
+        raise ConfigError(f"{path} needs the mappings 'stages' and 'data' (class_path and init_args of the images).")
+    unknown = [k for k in config if k not in _KEYS] + [f"stages.{k}" for k in stages if k not in STAGES]
     if unknown:
         raise ConfigError(
             f"Unknown keys {unknown} in the pipeline's configuration; there are {sorted(_KEYS)}, with stages {STAGES}."
         )
-    missing = [f"stages.{k}" for k in ("search", "train") if not config.get("stages", {}).get(k)]
-    if missing or not isinstance(config.get("data"), dict):
-        raise ConfigError(f"{known.config} lacks {missing or 'data (class_path and init_args of the images)'}.")
-    return config, known.run_dir, known.config.parent
+    missing = [f"stages.{k}" for k in ("search", "train") if not stages.get(k)]
+    if missing:
+        raise ConfigError(f"{path} lacks {missing}.")
+    wrong = [k for k in STAGES if not isinstance(stages.get(k), str | dict | None)]
+    if wrong or stages.get("export"):
+        raise ConfigError(f"stages.{(wrong or ['export'])[0]} must be a path or a mapping; that of export is empty.")
+    for key in ("seed_everything", "random_architectures"):
+        value = config.get(key, 0)
+        if type(value) is not int or value < 0:
+            raise ConfigError(f"{key} is {value!r}; it must be an integer of at least 0.")
+    if not isinstance(config.get("trainer") or {}, dict):
+        raise ConfigError(f"trainer is {config['trainer']!r}; it must be a mapping.")
 
 
 @dataclass
@@ -159,7 +179,7 @@ class Pipeline:
             return {**stage, "init_args": {**own, "data": self._data(own["data"])}}
         loading = set(inspect.signature(ImageDataModule.__init__).parameters)
         kept = {key: value for key, value in own.items() if key in loading or stage.get("class_path") == class_path}
-        return {"class_path": class_path, "init_args": {**kept, **arguments}}
+        return {"class_path": class_path, "init_args": {"seed": self.seed, **kept, **arguments}}
 
     def _distilled(self, stage: Mapping[str, Any]) -> dict[str, Any]:
         """The proxy in the place of the search's own images, loaded as those are."""
@@ -175,7 +195,7 @@ class Pipeline:
         kept = {key: part[key] for key, part in loading.items() if key in part}
         return {
             "class_path": "lightning_nas.data.distilled.DistilledDataModule",
-            "init_args": {**kept, "proxy": str(self.run_dir / "proxy.safetensors")},
+            "init_args": {"seed": self.seed, **kept, "proxy": str(self.run_dir / "proxy.safetensors")},
         }
 
     def stage_config(self, name: str, folder: str | None = None) -> dict[str, Any]:
@@ -189,6 +209,7 @@ class Pipeline:
         folder = folder or name
         config: dict[str, Any] = merge(merge(own, {"trainer": self.trainer}), over)
         config["seed_everything"] = self.seed
+        config.setdefault("trainer", {})
         config["num_threads"] = self.config.get("num_threads", config.get("num_threads"))
         if not isinstance(config.get("data"), dict) or not isinstance(config.get("model"), dict):
             raise ConfigError(f"The file of stages.{name} must have 'model' and 'data'.")
@@ -201,7 +222,13 @@ class Pipeline:
             arguments["architecture"] = str(self.run_dir / "architecture.json")
         else:
             arguments["output_dir"] = str(self.run_dir)
-        self._add_logging(config.setdefault("trainer", {}), folder)
+            arguments.setdefault("seed", self.seed)
+        if name == "distill" and not arguments.get("matcher"):  # a control has nothing to train
+            config["trainer"] |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}
+        for key in ("max_epochs", "fast_dev_run"):
+            if config["trainer"].get(key) in ((0,) if key == "max_epochs" else (True,)):
+                raise ConfigError(f"trainer.{key} of stage {name} is {config['trainer'][key]}: a stage must train.")
+        self._add_logging(config["trainer"], folder)
         return config
 
     def _add_logging(self, trainer: dict[str, Any], folder: str) -> None:
@@ -216,6 +243,7 @@ class Pipeline:
                 "dirpath": str(self.run_dir / folder / "checkpoints"),
                 "filename": "last",
                 "enable_version_counter": False,
+                "save_on_train_epoch_end": True,
             },
         }
         trainer["callbacks"] = [*(trainer.get("callbacks") or []), checkpoint]
@@ -276,16 +304,20 @@ class Pipeline:
             config = ["--config", str(self.run_dir / f"{name}.yaml")]
             checkpoint = self.run_dir / name / "checkpoints" / "last.ckpt"
             resume = ["--ckpt_path", str(checkpoint)] if checkpoint.is_file() else []
-            self._command(["fit", *config, *resume])
+            trainer = read_yaml(self.run_dir / f"{name}.yaml")["trainer"]
+            self._command(["fit", *config, *resume], trainer)
+            if not checkpoint.is_file():
+                raise ConfigError(f"{name} left no checkpoint at {checkpoint}. It must train for at least one epoch.")
             if test:
-                self._command(["test", *config, "--ckpt_path", str(checkpoint)])
+                self._command(["test", *config, "--ckpt_path", str(checkpoint)], trainer)
             seconds = time.perf_counter() - start
             write_json(done, {"seconds": round(seconds, 2), "resumed": bool(resume)})
         content = read_json(done, repair="Delete it to run the stage again.")
         self.seconds.append({"name": name, "seconds": content["seconds"], "resumed": content["resumed"]})
 
-    def _command(self, args: list[str]) -> None:
-        single = str(self.trainer.get("devices", 1)) == "1" and int(self.trainer.get("num_nodes", 1)) == 1
+    def _command(self, args: list[str], trainer: Mapping[str, Any]) -> None:
+        # by default Lightning takes all devices that there are
+        single = str(trainer.get("devices", "auto")) == "1" and int(trainer.get("num_nodes", 1)) == 1
         if single:
             from lightning_nas.cli import run
 
@@ -337,8 +369,7 @@ class Pipeline:
 
         import torch
 
-        from lightning_nas.commands import trained_network
-        from lightning_nas.metrics.cost import parameters
+        from lightning_nas.commands import size, trained_network
         from lightning_nas.report.page import write_report
 
         architecture = read_json(self.run_dir / "architecture.json", repair="Run the search again.")
@@ -366,7 +397,7 @@ class Pipeline:
             "random_test_accuracy": statistics.mean(randoms) if randoms else None,
             "random_test_accuracy_std": statistics.stdev(randoms) if len(randoms) > 1 else None,
             "random_test_accuracies": randoms,
-            "random_parameters": [parameters(trained_network(path)[0]) for path in checkpoints],
+            "random_parameters": [size(trained_network(path)[1])["parameters"] for path in checkpoints],
             "genotype": architecture["provenance"]["text"],
             "selection_errors": architecture["provenance"]["selection_errors"],
             "export_difference": exported["difference"],
@@ -384,7 +415,9 @@ def table(summary: Mapping[str, Any]) -> str:
         return "-" if value is None else f"{100 * value:.2f} %"
 
     errors = summary["selection_errors"] or {}
-    rows = [(f"{s['name']}", f"{s['seconds']:.1f} s") for s in summary["stages"]]
+    rows = [
+        (f"{s['name']}{' (since resumed)' if s['resumed'] else ''}", f"{s['seconds']:.1f} s") for s in summary["stages"]
+    ]
     rows += [
         ("all stages", f"{summary['seconds_total']:.1f} s"),
         ("peak memory", f"{summary['peak_memory_mb']:.0f} MB"),
@@ -410,6 +443,9 @@ def main(args: list[str]) -> None:
     """``lightning-nas pipeline``."""
     config, run_dir, base = parse(args)
     run_dir = run_dir or Path("runs") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    run_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--run_dir {run_dir} cannot be made ({error.strerror}). Name another folder.") from None
     summary = Pipeline(config, run_dir.resolve(), base, " ".join(["lightning-nas pipeline", *args])).run()
     print(f"\n{table(summary)}\n\nReport: {run_dir / 'report.html'}    Network: {run_dir / 'network.py'}")

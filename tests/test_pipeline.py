@@ -95,7 +95,9 @@ def test_running_again_goes_on_where_it_stopped(
     (finished / "train" / "done.json").unlink()  # as if killed before the test
     ran = []
     command = Pipeline._command
-    monkeypatch.setattr(Pipeline, "_command", lambda self, args: (ran.append(args), command(self, args))[1])
+    monkeypatch.setattr(
+        Pipeline, "_command", lambda self, args, trainer: (ran.append(args), command(self, args, trainer))[1]
+    )
     main(["pipeline", *arguments(finished)])
     assert [args[0] for args in ran] == ["fit", "test"]
     assert all(str(finished / "train.yaml") in args and "--ckpt_path" in args for args in ran)
@@ -181,6 +183,14 @@ def test_cifar_pipeline_runs_on_arrays(tmp_path: Path) -> None:
         (["--stages.train", "nowhere.yaml"], r"nowhere\.yaml"),
         (["--data", "null"], "class_path|data"),
         (["stray"], "stray"),
+        (["--stages", "null"], "mappings"),
+        (["--stages.search", "5"], r"stages\.search"),
+        (["--seed_everything", "abc"], "seed_everything"),
+        (["--seed_everything.x", "1"], "not a mapping"),
+        (["--random_architectures", "-1"], "random_architectures"),
+        (["--data.root", "[a"], "YAML"),
+        (["--stages.export.foo", "1"], r"stages\.export"),
+        (["--stages.train.trainer.max_epochs", "0"], "max_epochs"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_runs(tmp_path: Path, args: list[str], match: str) -> None:
@@ -196,6 +206,27 @@ def test_a_misspelt_key_of_a_later_stage_is_found_before_the_first_starts(
         main(["pipeline", *arguments(tmp_path / "run", stages__train__model__init_args__chanels=3)])
     assert "chanels" in capsys.readouterr().err
     assert not (tmp_path / "run" / "distill").exists()
+
+
+def test_a_run_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("")
+    with pytest.raises(SystemExit, match="cannot be made"):
+        main(["pipeline", *arguments(tmp_path / "run")])
+
+
+def test_the_seed_reaches_every_stage(tmp_path: Path, configs: Path) -> None:
+    args = ["--config", CONFIG, "--seed_everything", "7"]
+    for name in ("distill", "search", "train"):
+        text = json.dumps(stage(args, name, configs / "pipeline", tmp_path))
+        assert text.count('"seed": 7') == (1 if name == "train" else 2), name
+        assert '"seed_everything": 7' in text
+
+
+def test_a_control_is_made_on_one_device(tmp_path: Path, configs: Path) -> None:
+    control = str(configs / "distill" / "random_subset.yaml")
+    args = ["--config", CONFIG, "--trainer.devices", "4", "--stages.distill", control]
+    assert stage(args, "distill", configs / "pipeline", tmp_path)["trainer"]["devices"] == 1  # type: ignore[index]
+    assert stage(args, "search", configs / "pipeline", tmp_path)["trainer"]["devices"] == 4  # type: ignore[index]
 
 
 def test_merging_starts_anew_where_the_class_changes() -> None:
@@ -227,6 +258,9 @@ def test_on_several_devices_every_stage_is_a_process_of_its_own(
 
     def record(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
         ran.append(command)
+        last = tmp_path / "run" / Path(command[5]).stem / "checkpoints" / "last.ckpt"
+        last.parent.mkdir(parents=True)
+        last.touch()
         return subprocess.CompletedProcess(command, 0 if "distill" in str(command) else 3)
 
     monkeypatch.setattr(subprocess, "run", record)

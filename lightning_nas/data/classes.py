@@ -51,15 +51,13 @@ class ClassBalancedDataModule(WrappedDataModule):
     """Serve the training images of another data module in batches of ``images_per_class`` images of every class.
 
     Args:
-        data: Where the images come from; neither its batch size nor its augmentations matter here.
+        data: Where the images come from, with the seed of the draws; neither its batch size nor its augmentations
+            matter here.
         images_per_class: Images of a class, process and batch, at least 1; all of a class that has fewer.
         steps_per_epoch: Batches an epoch, at least 1.
-        seed: Of the draws.
     """
 
-    def __init__(
-        self, data: ImageDataModule, images_per_class: int = 256, steps_per_epoch: int = 100, seed: int = 0
-    ) -> None:
+    def __init__(self, data: ImageDataModule, images_per_class: int = 256, steps_per_epoch: int = 100) -> None:
         super().__init__(data)
         if images_per_class < 1 or steps_per_epoch < 1:
             raise ConfigError(
@@ -68,7 +66,6 @@ class ClassBalancedDataModule(WrappedDataModule):
             )
         self.images_per_class = images_per_class
         self.steps_per_epoch = steps_per_epoch
-        self.seed = seed
 
     @cached_property
     def _training(self) -> Batch:
@@ -91,10 +88,10 @@ class ClassBalancedDataModule(WrappedDataModule):
         return DataLoader(
             images,
             batch_size=per_class * self.num_classes,
-            sampler=ClassSampler(labels, per_class, self.steps_per_epoch, self.seed, rank),
+            sampler=ClassSampler(labels, per_class, self.steps_per_epoch, self.data.seed, rank),
             collate_fn=whole,
             # without one of its own, each epoch would draw from the global generator
-            generator=torch.Generator().manual_seed(self.seed),
+            generator=torch.Generator().manual_seed(self.data.seed),
         )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from lightning_nas.architecture import Architecture
@@ -14,6 +14,9 @@ from lightning_nas.data.augmentation import Augmentation
 from lightning_nas.errors import ConfigError, DataError
 from lightning_nas.evaluation.base import Evaluation, Evaluator
 from lightning_nas.metrics.cost import parameters
+
+SCORED = 500
+"""Images that batch statistics are taken over when a network is scored."""
 
 
 class Halves(Protocol):
@@ -82,7 +85,7 @@ class ShortTraining(Evaluator):
             images, labels = self.data.fixed_batch(name, size, self.seed)
             if self.image_size is not None:
                 images = F.adaptive_avg_pool2d(images, self.image_size)
-            if len(images) < self.batch_size:
+            if name == "train" and len(images) < self.batch_size:
                 raise DataError(
                     f"The {name} half has {len(images)} images, fewer than a batch of {self.batch_size}. "
                     "Use a smaller batch_size or more images."
@@ -126,12 +129,18 @@ class ShortTraining(Evaluator):
             torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
             optimizer.step()
             scheduler.step()
-        with torch.no_grad():
-            x, y = self._half("search")
-            logits = network(x)
-        objectives = {
-            "loss": float(F.cross_entropy(logits, y)),
-            "accuracy": float((logits.argmax(1) == y).float().mean()),
-        }
+        objectives = self._score(network)
         cost = {"seconds": time.perf_counter() - start, "parameters": float(parameters(network))}
         return Evaluation(objectives, cost)
+
+    def _score(self, network: nn.Module) -> dict[str, float]:
+        """Loss and accuracy on the search half, in random batches of at least half ``SCORED`` images."""
+        images, labels = self._half("search")
+        loss = hits = 0.0
+        with torch.no_grad():
+            chunks = max(1, round(len(labels) / SCORED))
+            for x, y in zip(images.tensor_split(chunks), labels.tensor_split(chunks), strict=True):
+                logits = network(x)
+                loss += float(F.cross_entropy(logits, y, reduction="sum"))
+                hits += float((logits.argmax(1) == y).sum())
+        return {"loss": loss / len(labels), "accuracy": hits / len(labels)}

@@ -23,7 +23,7 @@ from lightning_nas.differentiable.relaxation.softmax import Softmax
 from lightning_nas.errors import ConfigError
 from lightning_nas.metrics.selection import SelectionErrors, selection_errors
 from lightning_nas.spaces.base import DifferentiableSpace, Mixture
-from lightning_nas.tasks.common import output_folder
+from lightning_nas.tasks.common import check_state, output_folder
 
 Batch = tuple[Tensor, Tensor]
 
@@ -170,11 +170,18 @@ class BilevelTask(LightningModule):
 
     def _search_loss(self, batch: Batch, weights: Weights | None) -> Tensor:
         loss = F.cross_entropy(self._logits(batch[0], self.mixtures(), weights), batch[1])
-        self.log("search/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(batch[1]))
-        # a gradient scaler of 16-bit precision divides by its scale again in the optimizer's step
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        scale = scaler.get_scale() if scaler is not None and scaler.is_enabled() else 1.0
-        return scale * (loss + self._penalty())
+        self._log({"search/loss": loss.detach()}, batch)
+        scaler = self._scaler()
+        total = loss + self._penalty()
+        # the optimizer's step divides the gradient by the scale again
+        return total if scaler is None else scaler.scale(total)
+
+    def _scaler(self) -> Any:
+        """The gradient scaler of 16-bit precision, None without one."""
+        return getattr(self.trainer.precision_plugin, "scaler", None)
+
+    def _log(self, values: dict[str, Tensor], batch: Batch, **options: Any) -> None:
+        self.log_dict(values, on_step=False, on_epoch=True, batch_size=len(batch[1]), sync_dist=True, **options)
 
     # -- the step -------------------------------------------------------------------------------------------------
 
@@ -192,8 +199,13 @@ class BilevelTask(LightningModule):
             for alpha, gradient in zip(self.alpha_list, gradients, strict=True):
                 alpha.grad = gradient
             alpha_optimizer.step()
+        scaler = self._scaler()
+        scale = scaler.get_scale() if scaler is not None else 1.0
         self._weight_phase(train, weight_optimizer, with_alphas=one_level and move_alphas)
         if one_level and move_alphas:
+            if scaler is not None:  # the weights' step may have changed it since the alphas' gradient was made
+                for alpha in self.alpha_list:
+                    alpha.grad = alpha.grad * (scaler.get_scale() / scale) if alpha.grad is not None else None
             alpha_optimizer.step()
 
     def _weight_phase(self, batch: Batch, optimizer: LightningOptimizer, *, with_alphas: bool) -> None:
@@ -210,8 +222,7 @@ class BilevelTask(LightningModule):
         self.manual_backward(objective)
         optimizer.step()
         accuracy = (logits.argmax(1) == batch[1]).float().mean()
-        values = {"train/loss": loss.detach(), "train/accuracy": accuracy}
-        self.log_dict(values, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch[1]))
+        self._log({"train/loss": loss.detach(), "train/accuracy": accuracy}, batch, prog_bar=True)
 
     def _problem(self, optimizer: LightningOptimizer) -> BilevelProblem:
         def mean(value: Tensor) -> Tensor:
@@ -271,14 +282,14 @@ class BilevelTask(LightningModule):
 
     def _finish(self) -> None:
         self._finished = True
-        if not self.trainer.is_global_zero:
-            return
         errors = None
         data: Any = getattr(self.trainer, "datamodule", None)
         if self.selection_images and hasattr(data, "fixed_batch"):
             size = min(self.selection_images, len(data.half("search")))
             images, labels = data.fixed_batch("search", size, self.seed)
             errors = self.measure_selection(images.to(self.device), labels.to(self.device)).to_dict()
+        if not self.trainer.is_global_zero:
+            return
         architecture = self.discretize()
         folder = output_folder(self.trainer, self.output_dir)
         if self.history:
@@ -318,7 +329,12 @@ class BilevelTask(LightningModule):
         checkpoint["alpha_history"] = self.history
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the history of the factors back."""
+        """Take the history of the factors back.
+
+        Raises:
+            CheckpointError: The checkpoint is of another supernet.
+        """
+        check_state(self, checkpoint)
         self.history = list(checkpoint["alpha_history"])
 
 

@@ -52,6 +52,8 @@ class DistillTask(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Start the scheme from the real training images; a checkpoint's values replace it afterwards."""
+        if self.matcher is None and self.trainer.world_size > 1:
+            raise ConfigError(f"{type(self.scheme).__name__} has nothing to train; use --trainer.devices 1.")
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]  # set by fit(datamodule=...)
         images, labels = data.training_images()
         generator = torch.Generator().manual_seed(self.seed)
@@ -70,7 +72,15 @@ class DistillTask(LightningModule):
         images, labels, _ = self.scheme.proxy()
         seed = (self.seed * 1_000_003 + self.global_step) % 2**63
         loss = self.matcher.loss(batch, (images, labels), seed)
-        self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch[1]))
+        self.log(
+            "train/loss",
+            loss.detach(),
+            on_step=False,
+            on_epoch=True,
+            prog_bar=True,
+            batch_size=len(batch[1]),
+            sync_dist=True,
+        )
         return loss
 
     def configure_optimizers(self) -> Any:

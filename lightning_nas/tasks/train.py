@@ -1,5 +1,6 @@
 """Final training of one architecture."""
 
+import json
 from typing import Any
 
 import torch
@@ -11,7 +12,9 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_nas.architecture import Architecture
+from lightning_nas.errors import CheckpointError
 from lightning_nas.spaces.darts import DARTSSpace
+from lightning_nas.tasks.common import check_state
 
 Batch = tuple[Tensor, Tensor]
 
@@ -141,9 +144,27 @@ class TrainTask(LightningModule):
         """Keep what an export needs, so that it works from the checkpoint alone."""
         data: Any = getattr(self.trainer, "datamodule", None)
         checkpoint["export"] = {
-            "architecture": self.architecture.to_dict(),
+            "architecture": self._plain_architecture(),
             "network": self.network_arguments,
             "class_names": [str(name) for name in getattr(data, "class_names", [])],
             "mean": [float(v) for v in getattr(data, "mean", [])],
             "std": [float(v) for v in getattr(data, "std", [])],
         }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the weights of another network, also one whose parameters would fit.
+
+        Raises:
+            CheckpointError: The checkpoint is of another architecture or size.
+        """
+        made = checkpoint["export"]["architecture"]
+        if made != self._plain_architecture():
+            raise CheckpointError(
+                f"The checkpoint is of another architecture: choices {made['choices']} in the checkpoint, "
+                f"{list(self.architecture.choices)} here. Give --model.architecture the file that it was trained with."
+            )
+        check_state(self, checkpoint)
+
+    def _plain_architecture(self) -> dict[str, Any]:
+        plain: dict[str, Any] = json.loads(json.dumps(self.architecture.to_dict()))
+        return plain

@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from lightning_nas.__main__ import main
+from lightning_nas.architecture import Architecture
 from lightning_nas.cli import NASCLI, run
 from lightning_nas.errors import CheckpointError
 from lightning_nas.pipeline import read_yaml
@@ -108,6 +109,10 @@ def test_a_checkpoint_of_another_task_or_class_is_refused(search: Path, tmp_path
     path = "lightning_nas.differentiable.hypergradient.one_level.OneLevel"
     with pytest.raises(CheckpointError, match="OneLevel"):
         run(["fit", "--config", str(search), f"--model.hypergradient={path}", "--ckpt_path", checkpoint])
+    with pytest.raises(CheckpointError, match="another network"):
+        run(["fit", "--config", str(search), "--model.space.nodes=3", "--ckpt_path", checkpoint])
+    with pytest.raises(CheckpointError, match="does not exist"):
+        run(["fit", "--config", str(search), "--ckpt_path", "nowhere.ckpt"])
     # other values are not another task: the configuration wins over the checkpoint
     cli = run(["fit", "--config", str(search), "--model.weight_clip_norm=1.5", "--ckpt_path", checkpoint])
     assert cli.model.weight_clip_norm == 1.5
@@ -160,3 +165,16 @@ def test_a_misspelt_key_in_a_file_is_named(search: Path, capsys: pytest.CaptureF
 def test_errors_of_the_library_end_a_command_with_one_line(search: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"DataError: .*nowhere\.npz"):
         main(["fit", "--config", str(search), "--data.data.init_args.path=nowhere.npz"])
+
+
+def test_weights_of_another_architecture_are_refused_though_they_fit(tmp_path: Path, configs: Path) -> None:
+    config = tiny(read_yaml(configs / "train" / "digits.yaml"), tmp_path)
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(config))
+    checkpoint = checkpoint_of(run(["fit", "--config", "train.yaml"]))
+    path = Path(config["model"]["init_args"]["architecture"])
+    found = Architecture.load(path)
+    # another source of a node of the normal cell: the parameters have the same shapes
+    near = (n for n in found.space.build().neighbours(found) if n.choices[16:] == found.choices[16:])
+    next(n for n in near if n.choices[1::2] == found.choices[1::2]).save(path)
+    with pytest.raises(CheckpointError, match="another architecture"):
+        run(["test", "--config", "train.yaml", "--ckpt_path", checkpoint])

@@ -1,5 +1,6 @@
 """The bi-level task against loops written out by hand."""
 
+import contextlib
 import copy
 import json
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.plugins import MixedPrecision, Precision
 from torch import Tensor
 
 from lightning_nas.architecture import Architecture
@@ -287,3 +289,21 @@ def test_second_order_without_sgd_is_refused_before_training(tmp_path: Path, hyp
     task = make(tmp_path, hypergradient=hypergradient, weight_optimizer=lambda p: torch.optim.AdamW(p))
     with pytest.raises(ConfigError, match="AdamW"):
         fit(task, FixedHalves(batches=1))
+
+
+@pytest.mark.parametrize("hypergradient", [FirstOrder(), SecondOrder(), OneLevel()])
+def test_a_gradient_scaler_changes_neither_weights_nor_alphas(tmp_path: Path, hypergradient: Any) -> None:
+    """Clipping and both optimizers see unscaled gradients; in full precision, a scaled run is the plain one."""
+    found = []
+    for scaler in (None, torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=2)):
+        task = make(tmp_path, hypergradient=hypergradient)
+        plugin = MixedPrecision("16-mixed", "cpu", scaler)
+        # the scaler is what is tested: half precision itself would hide a wrong scale in its rounding
+        plugin.forward_context = contextlib.nullcontext  # type: ignore[method-assign, assignment]
+        if scaler is None:
+            plugin = Precision()
+        data = FixedHalves(batches=3, dtype=torch.float32)
+        quiet_trainer(max_epochs=2, plugins=[plugin]).fit(task, datamodule=data)
+        found.append({name: value.clone() for name, value in task.state_dict().items()})
+    for name, value in found[0].items():
+        torch.testing.assert_close(value, found[1][name], rtol=1e-4, atol=2e-5, msg=name)
