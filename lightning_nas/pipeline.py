@@ -252,10 +252,7 @@ class Pipeline:
     # -- running --------------------------------------------------------------------------------------------------
 
     def run(self) -> dict[str, Any]:
-        """Run all stages that are not done yet, and write the summary and the report.
-
-        Returns:
-            The summary.
+        """Run all stages that are not done yet, write summary and report, and return the summary.
 
         Raises:
             ConfigError: The run folder holds another pipeline's run, or a stage's configuration is wrong: said before
