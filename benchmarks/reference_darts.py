@@ -1,11 +1,14 @@
-"""A plain DARTS supernet, one module an edge: what the library's batched one must equal, and is timed against.
+"""Plain supernets, one module an edge: what the library's batched ones must equal, and are timed against.
 
-One file that needs torch only. Parameters are named as in the public DARTS and PC-DARTS code, the layout is NCHW,
-the steps take full gradients in both phases with PyTorch's default optimizers, as that code does.
+One file that needs torch only: ``Network`` of the DARTS space, ``NB201Network`` of NAS-Bench-201. Parameters are named
+as in the public DARTS, PC-DARTS and NAS-Bench-201 code, the layout is NCHW, the steps take full gradients in both
+phases with PyTorch's default optimizers, as that code does.
 
 References:
     1. Liu, Simonyan, Yang: DARTS: Differentiable Architecture Search, ICLR 2019, https://arxiv.org/abs/1806.09055
     2. Xu et al.: PC-DARTS: Partial Channel Connections, ICLR 2020, https://arxiv.org/abs/1907.05737
+    3. Dong, Yang: NAS-Bench-201: Extending the Scope of Reproducible Neural Architecture Search, ICLR 2020,
+       https://arxiv.org/abs/2001.00326
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,6 +27,7 @@ OPERATIONS = (
     "dil_conv_3x3",
     "dil_conv_5x5",
 )
+NB201_OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 Batch = tuple[Tensor, Tensor]
 Arch = Mapping[str, Tensor]
 
@@ -212,6 +216,110 @@ class Network(nn.Module):
             name = "reduce" if cell.reduction else "normal"
             s0, s1 = s1, cell(s0, s1, weights[name], None if edges is None else edges[name])
         return self.classifier(s1.mean((2, 3)))
+
+
+def nb201_conv(channels_in: int, channels: int, kernel: int, stride: int, affine: bool) -> Branch:
+    return Branch(
+        nn.ReLU(),
+        nn.Conv2d(channels_in, channels, kernel, stride, kernel // 2, bias=False),
+        nn.BatchNorm2d(channels, affine=affine),
+    )
+
+
+def nb201_operation(name: str, channels: int) -> nn.Module:
+    if name == "none":
+        return Zero(1)
+    if name == "skip_connect":
+        return nn.Identity()
+    if name == "avg_pool_3x3":
+        return nn.AvgPool2d(3, 1, padding=1, count_include_pad=False)
+    return nb201_conv(channels, channels, int(name[-1]), 1, affine=False)
+
+
+class NB201Cell(nn.Module):
+    """Three nodes after the input, each the sum of the mixed operations on all states before it."""
+
+    reduction = False
+
+    def __init__(self, names: Sequence[str], channels: int) -> None:
+        super().__init__()
+        self.edges = nn.ModuleDict(
+            {
+                f"{node}<-{source}": nn.ModuleList(nb201_operation(name, channels) for name in names)
+                for node in range(1, 4)
+                for source in range(node)
+            }
+        )
+
+    def forward(self, x: Tensor, weights: Tensor, edges: Tensor | None) -> Tensor:
+        """The last node."""
+        states, row = [x], 0
+        for node in range(1, 4):
+            total: Tensor | float = 0.0
+            for source in range(node):
+                operations = self.edges[f"{node}<-{source}"]
+                mixed = sum(w * op(states[source]) for w, op in zip(weights[row], operations, strict=True))
+                total = total + (mixed if edges is None else edges[row] * mixed)
+                row += 1
+            states.append(total)
+        return states[-1]
+
+
+class NB201Residual(nn.Module):
+    """The residual block of stride 2 between stages; odd sides are rounded up."""
+
+    reduction = True
+
+    def __init__(self, channels_in: int, channels: int) -> None:
+        super().__init__()
+        self.conv_a = nb201_conv(channels_in, channels, 3, 2, affine=True)
+        self.conv_b = nb201_conv(channels, channels, 3, 1, affine=True)
+        self.downsample = nn.Sequential(
+            nn.AvgPool2d(2, 2, ceil_mode=True), nn.Conv2d(channels_in, channels, 1, bias=False)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Halve height and width."""
+        return self.downsample(x) + self.conv_b(self.conv_a(x))
+
+
+class NB201Network(nn.Module):
+    """The supernet of NAS-Bench-201: stem, three stages of cells with residual blocks between, classifier."""
+
+    def __init__(
+        self,
+        channels: int = 16,
+        classes: int = 10,
+        cells: int = 5,
+        operations: Sequence[str] = NB201_OPERATIONS,
+        channels_in: int = 3,
+    ) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(channels_in, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
+        self.cells = nn.ModuleList()
+        for stage in range(3):
+            if stage:
+                self.cells.append(NB201Residual(channels, 2 * channels))
+                channels *= 2
+            self.cells.extend(NB201Cell(operations, channels) for _ in range(cells))
+        self.lastact = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU())
+        self.classifier = nn.Linear(channels, classes)
+
+    def forward(self, x: Tensor, alphas: Arch, betas: Arch | None = None) -> Tensor:
+        """Logits; ``alphas`` are softmaxed per edge, ``betas`` (edge weights as in PC-DARTS) per node."""
+        edges = None if betas is None else {name: self.edge_weights(b) for name, b in betas.items()}
+        return self.mixed(x, {name: a.softmax(dim=-1) for name, a in alphas.items()}, edges)
+
+    def edge_weights(self, beta: Tensor) -> Tensor:
+        """Softmax over the edges of every node."""
+        return torch.cat([b.softmax(0) for b in beta.split([1, 2, 3])])
+
+    def mixed(self, x: Tensor, weights: Arch, edges: Arch | None = None) -> Tensor:
+        """Logits for factors that are already normalised."""
+        x = self.stem(x)
+        for cell in self.cells:
+            x = cell(x) if cell.reduction else cell(x, weights["cell"], None if edges is None else edges["cell"])
+        return self.classifier(self.lastact(x).mean((2, 3)))
 
 
 def _loss(net: nn.Module, batch: Batch, alphas: Arch, betas: Arch | None) -> Tensor:

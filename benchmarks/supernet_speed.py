@@ -1,4 +1,4 @@
-"""Time the library's DARTS supernet against one module an edge, in one process, step by step in turn.
+"""Time the library's supernets against one module an edge, in one process, step by step in turn.
 
     python -m benchmarks.supernet_speed --setting S
 
@@ -25,9 +25,10 @@ from torch import Tensor, nn
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import reference_darts as reference
-from lightning_nas.spaces.base import Mixture
+from lightning_nas.spaces.base import DifferentiableSpace, Mixture
 from lightning_nas.spaces.convert import from_per_edge
 from lightning_nas.spaces.darts import DARTSSpace
+from lightning_nas.spaces.nasbench201 import NASBench201Space
 
 Step = Callable[[], object]
 Batch = tuple[Tensor, Tensor]
@@ -35,13 +36,14 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Setting:
-    """What is timed."""
+    """What is timed; cells are those of a stage where there are stages."""
 
     channels: int
     cells: int
     batch: int
     image: tuple[int, int, int]
     partial_channels: int = 1
+    nasbench201: bool = False
     order: str = "first"
     device: str = "cpu"
 
@@ -56,15 +58,23 @@ SETTINGS = {
     "L": Setting(16, 8, 64, (3, 32, 32)),
     "pc": Setting(8, 5, 32, (3, 32, 32), partial_channels=4),
     "digits": Setting(8, 5, 32, (1, 8, 8)),
+    "nasbench201": Setting(16, 5, 64, (3, 32, 32), nasbench201=True),
 }
+
+
+Reference = reference.Network | reference.NB201Network
 
 
 class Ours(nn.Module):
     """The library's supernet, called as the reference is."""
 
-    def __init__(self, setting: Setting, net: reference.Network) -> None:
+    def __init__(self, setting: Setting, net: Reference) -> None:
         super().__init__()
-        space = DARTSSpace(channels=setting.channels, cells=setting.cells, partial_channels=setting.partial_channels)
+        space: DifferentiableSpace = (
+            NASBench201Space(channels=setting.channels, cells_per_stage=setting.cells)
+            if setting.nasbench201
+            else DARTSSpace(channels=setting.channels, cells=setting.cells, partial_channels=setting.partial_channels)
+        )
         self.net = space.supernet(num_classes=10, image_shape=setting.image)
         self.edge_weights = net.edge_weights
         self.to(setting.device)
@@ -83,9 +93,12 @@ class Ours(nn.Module):
         return logits
 
 
-def make_reference(setting: Setting) -> reference.Network:
+def make_reference(setting: Setting) -> Reference:
     """The plain supernet, always with the same weights."""
     torch.manual_seed(0)
+    if setting.nasbench201:
+        plain = reference.NB201Network(setting.channels, cells=setting.cells, channels_in=setting.image[0])
+        return plain.to(setting.device)
     net = reference.Network(
         setting.channels,
         cells=setting.cells,
@@ -98,10 +111,13 @@ def make_reference(setting: Setting) -> reference.Network:
 def make_alphas(setting: Setting) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
     """Alphas, and edge weights where channels are partial."""
     torch.manual_seed(1)
+    names = ("cell",) if setting.nasbench201 else ("normal", "reduce")
 
     def draw(*shape: int) -> dict[str, Tensor]:
-        return {name: (1e-3 * torch.randn(*shape)).to(setting.device).requires_grad_() for name in ("normal", "reduce")}
+        return {name: (1e-3 * torch.randn(*shape)).to(setting.device).requires_grad_() for name in names}
 
+    if setting.nasbench201:
+        return draw(6, 5), None
     return draw(14, 8), draw(14) if setting.partial_channels > 1 else None
 
 

@@ -1,5 +1,6 @@
 """The command line: ``lightning-nas`` or ``python -m lightning_nas``."""
 
+import argparse
 import sys
 
 from lightning_nas import __version__
@@ -17,6 +18,8 @@ One stage, by Lightning:
   validate   its validation
   test       its test
   predict    its prediction
+  forecast   hours, memory and largest batch of a fit, from a few of its steps; it starts no run
+             (also: lightning-nas fit --forecast true)
 
 Examples:
   lightning-nas pipeline --config configs/pipeline/digits.yaml
@@ -41,6 +44,9 @@ def main(args: list[str] | None = None) -> None:
     if command == "--version":
         print(f"lightning-nas {__version__}")
         return
+    if command == "fit":
+        only_forecast, rest = take_forecast(rest)
+        command = "forecast" if only_forecast else "fit"
     # imports are made where they are used: the fastest command needs no torch
     try:
         if command == "pipeline":
@@ -55,12 +61,34 @@ def main(args: list[str] | None = None) -> None:
             from lightning_nas.commands import report
 
             report(rest)
+        elif command == "forecast":
+            from lightning_nas.forecast import main as forecast
+
+            forecast(rest)
         else:
             from lightning_nas.cli import run
 
-            run(args)
+            run([command, *rest])
     except NASError as error:
         raise SystemExit(f"lightning-nas: {type(error).__name__}: {error}") from None
+
+
+def take_forecast(args: list[str]) -> tuple[bool, list[str]]:
+    """Take ``--forecast true`` or ``false`` out of the arguments of ``fit``.
+
+    Args:
+        args: Arguments of ``fit``.
+
+    Returns:
+        Its value, and the other arguments in their order.
+
+    Raises:
+        SystemExit: Its value is neither.
+    """
+    parser = argparse.ArgumentParser(prog="lightning-nas fit", add_help=False, allow_abbrev=False)
+    parser.add_argument("--forecast", choices=("true", "false"), default="false")
+    given, rest = parser.parse_known_args(args)
+    return given.forecast == "true", rest
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -154,14 +154,19 @@ _NOISE = (
 )
 
 
-def run(args: list[str] | None = None) -> NASCLI:
-    """Run one of Lightning's commands, without the warnings that say nothing here."""
+def run(args: list[str] | None = None, make: Callable[..., NASCLI] = NASCLI) -> NASCLI:
+    """Run one of Lightning's commands, without the warnings that say nothing here.
+
+    Args:
+        args: Command line, without the program's name; by default that of the process.
+        make: Called with ``args`` by name.
+    """
     tips = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     tips.addFilter(_is_no_advert)
     with warnings.catch_warnings():
         for message in _NOISE:
             warnings.filterwarnings("ignore", message)
-        return NASCLI(args=args)
+        return make(args=args)
 
 
 def _is_no_advert(record: logging.LogRecord) -> bool:

@@ -4,6 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from lightning_nas.architecture import Architecture
 from lightning_nas.spaces.base import DifferentiableSpace, Mixture
 
@@ -58,16 +61,27 @@ class SelectionErrors:
 
 
 def _without_edge(mixtures: Mixtures, cell: str, edge: int) -> dict[str, Mixture]:
-    operations, edges = (t.clone() for t in mixtures[cell])
+    mixture = mixtures[cell]
+    operations, edges, active = mixture.operations.clone(), mixture.edges.clone(), _active(mixture)
     operations[edge] = 0
     edges[edge] = 0
-    return {**mixtures, cell: Mixture(operations, edges)}
+    active[edge] = False
+    return {**mixtures, cell: Mixture(operations, edges, active)}
 
 
 def _without_operation(mixtures: Mixtures, cell: str, edge: int, operation: int) -> dict[str, Mixture]:
-    operations = mixtures[cell].operations.clone()
+    mixture = mixtures[cell]
+    operations, active = mixture.operations.clone(), _active(mixture)
     operations[edge, operation] = 0
-    return {**mixtures, cell: Mixture(operations, mixtures[cell].edges)}
+    active[edge, operation] = False
+    return {**mixtures, cell: Mixture(operations, mixture.edges, active)}
+
+
+def _active(mixture: Mixture) -> Tensor:
+    """What a mixture computes, as a tensor of its own: what is removed is skipped."""
+    if mixture.active is None:
+        return torch.ones(mixture.operations.shape, dtype=torch.bool)
+    return mixture.active.clone()
 
 
 def selection_errors(
@@ -106,7 +120,7 @@ def selection_errors(
                 sources = [tuple(str(e - edges.start) for e in sorted(es)) for es in ([e for e, _ in mine], best)]
                 selections.append(Selection("edges", cell, node, None, *sources))
             for edge, operation in mine:
-                candidates = [o for o in range(len(space.operations)) if o != space.none]
+                candidates = [o for o in space.allowed[cell][edge].nonzero().flatten().tolist() if o != space.none]
                 if len(candidates) > 1:
                     losses = [loss(_without_operation(mixtures, cell, edge, o)) for o in candidates]
                     reference = candidates[max(range(len(losses)), key=losses.__getitem__)]

@@ -2,15 +2,21 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lightning_nas.architecture import Architecture, SpaceSpec
 from lightning_nas.differentiable.attention.base import Attention
-from lightning_nas.errors import ArchitectureError
+from lightning_nas.errors import ArchitectureError, ConfigError
+
+AllowedNames = Mapping[str, Sequence[Sequence[str]]]
+"""Names of the operations that every edge may take, a list an edge, by cell type."""
 
 
 class Mixture(NamedTuple):
@@ -20,10 +26,33 @@ class Mixture(NamedTuple):
         operations: Factor of every operation's output, ``(edges, operations)``.
         edges: Factor of whatever passes an edge beside its operations (the unsampled channels of partial
             connections), ``(edges,)``.
+        active: Which operations are computed, bool ``(edges, operations)`` on the CPU; the factors of the others must
+            be zero. What is skipped gets no gradient and moves no batch-norm statistics. None computes all.
     """
 
     operations: Tensor
     edges: Tensor
+    active: Tensor | None = None
+
+    def detached(self) -> "Mixture":
+        """The same factors without gradients."""
+        return Mixture(self.operations.detach(), self.edges.detach(), self.active)
+
+
+def _once_counted(cell: nn.Module) -> tuple[Any, Any]:
+    """Contexts of the two forward passes of a checkpoint: the second leaves the batch-norm statistics alone."""
+    return nullcontext(), _unmoved_buffers(cell)
+
+
+@contextmanager
+def _unmoved_buffers(cell: nn.Module) -> Iterator[None]:
+    before = [b.clone() for b in cell.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in zip(cell.buffers(), before, strict=True):
+            # .data: autograd would take the change for one of a tensor that it holds
+            buffer.data.copy_(value)
 
 
 @dataclass(frozen=True)
@@ -41,8 +70,28 @@ class Graph:
     edges: tuple[tuple[int, int, str], ...]
 
 
+Shape = tuple[int, ...]
+Entry = tuple[str, str, Shape, tuple[int | slice, ...], Shape]
+"""Public name, own name, full shape of the own tensor, its part, and the shape of the public one."""
+
+
 class Supernet(nn.Module, ABC):
-    """A network that holds every architecture of a differentiable space, with shared weights."""
+    """A network that holds every architecture of a differentiable space, with shared weights.
+
+    Attributes:
+        cells: The cells in order.
+        low_memory: Whether ``run`` computes cells again in the backward pass instead of keeping what is inside them.
+    """
+
+    cells: nn.ModuleList
+    low_memory: bool = False
+
+    def run(self, cell: nn.Module, *inputs: Any) -> Any:
+        """Call a cell."""
+        if not (self.low_memory and self.training and torch.is_grad_enabled()):
+            return cell(*inputs)
+        twice = partial(_once_counted, cell)
+        return checkpoint(cell, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=twice)
 
     @abstractmethod
     def forward(self, x: Tensor, mixtures: Mapping[str, Mixture]) -> Tensor:
@@ -52,6 +101,10 @@ class Supernet(nn.Module, ABC):
             x: Normalised images.
             mixtures: A mixture a cell type.
         """
+
+    @abstractmethod
+    def per_edge(self) -> Iterator[Entry]:
+        """The tensors in the naming of the public code; those of attention, which it lacks, are left out."""
 
 
 class SearchSpace(ABC):
@@ -150,11 +203,13 @@ class DifferentiableSpace(SearchSpace):
         cell_types: Names of the cell types; each has its own alphas.
         operations: Names of the operations, in the order of the alphas' columns.
         nodes: For every node that sums edges, the slice of its edges in the alphas' rows.
+        allowed: Which operations every edge may take, bool ``(edges, operations)`` a cell type; see ``restrict``.
     """
 
     cell_types: tuple[str, ...]
     operations: tuple[str, ...]
     nodes: tuple[slice, ...]
+    allowed: dict[str, Tensor]
 
     @property
     def edges(self) -> int:
@@ -185,6 +240,20 @@ class DifferentiableSpace(SearchSpace):
         """
 
     @abstractmethod
+    def restrict(self, allowed: Mapping[str, Tensor]) -> "DifferentiableSpace":
+        """The part of this space in which every edge takes one of some operations.
+
+        Its supernet has no weights of the others; alphas keep their shape. Architectures of both are
+        interchangeable. ``lightning_nas.spaces.convert.inherit`` hands weights on.
+
+        Args:
+            allowed: Bool ``(edges, operations)`` of cell types; it may only take away.
+
+        Raises:
+            ConfigError: A shape is wrong, an operation was not allowed before, or a node is left without inputs.
+        """
+
+    @abstractmethod
     def select(self, scores: Mapping[str, Tensor]) -> Architecture:
         """Choose edges and operations by score.
 
@@ -195,3 +264,54 @@ class DifferentiableSpace(SearchSpace):
     @abstractmethod
     def chosen(self, architecture: Architecture) -> dict[str, list[tuple[int, int]]]:
         """The kept ``(edge, operation)`` pairs of every cell type, as indices into the alphas."""
+
+    def _masks(self, names: AllowedNames | None) -> dict[str, Tensor]:
+        """``allowed`` from names of operations, a list an edge; every operation where a cell type is not named.
+
+        Raises:
+            ConfigError: A cell type, the number of edges or an operation is wrong.
+        """
+        masks = {cell: torch.ones(self.edges, len(self.operations), dtype=torch.bool) for cell in self.cell_types}
+        for cell, rows in (names or {}).items():
+            unknown = sorted({name for row in rows for name in row} - set(self.operations))
+            if cell not in masks or len(rows) != self.edges or unknown:
+                raise ConfigError(
+                    f"allowed[{cell!r}] has {len(rows)} edges and names {unknown or 'known operations'}; it takes one "
+                    f"of {list(self.cell_types)}, {self.edges} lists, one an edge, of {list(self.operations)}."
+                )
+            masks[cell] = torch.tensor([[name in row for name in self.operations] for row in rows], dtype=torch.bool)
+        return masks
+
+    def _narrowed(self, allowed: Mapping[str, Tensor]) -> dict[str, list[list[str]]]:
+        """The names of what a mask for ``restrict`` leaves.
+
+        Raises:
+            ConfigError: A cell type or shape is wrong, or an operation was not allowed before.
+        """
+        masks = dict(self.allowed)
+        for cell, mask in allowed.items():
+            if cell not in masks or mask.dtype != torch.bool or mask.shape != masks[cell].shape:
+                raise ConfigError(
+                    f"The mask of {cell!r} is {mask.dtype} of shape {tuple(mask.shape)}; restrict takes bool masks of "
+                    f"shape {(self.edges, len(self.operations))} for {list(self.cell_types)}."
+                )
+            added = (mask.cpu() & ~masks[cell]).nonzero().tolist()
+            if added:
+                raise ConfigError(
+                    f"The mask of {cell!r} allows (edge, operation) {added[:3]}, which this space does not; restrict "
+                    "only takes away. Start from the wider space."
+                )
+            masks[cell] = mask.cpu()
+        return {
+            cell: [[name for name, on in zip(self.operations, row, strict=True) if on] for row in mask.tolist()]
+            for cell, mask in masks.items()
+        }
+
+    def discrete(self, architecture: Architecture) -> dict[str, Mixture]:
+        """Factors under which the supernet is an architecture: one for what it keeps, zero for what is skipped."""
+        mixtures = {}
+        for name, kept in self.chosen(architecture).items():
+            active = torch.zeros(self.edges, len(self.operations), dtype=torch.bool)
+            active[tuple(torch.tensor(kept).t())] = True
+            mixtures[name] = Mixture(active.float(), active.any(1).float(), active)
+        return mixtures

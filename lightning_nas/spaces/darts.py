@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from lightning_nas.architecture import Architecture, SpaceSpec
 from lightning_nas.differentiable.attention.base import Attention
 from lightning_nas.errors import ArchitectureError, ConfigError, DataError
-from lightning_nas.spaces.base import DifferentiableSpace, Graph, Mixture, Supernet
+from lightning_nas.spaces.base import AllowedNames, DifferentiableSpace, Entry, Graph, Mixture, Supernet
+from lightning_nas.spaces.darts_names import per_edge_entries
 from lightning_nas.spaces.darts_network import DARTSNetwork
 from lightning_nas.spaces.mixture import MixedCell
 from lightning_nas.spaces.operations import OPERATIONS
@@ -47,9 +48,12 @@ class DARTSSpace(DifferentiableSpace):
         channels: Channels of the supernet's first cell (the paper: 16).
         cells: Cells of the supernet (the paper: 8).
         partial_channels: K: a K-th of the channels enters the operations, the others pass (PC-DARTS: 4; 1 is DARTS).
+        allowed: For cell types, the names of the operations that each edge may take (edges in the order of the nodes,
+            then of their sources); by default all of ``operations``.
 
     Raises:
-        ConfigError: An operation is unknown, or ``channels`` cannot be divided by ``partial_channels``.
+        ConfigError: An operation is unknown, ``channels`` cannot be divided by ``partial_channels``, or ``allowed``
+            leaves a node with fewer than two inputs.
     """
 
     cell_types = ("normal", "reduce")
@@ -61,6 +65,7 @@ class DARTSSpace(DifferentiableSpace):
         channels: int = 16,
         cells: int = 8,
         partial_channels: int = 1,
+        allowed: AllowedNames | None = None,
     ) -> None:
         unknown = [name for name in operations if name not in OPERATIONS]
         if unknown or len(set(operations)) != len(operations):
@@ -86,6 +91,28 @@ class DARTSSpace(DifferentiableSpace):
         self.partial_channels = partial_channels
         starts = [sum(range(2, 2 + i)) for i in range(nodes + 1)]
         self.nodes = tuple(slice(a, b) for a, b in zip(starts[:-1], starts[1:], strict=True))
+        self.allowed = self._masks(allowed)
+        for name in self.cell_types:
+            usable = self._usable(name).any(dim=1)
+            for i, node in enumerate(self.nodes):
+                if usable[node].sum() < 2:
+                    raise ConfigError(
+                        f"allowed[{name!r}] leaves node {i} with {int(usable[node].sum())} inputs that have an "
+                        "operation other than 'none'; a node keeps two. Allow operations on more of its edges."
+                    )
+
+    def _usable(self, cell_type: str) -> Tensor:
+        """What an architecture may take, bool ``(edges, operations)``: what is allowed, ``none`` apart."""
+        usable = self.allowed[cell_type].clone()
+        if self.none is not None:
+            usable[:, self.none] = False
+        return usable
+
+    def restrict(self, allowed: Mapping[str, Tensor]) -> "DARTSSpace":
+        """The part of this space in which every edge takes one of some operations; see ``DifferentiableSpace``."""
+        return DARTSSpace(
+            self.node_count, self.operations, self.channels, self.cells, self.partial_channels, self._narrowed(allowed)
+        )
 
     @property
     def inputs_kept(self) -> int:
@@ -119,11 +146,12 @@ class DARTSSpace(DifferentiableSpace):
                         f"Node {i} of the {name} cell reads {[s for s, _ in node]}; it takes two different sources "
                         f"below {2 + i}."
                     )
-                for _, operation in node:
-                    if operation not in range(len(self.operations)) or operation == self.none:
+                for source, operation in node:
+                    usable = self._usable(name)[self.nodes[i].start + source].nonzero().flatten().tolist()
+                    if operation not in usable:
                         raise ArchitectureError(
-                            f"Node {i} of the {name} cell has operation {operation}; it takes an index into "
-                            f"{self.operations} other than that of 'none'."
+                            f"Node {i} of the {name} cell has operation {operation} on its input {source}; it takes "
+                            f"one of {usable}, indices into {self.operations}."
                         )
 
     def key(self, architecture: Architecture) -> str:
@@ -135,13 +163,18 @@ class DARTSSpace(DifferentiableSpace):
         )
 
     def sample(self, generator: torch.Generator) -> Architecture:
-        """Draw two different sources and two operations a node, uniformly."""
-        allowed = [i for i in range(len(self.operations)) if i != self.none]
+        """Draw two different sources and two operations a node, uniformly over all that is allowed."""
         choices: list[int] = []
-        for _ in self.cell_types:
-            for node in range(self.node_count):
-                for source in sorted(torch.randperm(2 + node, generator=generator)[:2].tolist()):
-                    choices += [source, allowed[int(torch.randint(len(allowed), (1,), generator=generator))]]
+        for name in self.cell_types:
+            usable = self._usable(name)
+            for edges in self.nodes:
+                counts = usable[edges].sum(dim=1).double()
+                # a pair of sources has as many architectures as the product of its operations
+                pairs = torch.combinations(torch.arange(len(counts)))
+                pair = pairs[torch.multinomial(counts[pairs].prod(dim=1), 1, generator=generator)[0]]
+                for source in pair.tolist():
+                    operations = usable[edges.start + source].nonzero().flatten()
+                    choices += [source, int(operations[torch.randint(len(operations), (1,), generator=generator)])]
         return self.architecture(choices)
 
     def neighbours(self, architecture: Architecture) -> Iterator[Architecture]:
@@ -149,23 +182,21 @@ class DARTSSpace(DifferentiableSpace):
         self.check(architecture)
         choices = architecture.choices
         for i in range(0, len(choices), 2):
-            node = i // 4 % self.node_count
+            usable = self._usable(self.cell_types[i // (4 * self.node_count)])[self.nodes[i // 4 % self.node_count]]
             other = choices[i + 2 if i % 4 == 0 else i - 2]
-            for source in range(2 + node):
-                if source not in (choices[i], other):
+            for source in range(len(usable)):
+                if source not in (choices[i], other) and usable[source, choices[i + 1]]:
                     yield self.architecture((*choices[:i], source, *choices[i + 1 :]))
-            for operation in range(len(self.operations)):
-                if operation not in (choices[i + 1], self.none):
+            for operation in usable[choices[i]].nonzero().flatten().tolist():
+                if operation != choices[i + 1]:
                     yield self.architecture((*choices[: i + 1], operation, *choices[i + 2 :]))
 
     def largest(self) -> Architecture:
-        """The operation with most parameters on every kept edge; sources are the first two states."""
-        counts = [
-            -1 if i == self.none else sum(p.numel() for p in OPERATIONS[name](16, 1, True).parameters())
-            for i, name in enumerate(self.operations)
-        ]
-        heaviest = counts.index(max(counts))
-        return self.architecture([0, heaviest, 1, heaviest] * self.node_count * 2)
+        """The operation with most parameters on every kept edge; sources are the first two with the most."""
+        counts = torch.tensor(
+            [sum(p.numel() for p in OPERATIONS[name](16, 1, True).parameters()) for name in self.operations]
+        )
+        return self.select({name: counts.expand(self.edges, -1) for name in self.cell_types})
 
     def _check_images(self, image_shape: Sequence[int], cells: int, stem: int, auxiliary: bool) -> None:
         _, height, width = image_shape
@@ -231,9 +262,7 @@ class DARTSSpace(DifferentiableSpace):
         """For every node the two edges with the highest-scored operation, and that operation; ``none`` never counts."""
         choices: list[int] = []
         for name in self.cell_types:
-            usable = scores[name].detach().double().clone()
-            if self.none is not None:
-                usable[:, self.none] = -torch.inf
+            usable = scores[name].detach().double().cpu().masked_fill(~self._usable(name), -torch.inf)
             best, operation = usable.max(dim=1)
             for edges in self.nodes:
                 top = best[edges].argsort(descending=True, stable=True)[:2].sort().values
@@ -327,6 +356,7 @@ class DARTSSupernet(Supernet):
             self.cells.append(
                 MixedCell(
                     space.operations,
+                    space.allowed["reduce" if reduction else "normal"],
                     space.node_count,
                     before,
                     channels,
@@ -343,6 +373,10 @@ class DARTSSupernet(Supernet):
         """Map images to logits; see ``Supernet.forward``."""
         s0 = s1 = self.stem(x)
         for cell in self.cells:
-            s0, s1 = s1, cell(s0, s1, mixtures["reduce" if cell.reduction else "normal"])
+            s0, s1 = s1, self.run(cell, s0, s1, mixtures["reduce" if cell.reduction else "normal"])
         logits: Tensor = self.classifier(F.adaptive_avg_pool2d(s1, 1).flatten(1))
         return logits
+
+    def per_edge(self) -> Iterator[Entry]:
+        """The tensors in the naming of the public DARTS and PC-DARTS code."""
+        return per_edge_entries(self)

@@ -23,7 +23,7 @@ class _WideMoments(torch.autograd.Function):
     """Mean ``(groups, channels)`` and covariance ``(groups, channels, channels)`` of a wide tensor."""
 
     @staticmethod
-    def forward(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
         channels = x.shape[1] // groups
         count = x.numel() // x.shape[1]
         if x.is_cuda:
@@ -36,12 +36,9 @@ class _WideMoments(torch.autograd.Function):
                 x, x, shape, None, [1, 1], [0, 0], [1, 1], False, [0, 0], groups, [False, True, False]
             )[1].view(groups, channels, channels)
         mean = x.sum((0, 2, 3)).view(groups, channels) / count
+        ctx.groups = groups
+        ctx.save_for_backward(x, mean)
         return mean, torch.baddbmm(second, mean.unsqueeze(2), mean.unsqueeze(1), beta=1 / count, alpha=-1)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        ctx.groups = inputs[1]
-        ctx.save_for_backward(inputs[0], output[0])
 
     @staticmethod
     def backward(ctx: Any, grad_mean: Tensor, grad_covariance: Tensor) -> tuple[Tensor, None]:
@@ -55,14 +52,11 @@ class _DenseMoments(torch.autograd.Function):
     """Mean ``(groups, channels)`` and covariance ``(groups, channels, channels)`` of a dense tensor."""
 
     @staticmethod
-    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         mean = x.mean(2)
+        ctx.save_for_backward(x, mean)
         second = torch.bmm(x, x.transpose(1, 2))
         return mean, torch.baddbmm(second, mean.unsqueeze(2), mean.unsqueeze(1), beta=1 / x.shape[2], alpha=-1)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
-        ctx.save_for_backward(inputs[0], output[0])
 
     @staticmethod
     def backward(ctx: Any, grad_mean: Tensor, grad_covariance: Tensor) -> Tensor:
@@ -103,16 +97,15 @@ class _Fold(torch.autograd.Function):
     """See ``fold``; by hand, because two dozen tiny nodes would cost more than the rest of a small cell."""
 
     @staticmethod
-    def forward(pointwise: Tensor, mean: Tensor, covariance: Tensor, scale: Tensor | None) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, pointwise: Tensor, mean: Tensor, covariance: Tensor, scale: Tensor | None
+    ) -> tuple[Tensor, ...]:
         centre, variance, rate, product = _normaliser(pointwise, mean, covariance)
         scaled = rate if scale is None else rate * scale.unsqueeze(1)
-        return pointwise * scaled.unsqueeze(2), (centre * scaled).neg_(), centre, variance, rate, product
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.mark_non_differentiable(*output[2:])
+        ctx.mark_non_differentiable(centre, variance)
         ctx.set_materialize_grads(False)  # weight and bias are always used, the rest never
-        ctx.save_for_backward(*inputs, output[2], *output[4:])
+        ctx.save_for_backward(pointwise, mean, covariance, scale, centre, rate, product)
+        return pointwise * scaled.unsqueeze(2), (centre * scaled).neg_(), centre, variance
 
     @staticmethod
     def backward(ctx: Any, grad_weight: Tensor, grad_bias: Tensor, *unused: None) -> tuple[Tensor | None, ...]:
@@ -157,7 +150,7 @@ def fold(
             rate = rate if scale is None else rate * scale.unsqueeze(1)
             return pointwise * rate.unsqueeze(2), -running[0] * rate
         mean, covariance, count = measured
-        weight, bias, centre, variance, _, _ = _Fold.apply(pointwise, mean, covariance, scale)
+        weight, bias, centre, variance = _Fold.apply(pointwise, mean, covariance, scale)
         with torch.no_grad():
             running[0].lerp_(centre.to(running[0].dtype), MOMENTUM)
             unbiased = variance * (count / max(count - 1, 1))
@@ -173,14 +166,11 @@ class _WeightPath(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(weight: Tensor, saved: list[Tensor], stride: int, size: torch.Size) -> Tensor:
-        return weight.new_zeros(()).expand(size)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def forward(ctx: Any, weight: Tensor, saved: list[Tensor], stride: int, size: torch.Size) -> Tensor:
         # in a list, the convolution's input is no input of this node
-        ctx.save_for_backward(inputs[1][0])
-        ctx.stride = inputs[2]
+        ctx.save_for_backward(saved[0])
+        ctx.stride = stride
+        return weight.new_zeros(()).expand(size)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
@@ -204,13 +194,10 @@ class _Depthwise(torch.autograd.Function):
     """A depthwise convolution whose gradient for the weight goes through ``_WeightPath``."""
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, path: Tensor, stride: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, path: Tensor, stride: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.stride = stride
         return F.conv2d(x, weight, None, stride, weight.shape[3] // 2, 1, x.shape[1])
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0], inputs[1])
-        ctx.stride = inputs[3]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor, None]:

@@ -21,6 +21,7 @@ class MixedCell(nn.Module):
 
     Args:
         operations: Names of the operations.
+        allowed: Operations that every edge has weights for, bool ``(edges, operations)``.
         nodes: Inner nodes; node i reads the two inputs and all nodes before it.
         channels_before: Channels of the outputs of the two cells before.
         channels: Channels of the operations.
@@ -35,6 +36,7 @@ class MixedCell(nn.Module):
     def __init__(
         self,
         operations: Sequence[str],
+        allowed: Tensor,
         nodes: int,
         channels_before: tuple[int, int],
         channels: int,
@@ -55,10 +57,14 @@ class MixedCell(nn.Module):
         )
         self.preprocess_1 = ReLUConvBN(channels_before[1], channels, 1, 1, 0, affine=False)
         self.inner = channels // partial_channels
-        self.waves = nn.ModuleList([Wave(operations, 2, nodes, self.inner, 2 if reduction else 1)])
-        self.waves.extend(Wave(operations, 1, nodes - 1 - i, self.inner, 1) for i in range(nodes - 1))
         self.sizes = [2 * nodes, *range(nodes - 1, 0, -1)]  # edges of each wave
-        self.register_buffer("rows", torch.tensor(wave_rows(nodes)), persistent=False)
+        rows = torch.tensor(wave_rows(nodes))
+        self.register_buffer("rows", rows, persistent=False)
+        self.order = rows.tolist()
+        self.waves = nn.ModuleList(
+            Wave(operations, of_wave.unflatten(0, (-1, 1 if i else 2)), self.inner, 2 if reduction and i == 0 else 1)
+            for i, of_wave in enumerate(allowed[self.order].split(self.sizes))
+        )
         self.gates = nn.ModuleList()
         self.scores: nn.Module | None = None
         if attention is not None:
@@ -71,6 +77,7 @@ class MixedCell(nn.Module):
         states = [self.preprocess_0(s0), self.preprocess_1(s1)]
 
         weights = mixture.operations.index_select(0, self.rows).split(self.sizes)
+        active = None if mixture.active is None else mixture.active[self.order].split(self.sizes)
         edges = mixture.edges.index_select(0, self.rows).split(self.sizes) if self.partial_channels > 1 else None
         nodes: list[Tensor] = []
         waiting: Tensor | None = None  # sums of the nodes that are not complete
@@ -80,7 +87,8 @@ class MixedCell(nn.Module):
             first = 0 if i == 0 else i + 1
             entering = [self._entering(first + j, state) for j, state in enumerate(sources)]
             shape = (wave.targets, wave.sources)
-            mixed = wave(entering, weights[i].unflatten(0, shape), self.scores)
+            wanted = None if active is None else active[i].unflatten(0, shape)
+            mixed = wave(entering, weights[i].unflatten(0, shape), self.scores, wanted)
             waiting = mixed if waiting is None else waiting + mixed
             if edges is not None:
                 passed = self._passing(sources, edges[i].view(shape), self.reduction and i == 0)

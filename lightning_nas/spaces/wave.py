@@ -1,42 +1,21 @@
 """All edges that leave one or two states of a DARTS cell, evaluated together."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_nas.spaces.edges import EdgeWeights, Part, blocks
 from lightning_nas.spaces.wave_dense import Dense
-from lightning_nas.spaces.wave_path import Part, Path, Scores
+from lightning_nas.spaces.wave_path import Path, Scores
 from lightning_nas.spaces.wave_wide import Wide
 
 DENSE_PIXELS = 64
 """Images of at most so many pixels are convolved as one matrix over all pixels: see ``Wave``."""
 
 
-class Convolution(NamedTuple):
-    """A convolutional operation: depthwise and pointwise, once or (separable) twice."""
-
-    name: str
-    kernel: int
-    dilation: int
-
-    @property
-    def taps(self) -> int:
-        """Weights of one channel."""
-        return self.kernel**2
-
-
-def convolutions(operations: Sequence[str]) -> list[Convolution]:
-    """The convolutional ones, separable before dilated."""
-    named = [name for name in operations if "conv" in name]
-    kinds = [Convolution(name, int(name[-1]), 1 if name.startswith("sep") else 2) for name in named]
-    return sorted(kinds, key=lambda kind: kind.dilation)
-
-
 class Wave(nn.Module):
-    """Every operation from ``sources`` states to ``targets`` nodes, and their weighted sum at each node.
+    """Every operation from some states to some nodes, and their weighted sum at each node.
 
     What the edges share is computed once a state: ReLU, pooling and its batch norm. The weights of one kind of
     operation are stored stacked over the edges, and every depthwise-pointwise pair is followed by a batch norm without
@@ -49,101 +28,94 @@ class Wave(nn.Module):
 
     Args:
         operations: Names of the operations, in the order of the mixture's columns.
-        sources: States read: 2 for the inputs of the cell, else 1.
-        targets: Nodes that read them.
+        allowed: Operations that there are weights for, bool ``(targets, sources, operations)``; sources are the states
+            read (2 for the inputs of the cell, else 1), targets the nodes that read them.
         channels: Channels of the operations.
         stride: 2 halves height and width.
     """
 
     order: Tensor
-    batches: Tensor
 
-    def __init__(self, operations: Sequence[str], sources: int, targets: int, channels: int, stride: int) -> None:
+    def __init__(self, operations: Sequence[str], allowed: Tensor, channels: int, stride: int) -> None:
         super().__init__()
         self.operations = tuple(operations)
-        self.sources, self.targets, self.channels, self.stride = sources, targets, channels, stride
-        self.kinds = convolutions(operations)
-        self.separable = sum(kind.dilation == 1 for kind in self.kinds)
-        self.pools = [name for name in operations if "pool" in name]
-        self.reduces = "skip_connect" in operations and stride == 2
-        self.identity = "skip_connect" in operations and stride == 1
-        used = [kind.name for kind in self.kinds] + self.pools + ["skip_connect"] * ("skip_connect" in operations)
-        order = torch.tensor([self.operations.index(name) for name in used], dtype=torch.long)
-        self.register_buffer("order", order, persistent=False)
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        edges, count = (targets, sources), len(self.kinds)
-        if self.kinds:
-            taps = [kind.taps for kind in self.kinds]
-            self._uniform("depthwise_1", taps, *edges, channels)
-            self._uniform("pointwise_2", [channels], targets, count, sources, channels)
-            self._statistics("2", targets, count, sources, channels)
-        if self.separable:
-            self._uniform("depthwise_2", taps[: self.separable], *edges, channels)
-            self._uniform("pointwise_1", [channels], targets, self.separable, sources, channels)
-            self._statistics("1", targets, self.separable, sources, channels)
-        if self.reduces:
-            self._uniform("reduce_1", [channels], *edges, channels // 2)
-            self._uniform("reduce_2", [channels], *edges, channels - channels // 2)
-            self._statistics("reduce", *edges, channels)
+        self.targets, self.sources, _ = allowed.shape
+        self.channels, self.stride, self.allowed = channels, stride, allowed
+        used = [
+            name for name, any_edge in zip(operations, allowed.flatten(0, 1).any(0).tolist(), strict=True) if any_edge
+        ]
+        # separable convolutions before dilated ones
+        self.convolutions = sorted((name for name in used if "conv" in name), key=lambda name: name.startswith("dil"))
+        self.pools = [name for name in used if "pool" in name]
+        self.reduces = "skip_connect" in used and stride == 2
+        self.identity = "skip_connect" in used and stride == 1
+        ordered = self.convolutions + self.pools + ["skip_connect"] * ("skip_connect" in used)
+        self.columns = [self.operations.index(name) for name in ordered]
+        self.register_buffer("order", torch.tensor(self.columns, dtype=torch.long), persistent=False)
+        weighted = self.convolutions + ["skip_connect"] * self.reduces
+        self.edges = nn.ModuleList(
+            EdgeWeights(block, weighted, channels)
+            for block in blocks(allowed[:, :, [self.operations.index(name) for name in weighted]])
+        )
         if self.pools:
-            self._statistics("pool", len(self.pools), sources, channels)
-        self.normalises = bool(self.kinds or self.pools or self.reduces)
-        if self.normalises:
+            self.register_buffer("mean_pool", torch.zeros(len(self.pools) * self.sources, channels))
+            self.register_buffer("var_pool", torch.ones(len(self.pools) * self.sources, channels))
+        if self.pools or weighted:
             self.register_buffer("batches", torch.tensor(0, dtype=torch.long))
 
-    def _uniform(self, name: str, fans: Sequence[int], *shape: int) -> None:
-        """Add weights drawn as ``nn.Conv2d`` draws them: uniform within ``1 / sqrt(fan)``."""
-        parts = [torch.empty(*shape, n).uniform_(-(n**-0.5), n**-0.5) for n in fans]
-        # of no more dimensions than three: a change of the memory format, which is for images, leaves them alone
-        self.register_parameter(name, nn.Parameter(torch.cat(parts, dim=-1).flatten(1, -2)))
-        self.shapes[name] = (*shape, sum(fans))
-
-    def _statistics(self, name: str, *shape: int) -> None:
-        self.register_buffer(f"mean_{name}", torch.zeros(shape).flatten(0, -2))
-        self.register_buffer(f"var_{name}", torch.ones(shape).flatten(0, -2))
-        self.shapes |= {f"mean_{name}": shape, f"var_{name}": shape}
-
-    def forward(self, states: Sequence[Tensor], weights: Tensor, scores: Scores | None = None) -> Tensor:
+    def forward(
+        self, states: Sequence[Tensor], weights: Tensor, scores: Scores | None = None, active: Tensor | None = None
+    ) -> Tensor:
         """Sum at every node.
 
         Args:
             states: What enters the operations, ``(batch, channels, height, width)`` each.
-            weights: Factors of the operations, ``(targets, sources, operations)``.
+            weights: Factors of the operations, ``(targets, sources, operations)``; zero where one is not allowed.
             scores: Scores of operations, see ``Attention.operation_scores``.
+            active: What to compute, bool on the CPU, of the shape of ``weights``; None for all.
 
         Returns:
             ``(batch, targets * channels, height, width)``.
         """
-        if self.training and self.normalises:
-            self.batches.add_(1)
+        if self.training and "batches" in self._buffers:
+            self.get_buffer("batches").add_(1)
         height, width = states[0].shape[2:]
         dense = height * width <= DENSE_PIXELS
         path: Path = Dense(self, states) if dense else Wide(self, states)
-        return path.mix(weights, scores)
+        return path.mix(weights, scores, active)
 
-    def parts(self, targets: int) -> list[Part]:
-        """The weights, so many targets at a time."""
-        starts = range(0, self.targets, targets)
-        counts = [min(targets, self.targets - start) for start in starts]
-        split = {
-            name: p.view(self.shapes[name]).split(counts) if len(counts) > 1 else [p.view(self.shapes[name])]
-            for name, p in self.named_parameters(recurse=False)
-        }
-        return [
-            Part(start, count, {name: tensors[i] for name, tensors in split.items()})
-            for i, (start, count) in enumerate(zip(starts, counts, strict=True))
-        ]
+    def chunks(self, single: bool, active: Tensor | None) -> list[tuple[int, int, list[Part]]]:
+        """The convolutions of targets that are computed together: first target, number of targets, and the parts.
 
-    def statistics(self, name: str, part: Part | None = None) -> tuple[Tensor, Tensor]:
-        """Running mean and variance, ``(groups, channels)``."""
-        mean, variance = getattr(self, f"mean_{name}"), getattr(self, f"var_{name}")
-        if part is None or part.targets == self.targets:
-            return mean, variance
-        groups = len(mean) // self.targets
-        start, count = part.start * groups, part.targets * groups
-        return mean.narrow(0, start, count), variance.narrow(0, start, count)
+        Args:
+            single: One target at a time, or all together.
+            active: What to compute, see ``forward``.
+        """
+        parts = [part for edges in self.edges for part in self._parts(edges, single, active)]
+        if not single:
+            return [(0, self.targets, parts)]
+        return [(t, 1, [part for part in parts if part.targets == (t,)]) for t in range(self.targets)]
 
-    def reduction(self, part: Part) -> Tensor:
-        """The two convolutions of the strided skip as one map of both, ``(targets, sources, out, 2 * in)``."""
-        first, second = part.weights["reduce_1"], part.weights["reduce_2"]
-        return torch.cat([F.pad(first, (0, self.channels)), F.pad(second, (self.channels, 0))], dim=2)
+    def _parts(self, edges: nn.Module, single: bool, active: Tensor | None) -> list[Part]:
+        assert isinstance(edges, EdgeWeights)
+        if active is None:
+            return edges.split() if single else [edges.whole()]
+        columns = [self.operations.index(name) for name in edges.operations]
+        wanted = active[list(edges.targets)][:, list(edges.sources)][:, :, columns]
+        if wanted.all():
+            return edges.split() if single else [edges.whole()]
+        rows = [wanted[t : t + 1] for t in range(len(wanted))] if single else [wanted]
+        return [edges.part(block, t if single else 0) for t, row in enumerate(rows) for block in blocks(row)]
+
+    def free_columns(self, active: Tensor | None) -> tuple[list[str], bool]:
+        """The pools to compute, and whether the identity is needed."""
+        if active is None:
+            return self.pools, self.identity
+        on = dict(zip(self.operations, active.flatten(0, 1).any(0).tolist(), strict=True))
+        return [name for name in self.pools if on[name]], self.identity and on["skip_connect"]
+
+    def pool_statistics(self, pools: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Running mean and variance of neighbouring pools, ``(pools * sources, channels)`` each, as views."""
+        first = self.pools.index(pools[0]) * self.sources
+        rows = slice(first, first + len(pools) * self.sources)
+        return self.get_buffer("mean_pool")[rows], self.get_buffer("var_pool")[rows]

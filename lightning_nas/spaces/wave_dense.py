@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_nas.spaces.edges import Convolution, Part, take
 from lightning_nas.spaces.grouped import (
     Moments,
     average_matrix,
     convolution_basis,
-    fold,
     moments,
 )
 from lightning_nas.spaces.wave_path import Path
@@ -30,58 +30,55 @@ class Dense(Path):
         self.x = pixels[0].unsqueeze(0).contiguous() if len(pixels) == 1 else torch.stack(pixels)
         self.columns = self.height_out * self.width_out * self.batch
 
-    def prepare(self) -> None:
+    @property
+    def single(self) -> bool:
         """See ``Path``."""
-        wave = self.wave
-        relu = self.x.relu() if wave.kinds or wave.reduces else self.x
-        self.relu = relu
-        if wave.reduces:
-            self.halves = self._halves(relu)
-        self.free = self._free()
+        return False
 
-    def targets_at_once(self) -> int:
+    def prepare(self, weighted: bool) -> None:
         """See ``Path``."""
-        return self.wave.targets
+        if weighted:
+            self.relu = self.x.relu()
+            if self.wave.reduces:
+                self.halves = self._halves(self.relu)
 
-    def _matrices(self, weight: Tensor, kinds: int, stride: int, dim: int) -> Tensor:
-        """The matrices of the first kinds of convolution, ``(..., pixels out * pixels in)``, stacked in ``dim``."""
-        chosen = self.wave.kinds[:kinds]
+    def _matrices(self, weight: Tensor, kinds: Sequence[Convolution], stride: int, dim: int) -> Tensor:
+        """The convolutions' matrices, ``(..., pixels out * pixels in)``, stacked in ``dim``."""
         size = (self.height, self.width) if stride == 2 else (self.height_out, self.width_out)
-        parts = weight.split([k.taps for k in chosen], dim=-1)
-        bases = [convolution_basis(k.kernel, stride, k.dilation, *size, weight.dtype, weight.device) for k in chosen]
+        parts = weight.split([k.taps for k in kinds], dim=-1)
+        bases = [convolution_basis(k.kernel, stride, k.dilation, *size, weight.dtype, weight.device) for k in kinds]
         return torch.stack([part.contiguous() @ basis for part, basis in zip(parts, bases, strict=True)], dim=dim)
 
-    def convolve(self) -> Tensor:
+    def convolve(self, part: Part) -> Tensor:
         """What the last pointwise maps read, ``(T, K, S, C, N)``."""
         wave = self.wave
-        t, k, s, c = self.part.targets, len(wave.kinds), wave.sources, wave.channels
+        t, k, s, c = len(part.targets), len(part.kinds), len(part.sources), wave.channels
         pixels, pixels_in = self.height_out * self.width_out, self.height * self.width
-        kernels = self.part.weights["depthwise_1"].permute(1, 2, 0, 3).reshape(s * c, t, -1)
-        first = self._matrices(kernels, k, wave.stride, 2)
+        kernels = part.weights["depthwise_1"].permute(1, 2, 0, 3).reshape(s * c, t, -1)
+        first = self._matrices(kernels, part.kinds, wave.stride, 2)
         # all targets and kinds of one channel of a state in one matrix product
-        d = torch.bmm(first.view(s * c, t * k * pixels, pixels_in), self.relu.view(s * c, pixels_in, self.batch))
+        relu = take(self.relu, 0, part.sources).reshape(s * c, pixels_in, self.batch)
+        d = torch.bmm(first.view(s * c, t * k * pixels, pixels_in), relu)
         d = d.view(s, c, t, k, self.columns).permute(2, 3, 0, 1, 4)
-        n = wave.separable
+        n = part.separable
         if not n:
             return d.contiguous()
         separable, dilated = d.split([n, k - n], dim=1)
         inner = separable.reshape(t * n * s, c, self.columns)
         measured = (*moments(inner, None), self.columns) if wave.training else None
-        weight, bias = fold(
-            self.part.weights["pointwise_1"].flatten(0, 2), measured, wave.statistics("1", self.part), None
-        )
-        y = torch.baddbmm(bias.unsqueeze(2), weight, inner).relu_()
-        second = self._matrices(self.part.weights["depthwise_2"].reshape(t, s * c, -1), n, 1, 1)
+        weight, bias = self.fold(part, "1", part.weights["pointwise_1"], measured, None)
+        y = torch.baddbmm(bias.view(-1, c, 1), weight.view(-1, c, c), inner).relu_()
+        second = self._matrices(part.weights["depthwise_2"].reshape(t, s * c, -1), part.kinds[:n], 1, 1)
         y = torch.bmm(second.view(-1, pixels, pixels), y.view(-1, pixels, self.batch))
         y = y.view(t, n, s, c, self.columns)
         return y if n == k else torch.cat([y, dilated.to(y.dtype)], dim=1)
 
-    def _free(self) -> Tensor | None:
+    def _free(self, pools: Sequence[str], identity: bool) -> Tensor | None:
         """Pools and identity, ``(operations, S, C, N)``."""
         wave = self.wave
         flat = self.x.flatten(0, 1)
         parts = []
-        for name in wave.pools:
+        for name in pools:
             if name.startswith("avg"):
                 matrix = average_matrix(wave.stride, self.height, self.width, flat.dtype, flat.device)
                 parts.append(torch.matmul(matrix, flat))
@@ -92,8 +89,8 @@ class Dense(Path):
         shape = (-1, wave.sources, wave.channels, self.columns)
         free = []
         if parts:
-            free.append(self._normalise(torch.cat(parts).view(1, -1, self.columns)).view(shape))
-        if wave.identity:
+            free.append(self._normalise(torch.cat(parts).view(1, -1, self.columns), pools).view(shape))
+        if identity:
             free.append(self.x.view(shape))
         return torch.cat(free) if len(free) > 1 else free[0] if free else None
 
@@ -104,25 +101,25 @@ class Dense(Path):
         shifted = F.pad(images, (0, 0, 0, self.width % 2, 0, self.height % 2))[:, :, 1::2, 1::2]
         return torch.cat([images[:, :, ::2, ::2], shifted], dim=1).flatten(2)
 
-    def measure(self) -> Moments:
+    def measure(self, part: Part, inputs: Tensor) -> Moments:
         """See ``Path``."""
-        return *moments(self.inputs.flatten(0, 2), None), self.columns
+        return *moments(inputs.flatten(0, 2), None), self.columns
 
-    def measure_halves(self) -> Moments:
+    def measure_halves(self, part: Part) -> Moments:
         """See ``Path``."""
-        mean, covariance = moments(self.halves, None)
-        return mean.repeat(self.part.targets, 1), covariance.repeat(self.part.targets, 1, 1), self.columns
+        mean, covariance = moments(take(self.halves, 0, part.sources), None)
+        return mean.repeat(len(part.targets), 1), covariance.repeat(len(part.targets), 1, 1), self.columns
 
     def _pool(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:-1], -1, self.batch).mean(-2)
 
-    def pooled_inputs(self) -> Tensor:
+    def pooled_inputs(self, part: Part, inputs: Tensor) -> Tensor:
         """See ``Path``."""
-        return self._pool(self.inputs)
+        return self._pool(inputs)
 
-    def pooled_halves(self) -> Tensor:
+    def pooled_halves(self, part: Part) -> Tensor:
         """See ``Path``."""
-        return self._pool(self.halves)
+        return self._pool(take(self.halves, 0, part.sources))
 
     def pooled_free(self) -> Tensor:
         """See ``Path``."""
@@ -140,26 +137,28 @@ class Dense(Path):
             return bias.unsqueeze(2)
         return bias.permute(1, 2, 0).repeat(1, 1, self.columns // self.batch)
 
-    def project(self, weight: Tensor, bias: Tensor, factors: Tensor | None) -> Tensor:
+    def project(self, part: Part, inputs: Tensor, weight: Tensor, bias: Tensor, factors: Tensor | None) -> Tensor:
         """See ``Path``."""
-        x = self.inputs if factors is None else self._scaled(self.inputs, factors)
+        x = inputs if factors is None else self._scaled(inputs, factors)
         weight = weight.permute(0, 3, 1, 2, 4).flatten(2)  # (T, out, K * S * C)
         return torch.baddbmm(self._bias(bias), weight, x.flatten(1, 3))
 
-    def project_halves(self, weight: Tensor, bias: Tensor, factors: Tensor | None, total: Tensor | None) -> Tensor:
+    def project_halves(
+        self, part: Part, weight: Tensor, bias: Tensor, factors: Tensor | None, total: Tensor | None
+    ) -> Tensor:
         """See ``Path``."""
-        targets, channels = self.part.targets, self.wave.channels
+        halves = take(self.halves, 0, part.sources)
         weight = weight.transpose(1, 2).flatten(2)  # (T, out, S * 2 * C)
         if factors is None:
-            y = (weight.flatten(0, 1) @ self.halves.flatten(0, 1)).view(targets, channels, -1) + self._bias(bias)
+            y = (weight.flatten(0, 1) @ halves.flatten(0, 1)).view(*weight.shape[:2], -1) + self._bias(bias)
         else:
-            y = torch.baddbmm(self._bias(bias), weight, self._scaled(self.halves, factors).flatten(1, 2))
+            y = torch.baddbmm(self._bias(bias), weight, self._scaled(halves, factors).flatten(1, 2))
         return y if total is None else total + y
 
     def add_free(self, weights: Tensor | None, factors: Tensor | None, total: Tensor | None) -> Tensor:
         """See ``Path``."""
         assert self.free is not None
-        shape = (self.part.targets, self.wave.channels, self.columns)
+        shape = (-1, self.wave.channels, self.columns)
         planes = self.free.flatten(0, 1).flatten(1)
         if factors is not None:
             samples = self.free.flatten(0, 1).unflatten(-1, (-1, self.batch))
@@ -169,9 +168,17 @@ class Dense(Path):
             y = (weights @ planes).view(shape)
         return y if total is None else total + y
 
-    def finish(self, total: Tensor | None) -> Tensor:
+    def unstack(self, y: Tensor, targets: int) -> Sequence[Tensor]:
+        """See ``Path``."""
+        return y.unbind()
+
+    def stack(self, pieces: list[Tensor]) -> Tensor:
+        """See ``Path``."""
+        return torch.stack(pieces)
+
+    def finish(self, total: Tensor | None, targets: int) -> Tensor:
         """See ``Path``."""
         if total is None:
-            total = self.x.new_zeros(self.part.targets, self.wave.channels, self.columns)
+            total = self.x.new_zeros(targets, self.wave.channels, self.columns)
         images = total.reshape(-1, self.height_out, self.width_out, self.batch)
         return images.permute(3, 0, 1, 2)

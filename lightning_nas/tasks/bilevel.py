@@ -22,10 +22,15 @@ from lightning_nas.differentiable.relaxation.base import Relaxation
 from lightning_nas.differentiable.relaxation.softmax import Softmax
 from lightning_nas.errors import ConfigError
 from lightning_nas.metrics.selection import SelectionErrors, selection_errors
-from lightning_nas.spaces.base import DifferentiableSpace, Mixture
-from lightning_nas.tasks.common import check_state, output_folder
+from lightning_nas.spaces.base import DifferentiableSpace, Mixture, Supernet
+from lightning_nas.spaces.convert import inherit, inherit_optimizer
+from lightning_nas.tasks.common import EpochMeans, check_state, output_folder
+from lightning_nas.tasks.execution import Compile, Execution, Memory
 
 Batch = tuple[Tensor, Tensor]
+
+CLOSED = -1e9
+"""The alphas of an edge that may take no operation: no share against other edges, but a softmax of its own."""
 
 
 class BilevelTask(LightningModule):
@@ -58,6 +63,9 @@ class BilevelTask(LightningModule):
         selection_images: Images of the batch on which selection errors are measured; 0 does not measure them.
         seed: Of the alphas at the start and of that batch.
         output_dir: Where artifacts go; by default the folder of this run's logger.
+        channels_last: Memory format of images and ordinary convolutions; see ``lightning_nas.tasks.execution``.
+        memory: ``low`` computes cells again in the backward pass instead of keeping what is inside them.
+        compile: True compiles every cell; ``graphs`` replays the two passes of a step as CUDA graphs.
         num_classes: Number of classes; the command line takes it from the data.
         image_shape: ``(channels, height, width)``; the command line takes it from the data.
 
@@ -84,6 +92,9 @@ class BilevelTask(LightningModule):
         selection_images: int = 256,
         seed: int = 0,
         output_dir: str | None = None,
+        channels_last: bool = True,
+        memory: Memory = "normal",
+        compile: Compile = False,
         num_classes: int = 10,
         image_shape: tuple[int, int, int] = (3, 32, 32),
     ) -> None:
@@ -108,7 +119,18 @@ class BilevelTask(LightningModule):
                 f"{type(discretizer).__name__} scores by alphas of edges, which {type(normalization).__name__} does "
                 "not train. Use EdgeSoftmax as the normalization, or another discretizer."
             )
-        self.supernet = space.supernet(num_classes=num_classes, image_shape=image_shape, attention=attention)
+        if hypergradient.needs_sgd and (memory == "low" or compile is not False):
+            raise ConfigError(
+                f"{type(hypergradient).__name__} evaluates the supernet at weights that are not its own, which memory: "
+                f"{memory} and compile: {compile} cannot do. Use memory: normal and compile: false, or FirstOrder."
+            )
+        self.settings = (channels_last, memory, compile)
+        self.supernet_arguments: dict[str, Any] = {
+            "num_classes": num_classes,
+            "image_shape": image_shape,
+            "attention": attention,
+        }
+        self._hold(self._new_supernet())
         generator = torch.Generator().manual_seed(seed)
         shape = (space.edges, len(space.operations))
         self.alphas = nn.ParameterDict(
@@ -120,8 +142,18 @@ class BilevelTask(LightningModule):
             else {}
         )
         self.history: list[dict[str, Tensor]] = []
+        self.means = EpochMeans()
+        self.weights: dict[str, Tensor] = {}  # the supernet's parameters, kept because a step is short
         self.mixtures()  # a normalization that cannot serve the relaxation says so here
         self._finished = False
+
+    def _new_supernet(self) -> Supernet:
+        return self.space.supernet(**self.supernet_arguments)
+
+    def _hold(self, supernet: Supernet) -> None:
+        self.supernet = supernet
+        self.execution = Execution(supernet, *self.settings)
+        self.closed = {name: ~mask for name, mask in self.space.allowed.items() if not mask.all()}
 
     @property
     def alpha_list(self) -> tuple[Tensor, ...]:
@@ -131,33 +163,83 @@ class BilevelTask(LightningModule):
     def mixtures(self) -> dict[str, Mixture]:
         """The supernet's factors, differentiable in the alphas."""
         found = {}
-        for name, alphas in self.alphas.items():
+        edge_alphas = self._open_edges()
+        for name, alphas in self._open_alphas().items():
             if self.normalization is None:
-                found[name] = Mixture(self.relaxation.relax(alphas), alphas.new_ones(len(alphas)))
+                mixture = Mixture(self.relaxation.relax(alphas), alphas.new_ones(len(alphas)))
             else:
-                edge_alphas = self.edge_alphas[name] if self.normalization.edge_alphas else None
-                found[name] = self.normalization.normalize(alphas, edge_alphas, self.relaxation, self.space.nodes)
+                mixture = self.normalization.normalize(alphas, edge_alphas.get(name), self.relaxation, self.space.nodes)
+            if name in self.closed:
+                closed = self.closed[name].to(alphas.device)
+                operations = mixture.operations.masked_fill(closed, 0.0)
+                mixture = Mixture(operations, mixture.edges.masked_fill(closed.all(1), 0.0))
+            found[name] = mixture
         return found
+
+    def _open_alphas(self, without: float = CLOSED) -> dict[str, Tensor]:
+        """Alphas, ``-inf`` where an operation is not allowed, and ``without`` on edges that may take none at all."""
+        opened = dict(self.alphas)
+        for name, closed in self.closed.items():
+            closed = closed.to(opened[name].device)
+            opened[name] = opened[name].masked_fill(closed, -torch.inf)
+            opened[name] = opened[name].masked_fill(closed.all(1, keepdim=True), without)
+        return opened
+
+    def _open_edges(self) -> dict[str, Tensor]:
+        opened = dict(self.edge_alphas)
+        for name in opened.keys() & self.closed.keys():
+            opened[name] = opened[name].masked_fill(self.closed[name].all(1).to(opened[name].device), CLOSED)
+        return opened
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of the supernet, ``(batch, classes)``."""
-        logits: Tensor = self.supernet(x, self.mixtures())
-        return logits
+        return self.execution(x, self.mixtures())
 
     def discretize(self) -> Architecture:
         """The architecture that the alphas stand for now."""
-        return self.discretizer.discretize(dict(self.alphas), dict(self.edge_alphas), self.space)
+        return self.discretizer.discretize(self._open_alphas(), self._open_edges(), self.space)
+
+    def restrict(self, allowed: Mapping[str, Tensor]) -> None:
+        """Take operations away: their weights, their optimizer state and their part of the factors go.
+
+        What stays keeps weights, batch-norm statistics and optimizer state; alphas keep their shape. Before ``fit`` or
+        between two epochs of it; a checkpoint knows what was taken away.
+
+        Args:
+            allowed: What may stay; see ``DifferentiableSpace.restrict``.
+
+        Raises:
+            ConfigError: The space cannot be restricted so, or several processes hold the weights together.
+        """
+        trainer = self._trainer
+        if trainer is not None and trainer.world_size > 1 and trainer.training:
+            raise ConfigError(
+                f"Operations cannot be taken away while {trainer.world_size} processes train the supernet together. "
+                "Restrict the space before the run, or use one device."
+            )
+        self.space = self.space.restrict(allowed)
+        before = self.supernet
+        like = next(before.parameters())
+        after = self._new_supernet().to(like.device, like.dtype).train(before.training)
+        inherit(after, before)
+        self._hold(after)
+        if self.weights:  # there are optimizers
+            inherit_optimizer(self.trainer.optimizers[0], after, before)
+            self.weights = dict(after.named_parameters())
 
     # -- the two losses -------------------------------------------------------------------------------------------
 
-    def _logits(self, images: Tensor, mixtures: Mapping[str, Mixture], weights: Weights | None) -> Tensor:
+    def _logits(
+        self, images: Tensor, mixtures: Mapping[str, Mixture], weights: Weights | None, frozen: bool = False
+    ) -> Tensor:
         if weights is None:
-            logits: Tensor = self.supernet(images, mixtures)
-            return logits
+            return self.execution(images, mixtures, frozen=frozen)
         # at other weights than the live ones: in full precision, and with batch-norm statistics of its own
         buffers = {name: b.clone() for name, b in self.supernet.named_buffers()}
         with torch.autocast(images.device.type, enabled=False):
-            virtual: Tensor = torch.func.functional_call(self.supernet, {**weights, **buffers}, (images, mixtures))
+            virtual: Tensor = torch.func.functional_call(
+                self.supernet, {**weights, **buffers}, (self.execution.arranged(images), mixtures)
+            )
             return virtual
 
     def _train_loss(self, batch: Batch, weights: Weights | None) -> Tensor:
@@ -165,12 +247,12 @@ class BilevelTask(LightningModule):
 
     def _penalty(self) -> Tensor:
         progress = self.current_epoch / max(1, self.trainer.max_epochs or 1)
-        terms = [r.penalty(dict(self.alphas), progress) for r in self.regularizers]
+        terms = [r.penalty(self._open_alphas(-torch.inf), progress) for r in self.regularizers]
         return torch.stack(terms).sum() if terms else self.alpha_list[0].new_zeros(())
 
     def _search_loss(self, batch: Batch, weights: Weights | None) -> Tensor:
-        loss = F.cross_entropy(self._logits(batch[0], self.mixtures(), weights), batch[1])
-        self._log({"search/loss": loss.detach()}, batch)
+        loss = F.cross_entropy(self._logits(batch[0], self.mixtures(), weights, frozen=True), batch[1])
+        self.means.add({"search/loss": loss}, len(batch[1]))
         scaler = self._scaler()
         total = loss + self._penalty()
         # the optimizer's step divides the gradient by the scale again
@@ -180,8 +262,9 @@ class BilevelTask(LightningModule):
         """The gradient scaler of 16-bit precision, None without one."""
         return getattr(self.trainer.precision_plugin, "scaler", None)
 
-    def _log(self, values: dict[str, Tensor], batch: Batch, **options: Any) -> None:
-        self.log_dict(values, on_step=False, on_epoch=True, batch_size=len(batch[1]), sync_dist=True, **options)
+    def on_fit_start(self) -> None:
+        """Refuse settings that this device cannot follow."""
+        self.execution.check(self.device, str(self.trainer.precision), self.trainer.world_size)
 
     # -- the step -------------------------------------------------------------------------------------------------
 
@@ -211,35 +294,41 @@ class BilevelTask(LightningModule):
     def _weight_phase(self, batch: Batch, optimizer: LightningOptimizer, *, with_alphas: bool) -> None:
         mixtures = self.mixtures()
         if not with_alphas:
-            mixtures = {name: Mixture(*(t.detach() for t in mixture)) for name, mixture in mixtures.items()}
+            mixtures = {name: mixture.detached() for name, mixture in mixtures.items()}
         logits = self._logits(batch[0], mixtures, None)
         loss = F.cross_entropy(logits, batch[1])
         objective = loss + self._penalty() if with_alphas else loss
         if self.trainer.world_size > 1:
             # data parallelism waits for a gradient of every parameter, and these have none here
             objective = objective + 0.0 * torch.stack([a.sum() for a in self.alpha_list]).sum()
-        self.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
+        for alpha in self.alpha_list:
+            alpha.grad = None
         self.manual_backward(objective)
         optimizer.step()
         accuracy = (logits.argmax(1) == batch[1]).float().mean()
-        self._log({"train/loss": loss.detach(), "train/accuracy": accuracy}, batch, prog_bar=True)
+        self.means.add({"train/loss": loss, "train/accuracy": accuracy}, len(batch[1]))
 
     def _problem(self, optimizer: LightningOptimizer) -> BilevelProblem:
         def mean(value: Tensor) -> Tensor:
             reduced: Tensor = self.trainer.strategy.reduce(value, reduce_op="mean")
             return reduced
 
-        weights = dict(self.supernet.named_parameters())
-        step = virtual_step(optimizer.optimizer, weights) if self.hypergradient.needs_sgd else None
-        return BilevelProblem(weights, self.alpha_list, self._train_loss, self._search_loss, step, mean)
+        step = VirtualStep.of(optimizer.optimizer, self.weights) if self.hypergradient.needs_sgd else None
+        return BilevelProblem(self.weights, self.alpha_list, self._train_loss, self._search_loss, step, mean)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip the weights' gradient. A gradient scaler has unscaled it by now, which it had not in the step."""
         if self.weight_clip_norm and optimizer is self.trainer.optimizers[0]:
-            torch.nn.utils.clip_grad_norm_(self.supernet.parameters(), self.weight_clip_norm)
+            scaler = self._scaler()
+            # a fused optimizer unscales within its step
+            fused = scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False)
+            scale = scaler.get_scale() if fused else 1.0
+            torch.nn.utils.clip_grad_norm_(list(self.weights.values()), self.weight_clip_norm * scale)
 
     def on_train_epoch_end(self) -> None:
-        """Step the schedulers and keep the factors of this epoch."""
+        """Log the means, step the schedulers and keep the factors of this epoch."""
+        self.means.log(self)
         schedulers: Any = self.lr_schedulers()  # none that needs a metric: they are refused at the start
         for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
             if scheduler is not None:
@@ -310,12 +399,14 @@ class BilevelTask(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Weights first, alphas second: checkpoints keep them by position."""
+        self.means.clear()
+        self.weights = dict(self.supernet.named_parameters())
         optimizers = [
             self.make_optimizers[0](self.supernet.parameters()),
             self.make_optimizers[1](self.alpha_list),
         ]
         if self.hypergradient.needs_sgd:
-            virtual_step(optimizers[0], dict(self.supernet.named_parameters()))
+            VirtualStep.of(optimizers[0], self.weights)
         schedulers: list[Any] = [
             make(optimizer) for make, optimizer in zip(self.make_schedulers, optimizers, strict=True) if make
         ]
@@ -325,8 +416,9 @@ class BilevelTask(LightningModule):
         return optimizers, schedulers
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the history of the factors."""
+        """Keep the history of the factors, and what was taken away."""
         checkpoint["alpha_history"] = self.history
+        checkpoint["allowed"] = dict(self.space.allowed)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the history of the factors back.
@@ -334,31 +426,8 @@ class BilevelTask(LightningModule):
         Raises:
             CheckpointError: The checkpoint is of another supernet.
         """
+        allowed = {name: mask.cpu() for name, mask in checkpoint["allowed"].items()}
+        if any(not torch.equal(allowed[name], mask) for name, mask in self.space.allowed.items()):
+            self.restrict(allowed)
         check_state(self, checkpoint)
         self.history = list(checkpoint["alpha_history"])
-
-
-def virtual_step(optimizer: Optimizer, weights: Mapping[str, Tensor]) -> VirtualStep:
-    """The optimizer's next step as a function.
-
-    Raises:
-        ConfigError: It is not plain SGD with one parameter group.
-    """
-    if type(optimizer) is not torch.optim.SGD or len(optimizer.param_groups) != 1:
-        raise ConfigError(
-            f"A second-order hypergradient unrolls one step of SGD; the weights are trained by "
-            f"{type(optimizer).__name__} with {len(optimizer.param_groups)} parameter groups. Use "
-            "torch.optim.SGD, or FirstOrder."
-        )
-    group = optimizer.param_groups[0]
-    if group["maximize"]:
-        raise ConfigError("A second-order hypergradient cannot unroll SGD with maximize=True.")
-    buffers = {name: optimizer.state[w].get("momentum_buffer") for name, w in weights.items() if w in optimizer.state}
-    return VirtualStep(
-        learning_rate=float(group["lr"]),
-        momentum=group["momentum"],
-        dampening=group["dampening"],
-        weight_decay=group["weight_decay"],
-        nesterov=group["nesterov"],
-        buffers={name: b for name, b in buffers.items() if b is not None},
-    )

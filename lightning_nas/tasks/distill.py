@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_nas.artifacts import write_tensors
 from lightning_nas.distill.base import Matcher, Proxy, Scheme
 from lightning_nas.errors import ConfigError
-from lightning_nas.tasks.common import output_folder
+from lightning_nas.tasks.common import EpochMeans, output_folder
 
 Batch = tuple[Tensor, Tensor]
 
@@ -49,6 +49,7 @@ class DistillTask(LightningModule):
         self.make_scheduler = scheduler
         self.seed = seed
         self.output_dir = output_dir
+        self.means = EpochMeans()
 
     def setup(self, stage: str) -> None:
         """Start the scheme from the real training images; a checkpoint's values replace it afterwards."""
@@ -72,19 +73,12 @@ class DistillTask(LightningModule):
         images, labels, _ = self.scheme.proxy()
         seed = (self.seed * 1_000_003 + self.global_step) % 2**63
         loss = self.matcher.loss(batch, (images, labels), seed)
-        self.log(
-            "train/loss",
-            loss.detach(),
-            on_step=False,
-            on_epoch=True,
-            prog_bar=True,
-            batch_size=len(batch[1]),
-            sync_dist=True,
-        )
+        self.means.add({"train/loss": loss}, len(batch[1]))
         return loss
 
     def configure_optimizers(self) -> Any:
         """The optimizer of the scheme's parameters; none for a control."""
+        self.means.clear()
         if self.make_optimizer is None:
             return None
         optimizer = self.make_optimizer(self.scheme.parameters())
@@ -93,7 +87,8 @@ class DistillTask(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}
 
     def on_train_epoch_end(self) -> None:
-        """Write the proxy."""
+        """Log the mean loss and write the proxy."""
+        self.means.log(self)
         self._write()
 
     def on_fit_end(self) -> None:

@@ -12,9 +12,10 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_nas.architecture import Architecture
-from lightning_nas.errors import CheckpointError
+from lightning_nas.errors import CheckpointError, ConfigError
 from lightning_nas.spaces.darts import DARTSSpace
-from lightning_nas.tasks.common import check_state
+from lightning_nas.spaces.nasbench201 import NASBench201Space
+from lightning_nas.tasks.common import EpochMeans, check_state
 
 Batch = tuple[Tensor, Tensor]
 
@@ -58,7 +59,11 @@ class TrainTask(LightningModule):
         image_shape: tuple[int, int, int] = (3, 32, 32),
     ) -> None:
         super().__init__()
-        parse = DARTSSpace.parse if architecture.lstrip().startswith("Genotype(") else Architecture.load
+        # the published forms of an architecture begin like this, and no path does
+        published = {"Genotype(": DARTSSpace.parse, "|": NASBench201Space.parse}
+        parse = next(
+            (p for start, p in published.items() if architecture.lstrip().startswith(start)), Architecture.load
+        )
         self.architecture = parse(architecture)
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
@@ -74,14 +79,16 @@ class TrainTask(LightningModule):
             **(network_arguments or {}),
         }
         network = self.architecture.space.build().network(self.architecture, **self.network_arguments)
+        if drop_path and not hasattr(network, "drop"):
+            raise ConfigError(f"{type(network).__name__} drops no paths; set drop_path ({drop_path}) to 0.")
         # depthwise convolutions are faster in this layout, on the CPU and with tensor cores; values are the same
         self.network: Any = network.to(memory_format=torch.channels_last)
         metrics: dict[str, Metric | MetricCollection] = {"accuracy": MulticlassAccuracy(num_classes, average="micro")}
         if num_classes > 5:
             metrics["top5"] = MulticlassAccuracy(num_classes, top_k=5, average="micro")
-        # the trailing underscore keeps clear of Module.train
-        collections = {f"{s}_": MetricCollection(metrics, prefix=f"{s}/").clone() for s in ("train", "val", "test")}
+        collections = {s: MetricCollection(metrics, prefix=f"{s}/").clone() for s in ("val", "test")}
         self.metrics = torch.nn.ModuleDict(collections)
+        self.means = EpochMeans()  # those of the training, where the time of a batch counts
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(batch, classes)``."""
@@ -106,8 +113,12 @@ class TrainTask(LightningModule):
             loss = loss + self.auxiliary_weight * F.cross_entropy(
                 auxiliary, labels, label_smoothing=self.label_smoothing
             )
-        self._log("train", logits, labels, loss)
+        self.means.add({"train/loss": loss, **self._accuracies(logits, labels)}, len(labels))
         return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Log the means of the epoch."""
+        self.means.log(self)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and accuracy on the validation set."""
@@ -124,17 +135,23 @@ class TrainTask(LightningModule):
         probabilities: Tensor = self(batch[0]).softmax(dim=1)
         return probabilities
 
+    def _accuracies(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        found = {"train/accuracy": (logits.argmax(1) == labels).float().mean()}
+        if logits.shape[1] > 5:
+            best = logits.detach().topk(5, dim=1).indices
+            found["train/top5"] = (best == labels.unsqueeze(1)).any(1).float().mean()
+        return found
+
     def _log(self, split: str, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
-        metrics: Any = self.metrics[f"{split}_"]
+        metrics: Any = self.metrics[split]
         metrics.update(logits.detach(), labels)
         options: dict[str, Any] = {"on_step": False, "on_epoch": True}
-        self.log(
-            f"{split}/loss", loss.detach(), prog_bar=True, batch_size=len(labels), sync_dist=split != "train", **options
-        )
+        self.log(f"{split}/loss", loss.detach(), prog_bar=True, batch_size=len(labels), sync_dist=True, **options)
         self.log_dict(metrics, **options)
 
     def configure_optimizers(self) -> Any:
         """The optimizer, and the scheduler where there is one."""
+        self.means.clear()
         optimizer = self.make_optimizer(self.parameters())
         if self.make_scheduler is None:
             return optimizer

@@ -55,9 +55,9 @@ def tiny(config: dict[str, Any], folder: Path) -> dict[str, Any]:
         config["data"] = images
     arguments = config["model"]["init_args"]
     if "space" in arguments:
-        arguments = merge(
-            arguments, {"space": {"init_args": {"channels": 4, "cells": 3, "nodes": 2}}, "warmup_epochs": 0}
-        )
+        staged = arguments["space"]["class_path"].endswith("NASBench201Space")
+        small = {"channels": 4, "cells_per_stage": 1} if staged else {"channels": 4, "cells": 3, "nodes": 2}
+        arguments = merge(arguments, {"space": {"init_args": small}, "warmup_epochs": 0})
         arguments = merge(arguments, {"selection_images": 0})
     if "scheme" in arguments:
         arguments = merge(arguments, {"scheme": {"init_args": {"images_per_class": 2}}})

@@ -7,12 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_nas.differentiable.hypergradient.base import BilevelProblem, Hypergradient
+from lightning_nas.differentiable.hypergradient.base import BilevelProblem, Hypergradient, VirtualStep
 from lightning_nas.differentiable.hypergradient.exact_second_order import ExactSecondOrder
 from lightning_nas.differentiable.hypergradient.first_order import FirstOrder
 from lightning_nas.differentiable.hypergradient.second_order import SecondOrder
 from lightning_nas.errors import ConfigError
-from lightning_nas.tasks.bilevel import virtual_step
 
 SGD = [
     {"lr": 0.1},
@@ -59,7 +58,7 @@ class Toy:
             return smooth_loss(self.weights if weights is None else weights, self.alphas, batch)
 
         return BilevelProblem(
-            self.weights, self.alphas, loss, loss, virtual_step(self.optimizer, self.weights), lambda value: value
+            self.weights, self.alphas, loss, loss, VirtualStep.of(self.optimizer, self.weights), lambda value: value
         )
 
     def by_autograd(self) -> tuple[Tensor, ...]:
@@ -137,8 +136,8 @@ def test_nothing_is_left_behind(hypergradient: Hypergradient) -> None:
 def test_only_sgd_can_be_unrolled() -> None:
     weights = {"w": torch.zeros(2, requires_grad=True)}
     with pytest.raises(ConfigError, match="Adam"):
-        virtual_step(torch.optim.Adam(weights.values()), weights)
+        VirtualStep.of(torch.optim.Adam(weights.values()), weights)
     with pytest.raises(ConfigError, match="maximize"):
-        virtual_step(torch.optim.SGD(weights.values(), lr=0.1, maximize=True), weights)
+        VirtualStep.of(torch.optim.SGD(weights.values(), lr=0.1, maximize=True), weights)
     with pytest.raises(ConfigError, match="radius"):
         SecondOrder(radius=0)

@@ -7,6 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
+
+from lightning_nas.errors import ConfigError
 
 Batch = Any
 Weights = Mapping[str, Tensor]
@@ -46,6 +49,32 @@ class VirtualStep:
                 direction = direction + self.momentum * velocity if self.nesterov else velocity
             moved[name] = weight - self.learning_rate * direction
         return moved
+
+    @classmethod
+    def of(cls, optimizer: Optimizer, weights: Weights) -> "VirtualStep":
+        """The next step of an optimizer.
+
+        Raises:
+            ConfigError: It is not plain SGD with one parameter group.
+        """
+        if type(optimizer) is not torch.optim.SGD or len(optimizer.param_groups) != 1:
+            raise ConfigError(
+                f"A second-order hypergradient unrolls one step of SGD; the weights are trained by "
+                f"{type(optimizer).__name__} with {len(optimizer.param_groups)} parameter groups. Use "
+                "torch.optim.SGD, or FirstOrder."
+            )
+        group = optimizer.param_groups[0]
+        if group["maximize"]:
+            raise ConfigError("A second-order hypergradient cannot unroll SGD with maximize=True.")
+        buffers = {n: optimizer.state[w].get("momentum_buffer") for n, w in weights.items() if w in optimizer.state}
+        return cls(
+            learning_rate=float(group["lr"]),
+            momentum=group["momentum"],
+            dampening=group["dampening"],
+            weight_decay=group["weight_decay"],
+            nesterov=group["nesterov"],
+            buffers={name: b for name, b in buffers.items() if b is not None},
+        )
 
     def factor(self, name: str) -> float:
         """The factor of a weight's gradient in its step, learning rate included."""

@@ -14,6 +14,6 @@ class Regularizer(ABC):
         """The term, a scalar.
 
         Args:
-            alphas: ``(edges, operations)`` a cell type.
+            alphas: ``(edges, operations)`` a cell type; ``-inf`` where the space does not allow an operation.
             progress: The share of the search's epochs that is over, from 0 to 1.
         """

@@ -25,5 +25,6 @@ class BetaDecay(Regularizer):
 
     def penalty(self, alphas: Mapping[str, Tensor], progress: float) -> Tensor:
         """The term, a scalar."""
-        terms = [torch.logsumexp(a, dim=1).mean() for a in alphas.values()]
+        # an edge without operations has no term
+        terms = [torch.logsumexp(a[a.isfinite().any(1)], dim=1).mean() for a in alphas.values()]
         return self.weight * progress * torch.stack(terms).sum()

@@ -25,5 +25,5 @@ class EdgeVariance(Regularizer):
     def penalty(self, alphas: Mapping[str, Tensor], progress: float) -> Tensor:
         """The term, a scalar; the variance is that of the population (divided by the number of edges)."""
         # the norm of an all-zero row has no gradient
-        sizes = [(a.square().sum(dim=1) + 1e-12).sqrt() for a in alphas.values()]
+        sizes = [(a.masked_fill(a.isinf(), 0.0).square().sum(dim=1) + 1e-12).sqrt() for a in alphas.values()]
         return self.weight * torch.stack([size.var(correction=0) for size in sizes]).sum()
