@@ -29,6 +29,7 @@ from lightning_nas.spaces.base import DifferentiableSpace, Mixture
 from lightning_nas.spaces.convert import from_per_edge
 from lightning_nas.spaces.darts import DARTSSpace
 from lightning_nas.spaces.nasbench201 import NASBench201Space
+from lightning_nas.tasks.execution import Compile, Execution, Memory
 
 Step = Callable[[], object]
 Batch = tuple[Tensor, Tensor]
@@ -46,6 +47,10 @@ class Setting:
     nasbench201: bool = False
     order: str = "first"
     device: str = "cpu"
+    channels_last: bool = True
+    fused: bool = True
+    memory: Memory = "normal"
+    compile: Compile = False
 
     def draw(self) -> Batch:
         """A random batch."""
@@ -77,8 +82,10 @@ class Ours(nn.Module):
         )
         self.net = space.supernet(num_classes=10, image_shape=setting.image)
         self.edge_weights = net.edge_weights
+        self.first_order = setting.order == "first"
         self.to(setting.device)
         from_per_edge(net.state_dict(), self.net)
+        self.execution = Execution(self.net, setting.channels_last, setting.memory, setting.compile)
 
     def forward(self, x: Tensor, alphas: Mapping[str, Tensor], betas: Mapping[str, Tensor] | None = None) -> Tensor:
         """Logits."""
@@ -89,8 +96,8 @@ class Ours(nn.Module):
                 edges = self.edge_weights(betas[name])
                 weights = weights * edges.unsqueeze(1)
             mixtures[name] = Mixture(weights, edges)
-        logits: Tensor = self.net(x, mixtures)
-        return logits
+        alphas_move = any(alpha.requires_grad for alpha in alphas.values())
+        return self.execution(x, mixtures, frozen=alphas_move and self.first_order)
 
 
 def make_reference(setting: Setting) -> Reference:
@@ -189,7 +196,7 @@ class _ChannelsLast(nn.Module):
 def our_step(setting: Setting) -> Step:
     """The library's supernet."""
     net, (alphas, betas) = Ours(setting, make_reference(setting)), make_alphas(setting)
-    sgd, adam = optimizers(net, [*alphas.values(), *(betas or {}).values()], True)
+    sgd, adam = optimizers(net, [*alphas.values(), *(betas or {}).values()], setting.fused or None)
     return partial(lean_step, setting, net, alphas, betas, sgd, adam)
 
 
@@ -234,8 +241,8 @@ def peak_mb(step: Step, device: str) -> float:
 def measure_memory(arguments: argparse.Namespace, which: str) -> float:
     """Run this program again for memory only."""
     command = [sys.executable, "-m", "benchmarks.supernet_speed", "--memory", which]
-    for name in ("setting", "order", "device", "threads", "against"):
-        value = getattr(arguments, name)
+    for name in ("setting", "order", "device", "threads", "against", "channels-last", "fused", "keep", "compile"):
+        value = getattr(arguments, name.replace("-", "_"))
         command += [f"--{name}", str(value)] if value is not None else []
     root = Path(__file__).resolve().parent.parent
     output = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
@@ -252,6 +259,10 @@ def main() -> None:
         "--against",
         help="module:function that maps a Setting to a step without arguments, instead of the reference",
     )
+    parser.add_argument("--channels-last", choices=("true", "false"), default="true")
+    parser.add_argument("--fused", choices=("true", "false"), default="true")
+    parser.add_argument("--keep", choices=("normal", "low"), default="normal", help="the task's setting 'memory'")
+    parser.add_argument("--compile", choices=("true", "false", "graphs"), default="false")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--memory", choices=("ours", "reference"), help=argparse.SUPPRESS)
@@ -259,7 +270,15 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     chosen = SETTINGS[arguments.setting]
-    setting = Setting(**{**vars(chosen), "order": arguments.order, "device": arguments.device})
+    given = {
+        "order": arguments.order,
+        "device": arguments.device,
+        "channels_last": arguments.channels_last == "true",
+        "fused": arguments.fused == "true",
+        "memory": arguments.keep,
+        "compile": {"true": True, "false": False}.get(arguments.compile, arguments.compile),
+    }
+    setting = Setting(**{**vars(chosen), **given})
     other = reference_step
     if arguments.against:
         module, name = arguments.against.split(":")

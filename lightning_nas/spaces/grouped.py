@@ -19,6 +19,80 @@ EPS = 1e-5
 MOMENTUM = 0.1
 
 
+NARROW = 8
+"""Groups are merged up to so many channels: narrower ones leave the lanes of a processor's vectors empty."""
+
+BROAD = 16
+"""From so many channels on, products over all pixels are quicker as matrix products than as oneDNN's gradients."""
+
+
+def _merged(groups: int, channels: int) -> int:
+    """How many groups go together."""
+    return max(m for m in range(1, groups + 1) if groups % m == 0 and (m == 1 or m * channels <= NARROW))
+
+
+def _products(x: Tensor, y: Tensor, groups: int) -> Tensor:
+    """Sum over all pixels of the channels of x times those of y, group by group: ``(groups, x's, y's)``."""
+    wide, other = x.shape[1] // groups, y.shape[1] // groups
+    if x.is_cuda or min(wide, other) >= BROAD:
+        rows = [t.permute(0, 2, 3, 1).reshape(-1, groups, t.shape[1] // groups) for t in (x, y)]
+        return torch.bmm(rows[0].permute(1, 2, 0), rows[1].transpose(0, 1))
+    # the weight gradient of a grouped 1x1 convolution
+    shape = x.new_zeros(()).expand(x.shape[1], other, 1, 1)
+    found: Tensor = torch.ops.aten.convolution_backward(
+        x, y, shape, None, [1, 1], [0, 0], [1, 1], False, [0, 0], groups, [False, True, False]
+    )[1]
+    return found.view(groups, wide, other)
+
+
+class _Pointwise(torch.autograd.Function):
+    """A grouped 1x1 convolution whose bias gets its gradient apart: within oneDNN it takes several times as long."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.conv2d(x, weight.flatten(0, 1)[:, :, None, None], bias, groups=len(weight))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        needed = ctx.needs_input_grad
+        return (
+            pointwise(grad, weight.transpose(1, 2), None) if needed[0] else None,
+            _products(grad, x, len(weight)) if needed[1] else None,
+            grad.sum((0, 2, 3)) if needed[2] else None,
+        )
+
+
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Map the channels of every group of a wide tensor.
+
+    Args:
+        x: ``(batch, groups * in, height, width)``.
+        weight: ``(groups, out, in)``.
+        bias: ``(groups * out,)`` or None.
+
+    Returns:
+        ``(batch, groups * out, height, width)``.
+    """
+    groups, out, channels = weight.shape
+    m = _merged(groups, channels)
+    if m > 1:
+        # blocks on a diagonal
+        weight = weight.view(-1, m, out, 1, channels) * _eye(m, weight.dtype, weight.device)
+        weight = weight.reshape(groups // m, m * out, m * channels)
+    if x.is_cuda or torch.is_autocast_enabled(x.device.type) or not torch.is_grad_enabled():
+        return F.conv2d(x, weight.flatten(0, 1)[:, :, None, None], bias, groups=groups // m)
+    result: Tensor = _Pointwise.apply(x, weight, bias)
+    return result
+
+
+@lru_cache(maxsize=64)
+def _eye(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False), torch.no_grad():
+        return torch.eye(size, dtype=dtype, device=device).view(size, 1, size, 1)
+
+
 class _WideMoments(torch.autograd.Function):
     """Mean ``(groups, channels)`` and covariance ``(groups, channels, channels)`` of a wide tensor."""
 
@@ -26,17 +100,10 @@ class _WideMoments(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
         channels = x.shape[1] // groups
         count = x.numel() // x.shape[1]
-        if x.is_cuda:
-            rows = x.permute(0, 2, 3, 1).reshape(count, groups, channels)
-            second = torch.bmm(rows.permute(1, 2, 0), rows.transpose(0, 1))
-        else:
-            # the weight gradient of a grouped 1x1 convolution of x by x: faster than a matrix product of these strides
-            shape = x.new_empty(()).expand(x.shape[1], channels, 1, 1)
-            second = torch.ops.aten.convolution_backward(
-                x, x, shape, None, [1, 1], [0, 0], [1, 1], False, [0, 0], groups, [False, True, False]
-            )[1].view(groups, channels, channels)
+        m = _merged(groups, channels)
+        blocks = _products(x, x, groups // m).view(-1, m, channels, m, channels)
+        second = blocks.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2).reshape(groups, channels, channels)
         mean = x.sum((0, 2, 3)).view(groups, channels) / count
-        ctx.groups = groups
         ctx.save_for_backward(x, mean)
         return mean, torch.baddbmm(second, mean.unsqueeze(2), mean.unsqueeze(1), beta=1 / count, alpha=-1)
 
@@ -44,8 +111,7 @@ class _WideMoments(torch.autograd.Function):
     def backward(ctx: Any, grad_mean: Tensor, grad_covariance: Tensor) -> tuple[Tensor, None]:
         x, mean = ctx.saved_tensors
         slope, offset = _moments_gradient(mean, grad_mean, grad_covariance, x.numel() // x.shape[1])
-        weight = slope.reshape(x.shape[1], -1, 1, 1)
-        return F.conv2d(x, weight, offset.reshape(-1), groups=ctx.groups), None
+        return pointwise(x, slope, offset.reshape(-1)), None
 
 
 class _DenseMoments(torch.autograd.Function):

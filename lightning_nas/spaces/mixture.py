@@ -93,7 +93,9 @@ class MixedCell(nn.Module):
             if edges is not None:
                 passed = self._passing(sources, edges[i].view(shape), self.reduction and i == 0)
                 passing = passed if passing is None else passing + passed
-            node, waiting = waiting.split([self.inner, waiting.shape[1] - self.inner], dim=1)
+            node = waiting
+            if i < len(self.waves) - 1:  # the gradient of an empty rest would spoil the memory format of the whole
+                node, waiting = waiting.split([self.inner, waiting.shape[1] - self.inner], dim=1)
             if passing is not None:
                 node, passing = self._shuffled(node, passing[0]), passing[1:]
             nodes.append(node)

@@ -14,12 +14,18 @@ from lightning_nas.spaces.grouped import (
     depthwise,
     from_grids,
     moments,
+    pointwise,
     to_grids,
 )
+from lightning_nas.spaces.operations import every_second
 from lightning_nas.spaces.wave_path import Path
 
 if TYPE_CHECKING:
     from lightning_nas.spaces.wave import Wave
+
+
+THREAD_BYTES = 2**20
+"""Bytes of one target's edges for every thread, from which on a CPU computes targets one by one."""
 
 
 class Shared:
@@ -49,7 +55,8 @@ class Shared:
     def of(self, part: Part) -> Tensor:
         """The sources of a part, once a target."""
         x = self.chosen(part)
-        return x.repeat(1, len(part.targets), 1, 1) if len(part.targets) > 1 else x
+        # unlike repeat, this keeps the memory format
+        return torch.cat([x] * len(part.targets), dim=1) if len(part.targets) > 1 else x
 
 
 class Wide(Path):
@@ -66,8 +73,9 @@ class Wide(Path):
 
     @property
     def single(self) -> bool:
-        """See ``Path``. The tensors of one target fit into a CPU's cache; a GPU wants few calls."""
-        return not self.x.is_cuda
+        """See ``Path``. What fits into a CPU's cache is quickly passed over; a GPU, and threads, want few calls."""
+        size = self.count * self.wave.sources * self.wave.channels * self.x.element_size()
+        return not self.x.is_cuda and size >= THREAD_BYTES * torch.get_num_threads()
 
     def prepare(self, weighted: bool) -> None:
         """See ``Path``."""
@@ -78,12 +86,12 @@ class Wide(Path):
         self.relu = Shared(relu, wave.sources)
         if any(name.startswith("dil") for name in wave.convolutions):
             # every second pixel of a dilated convolution with even padding is an undilated one
-            sampled = relu[:, :, ::2, ::2] if wave.stride == 2 else to_grids(relu) if self.grids else relu
+            sampled = every_second(relu, 0) if wave.stride == 2 else to_grids(relu) if self.grids else relu
             self.sampled = Shared(sampled.contiguous(memory_format=torch.channels_last), wave.sources)
         if wave.reduces:
-            shifted = F.pad(relu, (0, self.width % 2, 0, self.height % 2))[:, :, 1::2, 1::2]
+            shifted = F.pad(every_second(relu, 1), (0, self.width % 2, 0, self.height % 2))
             pair = torch.stack(
-                [x.unflatten(1, (wave.sources, wave.channels)) for x in (relu[:, :, ::2, ::2], shifted)],
+                [x.unflatten(1, (wave.sources, wave.channels)) for x in (every_second(relu, 0), shifted)],
                 dim=2,
             )
             halves = pair.flatten(1, 3).contiguous(memory_format=torch.channels_last)  # (B, S * 2 * C, ...)
@@ -112,11 +120,10 @@ class Wide(Path):
 
     def _between(self, part: Part, inner: list[Tensor]) -> list[Tensor]:
         """Pointwise map, batch norm and ReLU between the two halves of separable convolutions."""
-        groups = len(part.targets) * len(part.sources)
         measured = self.measure(part, inner) if self.wave.training else None
         weight, bias = self.fold(part, "1", part.weights["pointwise_1"], measured, None)
         return [
-            F.conv2d(d, w.reshape(-1, self.wave.channels, 1, 1), b.reshape(-1), groups=groups).relu_()
+            pointwise(d, w.flatten(0, 1), b.reshape(-1)).relu_()
             for d, w, b in zip(inner, weight.unbind(1), bias.unbind(1), strict=True)
         ]
 
@@ -167,16 +174,15 @@ class Wide(Path):
 
     def project(self, part: Part, inputs: list[Tensor], weight: Tensor, bias: Tensor, factors: Tensor | None) -> Tensor:
         """See ``Path``."""
-        targets, channels = len(part.targets), self.wave.channels
+        channels = self.wave.channels
         total: Tensor | None = None
         gridded: Tensor | None = None
         for i, (x, w) in enumerate(zip(inputs, weight.unbind(1), strict=True)):
             if factors is not None:
                 per_channel = factors[:, :, i].flatten(1).repeat_interleave(channels, dim=1)
                 x = x * per_channel.repeat(x.shape[0] // self.batch, 1)[:, :, None, None]
-            w = w.transpose(1, 2).reshape(targets * channels, -1, 1, 1)  # (T * out, S * C)
             constant = bias.flatten() if i == 0 and factors is None else None
-            y = F.conv2d(x, w, constant, groups=targets)
+            y = pointwise(x, w.transpose(1, 2).flatten(2), constant)  # weight (T, out, S * C)
             if self.grids and part.kinds[i].dilation == 2:
                 gridded = y if gridded is None else gridded.add_(y)
             else:
@@ -196,8 +202,8 @@ class Wide(Path):
             y = F.conv2d(halves, weight.reshape(-1, weight.shape[2], 1, 1), bias.flatten())
         else:
             per_channel = factors.repeat_interleave(2 * self.wave.channels, dim=2).flatten(1)
-            x = halves.repeat(1, len(part.targets), 1, 1) * per_channel[:, :, None, None]
-            y = F.conv2d(x, weight.reshape(-1, weight.shape[2], 1, 1), groups=len(part.targets))
+            x = torch.cat([halves] * len(part.targets), dim=1) * per_channel[:, :, None, None]
+            y = pointwise(x, weight, None)
             y = y + bias.flatten(1)[:, :, None, None]
         return y if total is None else total + y
 
