@@ -291,12 +291,18 @@ def test_second_order_without_sgd_is_refused_before_training(tmp_path: Path, hyp
         fit(task, FixedHalves(batches=1))
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("hypergradient", [FirstOrder(), SecondOrder(), OneLevel()])
-def test_a_gradient_scaler_changes_neither_weights_nor_alphas(tmp_path: Path, hypergradient: Any) -> None:
+def test_a_gradient_scaler_changes_neither_weights_nor_alphas(tmp_path: Path, hypergradient: Any, fused: bool) -> None:
     """Clipping and both optimizers see unscaled gradients; in full precision, a scaled run is the plain one."""
     found = []
     for scaler in (None, torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=2)):
-        task = make(tmp_path, hypergradient=hypergradient)
+        task = make(
+            tmp_path,
+            hypergradient=hypergradient,
+            weight_optimizer=lambda p: torch.optim.SGD(p, **WEIGHT, fused=fused),
+            alpha_optimizer=lambda p: torch.optim.Adam(p, **ALPHA, fused=fused),
+        )
         plugin = MixedPrecision("16-mixed", "cpu", scaler)
         # the scaler is what is tested: half precision itself would hide a wrong scale in its rounding
         plugin.forward_context = contextlib.nullcontext  # type: ignore[method-assign, assignment]
