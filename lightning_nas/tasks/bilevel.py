@@ -426,8 +426,9 @@ class BilevelTask(LightningModule):
         Raises:
             CheckpointError: The checkpoint is of another supernet.
         """
-        allowed = {name: mask.cpu() for name, mask in checkpoint["allowed"].items()}
-        if any(not torch.equal(allowed[name], mask) for name, mask in self.space.allowed.items()):
+        allowed, mine = checkpoint["allowed"], self.space.allowed
+        alike = {name: m.shape for name, m in allowed.items()} == {name: m.shape for name, m in mine.items()}
+        if alike and any(not torch.equal(allowed[name].cpu(), mine[name]) for name in mine):
             self.restrict(allowed)
         check_state(self, checkpoint)
         self.history = list(checkpoint["alpha_history"])
