@@ -218,7 +218,7 @@ class DifferentiableSpace(SearchSpace):
 
     @property
     def none(self) -> int | None:
-        """Column of the operation ``none``, which is never chosen; None where the space has no such operation."""
+        """Column of an operation ``none`` that is never chosen; None where there is none, or where it may be chosen."""
         return self.operations.index("none") if "none" in self.operations else None
 
     @property

@@ -1,12 +1,9 @@
 """The NAS-Bench-201 space; its batched cell equals one module an edge."""
 
 import copy
-import importlib.util
 import os
-import sys
 from collections import Counter
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -34,20 +31,8 @@ from lightning_nas.spaces.base import Mixture
 from lightning_nas.spaces.nasbench201 import NASBench201Space
 from lightning_nas.spaces.nasbench201_network import CELL_OPERATIONS
 from lightning_nas.spaces.nasbench201_supernet import NASBench201MixedCell, per_edge_entries
+from tests.spaces.pair import reference
 
-
-def _load_reference() -> ModuleType:
-    path = Path(__file__).resolve().parents[2] / "benchmarks" / "reference_darts.py"
-    spec = importlib.util.spec_from_file_location("reference_supernets", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-reference = _load_reference()
 # PyTorch sets a variable of its compiler at the first step of an optimizer; not in the middle of a test
 torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1).step()
 OPERATIONS = tuple(CELL_OPERATIONS)

@@ -36,6 +36,6 @@ class Discretizer(ABC):
         Args:
             alphas: ``(edges, operations)`` a cell type.
             edge_alphas: ``(edges,)`` a cell type; empty where the search has none.
-            space: The space to choose in; the operation ``none`` is never chosen.
+            space: The space to choose in; whether ``none`` may be chosen is the space's.
         """
         return space.select({name: self.scores(a, edge_alphas.get(name), space.nodes) for name, a in alphas.items()})
