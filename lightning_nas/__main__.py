@@ -1,10 +1,13 @@
 """The command line: ``lightning-nas`` or ``python -m lightning_nas``."""
 
 import argparse
+import os
+import shlex
 import sys
+from pathlib import Path
 
 from lightning_nas import __version__
-from lightning_nas.errors import NASError
+from lightning_nas.errors import InterruptedTrainingError, NASError
 
 USAGE = """usage: lightning-nas COMMAND [options]      (lightning-nas COMMAND --help says more)
 
@@ -34,7 +37,8 @@ def main(args: list[str] | None = None) -> None:
         args: Arguments without the program's name; by default those of the process.
 
     Raises:
-        SystemExit: Help was asked for, or a command ended with an error of this library, which is printed.
+        SystemExit: Help was asked for, or a command ended with an error of this library, which is printed. The exit
+            code is 1, and 143 for a training that SIGTERM has stopped.
     """
     given = sys.argv[1:] if args is None else args
     command, rest = (given[0], given[1:]) if given else ("--help", [])
@@ -69,8 +73,30 @@ def main(args: list[str] | None = None) -> None:
             from lightning_nas.cli import run
 
             run([command, *rest])
+    except InterruptedTrainingError as error:
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            return  # one process of a machine speaks for all; a launcher kills all where another fails
+        line = resume_line(error.resume or [command, *rest], error.checkpoint)
+        print(f"lightning-nas: {error}\n{line}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
     except NASError as error:
         raise SystemExit(f"lightning-nas: {type(error).__name__}: {error}") from None
+
+
+def resume_line(args: list[str], checkpoint: Path | None) -> str:
+    """The command that goes on with a training.
+
+    Args:
+        args: Those of the command that was stopped.
+        checkpoint: What it goes on from; without one it starts anew.
+    """
+    args = [a for a in args if not a.startswith("--ckpt_path=")]
+    if "--ckpt_path" in args:
+        place = args.index("--ckpt_path")
+        del args[place : place + 2]
+    if checkpoint is not None and args[0] == "fit":
+        args = [*args, "--ckpt_path", str(checkpoint)]
+    return f"Go on with: lightning-nas {shlex.join(args)}"
 
 
 def take_forecast(args: list[str]) -> tuple[bool, list[str]]:

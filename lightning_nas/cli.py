@@ -8,11 +8,15 @@ from typing import Any
 
 import torch
 from jsonargparse.typing import PositiveInt
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
+from lightning_nas.callbacks.interruption import Interruption
+from lightning_nas.callbacks.rank_guard import RankGuard
 from lightning_nas.callbacks.run_config import CHECKPOINT_KEY, RunConfig
-from lightning_nas.errors import CheckpointError
+from lightning_nas.callbacks.run_folder import RunFolder
+from lightning_nas.callbacks.step_seed import StepSeed
+from lightning_nas.errors import CheckpointError, DataError
 
 _SCHEDULERS = ("scheduler", "weight_scheduler", "alpha_scheduler")
 
@@ -25,10 +29,12 @@ class NASCLI(LightningCLI):
     Args:
         args: Command line, without the program's name; by default that of the process.
         run: Whether to run the subcommand; if not, the arguments have no subcommand and nothing is built.
+        guarded: Whether the run keeps results, which its folder, its processes and its random numbers are watched for.
     """
 
-    def __init__(self, args: ArgsType = None, run: bool = True) -> None:
+    def __init__(self, args: ArgsType = None, run: bool = True, guarded: bool = True) -> None:
         self.build = run
+        guards: list[Callback] = [RunFolder(), RankGuard(), StepSeed()] if guarded else []
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -42,6 +48,7 @@ class NASCLI(LightningCLI):
             parser_kwargs={"allow_abbrev": False},
             # the tasks save no hyperparameters, so that Lightning lets the configuration win over a checkpoint
             load_from_checkpoint_support=False,
+            trainer_defaults={"callbacks": guards},
             args=args,
             run=run,
         )
@@ -54,6 +61,7 @@ class NASCLI(LightningCLI):
             default=None,
             help="CPU threads of torch; by default its own choice. On small images one is often the fastest.",
         )
+        parser.add_lightning_class_args(Interruption, "interruption")
         for name in ("num_classes", "image_shape"):
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
         for name in _SCHEDULERS:
@@ -160,13 +168,24 @@ def run(args: list[str] | None = None, make: Callable[..., NASCLI] = NASCLI) -> 
     Args:
         args: Command line, without the program's name; by default that of the process.
         make: Called with ``args`` by name.
+
+    Raises:
+        DataError: A worker process of a loader has died.
     """
     tips = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     tips.addFilter(_is_no_advert)
     with warnings.catch_warnings():
         for message in _NOISE:
             warnings.filterwarnings("ignore", message)
-        return make(args=args)
+        try:
+            return make(args=args)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise DataError(
+                f"A process that reads images has died: {error}. Memory (also shared memory, /dev/shm) is the usual "
+                "cause. Use fewer num_workers, 0 for none, or smaller batches; a run goes on from its last checkpoint."
+            ) from error
 
 
 def _is_no_advert(record: logging.LogRecord) -> bool:

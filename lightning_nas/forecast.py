@@ -170,7 +170,7 @@ class ForecastCLI(NASCLI):
 
     def __init__(self, stopwatch: Stopwatch, args: list[str]) -> None:
         self.stopwatch = stopwatch
-        super().__init__(args=args)
+        super().__init__(args=args, guarded=False)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Lightning's documented place for arguments of the trainer."""

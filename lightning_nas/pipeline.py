@@ -1,14 +1,16 @@
 """One YAML from images to a found network: distill, search, train, test, export."""
 
-import argparse
 import os
 import platform
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.metadata import version
@@ -18,105 +20,11 @@ from typing import Any
 import yaml
 
 from lightning_nas.artifacts import read_json, write_bytes, write_json
-from lightning_nas.errors import ConfigError
+from lightning_nas.errors import ConfigError, InterruptedTrainingError
+from lightning_nas.pipeline_config import merge, parse, read_yaml
 
-STAGES = ("distill", "search", "train", "export")
-_KEYS = {"seed_everything", "num_threads", "data", "trainer", "random_architectures", "stages"}
-
-
-def merge(base: Any, over: Any) -> Any:
-    """``over`` on top of ``base``, mapping by mapping; another class starts from its own arguments alone."""
-    if not isinstance(base, Mapping) or not isinstance(over, Mapping):
-        return over
-    if "class_path" in over and over["class_path"] != base.get("class_path"):
-        return dict(over)
-    return {**base, **{key: merge(base[key], value) if key in base else value for key, value in over.items()}}
-
-
-def set_key(config: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key; a stage given as a path becomes a mapping that names it."""
-    *path, last = key.split(".")
-    for part in path:
-        inner = config.get(part)
-        if not isinstance(inner, str | dict | None):
-            raise ConfigError(f"--{key} goes below {part}, which is {inner!r} and not a mapping.")
-        config[part] = {"config": inner} if isinstance(inner, str) else dict(inner or {})
-        config = config[part]
-    config[last] = value
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping.
-
-    Raises:
-        ConfigError: The file is missing, or holds something else.
-    """
-    try:
-        content = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror}). Check the path.") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is no valid YAML: {error}.") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} must hold a mapping of keys; it holds {type(content).__name__}.")
-    return content
-
-
-def parse(args: Sequence[str]) -> tuple[dict[str, Any], Path | None, Path]:
-    """Read the command line.
-
-    Returns:
-        The pipeline's configuration, the run folder if one was named, and the folder of the YAML file, which paths of
-        stages are relative to.
-
-    Raises:
-        ConfigError: A key is unknown or a value missing.
-    """
-    parser = argparse.ArgumentParser(
-        prog="lightning-nas pipeline",
-        description=__doc__,
-        epilog="Any key of the YAML can be given as --key.of.yaml VALUE: --stages.distill other.yaml takes another "
-        "stage file, --stages.search.trainer.max_epochs 5 changes one of its values, --data.root DIR one of the data.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", type=Path, required=True, help="the pipeline's YAML file")
-    parser.add_argument("--run_dir", type=Path, help="where everything goes; an unfinished run there goes on")
-    known, rest = parser.parse_known_args(list(args))
-    config = read_yaml(known.config)
-    pairs = [part for item in rest for part in (item.split("=", 1) if item.startswith("--") else [item])]
-    if len(pairs) % 2 or not all(key.startswith("--") for key in pairs[::2]):
-        raise ConfigError(f"Arguments {rest} are no pairs of --key VALUE.")
-    for key, value in zip(pairs[::2], pairs[1::2], strict=True):
-        try:
-            set_key(config, key.removeprefix("--"), yaml.safe_load(value))
-        except yaml.YAMLError:
-            raise ConfigError(f"{key} {value} is no valid YAML value.") from None
-    _check(config, known.config)
-    return config, known.run_dir, known.config.parent
-
-
-def _check(config: dict[str, Any], path: Path) -> None:
-    """Refuse a pipeline's configuration that cannot work, as far as it shows without the stages."""
-    stages = config.get("stages")
-    if not isinstance(stages, dict) or not isinstance(config.get("data"), dict):
-        raise ConfigError(f"{path} needs the mappings 'stages' and 'data' (class_path and init_args of the images).")
-    unknown = [k for k in config if k not in _KEYS] + [f"stages.{k}" for k in stages if k not in STAGES]
-    if unknown:
-        raise ConfigError(
-            f"Unknown keys {unknown} in the pipeline's configuration; there are {sorted(_KEYS)}, with stages {STAGES}."
-        )
-    missing = [f"stages.{k}" for k in ("search", "train") if not stages.get(k)]
-    if missing:
-        raise ConfigError(f"{path} lacks {missing}.")
-    wrong = [k for k in STAGES if not isinstance(stages.get(k), str | dict | None)]
-    if wrong or stages.get("export"):
-        raise ConfigError(f"stages.{(wrong or ['export'])[0]} must be a path or a mapping; that of export is empty.")
-    for key in ("seed_everything", "random_architectures"):
-        value = config.get(key, 0)
-        if type(value) is not int or value < 0:
-            raise ConfigError(f"{key} is {value!r}; it must be an integer of at least 0.")
-    if not isinstance(config.get("trainer") or {}, dict):
-        raise ConfigError(f"trainer is {config['trainer']!r}; it must be a mapping.")
+_ONE_PROCESS = {"devices": "auto", "num_nodes": 1, "strategy": "auto"}
+"""Settings of a trainer that decide how many processes there are, with Lightning's defaults."""
 
 
 @dataclass
@@ -138,6 +46,7 @@ class Pipeline:
     base: Path
     command: str
     seconds: list[dict[str, Any]] = field(default_factory=list)
+    child: subprocess.Popen[bytes] | None = None
 
     @property
     def trainer(self) -> dict[str, Any]:
@@ -313,14 +222,43 @@ class Pipeline:
         self.seconds.append({"name": name, "seconds": content["seconds"], "resumed": content["resumed"]})
 
     def _command(self, args: list[str], trainer: Mapping[str, Any]) -> None:
-        # by default Lightning takes all devices that there are
-        single = str(trainer.get("devices", "auto")) == "1" and int(trainer.get("num_nodes", 1)) == 1
-        if single:
+        # by default Lightning takes all devices that there are; a strategy of its own leaves traces in the process
+        settings = [str(trainer.get(key, default)) for key, default in _ONE_PROCESS.items()]
+        if settings == ["1", "1", "auto"]:
             from lightning_nas.cli import run
 
             run(args)
-        elif subprocess.run([sys.executable, "-m", "lightning_nas", *args], check=False).returncode:
+            return
+        self.child = subprocess.Popen([sys.executable, "-m", "lightning_nas", *args])
+        try:
+            code = self.child.wait()
+        finally:
+            self.child = None
+        if code == InterruptedTrainingError.exit_code:
+            raise InterruptedTrainingError(f"'lightning-nas {' '.join(args)}' was asked to stop and did.")
+        if code:
             raise ConfigError(f"'lightning-nas {' '.join(args)}' failed; its own message is above.")
+
+    @contextmanager
+    def stoppable(self) -> Iterator[None]:
+        """Hand SIGTERM on to the process of a stage; elsewhere it ends the pipeline at once.
+
+        A training in this process answers it by itself, see ``lightning_nas.callbacks.interruption``.
+        """
+
+        def answer(number: int, frame: Any) -> None:
+            if self.child is None:
+                raise InterruptedTrainingError("The pipeline was asked to stop and did.")
+            self.child.send_signal(number)
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, answer)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
     def _sample_random(self) -> None:
         import torch
@@ -437,12 +375,23 @@ def table(summary: Mapping[str, Any]) -> str:
 
 
 def main(args: list[str]) -> None:
-    """``lightning-nas pipeline``."""
+    """``lightning-nas pipeline``.
+
+    Raises:
+        ConfigError: The run folder cannot be written to, or another pipeline runs in it.
+        InterruptedTrainingError: SIGTERM has stopped it.
+    """
+    from lightning_nas.callbacks.run_folder import lock
+
     config, run_dir, base = parse(args)
+    named = run_dir is not None
     run_dir = run_dir or Path("runs") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--run_dir {run_dir} cannot be made ({error.strerror}). Name another folder.") from None
-    summary = Pipeline(config, run_dir.resolve(), base, " ".join(["lightning-nas pipeline", *args])).run()
+    run_dir = run_dir.resolve()
+    pipeline = Pipeline(config, run_dir, base, " ".join(["lightning-nas pipeline", *args]))
+    with lock(run_dir, ".pipeline.lock"), pipeline.stoppable():
+        try:
+            summary = pipeline.run()
+        except InterruptedTrainingError as error:
+            error.resume = ["pipeline", *args] if named else ["pipeline", *args, "--run_dir", str(run_dir)]
+            raise
     print(f"\n{table(summary)}\n\nReport: {run_dir / 'report.html'}    Network: {run_dir / 'network.py'}")

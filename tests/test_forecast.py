@@ -10,7 +10,7 @@ import yaml
 
 from lightning_nas.__main__ import main, take_forecast
 from lightning_nas.forecast import Measurement, Stopwatch, largest_batch, measure
-from lightning_nas.pipeline import merge, read_yaml
+from lightning_nas.pipeline_config import merge, read_yaml
 from lightning_nas.spaces.darts import DARTSSpace
 
 DIGITS = {"class_path": "lightning_nas.data.images.DigitsDataModule", "init_args": {"batch_size": 16}}

@@ -22,9 +22,7 @@ class RunConfig(SaveConfigCallback):
     def content(self) -> dict[str, Any]:
         """What makes the same run again: task, data, trainer and seed, without the checkpoint that it went on from."""
         whole = yaml.safe_load(self.parser.dump(self.config, skip_unset=False, format="yaml"))
-        return {
-            key: whole[key] for key in ("seed_everything", "num_threads", "trainer", "model", "data") if key in whole
-        }
+        return {key: value for key, value in whole.items() if key not in ("config", "ckpt_path", "weights_only")}
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write ``cli_config.yaml`` beside every logger's files, and give the content to the logger."""

@@ -1,5 +1,7 @@
 """Distilled images: a proxy on disk in place of the data that it stands for."""
 
+from pathlib import Path
+
 import torch
 
 from lightning_nas.data.augmentation import Augmentation
@@ -14,6 +16,9 @@ class ProxyDataModule(ImageDataModule):
 
     There are no test images. Augmentations that pad pad with the mean, not with black.
 
+    Attributes:
+        inputs: The proxy's files, by the kind of artifact.
+
     Args:
         proxy: Path of ``proxy.safetensors``, with ``proxy.json`` beside it.
         batch_size: Images a process and batch, at least 1.
@@ -26,6 +31,7 @@ class ProxyDataModule(ImageDataModule):
     ) -> None:
         super().__init__(batch_size=batch_size, augmentations=augmentations, seed=seed)
         self.proxy = proxy
+        self.inputs = {"proxy": [Path(proxy), Path(proxy).with_suffix(".json")]}
 
     def load_train(self) -> ImageSet:
         """Read the proxy."""

@@ -1,6 +1,7 @@
 """Loaders whose order is a function of the seed and the epoch, on one process or many."""
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import torch
@@ -15,6 +16,57 @@ IN_MEMORY = 2 * 1024**3
 
 Images = LabelledImages | Subset[Batch]
 """What a loader reads: a set, or a part of one."""
+
+
+class ResumableLoader(DataLoader[Batch]):
+    """A loader that goes on in the middle of an epoch.
+
+    Lightning keeps ``state_dict`` in its checkpoints and hands it back before the first batch. Its sampler knows the
+    epoch and gives the same order again, so the number of batches already taken is all there is to keep. Those batches
+    are skipped without being read, also by worker processes.
+    """
+
+    taken = 0
+    _skip = 0
+
+    def __iter__(self) -> Any:
+        """The batches of the sampler's epoch that were not taken before."""
+        self.taken, self._skip = self._skip, 0
+        return self._counted(super().__iter__())
+
+    def _counted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            self.taken += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """The sampler's epoch and how many of its batches were taken."""
+        return {"epoch": self._epoch, "taken": self.taken}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on after the batches taken; at the start of an epoch if the state is of the one before."""
+        self._skip = state["taken"] if state["epoch"] == self._epoch else 0
+        sampler: Any = self.sampler
+        sampler.start = self._skip * (self.batch_size or 1)
+
+    @property
+    def _epoch(self) -> int:
+        sampler: Any = self.sampler
+        return int(sampler.epoch)
+
+
+class EpochSampler(DistributedSampler[int]):
+    """``DistributedSampler`` whose next pass may begin in the middle.
+
+    Attributes:
+        start: Images that the next pass leaves out at its beginning.
+    """
+
+    start = 0
+
+    def __iter__(self) -> Iterator[int]:
+        start, self.start = self.start, 0
+        return islice(super().__iter__(), start, None)
 
 
 class UnpaddedSampler(DistributedSampler[int]):
@@ -49,9 +101,9 @@ def loader(
     """Make the loader of this process.
 
     Lightning leaves its sampler alone and tells it every epoch, so the order depends on the seed and the
-    epoch alone, a run resumed after an epoch sees what an uninterrupted one sees, and batch k of all
-    processes together is batch k of one process with their global batch size. A set small enough that is in
-    memory is moved to the trainer's device if that is a GPU; no worker processes are needed then.
+    epoch alone, a resumed run sees what an uninterrupted one sees, and batch k of all processes together is
+    batch k of one process with their global batch size. A set small enough that is in memory is moved to the
+    trainer's device if that is a GPU; no worker processes are needed then.
 
     Args:
         dataset: What to read. It has ``__getitems__``, which returns whole batches.
@@ -72,23 +124,20 @@ def loader(
     world, rank = (trainer.world_size, trainer.global_rank) if trainer is not None else (1, 0)
     sampler: DistributedSampler[int]
     if drop_last:
-        sampler = DistributedSampler(dataset, world, rank, shuffle=shuffle, seed=seed, drop_last=True)
+        sampler = EpochSampler(dataset, world, rank, shuffle=shuffle, seed=seed, drop_last=True)
         if len(sampler) < batch_size:
             raise DataError(
                 f"The {name} has {len(dataset)} images for {world} process(es), fewer than one batch of "
                 f"{batch_size} each. Set batch_size to at most {max(len(sampler), 1)}, or use more images."
             )
         if trainer is not None:
-            # Lightning tells the sampler too late for workers, so that a resumed run starts in the order of
-            # epoch 0: https://github.com/Lightning-AI/pytorch-lightning/issues/21938
-            progress: Any = trainer.fit_loop.epoch_progress.current
-            sampler.set_epoch(progress.processed)
+            set_epoch(sampler, trainer)
     else:
         sampler = UnpaddedSampler(dataset, world, rank)
     device = trainer.strategy.root_device if trainer is not None else torch.device("cpu")
     resident = _place(dataset, device)
     workers = 0 if resident else num_workers
-    return DataLoader(
+    return ResumableLoader(
         dataset,
         batch_size=batch_size,  # by name: Lightning makes the loader of predict anew from these arguments
         sampler=sampler,
@@ -101,6 +150,16 @@ def loader(
         # would depend on how many loaders there are
         generator=torch.Generator().manual_seed(seed),
     )
+
+
+def set_epoch(sampler: DistributedSampler[int], trainer: Trainer) -> None:
+    """Tell a sampler in which epoch the trainer is.
+
+    Lightning does so too late for worker processes, so that a resumed run would start in the order of epoch 0:
+    https://github.com/Lightning-AI/pytorch-lightning/issues/21938
+    """
+    progress: Any = trainer.fit_loop.epoch_progress.current
+    sampler.set_epoch(progress.processed)
 
 
 def whole(batch: Any) -> Any:

@@ -1,6 +1,7 @@
 """Bi-level differentiable search."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,6 +45,10 @@ class BilevelTask(LightningModule):
 
     References:
         1. Liu, Simonyan, Yang: DARTS: Differentiable Architecture Search, ICLR 2019, https://arxiv.org/abs/1806.09055
+
+    Attributes:
+        found: The architecture at the end of ``fit``, decided by the main process for all.
+        outputs: Files that the run has written, by the kind of artifact; on the main process only.
 
     Args:
         space: What is searched.
@@ -146,6 +151,8 @@ class BilevelTask(LightningModule):
         self.weights: dict[str, Tensor] = {}  # the supernet's parameters, kept because a step is short
         self.mixtures()  # a normalization that cannot serve the relaxation says so here
         self._finished = False
+        self.found: Architecture | None = None
+        self.outputs: dict[str, list[Path]] = {}
 
     def _new_supernet(self) -> Supernet:
         return self.space.supernet(**self.supernet_arguments)
@@ -262,6 +269,10 @@ class BilevelTask(LightningModule):
         """The gradient scaler of 16-bit precision, None without one."""
         return getattr(self.trainer.precision_plugin, "scaler", None)
 
+    def setup(self, stage: str) -> None:
+        """Forget the means of a training before."""
+        self.means.clear()
+
     def on_fit_start(self) -> None:
         """Refuse settings that this device cannot follow."""
         self.execution.check(self.device, str(self.trainer.precision), self.trainer.world_size)
@@ -285,6 +296,7 @@ class BilevelTask(LightningModule):
         scaler = self._scaler()
         scale = scaler.get_scale() if scaler is not None else 1.0
         self._weight_phase(train, weight_optimizer, with_alphas=one_level and move_alphas)
+        self.means.check(self, batch_idx)
         if one_level and move_alphas:
             if scaler is not None:  # the weights' step may have changed it since the alphas' gradient was made
                 for alpha in self.alpha_list:
@@ -338,7 +350,7 @@ class BilevelTask(LightningModule):
         self.history.append(factors)
         for name, alphas in self.alphas.items():
             p = alphas.detach().softmax(1)
-            self.log(f"search/entropy_{name}", -(p * p.log()).sum(1).mean())
+            self.log(f"search/entropy_{name}", -(p * p.log()).sum(1).mean(), sync_dist=True)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and accuracy of the supernet on Lightning's validation set."""
@@ -371,21 +383,23 @@ class BilevelTask(LightningModule):
 
     def _finish(self) -> None:
         self._finished = True
+        architecture = self.discretize()
+        self.found = architecture = self.trainer.strategy.broadcast(architecture)
+        if not self.trainer.is_global_zero:
+            return
         errors = None
         data: Any = getattr(self.trainer, "datamodule", None)
         if self.selection_images and hasattr(data, "fixed_batch"):
             size = min(self.selection_images, len(data.half("search")))
             images, labels = data.fixed_batch("search", size, self.seed)
             errors = self.measure_selection(images.to(self.device), labels.to(self.device)).to_dict()
-        if not self.trainer.is_global_zero:
-            return
-        architecture = self.discretize()
         folder = output_folder(self.trainer, self.output_dir)
+        written = []
         if self.history:
             stacked = {n: torch.stack([factors[n] for factors in self.history]) for n in self.alphas}
-            write_tensors(folder / "alphas.safetensors", stacked)
+            written.append(write_tensors(folder / "alphas.safetensors", stacked))
         components = (self.hypergradient, self.relaxation, self.normalization, self.discretizer, *self.regularizers)
-        architecture.save(
+        path = architecture.save(
             folder / "architecture.json",
             task=type(self).__name__,
             components=[type(c).__name__ for c in components if c is not None],
@@ -394,12 +408,12 @@ class BilevelTask(LightningModule):
             seed=self.seed,
             selection_errors=errors,
         )
+        self.outputs["architecture"] = [path, *written]
 
     # -- optimizers and checkpoints -------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Any:
         """Weights first, alphas second: checkpoints keep them by position."""
-        self.means.clear()
         self.weights = dict(self.supernet.named_parameters())
         optimizers = [
             self.make_optimizers[0](self.supernet.parameters()),
@@ -416,7 +430,12 @@ class BilevelTask(LightningModule):
         return optimizers, schedulers
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the history of the factors, and what was taken away."""
+        """Keep the history of the factors, and what was taken away.
+
+        Raises:
+            TrainingError: A loss or a parameter is not finite.
+        """
+        self.means.save(self, checkpoint)
         checkpoint["alpha_history"] = self.history
         checkpoint["allowed"] = dict(self.space.allowed)
 
@@ -432,3 +451,4 @@ class BilevelTask(LightningModule):
             self.restrict(allowed)
         check_state(self, checkpoint)
         self.history = list(checkpoint["alpha_history"])
+        self.means.load(self, checkpoint)

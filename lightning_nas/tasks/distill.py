@@ -1,5 +1,6 @@
 """Dataset distillation."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from lightning_nas.artifacts import write_tensors
 from lightning_nas.distill.base import Matcher, Proxy, Scheme
 from lightning_nas.errors import ConfigError
-from lightning_nas.tasks.common import EpochMeans, output_folder
+from lightning_nas.tasks.common import EpochMeans, check_state, check_weights, output_folder
 
 Batch = tuple[Tensor, Tensor]
 
@@ -21,6 +22,9 @@ class DistillTask(LightningModule):
     The scheme says how the proxy is stored, the matcher what it must have in common with the real images. Batches come
     from ``ClassBalancedDataModule``: the same number of images of every class. After every epoch the proxy on disk is
     written anew: ``proxy.safetensors``, ``proxy.json``, and ``pictures.safetensors`` with a few images for reports.
+
+    Attributes:
+        outputs: Files that the run has written, by the kind of artifact; on the main process only.
 
     Args:
         scheme: How the proxy is stored. A control (real subset, noise) has nothing to train.
@@ -50,9 +54,11 @@ class DistillTask(LightningModule):
         self.seed = seed
         self.output_dir = output_dir
         self.means = EpochMeans()
+        self.outputs: dict[str, list[Path]] = {}
 
     def setup(self, stage: str) -> None:
         """Start the scheme from the real training images; a checkpoint's values replace it afterwards."""
+        self.means.clear()
         if self.matcher is None and self.trainer.world_size > 1:
             raise ConfigError(f"{type(self.scheme).__name__} has nothing to train; use --trainer.devices 1.")
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]  # set by fit(datamodule=...)
@@ -74,11 +80,11 @@ class DistillTask(LightningModule):
         seed = (self.seed * 1_000_003 + self.global_step) % 2**63
         loss = self.matcher.loss(batch, (images, labels), seed)
         self.means.add({"train/loss": loss}, len(batch[1]))
+        self.means.check(self, batch_idx)
         return loss
 
     def configure_optimizers(self) -> Any:
         """The optimizer of the scheme's parameters; none for a control."""
-        self.means.clear()
         if self.make_optimizer is None:
             return None
         optimizer = self.make_optimizer(self.scheme.parameters())
@@ -95,7 +101,25 @@ class DistillTask(LightningModule):
         """Write the proxy of a run that was resumed after its last epoch."""
         self._write()
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the means of the epoch so far.
+
+        Raises:
+            TrainingError: A loss or a parameter is not finite.
+        """
+        self.means.save(self, checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take them back.
+
+        Raises:
+            CheckpointError: The checkpoint is of another scheme.
+        """
+        check_state(self, checkpoint)
+        self.means.load(self, checkpoint)
+
     def _write(self) -> None:
+        check_weights(self)
         if not self.trainer.is_global_zero:
             return
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]  # set by fit(datamodule=...)
@@ -119,6 +143,7 @@ class DistillTask(LightningModule):
         rows = {"proxy": (images, labels), "real": (real, real_labels)}
         pictures = {n: (_some(*pair, data.num_classes) * scale + shift).clamp(0, 1) for n, pair in rows.items()}
         write_tensors(folder / "pictures.safetensors", pictures)
+        self.outputs["proxy"] = [folder / "proxy.safetensors", folder / "proxy.json"]
 
 
 def _some(images: Tensor, labels: Tensor, num_classes: int, most: int = 8) -> Tensor:

@@ -1,6 +1,7 @@
 """Final training of one architecture."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +30,9 @@ class TrainTask(LightningModule):
 
     References:
         1. Liu, Simonyan, Yang: DARTS: Differentiable Architecture Search, ICLR 2019, https://arxiv.org/abs/1806.09055
+
+    Attributes:
+        inputs: Files that the task was made from, by the kind of artifact.
 
     Args:
         architecture: Path of an ``architecture.json``, or a published genotype, ``Genotype(normal=[...], ...)``.
@@ -65,6 +69,7 @@ class TrainTask(LightningModule):
             (p for start, p in published.items() if architecture.lstrip().startswith(start)), Architecture.load
         )
         self.architecture = parse(architecture)
+        self.inputs = {"architecture": [Path(architecture)]} if parse == Architecture.load else {}
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
         self.auxiliary_weight = auxiliary_weight
@@ -95,15 +100,16 @@ class TrainTask(LightningModule):
         logits: Tensor = self.network(x)
         return logits
 
-    def on_train_epoch_start(self) -> None:
-        """Set the probability of dropped paths for this epoch."""
-        if self.drop_path:
-            self.network.drop = self.drop_path * self.current_epoch / max(1, self.trainer.max_epochs or 1)
+    def setup(self, stage: str) -> None:
+        """Forget the means of a training before."""
+        self.means.clear()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss on one batch."""
         images, labels = batch
         images = images.contiguous(memory_format=torch.channels_last)
+        if self.drop_path:  # not once an epoch: a run may go on in the middle of one
+            self.network.drop = self.drop_path * self.current_epoch / max(1, self.trainer.max_epochs or 1)
         if self.auxiliary_weight:
             logits, auxiliary = self.network.forward_auxiliary(images)
         else:
@@ -114,6 +120,7 @@ class TrainTask(LightningModule):
                 auxiliary, labels, label_smoothing=self.label_smoothing
             )
         self.means.add({"train/loss": loss, **self._accuracies(logits, labels)}, len(labels))
+        self.means.check(self, batch_idx)
         return loss
 
     def on_train_epoch_end(self) -> None:
@@ -151,14 +158,18 @@ class TrainTask(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer, and the scheduler where there is one."""
-        self.means.clear()
         optimizer = self.make_optimizer(self.parameters())
         if self.make_scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what an export needs, so that it works from the checkpoint alone."""
+        """Keep what an export needs, so that it works from the checkpoint alone.
+
+        Raises:
+            TrainingError: A loss or a parameter is not finite.
+        """
+        self.means.save(self, checkpoint)
         data: Any = getattr(self.trainer, "datamodule", None)
         checkpoint["export"] = {
             "architecture": self._plain_architecture(),
@@ -181,6 +192,7 @@ class TrainTask(LightningModule):
                 f"{list(self.architecture.choices)} here. Give --model.architecture the file that it was trained with."
             )
         check_state(self, checkpoint)
+        self.means.load(self, checkpoint)
 
     def _plain_architecture(self) -> dict[str, Any]:
         plain: dict[str, Any] = json.loads(json.dumps(self.architecture.to_dict()))

@@ -11,7 +11,7 @@ from lightning_nas.__main__ import main
 from lightning_nas.architecture import Architecture
 from lightning_nas.cli import NASCLI, run
 from lightning_nas.errors import CheckpointError
-from lightning_nas.pipeline import read_yaml
+from lightning_nas.pipeline_config import read_yaml
 from tests.cli.test_configs import tiny
 
 

@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from lightning_nas.cli import check_config, run
-from lightning_nas.pipeline import merge, read_yaml
+from lightning_nas.pipeline_config import merge, read_yaml
 from lightning_nas.spaces.darts import DARTSSpace
 from tests.conftest import ROOT
 

@@ -42,6 +42,7 @@ def test_a_metric_that_some_batches_lack_is_weighted_by_those_it_has() -> None:
     means = EpochMeans()
     logged: dict[str, tuple[Tensor, int]] = {}
     task = LightningModule()
+    task.trainer = quiet_trainer()
     task.log = lambda name, value, batch_size, **_: logged.update({name: (value, batch_size)})  # type: ignore
     loss = torch.tensor(1.0, requires_grad=True)
     means.add({"a": loss, "b": torch.tensor(3.0)}, 2)

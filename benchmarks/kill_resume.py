@@ -1,0 +1,178 @@
+"""Kill a stage at a random moment, let it go on from its last checkpoint, and compare its end with an unkilled run's.
+
+    python -m benchmarks.kill_resume --kills 20
+
+The stages are those of ``configs/pipeline/digits.yaml`` made small (distillation, search, training with dropped paths),
+on the CPU, with shuffling loaders and augmentations, and a checkpoint after every epoch and every third batch. Each is
+run once to its end. Then, stage by stage in turn, a process of its own is killed with SIGKILL at a moment drawn
+uniformly from the run's length, and ``fit --ckpt_path`` of its last checkpoint (``fit`` anew if there is none) runs to
+its end. Equal means bit-equal: weights, alphas (by name), optimizers, schedulers, the factors of every epoch, the last
+epoch's means, and all artifacts. Processes are forked, so that they need not import everything again. The last line is
+JSON.
+"""
+
+import argparse
+import csv
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+if not __package__:
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import lightning_nas.cli  # noqa: F401  # imported before the forks, once for all
+from lightning_nas.__main__ import main as command
+from lightning_nas.pipeline import Pipeline
+from lightning_nas.pipeline_config import parse
+
+CONFIG = Path(__file__).resolve().parent.parent / "configs" / "pipeline" / "digits.yaml"
+SMALL = {
+    "trainer.callbacks": "null",
+    "trainer.enable_progress_bar": "false",
+    "trainer.limit_train_batches": 8,
+    "stages.distill.trainer.max_epochs": 4,
+    "stages.distill.model.init_args.scheme.init_args.images_per_class": 16,
+    "stages.search.data.init_args.batch_size": 10,
+    "stages.search.data.init_args.data.init_args.augmentations": "[lightning_nas.data.augmentation.RandomFlip]",
+    "stages.search.model.init_args.space.init_args.channels": 4,
+    "stages.search.model.init_args.space.init_args.nodes": 2,
+    "stages.search.trainer.max_epochs": 4,
+    "stages.train.model.init_args.channels": 4,
+    "stages.train.model.init_args.drop_path": 0.3,
+    "stages.train.trainer.max_epochs": 4,
+}
+ARTIFACTS = {
+    "distill": ("proxy.safetensors", "proxy.json", "pictures.safetensors"),
+    "search": ("architecture.json", "alphas.safetensors"),
+    "train": (),
+}
+STATE = ("state_dict", "optimizer_states", "lr_schedulers", "alpha_history", "allowed", "means", "epoch", "global_step")
+
+
+def prepare(folder: Path) -> None:
+    """Write the stages' configurations into a run folder."""
+    overrides = [part for key, value in SMALL.items() for part in (f"--{key}", str(value))]
+    config, _, base = parse(["--config", str(CONFIG), *overrides])
+    folder.mkdir(parents=True, exist_ok=True)
+    for stage in ARTIFACTS:
+        made = Pipeline(config, folder, base, "").stage_config(stage)
+        made["interruption"] = {"every_n_batches": 3}
+        (folder / f"{stage}.yaml").write_text(yaml.safe_dump(made))
+
+
+def fit(folder: Path, stage: str, checkpoint: Path | None) -> None:
+    """Run a stage in this process, silently."""
+    log = (folder / f"{stage}.log").open("a")
+    os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
+    resume = [] if checkpoint is None else ["--ckpt_path", str(checkpoint)]
+    command(["fit", "--config", str(folder / f"{stage}.yaml"), *resume])
+
+
+def start(folder: Path, stage: str, checkpoint: Path | None = None) -> Any:
+    """Run a stage in a process of its own."""
+    process = multiprocessing.get_context("fork").Process(target=fit, args=(folder, stage, checkpoint))
+    process.start()
+    return process
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two nested states are equal to the last bit."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return bool(a == b)
+
+
+def last_means(folder: Path, stage: str) -> dict[str, str]:
+    """The last epoch's row of the newest CSV file."""
+    newest = max((folder / stage).glob("version_*/metrics.csv"), key=lambda p: int(p.parent.name.split("_")[1]))
+    with newest.open(newline="") as file:
+        return list(csv.DictReader(file))[-1]
+
+
+def differences(folder: Path, reference: Path, stage: str) -> list[str]:
+    """What two runs do not agree on."""
+    mine, truth = (torch.load(f / stage / "checkpoints" / "last.ckpt", weights_only=True) for f in (folder, reference))
+    found = [key for key in STATE if not same(mine.get(key), truth.get(key))]
+    found += [n for n in ARTIFACTS[stage] if (folder / n).read_bytes() != (reference / n).read_bytes()]
+    return found + ([] if last_means(folder, stage) == last_means(reference, stage) else ["last epoch's means"])
+
+
+def trial(folder: Path, reference: Path, stage: str, seconds: float) -> dict[str, Any]:
+    """Kill a stage after ``seconds``, go on, and compare."""
+    prepare(folder)
+    for name in (n for other, names in ARTIFACTS.items() if other != stage for n in names):
+        shutil.copy(reference / name, folder / name)
+    process = start(folder, stage)
+    time.sleep(seconds)
+    process.kill()
+    process.join()
+    checkpoint = folder / stage / "checkpoints" / "last.ckpt"
+    found = checkpoint if checkpoint.is_file() else None
+    moment = "no checkpoint yet"
+    if found is not None:
+        loops = torch.load(found, weights_only=True)["loops"]["fit_loop"]
+        batch, epoch = loops["epoch_loop.batch_progress"]["current"]["ready"], loops["epoch_progress"]["current"]
+        moment = f"epoch {epoch['processed']}" + ("" if epoch["processed"] == epoch["ready"] else f", batch {batch}")
+    killed = process.exitcode == -signal.SIGKILL
+    again = start(folder, stage, found)
+    again.join()
+    wrong = differences(folder, reference, stage) if again.exitcode == 0 else [f"exit code {again.exitcode}"]
+    return {"stage": stage, "killed": killed, "after": round(seconds, 2), "from": moment, "different": wrong}
+
+
+def main(args: Sequence[str] | None = None) -> dict[str, Any]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    given = parser.parse_args(args)
+    draw = random.Random(given.seed)
+    torch.set_num_threads(1)
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as root:
+        reference = Path(root) / "reference"
+        prepare(reference)
+        lengths = {}
+        for stage in ARTIFACTS:
+            begun = time.perf_counter()
+            process = start(reference, stage)
+            process.join()
+            lengths[stage] = time.perf_counter() - begun
+            if process.exitcode:
+                raise SystemExit((reference / f"{stage}.log").read_text())
+        print("seconds to the end:", {stage: round(s, 2) for stage, s in lengths.items()}, flush=True)
+        while sum(row["killed"] for row in rows) < given.kills:
+            stage = list(ARTIFACTS)[len(rows) % len(ARTIFACTS)]
+            row = trial(Path(root) / str(len(rows)), reference, stage, draw.random() * lengths[stage])
+            rows.append(row)
+            print(f"{row['stage']:<8} killed after {row['after']:5.2f} s, from {row['from']:<18}", end=" ")
+            print("equal" if not row["different"] else f"DIFFERENT: {row['different']}", flush=True)
+    kills = [row for row in rows if row["killed"]]  # a run that had ended before its moment was not killed
+    result = {
+        "kills": len(kills),
+        "equal": sum(not row["different"] for row in kills),
+        "from_a_checkpoint": sum(row["from"] != "no checkpoint yet" for row in kills),
+        "within_an_epoch": sum("batch" in row["from"] for row in kills),
+        "stages": {stage: sum(row["stage"] == stage for row in kills) for stage in ARTIFACTS},
+    }
+    print(json.dumps(result))
+    return result
+
+
+if __name__ == "__main__":
+    main()

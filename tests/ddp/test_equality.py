@@ -1,0 +1,203 @@
+"""Two processes on the CPU: equal to each other, and to one process with their global batch."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+
+from lightning_nas.callbacks.rank_guard import RankGuard
+from lightning_nas.data.classes import ClassBalancedDataModule
+from lightning_nas.data.halves import HalvesDataModule
+from lightning_nas.data.images import ArrayDataModule
+from lightning_nas.differentiable.discretization.top_two import TopTwo
+from lightning_nas.differentiable.hypergradient.base import BilevelProblem
+from lightning_nas.differentiable.hypergradient.exact_second_order import ExactSecondOrder
+from lightning_nas.differentiable.hypergradient.first_order import FirstOrder
+from lightning_nas.differentiable.hypergradient.one_level import OneLevel
+from lightning_nas.differentiable.hypergradient.second_order import SecondOrder
+from lightning_nas.distill.distribution import DistributionMatching
+from lightning_nas.distill.images import PlainImages
+from lightning_nas.errors import TrainingError
+from lightning_nas.spaces.darts import DARTSSpace
+from lightning_nas.spaces.nasbench201 import NASBench201Space
+from lightning_nas.tasks.bilevel import BilevelTask
+from lightning_nas.tasks.distill import DistillTask
+from lightning_nas.tasks.train import TrainTask
+from tests.helpers import quiet_trainer
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(os, "fork") or torch.cuda.is_available(), reason="processes are forked, which must come before CUDA"
+)
+
+EPOCHS = 2
+Make = Callable[[Path], tuple[LightningModule, LightningDataModule]]
+
+
+class Frozen(Callback):
+    """Batch norm with fixed statistics: those of a batch depend on how it is split."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Lightning puts the task into training mode at the start of every epoch."""
+        for part in pl_module.children():
+            part.eval()
+
+
+class Keep(Callback):
+    """Writes down what every process ends with."""
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """All parameters and buffers."""
+        torch.save(pl_module.state_dict(), f"world{trainer.world_size}_rank{trainer.global_rank}.pt")
+
+
+def images(folder: Path, batch_size: int) -> ArrayDataModule:
+    generator = np.random.default_rng(3)
+    x = generator.integers(0, 256, (48, 8, 8, 3), dtype=np.uint8)
+    y = np.arange(48) % 3
+    path = folder / "images.npz"
+    np.savez(path, x_train=x, y_train=y, x_test=x[:6], y_test=y[:6])
+    return ArrayDataModule(str(path), batch_size=batch_size, seed=4)
+
+
+def sgd(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=1e-3)
+
+
+def search(hypergradient: Any, space: Any, **options: Any) -> BilevelTask:
+    return BilevelTask(
+        space,
+        hypergradient,
+        TopTwo(),
+        sgd,
+        lambda p: torch.optim.Adam(p, lr=0.01),
+        num_classes=3,
+        image_shape=(3, 8, 8),
+        selection_images=8,
+        output_dir="found",
+        weight_clip_norm=1.0,
+        **options,
+    )
+
+
+def bilevel(hypergradient: Any, **options: Any) -> Any:
+    def make(folder: Path, batch_size: int) -> tuple[LightningModule, LightningDataModule]:
+        space = DARTSSpace(nodes=2, channels=2, cells=3)
+        return search(hypergradient(), space, **options), HalvesDataModule(images(folder, 1), batch_size=batch_size)
+
+    return make
+
+
+def nasbench201(folder: Path, batch_size: int) -> tuple[LightningModule, LightningDataModule]:
+    space = NASBench201Space(channels=2, cells_per_stage=1)
+    return search(FirstOrder(), space), HalvesDataModule(images(folder, 1), batch_size=batch_size)
+
+
+def training(folder: Path, batch_size: int) -> tuple[LightningModule, LightningDataModule]:
+    path = DARTSSpace(nodes=2).sample(torch.Generator().manual_seed(1)).save(folder / "architecture.json")
+    task = TrainTask(str(path), sgd, channels=2, cells=3, label_smoothing=0.1, num_classes=3, image_shape=(3, 8, 8))
+    return task, images(folder, batch_size)
+
+
+def distillation(folder: Path, batch_size: int) -> tuple[LightningModule, LightningDataModule]:
+    task = DistillTask(PlainImages(2), DistributionMatching(width=4, depth=2), sgd, output_dir="found")
+    return task, ClassBalancedDataModule(images(folder, 1), images_per_class=batch_size // 2, steps_per_epoch=3)
+
+
+MAKERS = {
+    "first order": bilevel(FirstOrder),
+    "second order": bilevel(SecondOrder),
+    "exact second order": bilevel(ExactSecondOrder),
+    "one level": bilevel(OneLevel),
+    "low memory": bilevel(FirstOrder, memory="low"),
+    "NAS-Bench-201": nasbench201,
+    "training": training,
+    "distillation": distillation,
+}
+
+
+def fit(make: Any, folder: Path, world: int, callbacks: list[Callback]) -> None:
+    torch.manual_seed(11)
+    task, data = make(folder, 4 if world == 2 else 8)
+    options: dict[str, Any] = {"strategy": "ddp_fork", "devices": 2} if world == 2 else {}
+    try:
+        trainer = quiet_trainer(max_epochs=EPOCHS, precision="64-true", callbacks=callbacks, **options)
+        trainer.fit(task, datamodule=data)
+    finally:
+        os.environ.pop("MASTER_PORT", None)  # Lightning leaves it behind
+
+
+def difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    assert a.keys() == b.keys()
+    return max(float((a[n].double() - b[n].double()).abs().max()) for n in a if a[n].numel())
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_two_processes_are_one_with_their_global_batch(name: str, tmp_path: Path) -> None:
+    for world in (1, 2):
+        fit(MAKERS[name], tmp_path, world, [Frozen(), Keep()])
+    one, first, second = (torch.load(f"world{w}_rank{r}.pt") for w, r in ((1, 0), (2, 0), (2, 1)))
+    torch.manual_seed(11)
+    start = MAKERS[name](tmp_path, 4)[0].state_dict()
+    assert difference(first, second) == 0
+    assert difference(one, first) < 1e-9
+    if start.keys() == one.keys():  # a scheme's parameters are made in the fit
+        assert difference(one, {n: t.double() for n, t in start.items()}) > 1e-3, "nothing was trained"
+
+
+@pytest.mark.parametrize("name", ["first order", "training"])
+def test_with_batch_norm_on_weights_are_equal_on_both_processes(name: str, tmp_path: Path) -> None:
+    """Every process normalises by its own part of the batch; running statistics are those of each process."""
+    fit(MAKERS[name], tmp_path, 2, [Keep()])
+    first, second = (torch.load(f"world2_rank{r}.pt") for r in (0, 1))
+    trained = dict(MAKERS[name](tmp_path, 4)[0].named_parameters())
+    assert difference({n: first[n] for n in trained}, {n: second[n] for n in trained}) == 0
+
+
+class Unaveraged(FirstOrder):
+    """A hypergradient that forgets the other processes."""
+
+    def gradient(self, problem: BilevelProblem, train: Any, search: Any) -> tuple[torch.Tensor, ...]:
+        """The gradient of this process alone."""
+        return problem.gradients(problem.search_loss(search, None), problem.alphas)
+
+
+def test_alphas_that_drift_apart_stop_the_search(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="The processes search apart") as caught:
+        fit(bilevel(Unaveraged), tmp_path, 2, [RankGuard(every_n_batches=2)])
+    assert TrainingError.__name__ in str(caught.value) or isinstance(caught.value, TrainingError)
+
+
+def test_equal_alphas_pass_the_guard(tmp_path: Path) -> None:
+    fit(bilevel(FirstOrder), tmp_path, 2, [RankGuard(every_n_batches=1)])
+
+
+class Decided(Callback):
+    """Writes down what every process takes for the result."""
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The found choices."""
+        Path(f"rank{trainer.global_rank}.txt").write_text(str(pl_module.found.choices))  # type: ignore[union-attr]
+
+
+class Tampered(Callback):
+    """Gives every process alphas of its own, just before the decision."""
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Other alphas, by rank."""
+        torch.manual_seed(trainer.global_rank)
+        for alphas in pl_module.alphas.values():  # type: ignore[union-attr,operator]
+            alphas.data = torch.randn_like(alphas)
+
+
+def test_the_main_process_decides_for_all(tmp_path: Path) -> None:
+    fit(bilevel(FirstOrder), tmp_path, 2, [Tampered(), Decided()])
+    from lightning_nas.architecture import Architecture
+
+    (written,) = tmp_path.glob("found/architecture.json")
+    found = [Path(f"rank{r}.txt").read_text() for r in (0, 1)]
+    assert found == [str(Architecture.load(written).choices)] * 2

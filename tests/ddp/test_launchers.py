@@ -1,0 +1,91 @@
+"""Whole runs on two devices and on two machines, as far as one machine can show it."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightning_nas.architecture import Architecture
+from lightning_nas.artifacts import read_tensors
+from tests.conftest import ROOT
+from tests.test_pipeline import arguments
+
+TWO = {
+    "random_architectures": 0,
+    "trainer.accelerator": "cpu",
+    "trainer.devices": 2,
+    "trainer.strategy": "ddp",
+    "stages.distill.trainer.devices": 1,
+    "stages.distill.trainer.strategy": "auto",
+    "stages.search.data.init_args.batch_size": 16,
+}
+
+
+def environment() -> dict[str, str]:
+    """One thread a process, and nothing of a launcher."""
+    mine = {k: v for k, v in os.environ.items() if not k.startswith(("MASTER_", "LOCAL_", "NODE_", "WORLD_"))}
+    return {**mine, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("two") / "run"
+    args = arguments(run_dir, **TWO)
+    done = subprocess.run(
+        [sys.executable, "-m", "lightning_nas", "pipeline", *args],
+        env=environment(),
+        cwd=run_dir.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return run_dir
+
+
+def test_two_devices_make_one_run_folder(finished: Path) -> None:
+    assert [p.name for p in finished.parent.iterdir()] == ["run"]
+    for stage in ("distill", "search", "train"):
+        versions = sorted(p.name for p in (finished / stage).glob("version_*"))
+        assert versions == (["version_0", "version_1"] if stage == "train" else ["version_0"])  # fit and test
+        assert (finished / stage / "checkpoints" / "last.ckpt").is_file()
+    assert all(
+        (finished / name).is_file() for name in ("architecture.json", "network.py", "summary.json", "report.html")
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def test_two_machines_search_as_two_devices_of_one(finished: Path, tmp_path: Path) -> None:
+    """Two agents of torchrun, which know of each other by address and port alone, as on two machines."""
+    port = str(free_port())
+    agents = []
+    for node in ("0", "1"):
+        launch = ["--nnodes", "2", "--node_rank", node, "--nproc_per_node", "1", "--master_addr", "127.0.0.1"]
+        search = ["fit", "--config", str(finished / "search.yaml"), "--model.output_dir", str(tmp_path / "out")]
+        trainer = ["--trainer.num_nodes", "2", "--trainer.devices", "1", "--trainer.logger", "false"]
+        callbacks = ["--trainer.callbacks", "null", "--trainer.enable_checkpointing", "false"]
+        command = ["-m", "torch.distributed.run", *launch, "--master_port", port, "-m", "lightning_nas", *search]
+        agents.append(
+            subprocess.Popen(
+                [sys.executable, *command, *trainer, *callbacks],
+                env=environment(),
+                cwd=tmp_path,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    said = [agent.communicate(timeout=300)[0] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], "\n".join(said)
+    (out,) = tmp_path.glob("out/architecture.json")
+    assert Architecture.load(out) == Architecture.load(finished / "architecture.json")
+    one, two = (read_tensors(p / "alphas.safetensors", repair="") for p in (finished, out.parent))
+    assert all(torch.equal(one[name], two[name]) for name in (*one, *two))
