@@ -137,7 +137,7 @@ class Interruption(Callback):
         if keeper is None:
             return None
         self._own = self._last(trainer) or Path(str(keeper.dirpath)) / "interrupted.ckpt"
-        trainer.save_checkpoint(self._own)
+        trainer.save_checkpoint(self._own, weights_only=False)
         return self._own
 
 

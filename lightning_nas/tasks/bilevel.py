@@ -40,7 +40,8 @@ class BilevelTask(LightningModule):
     One batch: the hypergradient of ``L_search`` moves the alphas, then the gradient of ``L_train`` moves the weights.
     With all components off this is DARTS. Batches are ``{"train": (images, labels), "search": (images, labels)}``.
     The alphas are parameters of this module and of the second optimizer alone. Both forward passes move the batch-norm
-    statistics; the selection errors are measured with batch statistics. At the end of ``fit`` it writes
+    statistics; the selection errors are measured with batch statistics. Of several processes, each normalises by its
+    own part of the batch, and takes over the statistics of the main one. At the end of ``fit`` it writes
     ``architecture.json`` and ``alphas.safetensors`` (the factors after every epoch).
 
     References:
@@ -274,7 +275,16 @@ class BilevelTask(LightningModule):
         self.means.clear()
 
     def on_fit_start(self) -> None:
-        """Refuse settings that this device cannot follow."""
+        """Refuse settings that this device cannot follow.
+
+        Raises:
+            ConfigError: Of the execution, or batch norm that is to be synchronised over processes.
+        """
+        if any(isinstance(part, nn.SyncBatchNorm) for part in self.supernet.modules()):
+            raise ConfigError(
+                "trainer.sync_batchnorm is true, but the supernet normalises many operations in one pass, by each "
+                "process's part of the batch. Set it to false; larger batches a process have the same effect."
+            )
         self.execution.check(self.device, str(self.trainer.precision), self.trainer.world_size)
 
     # -- the step -------------------------------------------------------------------------------------------------

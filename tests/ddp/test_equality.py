@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 
+from lightning_nas.callbacks.interruption import Interruption
 from lightning_nas.callbacks.rank_guard import RankGuard
 from lightning_nas.data.classes import ClassBalancedDataModule
 from lightning_nas.data.halves import HalvesDataModule
@@ -22,7 +24,7 @@ from lightning_nas.differentiable.hypergradient.one_level import OneLevel
 from lightning_nas.differentiable.hypergradient.second_order import SecondOrder
 from lightning_nas.distill.distribution import DistributionMatching
 from lightning_nas.distill.images import PlainImages
-from lightning_nas.errors import TrainingError
+from lightning_nas.errors import ConfigError, TrainingError
 from lightning_nas.spaces.darts import DARTSSpace
 from lightning_nas.spaces.nasbench201 import NASBench201Space
 from lightning_nas.tasks.bilevel import BilevelTask
@@ -120,13 +122,15 @@ MAKERS = {
 }
 
 
-def fit(make: Any, folder: Path, world: int, callbacks: list[Callback]) -> None:
+def fit(make: Any, folder: Path, world: int, callbacks: list[Callback], ckpt_path: Path | None = None) -> None:
     torch.manual_seed(11)
     task, data = make(folder, 4 if world == 2 else 8)
     options: dict[str, Any] = {"strategy": "ddp_fork", "devices": 2} if world == 2 else {}
     try:
-        trainer = quiet_trainer(max_epochs=EPOCHS, precision="64-true", callbacks=callbacks, **options)
-        trainer.fit(task, datamodule=data)
+        keep = any(isinstance(c, ModelCheckpoint) for c in callbacks)
+        options |= {"precision": "64-true", "callbacks": callbacks, "enable_checkpointing": keep}
+        trainer = quiet_trainer(max_epochs=EPOCHS, **options)
+        trainer.fit(task, datamodule=data, ckpt_path=ckpt_path)
     finally:
         os.environ.pop("MASTER_PORT", None)  # Lightning leaves it behind
 
@@ -166,6 +170,24 @@ class Unaveraged(FirstOrder):
         return problem.gradients(problem.search_loss(search, None), problem.alphas)
 
 
+def test_a_search_says_that_it_synchronises_no_batch_norm(tmp_path: Path) -> None:
+    task, data = MAKERS["first order"](tmp_path, 4)
+    task.supernet = torch.nn.SyncBatchNorm.convert_sync_batchnorm(task.supernet)  # as Lightning does
+    with pytest.raises(ConfigError, match=r"sync_batchnorm is true, but the supernet"):
+        quiet_trainer(max_epochs=1).fit(task, datamodule=data)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="SyncBatchNorm needs two GPUs: it has no CPU path")
+def test_a_training_can_synchronise_batch_norm(tmp_path: Path) -> None:
+    """Then two processes are one with their global batch although statistics move."""
+    for world, options in ((1, {"devices": 1}), (2, {"devices": 2, "strategy": "ddp_spawn", "sync_batchnorm": True})):
+        torch.manual_seed(11)
+        task, data = training(tmp_path, 8 // world)
+        quiet_trainer(max_epochs=EPOCHS, accelerator="gpu", callbacks=[Keep()], **options).fit(task, datamodule=data)
+    one, first = (torch.load(f"world{w}_rank0.pt", map_location="cpu") for w in (1, 2))
+    assert difference(one, first) < 1e-4
+
+
 def test_alphas_that_drift_apart_stop_the_search(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="The processes search apart") as caught:
         fit(bilevel(Unaveraged), tmp_path, 2, [RankGuard(every_n_batches=2)])
@@ -174,6 +196,38 @@ def test_alphas_that_drift_apart_stop_the_search(tmp_path: Path) -> None:
 
 def test_equal_alphas_pass_the_guard(tmp_path: Path) -> None:
     fit(bilevel(FirstOrder), tmp_path, 2, [RankGuard(every_n_batches=1)])
+
+
+class Fail(Callback):
+    """Fails in the second epoch."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Before its third batch."""
+        if (trainer.current_epoch, batch_idx) == (1, 2):
+            raise RuntimeError("the machine broke")
+
+
+class Means(Callback):
+    """Writes down the logged means of the last epoch."""
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Those of the main process, which are those of all."""
+        if trainer.is_global_zero:
+            torch.save({name: value.clone() for name, value in trainer.callback_metrics.items()}, "means.pt")
+
+
+@pytest.mark.parametrize("name", ["first order", "training", "distillation"])
+def test_two_processes_go_on_within_an_epoch(name: str, tmp_path: Path) -> None:
+    ends = []
+    for broken in (False, True):
+        keep = [ModelCheckpoint(tmp_path / "kept", "last", enable_version_counter=False), Interruption(2), Means()]
+        if broken:
+            with pytest.raises(Exception, match="the machine broke"):
+                fit(MAKERS[name], tmp_path, 2, [*keep, Keep(), Fail()])
+        fit(MAKERS[name], tmp_path, 2, [*keep, Keep()], tmp_path / "kept" / "last.ckpt" if broken else None)
+        ends.append({**torch.load("world2_rank0.pt"), **torch.load("means.pt")})
+    # float64 weights are rounded on their way through a checkpoint, because Lightning converts them after loading
+    assert difference(*ends) < 1e-5
 
 
 class Decided(Callback):

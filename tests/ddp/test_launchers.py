@@ -1,9 +1,11 @@
 """Whole runs on two devices and on two machines, as far as one machine can show it."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -89,3 +91,39 @@ def test_two_machines_search_as_two_devices_of_one(finished: Path, tmp_path: Pat
     assert Architecture.load(out) == Architecture.load(finished / "architecture.json")
     one, two = (read_tensors(p / "alphas.safetensors", repair="") for p in (finished, out.parent))
     assert all(torch.equal(one[name], two[name]) for name in (*one, *two))
+
+
+def children(pid: int) -> list[int]:
+    """Processes that a process has started."""
+    found = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in found.read_text().split()] if found.is_file() else []
+
+
+def running(pid: int) -> bool:
+    """Whether a process computes, or is only still listed."""
+    listed = Path(f"/proc/{pid}/stat")
+    return listed.is_file() and listed.read_text().rsplit(")", 1)[1].split()[0] not in ("Z", "X")
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for processes in /proc")
+def test_a_signal_to_one_of_two_processes_stops_both_with_a_checkpoint(finished: Path, tmp_path: Path) -> None:
+    keep = tmp_path / "kept"
+    callback = f"[{{class_path: ModelCheckpoint, init_args: {{dirpath: {keep}, filename: last}}}}]"
+    args = ["--config", str(finished / "search.yaml"), "--model.output_dir", str(tmp_path), "--trainer.logger", "false"]
+    long = ["--trainer.max_epochs", "100000", "--trainer.callbacks", callback]
+    command = [sys.executable, "-m", "lightning_nas", "fit", *args, *long]
+    run = subprocess.Popen(command, env=environment(), cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 200
+        while not (keep / "last.ckpt").is_file() and run.poll() is None and time.monotonic() < until:
+            time.sleep(0.1)
+        (other,) = children(run.pid)
+        run.send_signal(signal.SIGTERM)
+        said = run.communicate(timeout=100)[1].decode()
+    finally:
+        run.kill()
+    assert run.returncode == 143, said
+    assert not running(other)
+    assert said.count("Go on with: lightning-nas fit ") == 1
+    saved = torch.load(keep / "last.ckpt", weights_only=True)
+    assert all(bool(value.isfinite().all()) for value in saved["state_dict"].values())

@@ -313,3 +313,15 @@ def test_a_gradient_scaler_changes_neither_weights_nor_alphas(tmp_path: Path, hy
         found.append({name: value.clone() for name, value in task.state_dict().items()})
     for name, value in found[0].items():
         torch.testing.assert_close(value, found[1][name], rtol=1e-4, atol=2e-5, msg=name)
+
+
+def test_half_precision_follows_full_precision(tmp_path: Path) -> None:
+    ends = []
+    for precision in ("32-true", "bf16-mixed"):
+        task = make(tmp_path)
+        quiet_trainer(max_epochs=2, precision=precision).fit(task, datamodule=FixedHalves(dtype=torch.float32))
+        assert all(p.dtype == torch.float32 and bool(p.isfinite().all()) for p in task.parameters())
+        ends.append(torch.cat([p.detach().flatten() for p in task.alpha_list]))
+    start = torch.cat([p.detach().flatten() for p in make(tmp_path).alpha_list])
+    moved, difference = (ends[0] - start).norm(), (ends[1] - ends[0]).norm()
+    assert 0 < difference < 0.5 * moved  # Adam's steps are as long, and mostly in the same direction
