@@ -14,7 +14,7 @@ USAGE = """usage: lightning-nas COMMAND [options]      (lightning-nas COMMAND --
 A whole search:
   pipeline   distill, search, train, test and export, from one YAML
   report     write report.html of a run folder again
-  export     a trained network as one plain .py
+  export     a trained network as one plain .py, a torch program and ONNX, with a model card
 
 One stage, by Lightning:
   fit        run a task: distill, search or train

@@ -1,10 +1,14 @@
 """The commands beside Lightning's own: ``export`` and ``report``."""
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning_nas.errors import CheckpointError
+from lightning_nas.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from lightning_nas.export_formats import Format
 
 
 def trained_network(checkpoint: Path) -> tuple[Any, dict[str, Any]]:
@@ -50,51 +54,128 @@ def size(kept: dict[str, Any]) -> dict[str, int]:
     return {"parameters": parameters(counted), "macs": macs(counted, kept["network"]["image_shape"])}
 
 
-def export_checkpoint(checkpoint: Path, folder: Path) -> dict[str, Any]:
-    """Write the network of a final training's checkpoint as ``network.py`` and ``network.pt``.
+def choose_formats(names: Sequence[str] | None) -> "list[Format]":
+    """The formats of these names, or all whose packages are installed, with a printed line for each left out.
+
+    Args:
+        names: ``py``, ``pt2``, ``onnx``; None for all.
+
+    Raises:
+        ConfigError: A name is unknown, or there is none.
+        MissingDependencyError: The packages of a named format are not installed.
+    """
+    from lightning_nas.export import FORMATS
+
+    known = [each.name for each in FORMATS]
+    wrong = [name for name in names or () if name not in known]
+    if wrong or (names is not None and not names):
+        raise ConfigError(f"Formats {wrong} are none or unknown; there are {known}.")
+    if names is not None:
+        named = [each for each in FORMATS if each.name in names]
+        for each in named:
+            each.require()
+        return named
+    chosen = []
+    for each in FORMATS:
+        missing = each.missing()
+        if missing:
+            print(
+                f"{each.file_name} is left out, because these cannot be imported: {', '.join(missing)}. To have it: "
+                f'pip install "lightning_nas[{each.extra}]"'
+            )
+        else:
+            chosen.append(each)
+    return chosen
+
+
+def export_checkpoint(
+    checkpoint: Path,
+    folder: Path,
+    *,
+    formats: Sequence[str] | None = None,
+    figures: Mapping[str, float] | None = None,
+    licence: str = "not stated",
+) -> dict[str, Any]:
+    """Write the network of a final training's checkpoint in some formats, with a model card.
 
     Args:
         checkpoint: What a ``TrainTask`` saved; nothing else is needed.
         folder: Where the files go.
+        formats: ``py`` (``network.py`` and ``network.pt``), ``pt2``, ``onnx``; by default all whose packages are
+            installed, with a printed line for each left out.
+        figures: What was measured, for the model card: ``test_accuracy`` as a fraction, and others.
+        licence: Of the network, for the model card.
 
     Returns:
-        ``path``, ``difference`` (largest difference between the outputs of the file and those of the task),
-        ``parameters`` and ``macs`` (of one image).
+        ``path`` and ``difference`` (largest difference between the outputs of the file and those of the task) of the
+        first file, which is ``network.py`` by default; ``files``, these two of every file; ``card``, the path of the
+        model card; ``parameters`` and ``macs`` (of one image).
 
     Raises:
         CheckpointError: The file is no checkpoint of a final training.
-        ExportError: The file's outputs differ from the task's by more than 1e-5.
+        ConfigError: A format is unknown, or a figure impossible.
+        ExportError: A file's outputs differ from the task's by more than 1e-5; no file is written.
+        MissingDependencyError: The packages of a named format are not installed; no file is written.
     """
     from lightning_nas.architecture import Architecture
-    from lightning_nas.export import export_network
+    from lightning_nas.export import export_files
+    from lightning_nas.export_formats import Description
+    from lightning_nas.model_card import ModelCard, check_figures
 
+    chosen = choose_formats(formats)
+    check_figures(figures or {})
     network, kept = trained_network(checkpoint)
     architecture = Architecture.from_dict(kept["architecture"])
     image_shape = tuple(kept["network"]["image_shape"])
     channels, classes = image_shape[0], kept["network"]["num_classes"]
-    exported = export_network(
-        network,
-        folder,
+    description = Description(
         image_shape=image_shape,
-        class_names=kept["class_names"] or [str(c) for c in range(classes)],
-        mean=kept["mean"] or [0.0] * channels,
-        std=kept["std"] or [1.0] * channels,
+        class_names=tuple(kept["class_names"] or [str(c) for c in range(classes)]),
+        mean=tuple(kept["mean"] or [0.0] * channels),
+        std=tuple(kept["std"] or [1.0] * channels),
         header=architecture.space.build().text(architecture),
     )
-    return {"path": str(exported.path), "difference": exported.difference, **size(kept)}
+    exported = export_files(network, folder, description, chosen)
+    cost = size(kept)
+    card = ModelCard(
+        space=architecture.space.class_path,
+        description=description,
+        formats=chosen,
+        exported=exported,
+        cost=cost,
+        data=kept.get("data", {}),
+        figures=figures or {},
+        normalisation_known=bool(kept["mean"]),
+        licence=licence,
+    )
+    files = [{"path": str(each.path), "difference": each.difference} for each in exported]
+    return {**files[0], "files": files, "card": str(card.write(folder)), **cost}
 
 
 def export(args: list[str]) -> None:
     """``lightning-nas export``."""
     parser = argparse.ArgumentParser(
         prog="lightning-nas export",
-        description="Write a trained network as one plain .py file that needs only torch, with its weights beside it.",
+        description="Write a trained network as files that need no lightning_nas, checked against it, with a model "
+        "card: network.py (and network.pt), which needs only torch; network.pt2, a program of torch.export; "
+        "network.onnx.",
     )
     parser.add_argument("--ckpt_path", type=Path, required=True, help="a checkpoint of TrainTask")
     parser.add_argument("--output_dir", type=Path, default=Path("export"), help="where the files go (default: export)")
+    parser.add_argument(
+        "--formats",
+        nargs="+",
+        metavar="FORMAT",
+        help='py, pt2, onnx (default: all; onnx where its packages are installed: pip install "lightning_nas[onnx]")',
+    )
+    parser.add_argument(
+        "--licence", default="not stated", help="of the network, for its model card (default: not stated)"
+    )
     given = parser.parse_args(args)
-    done = export_checkpoint(given.ckpt_path, given.output_dir)
-    print(f"{done['path']}: {done['parameters']:,} parameters, largest difference to the task {done['difference']:.1e}")
+    done = export_checkpoint(given.ckpt_path, given.output_dir, formats=given.formats, licence=given.licence)
+    for file in done["files"]:
+        print(f"{file['path']}: largest difference to the task {file['difference']:.1e}")
+    print(f"{done['card']}: model card ({done['parameters']:,} parameters, {done['macs']:,} multiply-accumulates)")
 
 
 def report(args: list[str]) -> None:

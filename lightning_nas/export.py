@@ -1,17 +1,14 @@
-"""The found network as one plain .py file that needs only torch.
+"""The found network as files for programs without this library, first of all one plain .py that needs only torch.
 
-The file is made from the real source of the network's class: what the class needs is copied from the modules
+That file is made from the real source of the network's class: what the class needs is copied from the modules
 that define it, in their order. So the exported code is the code that was trained, and a check proves it.
 """
 
 import ast
-import copy
 import importlib
 import importlib.util
 import inspect
-import io
 import sys
-import tempfile
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,27 +18,83 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightning_nas.artifacts import write_bytes
 from lightning_nas.errors import ConfigError, ExportError
+from lightning_nas.export_formats import (
+    Description,
+    Exportable,
+    Exported,
+    Format,
+    ONNXModel,
+    TorchProgram,
+    write_checked,
+)
 
 COLUMNS = 120
-TOLERANCE = 1e-5
-"""Largest difference between the outputs of original and export, relative to outputs above 1."""
 
 _OWN_NAMES = ("network", "IMAGE_SHAPE", "CLASSES", "MEAN", "STD")
 """What the written file defines beside the copied source."""
 
 
-class Exported(NamedTuple):
-    """What an export has written.
+class PlainFile(Format):
+    """``network.py``: the source of the network's class in one file that needs only torch; weights in ``network.pt``.
 
-    Attributes:
-        path: ``network.py``; its weights are in ``network.pt`` beside it.
-        difference: Largest difference of outputs between it and the original, relative to outputs above 1.
+    The class must be plain: its module imports only torch, the standard library and plain modules of its own package.
     """
 
-    path: Path
-    difference: float
+    file_name = "network.py"
+    needs = "only torch, and network.pt beside it"
+    usage = """import torch
+
+from network import CLASSES, IMAGE_SHAPE, MEAN, STD, network
+
+images = torch.rand(2, *IMAGE_SHAPE)  # in place of yours, with values in [0, 1]
+scaled = (images - torch.tensor(MEAN).view(-1, 1, 1)) / torch.tensor(STD).view(-1, 1, 1)
+with torch.no_grad():
+    logits = network()(scaled)
+names = [CLASSES[i] for i in logits.argmax(dim=1).tolist()]
+print(names)"""
+
+    def write(self, source: Exportable, folder: Path) -> list[Path]:
+        """See ``Format``."""
+        weights, path = folder / "network.pt", folder / self.file_name
+        path.write_text(_render(source), encoding="utf-8")
+        torch.save({name: value.clone() for name, value in source.network.state_dict().items()}, weights)
+        return [weights, path]
+
+    def run(self, path: Path, batches: Sequence[Tensor]) -> list[Tensor]:
+        """Import the file into a namespace of its own; see ``Format``."""
+        spec = importlib.util.spec_from_file_location("_exported_network", path)
+        if spec is None or spec.loader is None:
+            raise ExportError(f"{path} cannot be imported.")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        network = module.network()
+        return [network(batch) for batch in batches]
+
+
+FORMATS: tuple[Format, ...] = (PlainFile(), TorchProgram(), ONNXModel())
+"""All formats that ``lightning-nas export`` writes."""
+
+
+def export_files(
+    network: nn.Module, folder: str | Path, description: Description, formats: Sequence[Format]
+) -> list[Exported]:
+    """Write a network in some formats and check that each file does what the network does.
+
+    The weights of an auxiliary head are left out. The network, its device and the random numbers stay as they are.
+
+    Args:
+        network: ``network.arguments`` holds its constructor arguments.
+        folder: Where to write.
+        description: What the files tell of the network.
+        formats: Of the files.
+
+    Raises:
+        ConfigError: The network cannot be built again, or the description does not fit it.
+        ExportError: A file cannot be written or run, or its outputs differ from the network's.
+        MissingDependencyError: A format's packages are not installed.
+    """
+    return write_checked(network, Exportable(_plain(network), description), folder, formats)
 
 
 def export_network(
@@ -54,112 +107,41 @@ def export_network(
     std: Sequence[float],
     header: str,
 ) -> Exported:
-    """Write ``network.py`` and ``network.pt`` and check that they do what the network does.
-
-    The weights of an auxiliary head are left out. Before anything appears under its final name, the written
-    code is imported with the written weights, and its outputs are compared with the original's: on the CPU,
-    for random batches of two sizes.
+    """Write ``network.py`` and ``network.pt``: ``export_files`` with ``PlainFile`` alone.
 
     Args:
-        network: A network whose class is plain: its module imports only torch, the standard library and plain
-            modules of its own package. ``network.arguments`` holds its constructor arguments.
+        network: See ``export_files``; its class must be plain, see ``PlainFile``.
         folder: Where to write.
-        image_shape: ``(channels, height, width)`` of an image.
+        image_shape: See ``Description``, as all below.
         class_names: A name an output.
-        mean: Mean of every channel of images in [0, 1]; the network takes ``(image - mean) / std``.
-        std: Standard deviation of every channel.
+        mean: Of every channel.
+        std: Of every channel.
         header: Text for the file's docstring: how the network was found, how good it is.
-
-    Raises:
-        ConfigError: The network's class is not plain, or class names, mean or std do not fit the network.
-        ExportError: The written network cannot be run, or its outputs differ from the original's.
     """
-    if len(mean) != image_shape[0] or len(std) != image_shape[0]:
-        raise ConfigError(f"mean has {len(mean)} and std {len(std)} values, but images have {image_shape[0]} channels.")
-    arguments = _arguments(network)
-    constants = {
-        "IMAGE_SHAPE": tuple(int(n) for n in image_shape),
-        "CLASSES": tuple(str(name) for name in class_names),
-        "MEAN": tuple(float(m) for m in mean),
-        "STD": tuple(float(s) for s in std),
-    }
-    text = _render(type(network), arguments, constants, header).encode()
-    weights = _weights(network, arguments)
-    with tempfile.TemporaryDirectory() as temporary:
-        draft = write_bytes(Path(temporary) / "network.py", text)
-        write_bytes(Path(temporary) / "network.pt", weights)
-        difference = _difference(network, draft, image_shape, len(class_names))
-    write_bytes(Path(folder) / "network.pt", weights)
-    return Exported(write_bytes(Path(folder) / "network.py", text), difference)
+    description = Description(tuple(image_shape), tuple(class_names), tuple(mean), tuple(std), header)
+    return export_files(network, folder, description, [PlainFile()])[0]
 
 
-def _arguments(network: nn.Module) -> dict[str, Any]:
-    """Constructor arguments of the network without its auxiliary head."""
+def _plain(network: nn.Module) -> nn.Module:
+    """The same network anew: without auxiliary head, float32, on the CPU, in eval mode."""
     arguments = getattr(network, "arguments", None)
     if not isinstance(arguments, dict) or _external(type(network).__module__):
         raise ConfigError(
             f"{type(network).__module__}.{type(network).__name__} cannot be exported: it must be no class of "
             "torch, and have an attribute 'arguments', a dictionary of its constructor arguments."
         )
-    return {**arguments, **({"auxiliary": False} if "auxiliary" in arguments else {})}
-
-
-def _weights(network: nn.Module, arguments: Mapping[str, Any]) -> bytes:
-    """The state that a network of ``arguments`` takes, on the CPU, as ``torch.save`` writes it."""
-    with torch.device("meta"):
-        names = type(network)(**arguments).state_dict().keys()
+    arguments = {**arguments, **({"auxiliary": False} if "auxiliary" in arguments else {})}
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        plain: nn.Module = type(network)(**arguments)
     state = network.state_dict()
-    missing = [name for name in names if name not in state]
+    missing = [name for name in plain.state_dict() if name not in state]
     if missing:
         raise ExportError(f"The network has no weights {missing[:3]}: it is not the one of its 'arguments'.")
-    file = io.BytesIO()
-    torch.save({name: state[name].detach().cpu().clone() for name in names}, file)
-    return file.getvalue()
-
-
-def _difference(network: nn.Module, path: Path, image_shape: Sequence[int], classes: int) -> float:
-    """Import the written file, run it beside the original and compare."""
-    original = copy.deepcopy(network).float().cpu().eval()
-    generator = torch.Generator().manual_seed(0)
-    largest = 0.0
-    for batch_size in (1, 3):
-        batch = torch.randn(batch_size, *image_shape, generator=generator)
-        with torch.no_grad():
-            expected = original(batch)
-        if expected.shape != (batch_size, classes):
-            raise ConfigError(
-                f"{classes} class names were received, but the network's output for {batch_size} images has "
-                f"shape {tuple(expected.shape)}. Give one name for every output."
-            )
-        received = _run(path, batch)
-        scale = max(1.0, float(expected.abs().max()))
-        difference = float((received - expected).abs().max()) / scale
-        # written so that nan fails
-        if received.shape != expected.shape or not difference <= TOLERANCE:
-            raise ExportError(
-                f"The exported network differs from the original by {difference:.3g} of the output's scale "
-                f"(at most {TOLERANCE:g} is allowed). Check that every state of {type(network).__name__} is "
-                "a parameter or a buffer, that 'arguments' holds all constructor arguments, and that outputs "
-                "are finite."
-            )
-        largest = max(largest, difference)
-    return largest
-
-
-def _run(path: Path, batch: Tensor) -> Tensor:
-    """Outputs of the network that a file defines, imported into a namespace of its own."""
-    spec = importlib.util.spec_from_file_location("_exported_network", path)
-    if spec is None or spec.loader is None:
-        raise ExportError(f"{path} cannot be imported.")
-    module = importlib.util.module_from_spec(spec)
     try:
-        # building the network initialises weights, which must not move the caller's random numbers
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            spec.loader.exec_module(module)
-            output = module.network()(batch)
-    except Exception as error:
-        raise ExportError(f"The exported network does not run: {type(error).__name__}: {error}.") from error
-    return torch.as_tensor(output)
+        plain.load_state_dict({name: state[name] for name in plain.state_dict()})
+    except RuntimeError as error:
+        raise ExportError(f"The network is not the one of its 'arguments': {error}.") from None
+    return plain.float().eval().requires_grad_(False)
 
 
 # Source: what a class needs, from the modules that define it.
@@ -349,13 +331,21 @@ def _import_order(module: str, sources: Mapping[str, _Source], seen: set[str] | 
 # Text of the file.
 
 
-def _render(network: type, arguments: Mapping[str, Any], constants: Mapping[str, Any], header: str) -> str:
+def _render(source: Exportable) -> str:
     """The whole of ``network.py``."""
+    network, description = type(source.network), source.description
+    constants = {
+        "IMAGE_SHAPE": tuple(int(n) for n in description.image_shape),
+        "CLASSES": tuple(str(name) for name in description.class_names),
+        "MEAN": tuple(float(m) for m in description.mean),
+        "STD": tuple(float(s) for s in description.std),
+    }
+    arguments: dict[str, Any] = source.network.arguments  # type: ignore[assignment]  # a dictionary of plain values
     texts, imports = _collect(network.__module__, network.__name__)
     values = "\n".join(f"{name} = {_literal(value, len(name) + 3)}" for name, value in constants.items())
     lines = [f"        {name}={_literal(value, 10 + len(name), 8)}," for name, value in arguments.items()]
     builder = _BUILDER.format(name=network.__name__, arguments="\n".join(lines))
-    top = "\n\n".join([_docstring(header), _import_block({*imports, *_OWN_IMPORTS}), values])
+    top = "\n\n".join([_docstring(description.header), _import_block({*imports, *_OWN_IMPORTS}), values])
     return "\n\n\n".join([top, *texts, builder, _MAIN]) + "\n"
 
 

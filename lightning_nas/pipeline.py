@@ -58,6 +58,11 @@ class Pipeline:
         """The seed of all stages."""
         return int(self.config.get("seed_everything", 0))
 
+    @property
+    def export_settings(self) -> dict[str, Any]:
+        """``formats`` and ``licence`` of the exported network, where they are given."""
+        return dict(self.config["stages"].get("export") or {})
+
     # -- configurations -------------------------------------------------------------------------------------------
 
     def _stage_file(self, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -166,9 +171,13 @@ class Pipeline:
         Raises:
             ConfigError: The run folder holds another pipeline's run, or a stage's configuration is wrong: said before
                 the first stage starts.
+            MissingDependencyError: The packages of a format that the network is to be exported in are not installed.
         """
         from lightning_nas.cli import check_config
+        from lightning_nas.commands import choose_formats
 
+        if "formats" in self.export_settings:
+            choose_formats(self.export_settings["formats"])
         fits = [name for name in ("distill", "search", "train") if self.config["stages"].get(name)]
         configs = {name: self.stage_config(name) for name in fits}
         for i in range(self.random_architectures):
@@ -278,7 +287,9 @@ class Pipeline:
 
         print("\n== export ==", flush=True)
         start = time.perf_counter()
-        exported = export_checkpoint(self.run_dir / "train" / "checkpoints" / "last.ckpt", self.run_dir)
+        checkpoint = self.run_dir / "train" / "checkpoints" / "last.ckpt"
+        figures = {"test_accuracy": self._tested("train")}
+        exported = export_checkpoint(checkpoint, self.run_dir, figures=figures, **self.export_settings)
         self.seconds.append({"name": "export", "seconds": round(time.perf_counter() - start, 2), "resumed": False})
         return exported
 
@@ -336,6 +347,7 @@ class Pipeline:
             "genotype": architecture["provenance"]["text"],
             "selection_errors": architecture["provenance"]["selection_errors"],
             "export_difference": exported["difference"],
+            "export_differences": {Path(f["path"]).name: f["difference"] for f in exported["files"]},
             "peak_memory_mb": round(peak / 1024, 1),
         }
         write_json(self.run_dir / "summary.json", summary)

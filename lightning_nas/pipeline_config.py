@@ -98,11 +98,21 @@ def _check(config: dict[str, Any], path: Path) -> None:
     if missing:
         raise ConfigError(f"{path} lacks {missing}.")
     wrong = [k for k in STAGES if not isinstance(stages.get(k), str | dict | None)]
-    if wrong or stages.get("export"):
-        raise ConfigError(f"stages.{(wrong or ['export'])[0]} must be a path or a mapping; that of export is empty.")
+    if wrong:
+        raise ConfigError(f"stages.{wrong[0]} is {stages[wrong[0]]!r}; it must be a path or a mapping.")
+    _check_export(stages.get("export") or {})
     for key in ("seed_everything", "random_architectures"):
         value = config.get(key, 0)
         if type(value) is not int or value < 0:
             raise ConfigError(f"{key} is {value!r}; it must be an integer of at least 0.")
     if not isinstance(config.get("trainer") or {}, dict):
         raise ConfigError(f"trainer is {config['trainer']!r}; it must be a mapping.")
+
+
+def _check_export(given: Any) -> None:
+    formats, licence = (given.get("formats"), given.get("licence", "")) if isinstance(given, dict) else (0, 0)
+    names = isinstance(formats, list | None) and all(isinstance(name, str) for name in formats or ())
+    if not names or not isinstance(licence, str) or set(given) - {"formats", "licence"}:
+        raise ConfigError(
+            f"stages.export is {given!r}; it may have 'formats', a list such as [py, pt2, onnx], and 'licence', a text."
+        )

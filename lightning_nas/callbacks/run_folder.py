@@ -37,8 +37,8 @@ def lock(folder: Path, name: str = LOCK) -> FileLock:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        held = FileLock(folder / name, blocking=False, thread_local=False)
-        held.acquire()
+        held = FileLock(folder / name, thread_local=False)
+        held.acquire(blocking=False)
     except Timeout:
         raise ConfigError(
             f"Another run writes to {folder} at this moment. Wait for its end, or name another folder."

@@ -25,13 +25,11 @@ from lightning_nas.errors import ConfigError
 from lightning_nas.metrics.selection import SelectionErrors, selection_errors
 from lightning_nas.spaces.base import DifferentiableSpace, Mixture, Supernet
 from lightning_nas.spaces.convert import inherit, inherit_optimizer
+from lightning_nas.tasks.closed import Closed
 from lightning_nas.tasks.common import EpochMeans, check_state, output_folder
 from lightning_nas.tasks.execution import Compile, Execution, Memory
 
 Batch = tuple[Tensor, Tensor]
-
-CLOSED = -1e9
-"""The alphas of an edge that may take no operation: no share against other edges, but a softmax of its own."""
 
 
 class BilevelTask(LightningModule):
@@ -161,7 +159,7 @@ class BilevelTask(LightningModule):
     def _hold(self, supernet: Supernet) -> None:
         self.supernet = supernet
         self.execution = Execution(supernet, *self.settings)
-        self.closed = {name: ~mask for name, mask in self.space.allowed.items() if not mask.all()}
+        self.closed = Closed(self.space)
 
     @property
     def alpha_list(self) -> tuple[Tensor, ...]:
@@ -171,33 +169,14 @@ class BilevelTask(LightningModule):
     def mixtures(self) -> dict[str, Mixture]:
         """The supernet's factors, differentiable in the alphas."""
         found = {}
-        edge_alphas = self._open_edges()
-        for name, alphas in self._open_alphas().items():
+        edge_alphas = self.closed.edges(dict(self.edge_alphas))
+        for name, alphas in self.closed.alphas(dict(self.alphas)).items():
             if self.normalization is None:
                 mixture = Mixture(self.relaxation.relax(alphas), alphas.new_ones(len(alphas)))
             else:
                 mixture = self.normalization.normalize(alphas, edge_alphas.get(name), self.relaxation, self.space.nodes)
-            if name in self.closed:
-                closed = self.closed[name].to(alphas.device)
-                operations = mixture.operations.masked_fill(closed, 0.0)
-                mixture = Mixture(operations, mixture.edges.masked_fill(closed.all(1), 0.0))
-            found[name] = mixture
+            found[name] = self.closed.mixture(name, mixture)
         return found
-
-    def _open_alphas(self, without: float = CLOSED) -> dict[str, Tensor]:
-        """Alphas, ``-inf`` where an operation is not allowed, and ``without`` on edges that may take none at all."""
-        opened = dict(self.alphas)
-        for name, closed in self.closed.items():
-            closed = closed.to(opened[name].device)
-            opened[name] = opened[name].masked_fill(closed, -torch.inf)
-            opened[name] = opened[name].masked_fill(closed.all(1, keepdim=True), without)
-        return opened
-
-    def _open_edges(self) -> dict[str, Tensor]:
-        opened = dict(self.edge_alphas)
-        for name in opened.keys() & self.closed.keys():
-            opened[name] = opened[name].masked_fill(self.closed[name].all(1).to(opened[name].device), CLOSED)
-        return opened
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of the supernet, ``(batch, classes)``."""
@@ -205,7 +184,9 @@ class BilevelTask(LightningModule):
 
     def discretize(self) -> Architecture:
         """The architecture that the alphas stand for now."""
-        return self.discretizer.discretize(self._open_alphas(), self._open_edges(), self.space)
+        return self.discretizer.discretize(
+            self.closed.alphas(dict(self.alphas)), self.closed.edges(dict(self.edge_alphas)), self.space
+        )
 
     def restrict(self, allowed: Mapping[str, Tensor]) -> None:
         """Take operations away: their weights, their optimizer state and their part of the factors go.
@@ -255,7 +236,7 @@ class BilevelTask(LightningModule):
 
     def _penalty(self) -> Tensor:
         progress = self.current_epoch / max(1, self.trainer.max_epochs or 1)
-        terms = [r.penalty(self._open_alphas(-torch.inf), progress) for r in self.regularizers]
+        terms = [r.penalty(self.closed.alphas(dict(self.alphas), -torch.inf), progress) for r in self.regularizers]
         return torch.stack(terms).sum() if terms else self.alpha_list[0].new_zeros(())
 
     def _search_loss(self, batch: Batch, weights: Weights | None) -> Tensor:
@@ -306,12 +287,15 @@ class BilevelTask(LightningModule):
         scaler = self._scaler()
         scale = scaler.get_scale() if scaler is not None else 1.0
         self._weight_phase(train, weight_optimizer, with_alphas=one_level and move_alphas)
-        self.means.check(self, batch_idx)
         if one_level and move_alphas:
             if scaler is not None:  # the weights' step may have changed it since the alphas' gradient was made
                 for alpha in self.alpha_list:
                     alpha.grad = alpha.grad * (scaler.get_scale() / scale) if alpha.grad is not None else None
             alpha_optimizer.step()
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Stop at a loss that is not finite."""
+        self.means.check(self, batch_idx)
 
     def _weight_phase(self, batch: Batch, optimizer: LightningOptimizer, *, with_alphas: bool) -> None:
         mixtures = self.mixtures()

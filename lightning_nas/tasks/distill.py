@@ -80,8 +80,11 @@ class DistillTask(LightningModule):
         seed = (self.seed * 1_000_003 + self.global_step) % 2**63
         loss = self.matcher.loss(batch, (images, labels), seed)
         self.means.add({"train/loss": loss}, len(batch[1]))
-        self.means.check(self, batch_idx)
         return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Stop at a loss that is not finite."""
+        self.means.check(self, batch_idx)
 
     def configure_optimizers(self) -> Any:
         """The optimizer of the scheme's parameters; none for a control."""

@@ -120,8 +120,11 @@ class TrainTask(LightningModule):
                 auxiliary, labels, label_smoothing=self.label_smoothing
             )
         self.means.add({"train/loss": loss, **self._accuracies(logits, labels)}, len(labels))
-        self.means.check(self, batch_idx)
         return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Stop at a loss that is not finite."""
+        self.means.check(self, batch_idx)
 
     def on_train_epoch_end(self) -> None:
         """Log the means of the epoch."""
@@ -177,6 +180,7 @@ class TrainTask(LightningModule):
             "class_names": [str(name) for name in getattr(data, "class_names", [])],
             "mean": [float(v) for v in getattr(data, "mean", [])],
             "std": [float(v) for v in getattr(data, "std", [])],
+            "data": _described(data),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -197,3 +201,11 @@ class TrainTask(LightningModule):
     def _plain_architecture(self) -> dict[str, Any]:
         plain: dict[str, Any] = json.loads(json.dumps(self.architecture.to_dict()))
         return plain
+
+
+def _described(data: Any) -> dict[str, Any]:
+    """Class path of a data module and its number of training images, as far as there are any."""
+    if data is None:
+        return {}
+    images = {"train_images": len(data.train_set)} if hasattr(data, "train_set") else {}
+    return {"class": f"{type(data).__module__}.{type(data).__qualname__}", **images}

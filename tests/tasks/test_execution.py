@@ -205,7 +205,9 @@ def test_an_edge_without_operations_takes_no_share(tmp_path: Path) -> None:
         assert (mixture.operations[2] == 0).all()
         if normalization is not None:
             torch.testing.assert_close(mixture.operations[2:].sum(), torch.tensor(1.0))
-        penalty = torch.stack([r.penalty(task._open_alphas(-torch.inf), 0.5) for r in regularizers]).sum()
+        penalty = torch.stack(
+            [r.penalty(task.closed.alphas(dict(task.alphas), -torch.inf), 0.5) for r in regularizers]
+        ).sum()
         (mixture.operations.square().sum() + penalty).backward()
         assert torch.isfinite(penalty)
         assert torch.isfinite(task.alphas["normal"].grad).all()

@@ -60,8 +60,8 @@ def test_dropped_paths_rise_linearly() -> None:
     seen = []
 
     class Recorded(TrainTask):
-        def on_train_epoch_start(self) -> None:
-            super().on_train_epoch_start()
+        def on_train_epoch_end(self) -> None:
+            super().on_train_epoch_end()
             seen.append(self.network.drop)
 
     task = Recorded(
