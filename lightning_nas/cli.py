@@ -1,6 +1,7 @@
 """The commands of Lightning, ``fit``, ``validate``, ``test`` and ``predict``, over the tasks of this library."""
 
 import logging
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,11 +12,13 @@ from jsonargparse.typing import PositiveInt
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
+from lightning_nas.artifacts import load_saved
 from lightning_nas.callbacks.interruption import Interruption
 from lightning_nas.callbacks.rank_guard import RankGuard
 from lightning_nas.callbacks.run_config import CHECKPOINT_KEY, RunConfig
 from lightning_nas.callbacks.run_folder import RunFolder
 from lightning_nas.callbacks.step_seed import StepSeed
+from lightning_nas.callbacks.wandb_log import WandbLog
 from lightning_nas.errors import CheckpointError, DataError
 
 _SCHEDULERS = ("scheduler", "weight_scheduler", "alpha_scheduler")
@@ -62,6 +65,7 @@ class NASCLI(LightningCLI):
             help="CPU threads of torch; by default its own choice. On small images one is often the fastest.",
         )
         parser.add_lightning_class_args(Interruption, "interruption")
+        parser.add_lightning_class_args(WandbLog, "wandb_log")
         for name in ("num_classes", "image_shape"):
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
         for name in _SCHEDULERS:
@@ -111,20 +115,65 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         CheckpointError: The file is no checkpoint, or was not written by this library.
     """
     try:
-        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no file")  # opening a pipe would wait
+        with path.open("rb") as file:
+            checkpoint = load_saved(file)
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist. Check the path given as --ckpt_path.") from None
     except Exception as error:  # torch raises many kinds for a damaged or hostile file
         raise CheckpointError(
-            f"{path} is not a checkpoint that can be read safely ({type(error).__name__}: {str(error)[:100]}). "
-            "Use one that 'lightning-nas fit' wrote."
+            f"{path} is not a checkpoint that can be read safely ({type(error).__name__}: "
+            f"{' '.join(str(error).split()):.200}). Use one that 'lightning-nas fit' wrote."
         ) from None
     if not isinstance(checkpoint, dict) or CHECKPOINT_KEY not in checkpoint:
         raise CheckpointError(
             f"{path} was not written by 'lightning-nas fit': it has no configuration. Resume it where it was made, or "
             "start anew without --ckpt_path."
         )
+    wrong = _wrong_parts(checkpoint)
+    if wrong:
+        raise CheckpointError(
+            f"{path} is damaged or made up: its {', '.join(wrong)} cannot be of a 'lightning-nas fit'. Use another "
+            "checkpoint of the run, or start anew without --ckpt_path."
+        )
     return checkpoint
+
+
+_LIGHTNING = re.compile(r"([2-9]|\d\d)\.\d+\.\d+(\.?(a|b|rc|dev|post)\d+)*(\+\w+)?", re.ASCII)
+
+
+def _wrong_parts(checkpoint: Mapping[str, Any]) -> list[str]:
+    """Which parts of a checkpoint Lightning or this library could not work with, or must not."""
+    always = {"state_dict": dict, "loops": dict, "epoch": int, "global_step": int, "pytorch-lightning_version": str}
+    sometimes = {"callbacks": dict, "optimizer_states": list, "lr_schedulers": list}
+    kinds: dict[str, type] = {**always, **{key: kind for key, kind in sometimes.items() if key in checkpoint}}
+    wrong = [key for key, kind in kinds.items() if not isinstance(checkpoint.get(key), kind)]
+    if wrong:
+        return wrong
+    weights = checkpoint["state_dict"].items()
+    config = checkpoint[CHECKPOINT_KEY]
+    model = config.get("model") if isinstance(config, dict) else None
+    found = {
+        "state_dict": all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in weights),
+        CHECKPOINT_KEY: isinstance(model, dict) and isinstance(model.get("class_path"), str),
+        # Lightning rewrites checkpoints of its releases before 2, and this library never used those
+        "pytorch-lightning_version": _LIGHTNING.fullmatch(checkpoint["pytorch-lightning_version"]),
+        # Lightning's command line takes these in place of what the configuration says
+        "hyper_parameters": not checkpoint.get("hyper_parameters"),
+        "callbacks": all(_within_run(state) for state in checkpoint.get("callbacks", {}).values()),
+    }
+    return [key for key, fits in found.items() if not fits]
+
+
+def _within_run(state: Any) -> bool:
+    """Whether no path in a callback's state leaves its folder: Lightning deletes what they name, with all below it."""
+    if not isinstance(state, dict):
+        return True
+    paths = [str(value) for key, value in state.items() if "path" in str(key)]
+    best = state.get("best_k_models")
+    paths += [str(path) for path in best] if isinstance(best, dict) else []
+    return not any("::" in path or "://" in path or ".." in Path(path).parts for path in paths)
 
 
 def check_classes(path: Path, asked: Mapping[str, str]) -> None:
@@ -137,13 +186,17 @@ def check_classes(path: Path, asked: Mapping[str, str]) -> None:
     Raises:
         CheckpointError: They differ.
     """
-    made = class_paths(read_checkpoint(path)[CHECKPOINT_KEY]["model"], "model")
+    checkpoint = read_checkpoint(path)
+    try:
+        made = class_paths(checkpoint[CHECKPOINT_KEY]["model"], "model")
+    except RecursionError:
+        raise CheckpointError(f"{path}: its configuration is nested too deep. Use another checkpoint.") from None
     places = [place for place in {**made, **asked} if made.get(place) != asked.get(place)]
     if places:
         rows = "; ".join(f"{p}: {made.get(p)} in the checkpoint, {asked.get(p)} in the configuration" for p in places)
         raise CheckpointError(
-            f"{path} is not a checkpoint of this configuration: {rows}. --ckpt_path continues or tests the same task; "
-            "hand results from stage to stage as artifacts (proxy.safetensors, architecture.json)."
+            f"{path} is not a checkpoint of this configuration: {rows:.2000}. --ckpt_path continues or tests the same "
+            "task; hand results from stage to stage as artifacts (proxy.safetensors, architecture.json)."
         )
 
 

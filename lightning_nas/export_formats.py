@@ -79,7 +79,7 @@ class Exportable:
     def program(self) -> torch.export.ExportedProgram:
         """The network's operations, for any number of images; traced once for all formats."""
         example = torch.zeros(TRACED_BATCH, *self.description.image_shape, device="cpu", dtype=torch.float32)
-        batch = torch.export.Dim("batch", min=1)
+        batch = torch.export.Dim("batch", min=1, max=2**31 - 1)  # torch 2.6 cannot prove an open end
         program = torch.export.export(self.network, (example,), dynamic_shapes=({0: batch},), strict=False)
         for node in program.graph.nodes:
             # it names folders of this machine, and the files are for others

@@ -34,6 +34,8 @@ from lightning_nas.spaces.nasbench201 import NASBench201Space
 from tests.conftest import ROOT
 from tests.genotypes import PDARTS
 
+pytest.importorskip("onnxruntime", reason='all formats: pip install "lightning_nas[onnx]"')
+
 CELL = "|nor_conv_3x3~0|+|nor_conv_1x1~0|none~1|+|skip_connect~0|avg_pool_3x3~1|none~2|"
 NAMES = ("zero", 'a "quoted" name', "naïve\n")
 SHAPES = {"darts": (1, 12, 16), "nasbench201": (3, 9, 7)}

@@ -20,6 +20,8 @@ from lightning_nas.errors import ConfigError
 from tests.conftest import ROOT
 from tests.genotypes import PDARTS
 
+pytest.importorskip("onnxruntime", reason='all formats: pip install "lightning_nas[onnx]"')
+
 CONFIG = ROOT / "configs" / "train" / "digits.yaml"
 FILES = ["README.md", "network.onnx", "network.pt", "network.pt2", "network.py"]
 

@@ -92,17 +92,22 @@ class RunFolder(Callback):
             return
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one that the user chose
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
-        message = self._take(trainer, pl_module) if trainer.is_global_zero else ""
+        folders = self._folders(trainer, pl_module)
+        message = self._take(folders, pl_module) if trainer.is_global_zero else ""
         message = trainer.strategy.broadcast(message)
         if message:
             raise ConfigError(message)
 
-    def _take(self, trainer: Trainer, pl_module: LightningModule) -> str:
+    @staticmethod
+    def _folders(trainer: Trainer, pl_module: LightningModule) -> list[Path]:
         keepers = [c for c in trainer.callbacks if isinstance(c, ModelCheckpoint)]  # type: ignore[attr-defined]
         folders = [Path(c.dirpath) for c in keepers if c.dirpath and "://" not in str(c.dirpath)]
         task: Any = pl_module
         if hasattr(task, "output_dir"):
             folders.append(output_folder(trainer, task.output_dir))
+        return folders
+
+    def _take(self, folders: list[Path], pl_module: LightningModule) -> str:
         state = [*pl_module.parameters(), *pl_module.buffers()]
         size = COPIES * sum(t.nbytes for t in state)
         try:

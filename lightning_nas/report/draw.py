@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_nas.report.layout import Layout, place
-from lightning_nas.spaces.base import Graph
+from lightning_nas.spaces.base import DifferentiableSpace, Graph
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,11 +67,16 @@ def svg(figure: "Figure", alt: str = "") -> str:
     return f'{head} {label} style="stroke-linejoin:round;stroke-linecap:butt"{body}'
 
 
-def png_data_uri(figure: "Figure", dpi: int = 100) -> str:
-    """The figure as ``data:image/png;base64,...``."""
+def png(figure: "Figure", dpi: int = 100) -> bytes:
+    """The figure as the content of a PNG file."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=dpi, metadata={"Software": None})
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    return file.getvalue()
+
+
+def png_data_uri(figure: "Figure", dpi: int = 100) -> str:
+    """The figure as ``data:image/png;base64,...``."""
+    return "data:image/png;base64," + base64.b64encode(png(figure, dpi)).decode()
 
 
 # Cells. Lengths are inches; heights of a layout are in tracks.
@@ -248,16 +253,65 @@ def draw_alphas(
     curves.set_ylabel("mean weight over edges", fontsize=9, color=INK)
     _bare(curves)
     figure.legend(fontsize=8, frameon=False, ncols=min(8, columns), loc="outside lower center", columnspacing=1.2)
-    image = heat.imshow(history[-1].numpy(force=True), cmap="Blues", aspect="auto", vmin=0)
-    heat.set_xticks(range(columns), names, rotation=40, ha="right", rotation_mode="anchor", fontsize=7.5)
-    heat.set_yticks(range(rows), [_plain(e) for e in edges] or [str(i) for i in range(rows)], fontsize=7.5)
-    heat.tick_params(length=0, colors=INK)
-    heat.spines[:].set_visible(False)
-    heat.set_title(f"{title}: last epoch" if title else "last epoch", fontsize=9, color=INK)
-    bar = figure.colorbar(image, ax=heat, shrink=0.8)
+    title = f"{title}: last epoch" if title else "last epoch"
+    _heat(figure, heat, history[-1], title, names, [_plain(e) for e in edges] or [str(i) for i in range(rows)])
+    return figure
+
+
+def draw_heat_map(factors: Tensor, title: str, operations: Sequence[str], edges: Sequence[str]) -> "Figure":
+    """Draw the weights of a cell's operations as a heat map with their values, for a narrow panel.
+
+    Args:
+        factors: ``(edges, operations)`` weights, as the mixtures use them.
+        title: Name of the cell, and when.
+        operations: Names of the columns.
+        edges: Names of the rows.
+    """
+    rows, columns = factors.shape
+    figure = _figure(0.5 * columns + 1.9, 0.26 * rows + 1.4)
+    axes = figure.add_subplot()
+    largest = _heat(figure, axes, factors, title, [_plain(n) for n in operations], [_plain(e) for e in edges])
+    for row, values in enumerate(factors.tolist()):
+        for column, value in enumerate(values):
+            colour = "white" if value > 0.6 * largest else INK
+            axes.text(column, row, f"{value:.3f}", fontsize=6.5, color=colour, ha="center", va="center")
+    return figure
+
+
+def _heat(
+    figure: "Figure", axes: "Axes", factors: Tensor, title: str, columns: Sequence[str], rows: Sequence[str]
+) -> float:
+    """Fill axes with a heat map, and return the value of its darkest colour."""
+    values = factors.numpy(force=True)
+    # equal weights, as at the start of a search, are to be of the middle colour
+    largest = float(max(values.max(), 2 * values.mean()))
+    image = axes.imshow(values, cmap="Blues", aspect="auto", vmin=0, vmax=largest)
+    axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right", rotation_mode="anchor", fontsize=7.5)
+    axes.set_yticks(range(len(rows)), rows, fontsize=7.5)
+    axes.tick_params(length=0, colors=INK)
+    axes.spines[:].set_visible(False)
+    axes.set_title(title, fontsize=9, color=INK)
+    bar = figure.colorbar(image, ax=axes, shrink=0.8)
     bar.ax.tick_params(labelsize=7.5, length=2)
     bar.outline.set_visible(False)
-    return figure
+    return largest
+
+
+def edge_names(space: DifferentiableSpace, graph: Graph) -> list[str]:
+    """Names of the alphas' rows, ``source → node``: row j of a node is the edge from state j.
+
+    Args:
+        space: Whose alphas.
+        graph: A cell of an architecture of the space.
+    """
+    inputs = space.nodes[0].stop
+    if len(graph.nodes) < inputs + len(space.nodes):  # a space that draws its cells otherwise
+        return [str(row) for row in range(space.edges)]
+    return [
+        f"{graph.nodes[source]} → {graph.nodes[inputs + node]}"
+        for node, edges in enumerate(space.nodes)
+        for source in range(edges.stop - edges.start)
+    ]
 
 
 def draw_images(rows: Sequence[tuple[str, Tensor]]) -> "Figure":

@@ -379,6 +379,7 @@ class BilevelTask(LightningModule):
         self._finished = True
         architecture = self.discretize()
         self.found = architecture = self.trainer.strategy.broadcast(architecture)
+        folder = output_folder(self.trainer, self.output_dir)
         if not self.trainer.is_global_zero:
             return
         errors = None
@@ -387,7 +388,6 @@ class BilevelTask(LightningModule):
             size = min(self.selection_images, len(data.half("search")))
             images, labels = data.fixed_batch("search", size, self.seed)
             errors = self.measure_selection(images.to(self.device), labels.to(self.device)).to_dict()
-        folder = output_folder(self.trainer, self.output_dir)
         written = []
         if self.history:
             stacked = {n: torch.stack([factors[n] for factors in self.history]) for n in self.alphas}

@@ -130,7 +130,10 @@ def check_weights(task: LightningModule) -> None:
 
 
 def output_folder(trainer: Trainer, output_dir: str | None) -> Path:
-    """Where a task writes its artifacts: ``output_dir``, by default the folder of this run's logger."""
+    """Where a task writes its artifacts: ``output_dir``, by default the folder of this run's logger.
+
+    To be called by all processes: the main one tells the others its logger's folder.
+    """
     return Path(output_dir or trainer.log_dir or trainer.default_root_dir)
 
 

@@ -123,6 +123,7 @@ class DistillTask(LightningModule):
 
     def _write(self) -> None:
         check_weights(self)
+        folder = output_folder(self.trainer, self.output_dir)
         if not self.trainer.is_global_zero:
             return
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]  # set by fit(datamodule=...)
@@ -140,7 +141,6 @@ class DistillTask(LightningModule):
             "seed": self.seed,
         }
         mean, std = [float(v) for v in data.mean], [float(v) for v in data.std]
-        folder = output_folder(self.trainer, self.output_dir)
         Proxy(images, labels, groups, list(data.class_names), mean, std, info).save(folder / "proxy.safetensors")
         scale, shift = (torch.tensor(v)[:, None, None] for v in (std, mean))
         rows = {"proxy": (images, labels), "real": (real, real_labels)}

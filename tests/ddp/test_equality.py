@@ -10,9 +10,11 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 
 from lightning_nas.callbacks.interruption import Interruption
 from lightning_nas.callbacks.rank_guard import RankGuard
+from lightning_nas.callbacks.run_folder import RunFolder
 from lightning_nas.data.classes import ClassBalancedDataModule
 from lightning_nas.data.halves import HalvesDataModule
 from lightning_nas.data.images import ArrayDataModule
@@ -228,6 +230,20 @@ def test_two_processes_go_on_within_an_epoch(name: str, tmp_path: Path) -> None:
         ends.append({**torch.load("world2_rank0.pt"), **torch.load("means.pt")})
     # float64 weights are rounded on their way through a checkpoint, because Lightning converts them after loading
     assert difference(*ends) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["first order", "distillation"])
+def test_without_a_folder_of_their_own_artifacts_are_with_the_logs(name: str, tmp_path: Path) -> None:
+    """The main process asks its logger for the folder and tells the others."""
+    task, data = MAKERS[name](tmp_path, 4)
+    task.output_dir = None
+    options: dict[str, Any] = {"strategy": "ddp_fork", "devices": 2, "callbacks": [RunFolder()]}
+    try:
+        quiet_trainer(max_epochs=1, logger=CSVLogger(tmp_path), **options).fit(task, datamodule=data)
+    finally:
+        os.environ.pop("MASTER_PORT", None)
+    kind = "proxy" if name == "distillation" else "architecture"
+    assert [p.parent.name for p in tmp_path.rglob(f"{kind}.json")] == ["version_0"]
 
 
 class Decided(Callback):
