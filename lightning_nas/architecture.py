@@ -2,7 +2,7 @@
 
 import contextlib
 import importlib
-import json
+import reprlib
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_nas.artifacts import read_json, write_json
-from lightning_nas.errors import ArchitectureError, ArtifactError
+from lightning_nas.errors import ArchitectureError, ArtifactError, ConfigError
 
 if TYPE_CHECKING:
     from lightning_nas.spaces.base import SearchSpace
@@ -32,13 +32,15 @@ def find_class(class_path: str, base: type) -> type:
         ArtifactError: There is no such class, or it is not a ``base``.
     """
     module_name, _, name = class_path.rpartition(".")
-    if module_name.split(".")[0] == "lightning_nas":
+    parts = module_name.split(".")
+    # modules are imported from the outermost to the innermost: a path of thousands must not be tried
+    if parts[0] == "lightning_nas" and len(parts) < 10 and all(part.isidentifier() for part in parts):
         with contextlib.suppress(ImportError):
             importlib.import_module(module_name)
     found = getattr(sys.modules.get(module_name), name, None)
     if not isinstance(found, type) or not issubclass(found, base):
         raise ArtifactError(
-            f"'{class_path}' is no {base.__name__} that is imported. If it is a class of yours, import its module "
+            f"{class_path!r:.200} is no {base.__name__} that is imported. If it is a class of yours, import its module "
             "before reading the artifact (naming it in the configuration does); otherwise the file is not usable."
         )
     return found
@@ -61,14 +63,19 @@ class SpaceSpec:
     arguments: tuple[tuple[str, Any], ...] = ()
 
     def build(self) -> "SearchSpace":
-        """Make the space again, with defaults for all that is not part of its identity."""
+        """Make the space again, with defaults for all that is not part of its identity.
+
+        Raises:
+            ArtifactError: There is no such class, or it refuses the arguments.
+        """
         from lightning_nas.spaces.base import SearchSpace
 
         space = find_class(self.class_path, SearchSpace)
         try:
             built: SearchSpace = space(**dict(self.arguments))
-        except TypeError as error:
-            raise ArtifactError(f"{self.class_path} cannot be made from {dict(self.arguments)}: {error}.") from None
+        except (ConfigError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            arguments = reprlib.repr(dict(self.arguments))
+            raise ArtifactError(f"{self.class_path} cannot be made from {arguments}: {error}") from None
         return built
 
 
@@ -101,10 +108,8 @@ class Architecture:
             arguments = tuple(sorted((str(k), _freeze(v)) for k, v in content["space"]["arguments"].items()))
             spec = SpaceSpec(content["space"]["class_path"], arguments)
             choices = tuple(content["choices"])
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ArtifactError(
-                f"Not an architecture: {error!r} in {json.dumps(content, default=str)[:200]}."
-            ) from None
+        except (LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise ArtifactError(f"Not an architecture: {error!r} in {reprlib.repr(content)}.") from None
         if not isinstance(spec.class_path, str) or not all(type(c) is int for c in choices):
             raise ArtifactError("Not an architecture: 'class_path' must be text and 'choices' integers.")
         architecture = cls(spec, choices)
@@ -128,7 +133,8 @@ class Architecture:
             ArtifactError: The file is missing, truncated, foreign or of a newer schema.
             ArchitectureError: The choices are no point of the space.
         """
+        content = read_json(path, repair=_REPAIR)
         try:
-            return cls.from_dict(read_json(path, repair=_REPAIR))
-        except ArchitectureError as error:
-            raise ArchitectureError(f"{path}: {error}") from None
+            return cls.from_dict(content)
+        except (ArchitectureError, ArtifactError) as error:
+            raise type(error)(f"{path}: {str(error):.1000} {_REPAIR}") from None

@@ -22,7 +22,7 @@ SCHEMA = 1
 
 LARGEST_JSON = 16 * 2**20
 LARGEST_TENSORS = 4 * 2**30
-LARGEST_PICKLE = 16 * 2**20
+LARGEST_PICKLE = 8 * 2**20
 """Bytes of the largest files, and of the largest pickle inside a checkpoint, that are read: all that this library
 writes is far smaller, and a hostile file must not fill the memory."""
 
@@ -85,6 +85,7 @@ def read_json(path: str | Path, *, repair: str) -> dict[str, Any]:
     data = _read_bytes(path, LARGEST_JSON, repair)
     try:
         content = json.loads(data.decode())
+        json.dumps(content, ensure_ascii=False).encode()  # text that is no Unicode could never be written again
     except (ValueError, RecursionError) as error:  # ValueError: no UTF-8, no JSON, or a number of too many digits
         raise ArtifactError(f"{path} is not a complete JSON file ({error}). {repair}") from None
     schema = content.get("schema") if isinstance(content, dict) else None
@@ -143,12 +144,14 @@ def read_tensors(path: str | Path, *, repair: str) -> dict[str, torch.Tensor]:
     try:
         return load(data)
     except (SafetensorError, ValueError, KeyError, RuntimeError, OverflowError) as error:
-        raise ArtifactError(f"{path} is not a complete safetensors file ({error}). {repair}") from None
+        raise ArtifactError(f"{path} is not a complete safetensors file ({str(error):.200}). {repair}") from None
 
 
 # -- what torch.save wrote --------------------------------------------------------------------------------------------
 
 _CALLED = {
+    "__builtin__ complex",
+    "__builtin__ set",
     "collections Counter",
     "collections OrderedDict",
     "torch Size",
@@ -227,12 +230,12 @@ class _Value:
     inside: bool = False
 
     def take(self, parts: Sequence["_Value"], largest: int) -> None:
-        if self.inside:
-            raise ValueError("a value changes after it became part of another, or is part of itself")
         for part in parts:
             part.inside = True
             self.size += part.size
             self.depth = max(self.depth, part.depth + 1)
+        if self.inside:
+            raise ValueError("a value changes after it became part of another, or is part of itself")
         if self.depth > _DEEPEST or self.size > largest:
             raise ValueError(f"its values are nested more than {_DEEPEST} deep, or repeated endlessly")
 

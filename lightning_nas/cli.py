@@ -19,7 +19,7 @@ from lightning_nas.callbacks.run_config import CHECKPOINT_KEY, RunConfig
 from lightning_nas.callbacks.run_folder import RunFolder
 from lightning_nas.callbacks.step_seed import StepSeed
 from lightning_nas.callbacks.wandb_log import WandbLog
-from lightning_nas.errors import CheckpointError, DataError
+from lightning_nas.errors import CheckpointError, ConfigError, DataError
 
 _SCHEDULERS = ("scheduler", "weight_scheduler", "alpha_scheduler")
 
@@ -76,14 +76,22 @@ class NASCLI(LightningCLI):
 
         Raises:
             CheckpointError: It was made with other classes than the configuration names, or by another program.
+            ConfigError: ``weights_only`` is false.
         """
         super().parse_arguments(parser, args)
         if not self.build:
             return
         config = self.config[self.config.subcommand]
+        if config.get("weights_only") is False:
+            raise ConfigError(
+                "weights_only is false, which would execute what is in a checkpoint. Leave it out: checkpoints of "
+                "'lightning-nas fit' need no such thing."
+            )
+        config.weights_only = True  # also for those that Lightning finds or downloads itself
         path = config.get("ckpt_path")
         words = ("best", "last", "hpc", "registry")  # Lightning finds these checkpoints itself
-        if path and path not in words and not str(path).startswith("registry:") and "://" not in str(path):
+        found = path in words or str(path).startswith("registry:") or "://" in str(path)
+        if path and (not found or Path(path).is_file()):  # Lightning looks into a file of such a name, too
             asked = class_paths(config.model.as_dict(), "model")
             check_classes(Path(path), asked)
 

@@ -1,14 +1,19 @@
 """The commands beside Lightning's own: ``export`` and ``report``."""
 
 import argparse
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_nas.errors import CheckpointError, ConfigError
+from lightning_nas.errors import CheckpointError, ConfigError, NASError
 
 if TYPE_CHECKING:
     from lightning_nas.export_formats import Format
+
+
+LARGEST_IMAGE = 2**26
+"""Numbers in the largest image that a checkpoint's network is run on."""
 
 
 def trained_network(checkpoint: Path) -> tuple[Any, dict[str, Any]]:
@@ -20,6 +25,8 @@ def trained_network(checkpoint: Path) -> tuple[Any, dict[str, Any]]:
     Raises:
         CheckpointError: The file is no checkpoint of a final training.
     """
+    import torch
+
     from lightning_nas.architecture import Architecture
     from lightning_nas.callbacks.run_config import CHECKPOINT_KEY
     from lightning_nas.cli import read_checkpoint
@@ -32,12 +39,49 @@ def trained_network(checkpoint: Path) -> tuple[Any, dict[str, Any]]:
             "lightning_nas.tasks.train.TrainTask."
         )
     kept: dict[str, Any] = content["export"]
-    architecture = Architecture.from_dict(kept["architecture"])
-    network = architecture.space.build().network(architecture, **kept["network"])
     prefix = "network."
     weights = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
-    network.load_state_dict(weights)
+    try:
+        _check_kept(kept, len(weights))
+        architecture = Architecture.from_dict(kept["architecture"])
+        space = architecture.space.build()
+        with torch.device("meta"):  # a network of sizes that are not those of the weights is never allocated
+            expected = space.network(architecture, **kept["network"]).state_dict()
+        forms = [{k: (v.shape, v.is_complex()) for k, v in each.items()} for each in (weights, expected)]
+        if forms[0] != forms[1]:
+            raise CheckpointError("its weights are not of the network that it describes")
+        network = space.network(architecture, **kept["network"])
+        network.load_state_dict(weights)
+    except (NASError, LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{checkpoint} is damaged or made up, and holds no network to export ({str(error):.300}). Use another "
+            "checkpoint of the training."
+        ) from None
     return network.eval(), kept
+
+
+def _check_kept(kept: Any, tensors: int) -> None:
+    """Refuse what a checkpoint cannot say of its network.
+
+    Raises:
+        CheckpointError: A part is missing, of a wrong kind, or far from what weights of so many tensors can be of.
+    """
+    network = kept["network"]
+    shape, cells = network["image_shape"], network["cells"]
+    numbers = [*shape, network["num_classes"], network["channels"], cells]
+    if not all(type(n) is int and n > 0 for n in numbers) or len(shape) != 3 or math.prod(shape) > LARGEST_IMAGE:
+        raise CheckpointError(f"its sizes are {str(network):.200}")
+    if cells > max(100, tensors):  # each takes time to make, and most have weights of their own
+        raise CheckpointError(f"it has {tensors} tensors for {cells} cells")
+    lists = {"class_names": (str,), "mean": (float, int), "std": (float, int)}
+    lengths = {"class_names": network["num_classes"], "mean": shape[0], "std": shape[0]}
+    for key, kinds in lists.items():
+        values = kept[key]
+        fits = isinstance(values, list) and all(type(v) in kinds for v in values)
+        if not fits or len(values) not in (0, lengths[key]):
+            raise CheckpointError(f"its {key} are {str(values):.100}, not {lengths[key]} values")
+    if not all(math.isfinite(v) for v in (*kept["mean"], *kept["std"])) or not all(v > 0 for v in kept["std"]):
+        raise CheckpointError("its mean and std are not finite, or a deviation is not above 0")
 
 
 def size(kept: dict[str, Any]) -> dict[str, int]:

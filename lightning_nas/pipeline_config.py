@@ -34,6 +34,10 @@ def set_key(config: dict[str, Any], key: str, value: Any) -> None:
     config[last] = value
 
 
+# PyYAML lets errors of what reads numbers, dates and tags pass
+_NO_YAML = (yaml.YAMLError, ValueError, KeyError, AttributeError, TypeError, IndexError, RecursionError)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping.
 
@@ -44,8 +48,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text())
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}). Check the path.") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is no valid YAML: {error}.") from None
+    except _NO_YAML as error:
+        raise ConfigError(f"{path} is no valid YAML: {str(error):.500}. Correct it there.") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold a mapping of keys; it holds {type(content).__name__}.")
     return content
@@ -78,7 +82,7 @@ def parse(args: Sequence[str]) -> tuple[dict[str, Any], Path | None, Path]:
     for key, value in zip(pairs[::2], pairs[1::2], strict=True):
         try:
             set_key(config, key.removeprefix("--"), yaml.safe_load(value))
-        except yaml.YAMLError:
+        except _NO_YAML:
             raise ConfigError(f"{key} {value} is no valid YAML value.") from None
     _check(config, known.config)
     return config, known.run_dir, known.config.parent

@@ -1,5 +1,6 @@
 """Checkpoints that are written whole or not at all."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from lightning_nas.artifacts import replacing
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the old checkpoint, then renames: a run killed while it saves keeps the checkpoint before.
+
+    What it reads is checked by ``lightning_nas.cli.read_checkpoint`` and never executed, whoever names the file.
 
     Lightning's own writes to the folder of temporary files first, and copies from there if that is another disk.
     """
@@ -30,3 +33,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 if isinstance(error.__context__, OSError):  # a full disk, in torch's words
                     raise error.__context__ from None
                 raise
+
+    def load_checkpoint(self, path: Any, map_location: Any | None = None, weights_only: bool | None = None) -> Any:
+        """Read a checkpoint to the CPU; remote ones are left to Lightning, without anything but weights.
+
+        Raises:
+            CheckpointError: It cannot be read safely, or is not one of ``lightning-nas fit``.
+        """
+        from lightning_nas.cli import read_checkpoint  # which imports this module
+
+        if "://" in str(path):
+            return super().load_checkpoint(path, map_location, weights_only=True)
+        return read_checkpoint(Path(path))

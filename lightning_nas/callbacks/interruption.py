@@ -49,6 +49,9 @@ class Interruption(Callback):
         """
         self.asked = False
         self.within_epochs = True
+        resumed = None if trainer.ckpt_path is None else Path(trainer.ckpt_path).absolute()
+        if self._own is not None and self._own.absolute() != resumed:
+            self._own = None  # a checkpoint could name any file to be deleted
         if threading.current_thread() is threading.main_thread():
 
             def answer(number: int, frame: FrameType | None) -> None:

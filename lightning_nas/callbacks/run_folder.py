@@ -82,6 +82,11 @@ class RunFolder(Callback):
     def __init__(self) -> None:
         self.locks: list[FileLock] = []
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let checkpoints be read and written by this library's own means, unless the user chose others."""
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the folders on the main process; what is wrong is said by all.
 
@@ -90,8 +95,6 @@ class RunFolder(Callback):
         """
         if getattr(trainer, "fast_dev_run", False):
             return
-        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one that the user chose
-            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         folders = self._folders(trainer, pl_module)
         message = self._take(folders, pl_module) if trainer.is_global_zero else ""
         message = trainer.strategy.broadcast(message)

@@ -1,5 +1,7 @@
 """Where images come from: scikit-learn's digits, npz files, folders, CIFAR."""
 
+import tokenize
+import warnings
 import zipfile
 import zlib
 from abc import abstractmethod
@@ -8,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.lib.format import MAGIC_PREFIX
 from torch.utils.data import DataLoader
 
 from lightning_nas.data.base import ImageDataModule
@@ -26,6 +29,16 @@ __all__ = [
     "ImageDataModule",
     "ImageSet",
 ]
+
+MOST_UNPACKED = 100
+"""Times that an array larger than ``IN_MEMORY`` may be larger than it is in its file."""
+
+_UNREADABLE = (
+    *(OSError, EOFError, ValueError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error),
+    *(SyntaxError, tokenize.TokenError),  # the header of an array is Python
+    MemoryError,  # an array claims to be larger than the memory
+)
+"""What zipfile and numpy raise for a damaged file."""
 
 DIGITS_TEST = 360
 DIGITS_SPLIT_SEED = 0
@@ -94,7 +107,16 @@ class ArrayDataModule(ImageDataModule):
         if labels.dtype.kind not in "iu":
             raise DataError(f"y_{part} in {self.path} is {labels.dtype}; expected integers from 0. Convert it.")
         if class_names is None and "classes" in arrays:
-            class_names = [str(name) for name in arrays["classes"].ravel()]
+            if arrays["classes"].size > labels.size:
+                raise DataError(
+                    f"{self.path} names {arrays['classes'].size} classes for {labels.size} training images; every "
+                    "class needs an image. Leave names out, or add images."
+                )
+            try:
+                class_names = [str(name) for name in arrays["classes"].ravel()]
+                "".join(class_names).encode()
+            except (SystemError, ValueError) as error:  # numpy does not check the code points of a file
+                raise DataError(f"classes in {self.path} are no text ({error}). Write them again.") from None
         images = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
         source = f"x_{part} and y_{part} in {self.path}"
         return ImageSet(images, torch.from_numpy(labels.astype(np.int64)), class_names, source=source)
@@ -116,15 +138,31 @@ class ArrayDataModule(ImageDataModule):
         if not self.path.is_file():
             raise DataError(f"{self.path} is no file. {expected} Check the path.")
         try:
-            with self.path.open("rb") as file:  # numpy leaves a file open that it cannot read
-                archive = np.load(file, allow_pickle=False)
-                if not isinstance(archive, np.lib.npyio.NpzFile):
+            with self.path.open("rb") as file, warnings.catch_warnings():  # numpy leaves files open that it cannot read
+                warnings.simplefilter("ignore", UserWarning)  # of a header as Python 2 wrote it
+                if file.read(len(MAGIC_PREFIX)) == MAGIC_PREFIX:
                     raise DataError(f"{self.path} holds a single array. {expected} Write it again.")
+                file.seek(0)
+                archive = np.load(file, allow_pickle=False)
                 if missing := sorted(set(needed) - set(archive.files)):
-                    raise DataError(f"{self.path} lacks {missing}; it has {archive.files}. {expected} Add them.")
-                return {key: archive[key] for key in keys if key in archive.files}
-        except (OSError, EOFError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-            raise DataError(f"{self.path} cannot be read ({error}). {expected} Write it again.") from None
+                    raise DataError(f"{self.path} lacks {missing}; it has {archive.files!s:.300}. {expected} Add them.")
+                self._check_sizes(archive.zip, keys)
+                arrays = {key: archive[key] for key in keys if key in archive.files}
+        except _UNREADABLE as error:
+            raise DataError(f"{self.path} cannot be read ({str(error):.200}). {expected} Write it again.") from None
+        if wrong := [key for key, array in arrays.items() if not isinstance(array, np.ndarray)]:
+            raise DataError(f"{wrong} in {self.path} are no arrays. {expected} Write it again.")
+        return arrays
+
+    def _check_sizes(self, archive: zipfile.ZipFile, keys: list[str]) -> None:
+        """Refuse arrays of far more bytes than the file has, before any is unpacked."""
+        for part in archive.infolist():
+            key, allowed = part.filename.removesuffix(".npy"), max(IN_MEMORY, MOST_UNPACKED * part.compress_size)
+            if key in keys and part.file_size > allowed:
+                raise DataError(
+                    f"{key} in {self.path} unpacks from {part.compress_size} to {part.file_size} bytes, as no images "
+                    "do. If they are yours, write them with numpy.savez, which does not pack them."
+                )
 
 
 class FolderDataModule(ImageDataModule):

@@ -13,6 +13,9 @@ from lightning_nas.errors import DataError
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 """File names that ``FolderSet`` takes for images."""
 
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What such files may hold, whatever their name says: for some other formats Pillow starts other programs."""
+
 Batch = tuple[Tensor, Tensor]
 """Images ``(batch, channels, height, width)`` and labels ``(batch,)``."""
 
@@ -84,7 +87,7 @@ class ImageSet(LabelledImages):
             raise DataError(
                 f"The images of {source} are {images.dtype}; expected uint8 pixels from 0 to 255. Scale and round them."
             )
-        names = class_names or [str(label) for label in range(int(labels.max()) + 1 if len(labels) else 0)]
+        names = class_names or _numbered(labels, source)
         check_labels(labels, len(images), names, source)
         super().__init__(labels.long(), names, groups)
         self.images = images
@@ -109,6 +112,21 @@ class ImageSet(LabelledImages):
         """Move the images and labels to ``device``; batches then come from there."""
         self.images, self.labels = self.images.to(device), self.labels.to(device)
         return self
+
+
+def _numbered(labels: Tensor, source: str) -> list[str]:
+    """The labels' numbers as names, of which there may not be many more than labels: every class needs an image.
+
+    Raises:
+        DataError: The highest label is far above their number.
+    """
+    highest = int(labels.max()) if labels.numel() else -1
+    if highest > 1000 + labels.numel():
+        raise DataError(
+            f"The labels of {source} go up to {highest} for {labels.numel()} images; expected classes numbered from 0 "
+            "without gaps. Number them so."
+        )
+    return [str(label) for label in range(highest + 1)]
 
 
 class FolderSet(LabelledImages):
@@ -178,7 +196,7 @@ class FolderSet(LabelledImages):
         from PIL import Image, ImageOps
 
         try:
-            with Image.open(path) as image:
+            with Image.open(path, formats=FORMATS) as image:
                 fitted = ImageOps.fit(
                     image.convert("RGB"), (self.image_size, self.image_size), Image.Resampling.BILINEAR
                 )

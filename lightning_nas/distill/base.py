@@ -1,5 +1,6 @@
 """Proxies, the schemes that make them and the matchers that train those."""
 
+import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from lightning_nas.artifacts import read_json, read_tensors, write_json, write_t
 from lightning_nas.errors import ArtifactError
 
 _REPAIR = "Make it with 'lightning-nas fit --config configs/distill/…', or check the path."
+_TENSORS = ("images", "labels", "groups")
 
 
 @dataclass(frozen=True)
@@ -66,24 +68,41 @@ class Proxy:
         tensors = read_tensors(path, repair=_REPAIR)
         info = read_json(path.with_suffix(".json"), repair=_REPAIR)
         try:
-            images, labels, groups = tensors["images"], tensors["labels"], tensors["groups"]
-            names, mean, std = list(info["class_names"]), list(info["mean"]), list(info["std"])
-        except (KeyError, TypeError) as error:
-            raise ArtifactError(f"{path} is no proxy: {error} is missing or not a list. {_REPAIR}") from None
+            images, labels, groups = (tensors[name] for name in _TENSORS)
+            names, mean, std = info["class_names"], info["mean"], info["std"]
+        except KeyError as error:
+            raise ArtifactError(f"{path} is no proxy: {error} is missing. {_REPAIR}") from None
+        if not _is_list(names, str) or not _is_list(mean, int, float) or not _is_list(std, int, float):
+            raise ArtifactError(
+                f"{path.with_suffix('.json')} is of no proxy: class_names must be a list of text, and mean and std "
+                f"lists of finite numbers. {_REPAIR}"
+            )
         fits = (
             images.ndim == 4
-            and images.is_floating_point()
+            and images.dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+            and 0 not in images.shape
             and labels.dtype == groups.dtype == torch.int64
             and len(images) == len(labels) == len(groups) > 0
             and labels.ndim == groups.ndim == 1
             and int(labels.min()) >= 0
             and int(labels.max()) < len(names)
             and len(mean) == len(std) == images.shape[1]
+            and min(std) > 0
         )
         if not fits:
-            shapes = {name: (tuple(t.shape), str(t.dtype)) for name, t in tensors.items()}
-            raise ArtifactError(f"{path} is no proxy of {len(names)} classes: it holds {shapes}. {_REPAIR}")
+            shapes = {name: (tuple(tensors[name].shape), str(tensors[name].dtype)) for name in _TENSORS}
+            raise ArtifactError(
+                f"{path} is no proxy of {len(names)} classes and {len(mean)} channels, with labels below "
+                f"{len(names)} and deviations above 0: it holds {shapes}. {_REPAIR}"
+            )
         return cls(images, labels, groups, names, mean, std, info)
+
+
+def _is_list(value: Any, *kinds: type) -> bool:
+    """Whether a value from JSON is a list of values of some kinds, and finite if they are numbers."""
+    return isinstance(value, list) and all(
+        type(each) in kinds and (isinstance(each, str) or abs(each) < sys.float_info.max) for each in value
+    )
 
 
 class Scheme(nn.Module, ABC):

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,9 @@ from lightning_nas.spaces.darts_names import per_edge_entries
 from lightning_nas.spaces.darts_network import DARTSNetwork
 from lightning_nas.spaces.mixture import MixedCell
 from lightning_nas.spaces.operations import OPERATIONS
+
+MOST_NODES = 64
+"""Inner nodes of the largest cell: its alphas, supernet and drawing still fit any machine."""
 
 
 class Genotype(NamedTuple):
@@ -43,7 +47,7 @@ class DARTSSpace(DifferentiableSpace):
         2. Xu et al.: PC-DARTS: Partial Channel Connections, ICLR 2020, https://arxiv.org/abs/1907.05737
 
     Args:
-        nodes: Inner nodes of a cell, at least 1 (the paper: 4).
+        nodes: Inner nodes of a cell, from 1 to ``MOST_NODES`` (the paper: 4).
         operations: Names from ``lightning_nas.spaces.operations.OPERATIONS``.
         channels: Channels of the supernet's first cell (the paper: 16).
         cells: Cells of the supernet (the paper: 8).
@@ -52,8 +56,8 @@ class DARTSSpace(DifferentiableSpace):
             then of their sources); by default all of ``operations``.
 
     Raises:
-        ConfigError: An operation is unknown, ``channels`` cannot be divided by ``partial_channels``, or ``allowed``
-            leaves a node with fewer than two inputs.
+        ConfigError: An operation is unknown, a number is no integer or out of range, ``channels`` cannot be divided by
+            ``partial_channels``, or ``allowed`` leaves a node with fewer than two inputs.
     """
 
     cell_types = ("normal", "reduce")
@@ -70,7 +74,8 @@ class DARTSSpace(DifferentiableSpace):
         unknown = [name for name in operations if name not in OPERATIONS]
         if unknown or len(set(operations)) != len(operations):
             raise ConfigError(
-                f"Operations {unknown or list(operations)} are unknown or named twice; there are {list(OPERATIONS)}."
+                f"Operations {unknown or list(operations)!s:.300} are unknown or named twice; there are "
+                f"{list(OPERATIONS)}."
             )
         if not [name for name in operations if name != "none"]:
             raise ConfigError("A space needs an operation other than 'none'.")
@@ -80,8 +85,10 @@ class DARTSSpace(DifferentiableSpace):
             ("cells", cells),
             ("partial_channels", partial_channels),
         ):
-            if value < 1:
-                raise ConfigError(f"{name} is {value}; it must be at least 1.")
+            if type(value) is not int or value < 1:
+                raise ConfigError(f"{name} is {value!r:.50}; it must be an integer from 1 on.")
+        if nodes > MOST_NODES:  # edges grow with the square
+            raise ConfigError(f"nodes is {nodes!r:.50}; a cell has at most {MOST_NODES}.")
         if channels % partial_channels:
             raise ConfigError(f"channels ({channels}) must be a multiple of partial_channels ({partial_channels}).")
         self.node_count = nodes
@@ -327,7 +334,7 @@ class DARTSSpace(DifferentiableSpace):
             choices = [
                 v for cell in (genotype.normal, genotype.reduce) for name, s in cell for v in (s, names.index(name))
             ]
-        except (SyntaxError, TypeError, ValueError) as error:
+        except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError) as error:  # the last two: too deep
             raise ArchitectureError(f"Not a genotype: {error}; received {text[:120]!r}.") from None
         return cls(nodes=nodes).architecture(choices)
 
@@ -335,7 +342,7 @@ class DARTSSpace(DifferentiableSpace):
 def _value(node: ast.expr) -> list[tuple[str, int]] | list[int]:
     """A literal, or ``range`` of literals."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range":
-        return list(range(*(ast.literal_eval(a) for a in node.args)))
+        return list(islice(range(*(ast.literal_eval(a) for a in node.args)), MOST_NODES + 1))
     return list(ast.literal_eval(node))
 
 

@@ -34,8 +34,8 @@ class NASBench201Space(DifferentiableSpace):
             the choices); by default all of ``operations``.
 
     Raises:
-        ConfigError: An operation is unknown or named twice, a number is below 1, or ``allowed`` leaves an edge without
-            operations.
+        ConfigError: An operation is unknown or named twice, a number is no integer or below 1, or ``allowed`` leaves an
+            edge without operations.
     """
 
     cell_types = ("cell",)
@@ -51,12 +51,12 @@ class NASBench201Space(DifferentiableSpace):
         unknown = [name for name in operations if name not in CELL_OPERATIONS]
         if unknown or not operations or len(set(operations)) != len(operations):
             raise ConfigError(
-                f"Operations {unknown or list(operations)} are none, unknown or named twice; there are "
+                f"Operations {unknown or list(operations)!s:.300} are none, unknown or named twice; there are "
                 f"{list(CELL_OPERATIONS)}."
             )
         for name, value in (("channels", channels), ("cells_per_stage", cells_per_stage)):
-            if value < 1:
-                raise ConfigError(f"{name} is {value}; it must be at least 1.")
+            if type(value) is not int or value < 1:
+                raise ConfigError(f"{name} is {value!r:.50}; it must be an integer from 1 on.")
         self.operations = tuple(operations)
         self.channels = channels
         self.cells_per_stage = cells_per_stage
