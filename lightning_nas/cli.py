@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from jsonargparse.typing import PositiveInt
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
@@ -231,6 +232,7 @@ def run(args: list[str] | None = None, make: Callable[..., NASCLI] = NASCLI) -> 
         make: Called with ``args`` by name.
 
     Raises:
+        ConfigError: Lightning refuses the configuration.
         DataError: A worker process of a loader has died.
     """
     tips = logging.getLogger("lightning.pytorch.utilities.rank_zero")
@@ -240,6 +242,8 @@ def run(args: list[str] | None = None, make: Callable[..., NASCLI] = NASCLI) -> 
             warnings.filterwarnings("ignore", message)
         try:
             return make(args=args)
+        except MisconfigurationException as error:
+            raise ConfigError(f"Lightning refuses the configuration: {error}") from error
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise

@@ -32,6 +32,7 @@ SMALL = {
     "stages.search.trainer.max_epochs": 2,
     "stages.train.model.init_args.channels": 2,
     "stages.train.trainer.max_epochs": 1,
+    "stages.export.formats": "[py]",
 }
 
 

@@ -178,3 +178,9 @@ def test_weights_of_another_architecture_are_refused_though_they_fit(tmp_path: P
     next(n for n in near if n.choices[1::2] == found.choices[1::2]).save(path)
     with pytest.raises(CheckpointError, match="another architecture"):
         run(["test", "--config", "train.yaml", "--ckpt_path", checkpoint])
+
+
+def test_what_lightning_refuses_is_said_without_a_traceback(search: Path) -> None:
+    bar = ["--trainer.enable_progress_bar=false", "--trainer.callbacks+=TQDMProgressBar"]
+    with pytest.raises(SystemExit, match="ConfigError: Lightning refuses the configuration: .*TQDMProgressBar"):
+        main(["fit", "--config", str(search), *bar])
