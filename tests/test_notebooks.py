@@ -1,4 +1,4 @@
-"""The notebooks run from start to end, and are stored with the outputs of such a run, for readers who don't run them."""
+"""The notebooks run from start to end, and are stored with the outputs of such a run."""
 
 import ast
 import copy
@@ -8,11 +8,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
 
 from tests.conftest import ROOT
+
+nbformat = pytest.importorskip("nbformat", reason='pip install "lightning_nas[notebooks]"')
+nbclient = pytest.importorskip("nbclient", reason='pip install "lightning_nas[notebooks]"')
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MOST_BYTES = 1_500_000
@@ -61,7 +62,7 @@ def test_runs(path: Path, tmp_path: Path) -> None:
     for cell in code_cells(notebook):
         cell.outputs, cell.execution_count = [], None
     folders = {name: str(tmp_path / name) for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR")}
-    client = NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}})
+    client = nbclient.NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}})
     client.execute(env={**os.environ, **folders, "LIGHTNING_NAS_FAST": "1"})
     check_outputs(notebook)
 
