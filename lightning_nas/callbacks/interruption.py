@@ -81,8 +81,11 @@ class Interruption(Callback):
                 old.unlink()
         self._of_last_epoch = None
         if self._everyone_asked(trainer):
-            path = self.checkpoint(trainer) or self._save(trainer)
-            raise _stopped(f"before epoch {trainer.current_epoch}", path)
+            # the main process decides for all: not every machine may see its disk
+            path = trainer.strategy.broadcast(self.checkpoint(trainer))
+            # without one, a batch more: Lightning would skip an epoch whose start was saved
+            if path is not None or self._keeper(trainer) is None:
+                raise _stopped(f"before epoch {trainer.current_epoch}", path)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What was saved within the epoch is soon out of date."""
@@ -132,7 +135,10 @@ class Interruption(Callback):
     def checkpoint(self, trainer: Trainer) -> Path | None:
         """The newest checkpoint that this run has written."""
         keeper = self._keeper(trainer)
-        newest = self._own or (Path(keeper.best_model_path) if keeper is not None and keeper.best_model_path else None)
+        written = ""
+        if keeper is not None:  # one that keeps the best keeps the newest only where it is asked to
+            written = keeper.best_model_path if keeper.monitor is None else keeper.last_model_path
+        newest = self._own or (Path(written) if written else None)
         return newest if newest is not None and newest.is_file() else None
 
     def _save(self, trainer: Trainer) -> Path | None:

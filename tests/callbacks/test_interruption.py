@@ -240,6 +240,28 @@ def test_a_checkpoint_within_an_epoch_goes_when_the_epoch_has_one(tmp_path: Path
     ]
 
 
+@pytest.mark.filterwarnings("ignore:.*your dataloader is not resumable")  # Lightning's word on plain loaders
+def test_between_epochs_the_newest_state_is_saved_where_only_the_best_is_kept(tmp_path: Path) -> None:
+    class Worse(Counts):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.log("worse", float(self.current_epoch))
+            return super().training_step(batch, batch_idx)
+
+    def fit(*callbacks: Callback, ckpt_path: str | None = None) -> Counts:
+        best = ModelCheckpoint(tmp_path, "best", monitor="worse", enable_version_counter=False)
+        task = Worse()
+        trainer = quiet_trainer(max_epochs=3, enable_checkpointing=True, callbacks=[best, *callbacks])
+        trainer.fit(task, ckpt_path=ckpt_path)
+        return task
+
+    with pytest.raises(InterruptedTrainingError, match="in epoch 2, after batch 0") as stopped:
+        fit(Terminate("on_train_epoch_end", 1), Interruption())
+    assert stopped.value.checkpoint == tmp_path / "interrupted.ckpt"
+    resumed = fit(Interruption(), ckpt_path=str(stopped.value.checkpoint))
+    assert resumed.seen == [(2, batch) for batch in range(1, 6)]
+    assert torch.equal(resumed.weight, fit().weight)
+
+
 def test_without_checkpoints_a_terminated_run_says_so(tmp_path: Path) -> None:
     trainer = quiet_trainer(max_epochs=2, callbacks=[Terminate("on_train_batch_start", 1, 2), Interruption()])
     with pytest.raises(InterruptedTrainingError, match="epoch 1, after batch 2. It has no checkpoint") as stopped:
