@@ -20,7 +20,7 @@ MOST_BYTES = 1_500_000
 ABSOLUTE = re.compile(r"(?<![\w.:/<])/[\w.-]+/|\b[A-Za-z]:\\|file://|~/")
 """Paths from a root, a drive or a home; ``runs/quickstart``, ``https://...`` and ``</b>`` are none."""
 
-pytestmark = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 
 
 def read(path: Path) -> Any:
@@ -57,16 +57,22 @@ def stored_text(value: Any, key: str = "") -> list[str]:
     return [text for name, inner in items for text in [name, *stored_text(inner, name)]]
 
 
+def test_there_are_notebooks() -> None:
+    assert "quickstart.ipynb" in [path.name for path in NOTEBOOKS]  # without any, the tests below would say nothing
+
+
+@each
 def test_runs(path: Path, tmp_path: Path) -> None:
     notebook = copy.deepcopy(read(path))
     for cell in code_cells(notebook):
         cell.outputs, cell.execution_count = [], None
     folders = {name: str(tmp_path / name) for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR")}
     client = nbclient.NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}})
-    client.execute(env={**os.environ, **folders, "LIGHTNING_NAS_FAST": "1"})
+    client.execute(env={**os.environ, **folders, "LIGHTNING_NAS_FAST": "1"})  # raises where a cell fails
     check_outputs(notebook)
 
 
+@each
 def test_needs_python_only(path: Path) -> None:
     notebook = read(path)
     assert notebook.metadata.kernelspec.name == "python3"
@@ -74,11 +80,13 @@ def test_needs_python_only(path: Path) -> None:
         ast.parse(cell.source)  # what begins with ! or % is no Python
 
 
+@each
 def test_is_stored_with_its_outputs(path: Path) -> None:
     check_outputs(read(path))
     assert path.stat().st_size < MOST_BYTES
 
 
+@each
 def test_tells_nothing_of_the_machine_that_made_it(path: Path) -> None:
     texts = stored_text(json.loads(path.read_text(encoding="utf-8")))
     assert len(texts) > 100
