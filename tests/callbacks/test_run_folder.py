@@ -1,9 +1,11 @@
 """Faults of disks, losses and worker processes: found early, said clearly, and nothing lost."""
 
+import multiprocessing
 import os
 import resource
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +27,34 @@ from tests.helpers import FixedHalves, quiet_trainer
 from tests.tasks.test_bilevel import make
 from tests.test_pipeline import arguments
 
+forked = pytest.mark.skipif(
+    not hasattr(os, "fork") or torch.cuda.is_available(), reason="processes are forked, which must come before CUDA"
+)
 
-@pytest.fixture
-def small_disk() -> Iterator[Any]:
-    """Limits the size of files, which fails as a full disk does: by the system, in the middle of a write."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+def limit(size: int) -> None:
+    """Let no file of this process grow larger: writing fails as on a full disk, by the system and midway."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def raised_by(work: Callable[[], Any]) -> BaseException | None:
+    """What a function raises in a process of its own, whose limits and output are its own too."""
+    context = multiprocessing.get_context("fork")
+    receive, send = context.Pipe(duplex=False)
+
+    def run() -> None:
+        with Path(os.devnull).open("w") as nothing:
+            sys.stdout = sys.stderr = nothing
+            try:
+                work()
+                send.send(None)
+            except Exception as error:
+                send.send(error)
+
+    process = context.Process(target=run)
+    process.start()
+    process.join()
+    return receive.recv() if receive.poll() else RuntimeError(f"exit code {process.exitcode}")
 
 
 class NoStep(Callback):
@@ -54,34 +77,46 @@ def fit(task: BilevelTask, folder: Path, *callbacks: Callback) -> Trainer:
     return trainer
 
 
-def test_a_full_disk_is_found_before_the_first_step(tmp_path: Path, small_disk: Any) -> None:
-    task = make(tmp_path / "out")
-    small_disk(1000)
-    with pytest.raises(ConfigError, match=r"out has no room for .* MiB of checkpoints|kept has no room for"):
-        fit(task, tmp_path, NoStep())
+@forked
+def test_a_full_disk_is_found_before_the_first_step(tmp_path: Path) -> None:
+    def work() -> None:
+        limit(1000)
+        fit(make(tmp_path / "out"), tmp_path, NoStep())
+
+    with pytest.raises(ConfigError, match=r"(out|kept) has no room for .* MiB of checkpoints \(File too large\)"):
+        raise raised_by(work) or AssertionError("nothing was raised")
 
 
-def test_a_disk_that_fills_up_leaves_the_last_checkpoint(tmp_path: Path, small_disk: Any) -> None:
-    class Fill(Callback):
-        """Leaves no room from the second epoch on."""
+class Fill(Callback):
+    """Leaves no room from the second epoch on."""
 
-        def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-            if trainer.current_epoch == 1:
-                small_disk(1000)
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Limit the files."""
+        if trainer.current_epoch == 1:
+            limit(1000)
 
+
+@forked
+def test_a_disk_that_fills_up_leaves_the_last_checkpoint(tmp_path: Path) -> None:
+    found = raised_by(lambda: fit(make(tmp_path), tmp_path, Fill()))
     with pytest.raises(
         ArtifactError, match=r"last\.ckpt cannot be written .*What was written there before is unharmed"
     ):
-        fit(make(tmp_path), tmp_path, Fill())
+        raise found or AssertionError("nothing was raised")
     assert torch.load(tmp_path / "kept" / "last.ckpt", weights_only=True)["epoch"] == 0
     assert [p.name for p in (tmp_path / "kept").glob("*") if not p.name.startswith(".lightning")] == ["last.ckpt"]
 
 
-def test_what_cannot_be_written_leaves_what_was_there(tmp_path: Path, small_disk: Any) -> None:
+@forked
+def test_what_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:
     path = write_bytes(tmp_path / "a.bin", b"old")
-    small_disk(100)
-    with pytest.raises(ArtifactError, match=r"a\.bin cannot be written \(File too large\)"):
+
+    def work() -> None:
+        limit(100)
         write_bytes(path, b"new" * 1000)
+
+    with pytest.raises(ArtifactError, match=r"a\.bin cannot be written \(File too large\)"):
+        raise raised_by(work) or AssertionError("nothing was raised")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
