@@ -10,6 +10,8 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 
+torch.set_num_threads(1)  # here too: fixtures of whole modules come before those of single tests
+
 
 def _environment() -> dict[str, str]:
     """All variables but those that pytest, Lightning, sklearn and torch set by themselves."""
