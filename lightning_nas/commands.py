@@ -35,8 +35,8 @@ def trained_network(checkpoint: Path) -> tuple[Any, dict[str, Any]]:
     if "export" not in content:
         task = content[CHECKPOINT_KEY]["model"]["class_path"]
         raise CheckpointError(
-            f"{checkpoint} is of {task}, which has no network to export. Give a checkpoint of "
-            "lightning_nas.tasks.train.TrainTask."
+            f"{checkpoint} is of {task}, which has no architecture's network to export. Give a checkpoint of "
+            "lightning_nas.tasks.train.TrainTask with an architecture."
         )
     kept: dict[str, Any] = content["export"]
     prefix = "network."

@@ -8,6 +8,8 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_nas.distill.base import Scheme
+
 QUIET: dict[str, Any] = {
     "accelerator": "cpu",
     "devices": 1,
@@ -61,6 +63,24 @@ class FixedHalves(LightningDataModule):
         """What the task sees, in order."""
         loaders = [DataLoader(self.sets[name], self.batch_size) for name in ("train", "search")]
         return [{"train": (t[0], t[1]), "search": (s[0], s[1])} for t, s in zip(*loaders, strict=True)]
+
+
+def started(scheme: Scheme, images: Tensor, labels: Tensor) -> Scheme:
+    """A scheme of some images."""
+    scheme.start(images, labels, int(labels.max()) + 1, torch.Generator().manual_seed(0))
+    return scheme
+
+
+def stored(scheme: Scheme, **tensors: Tensor) -> Scheme:
+    """A scheme of given tensors."""
+    scheme.restore(tensors)
+    return scheme
+
+
+def distances(a: Tensor, b: Tensor) -> Tensor:
+    """Of every image of a to every image of b, exactly."""
+    exact = "donot_use_mm_for_euclid_dist"
+    return torch.cdist(a.detach().flatten(1), b.detach().flatten(1), compute_mode=exact)
 
 
 class StopAfterFirst(Callback):

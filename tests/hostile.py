@@ -16,8 +16,12 @@ import torch
 
 from lightning_nas.callbacks.run_config import CHECKPOINT_KEY
 from lightning_nas.distill.base import Proxy
+from lightning_nas.distill.bases import HallucinatedBases
+from lightning_nas.distill.images import PlainImages
+from lightning_nas.distill.relations import RelationMappings
 from lightning_nas.spaces.darts import DARTSSpace
 from lightning_nas.spaces.nasbench201 import NASBench201Space
+from tests.helpers import started
 
 EXECUTED = Path(tempfile.gettempdir()) / f"executed_{os.getpid()}"
 PNG = bytes.fromhex("89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c4890000000049454e44ae426082")
@@ -79,8 +83,15 @@ def written(save: Callable[[Path], Path]) -> bytes:
         return save(Path(folder) / "x.safetensors").read_bytes()
 
 
-MADE = Proxy(torch.ones(4, 1, 2, 2), torch.arange(4) % 2, torch.arange(4), ["a", "b"], [0.5], [0.2], {"seed": 0})
-PROXY = written(MADE.save), written(lambda path: MADE.save(path).with_suffix(".json"))
+PIXELS, CLASSES = torch.arange(4 * 16.0).reshape(4, 1, 4, 4) / 64, torch.arange(4) % 2
+PROXIES = [
+    (written(made.save), written(lambda path, made=made: made.save(path).with_suffix(".json")))  # type: ignore[misc]
+    for made in (
+        Proxy(started(scheme, PIXELS, CLASSES), ["a", "b"], [0.5], [0.2], {"seed": 0})
+        for scheme in (PlainImages(2), HallucinatedBases(1, 2, width=1), RelationMappings(2, 2))
+    )
+]
+PROXY = PROXIES[0]
 ARCHITECTURES = [written(space.largest().save) for space in (DARTSSpace(nodes=1), NASBench201Space())]
 CONFIG = {"model": {"class_path": "a.Task", "init_args": {"space": {"class_path": "a.Space"}, "list": [1, {"x": 2}]}}}
 

@@ -8,8 +8,10 @@ import torch
 from lightning_nas import artifacts
 from lightning_nas.architecture import Architecture
 from lightning_nas.distill.base import Proxy
+from lightning_nas.distill.images import PlainImages
 from lightning_nas.errors import ArchitectureError, ArtifactError
 from lightning_nas.spaces.darts import DARTSSpace
+from tests.helpers import stored
 
 
 def test_architecture_makes_the_round_trip_and_keeps_its_provenance(tmp_path: Path) -> None:
@@ -73,7 +75,8 @@ def test_reading_an_artifact_imports_nothing_of_others(tmp_path: Path, monkeypat
 
 def make_proxy() -> Proxy:
     labels = torch.arange(6) % 3
-    return Proxy(torch.randn(6, 1, 4, 4), labels, torch.arange(6), ["a", "b", "c"], [0.5], [0.2], {"scheme": "X"})
+    scheme = stored(PlainImages(), images=torch.randn(6, 1, 4, 4), labels=labels)
+    return Proxy(scheme, ["a", "b", "c"], [0.5], [0.2], {"seed": 7})
 
 
 def test_proxy_makes_the_round_trip(tmp_path: Path) -> None:
@@ -81,7 +84,7 @@ def test_proxy_makes_the_round_trip(tmp_path: Path) -> None:
     again = Proxy.load(proxy.save(tmp_path / "proxy.safetensors"))
     assert torch.equal(again.images, proxy.images)
     assert torch.equal(again.labels, proxy.labels)
-    assert (again.class_names, again.mean, again.info["scheme"]) == (["a", "b", "c"], [0.5], "X")
+    assert (again.class_names, again.mean, again.info["seed"]) == (["a", "b", "c"], [0.5], 7)
     assert (again.num_classes, again.image_shape) == (3, (1, 4, 4))
 
 
@@ -95,9 +98,7 @@ def test_damaged_proxies_are_refused(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(ArtifactError, match="does not exist"):
         Proxy.load(path)
-    artifacts.write_tensors(
-        path, {"images": torch.zeros(2, 1, 4, 4), "labels": torch.tensor([0, 7]), "groups": torch.arange(2)}
-    )
+    artifacts.write_tensors(path, {"images": torch.zeros(2, 1, 4, 4), "labels": torch.tensor([0, 7])})
     with pytest.raises(ArtifactError, match="no proxy of 3 classes"):
         Proxy.load(path)
 

@@ -31,6 +31,7 @@ from tests.hostile import (
     ARCHITECTURES,
     CONFIG,
     PNG,
+    PROXIES,
     PROXY,
     checkpoint,
     images,
@@ -192,7 +193,7 @@ def check_architecture(found: Architecture) -> None:
 
 def check_proxy(found: Proxy) -> None:
     n, channels, height, width = found.images.shape
-    assert n == len(found.labels) == len(found.groups) > 0
+    assert n == len(found.labels) == len(found.synthetic.groups) > 0
     assert channels == len(found.mean) == len(found.std) > 0 < height * width
     assert all(math.isfinite(value) for value in found.mean + found.std)
     assert 0 <= int(found.labels.min()) <= int(found.labels.max()) < found.num_classes
@@ -223,7 +224,7 @@ def test_architectures(data: st.DataObject) -> None:
 @given(st.data())
 @many(2500)
 def test_proxies(data: st.DataObject) -> None:
-    tensors, info = PROXY
+    tensors, info = data.draw(st.sampled_from(PROXIES))
     which = data.draw(st.integers(0, 9))
     if which < 5:
         tensors = data.draw(damaged(tensors))

@@ -140,6 +140,17 @@ class ImageDataModule(LightningDataModule, ABC):
         return self._data.train
 
     @property
+    def validation_set(self) -> LabelledImages:
+        """The part of the training images that is not trained on.
+
+        Raises:
+            DataError: There is none.
+        """
+        if self._data.validation is None:
+            raise DataError("There is no validation set: validation_fraction is 0. Set it above 0, such as 0.1.")
+        return self._data.validation
+
+    @property
     def class_names(self) -> list[str]:
         """Names by label."""
         return self._data.train.class_names
@@ -205,9 +216,7 @@ class ImageDataModule(LightningDataModule, ABC):
         Raises:
             DataError: There is no validation set.
         """
-        images = self._data.validation
-        if images is None:
-            raise DataError("There is no validation set: validation_fraction is 0. Set it above 0, such as 0.1.")
+        images = self.validation_set
         world = self.trainer.world_size if self.trainer is not None else 1
         return self._in_order(images if world == 1 else Subset(images, range(len(images) - len(images) % world)))
 

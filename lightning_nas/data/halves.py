@@ -1,6 +1,6 @@
 """The two halves of the training images that bi-level search needs."""
 
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -8,7 +8,7 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import Subset
 
 from lightning_nas.data.base import ImageDataModule
-from lightning_nas.data.loaders import loader
+from lightning_nas.data.loaders import EpochSampler, loader
 from lightning_nas.data.sets import Batch
 from lightning_nas.data.splits import derived_seed, halves
 from lightning_nas.data.wrapped import WrappedDataModule
@@ -89,7 +89,8 @@ class HalvesDataModule(WrappedDataModule):
             )
         generator = torch.Generator().manual_seed(derived_seed(seed, "fixed", half))
         chosen = torch.randperm(len(images), generator=generator)[:size].tolist()
-        return self.data.prepare(self.data.train_set.__getitems__([images.indices[i] for i in chosen]))
+        batch: Any = images.__getitems__(chosen)  # typed as if it gave a list
+        return self.data.prepare(batch)
 
     def setup(self, stage: str) -> None:
         """Load the training images, and split them for a fit."""
@@ -103,20 +104,32 @@ class HalvesDataModule(WrappedDataModule):
         Raises:
             DataError: A half has not one whole batch.
         """
-        loaders = {
-            name: loader(
+        loaders = {}
+        for name, half in self._halves.items():
+            seed = derived_seed(self.data.seed, name)
+            loaders[name] = loader(
                 half,
                 self.batch_size,
                 self.trainer,
-                seed=derived_seed(self.data.seed, name),
+                seed=seed,
                 shuffle=True,
                 drop_last=True,
                 num_workers=self.data.num_workers,
                 name=f"{name} half",
+                make_sampler=partial(self.sampler, half, seed=seed),
             )
-            for name, half in self._halves.items()
-        }
         return CombinedLoader(loaders, "max_size_cycle")
+
+    def sampler(self, half: Subset[Batch], world: int, rank: int, seed: int) -> EpochSampler:
+        """What draws a half's images: each once an epoch.
+
+        Args:
+            half: The images.
+            world: Number of processes.
+            rank: This process.
+            seed: Of the order.
+        """
+        return EpochSampler(half, world, rank, shuffle=True, seed=seed, drop_last=True)
 
     def val_dataloader(self) -> Any:
         """The validation set of ``data``. A fit without one does not ask for it."""

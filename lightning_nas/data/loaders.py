@@ -1,6 +1,6 @@
 """Loaders whose order is a function of the seed and the epoch, on one process or many."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -97,6 +97,7 @@ def loader(
     drop_last: bool,
     num_workers: int,
     name: str = "training set",
+    make_sampler: Callable[[int, int], EpochSampler] | None = None,
 ) -> DataLoader[Batch]:
     """Make the loader of this process.
 
@@ -115,6 +116,8 @@ def loader(
             processes may get different numbers of batches.
         num_workers: Worker processes that read ahead, 0 for none.
         name: What the images are, for the error message.
+        make_sampler: From the number of processes and which one this is to what draws, with ``drop_last``; by default
+            every image once.
 
     Raises:
         DataError: ``drop_last``, and there is not one whole batch.
@@ -124,7 +127,10 @@ def loader(
     world, rank = (trainer.world_size, trainer.global_rank) if trainer is not None else (1, 0)
     sampler: DistributedSampler[int]
     if drop_last:
-        sampler = EpochSampler(dataset, world, rank, shuffle=shuffle, seed=seed, drop_last=True)
+        if make_sampler is None:
+            sampler = EpochSampler(dataset, world, rank, shuffle=shuffle, seed=seed, drop_last=True)
+        else:
+            sampler = make_sampler(world, rank)
         if len(sampler) < batch_size:
             raise DataError(
                 f"The {name} has {len(dataset)} images for {world} process(es), fewer than one batch of "

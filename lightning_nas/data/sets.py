@@ -17,7 +17,12 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """What such files may hold, whatever their name says: for some other formats Pillow starts other programs."""
 
 Batch = tuple[Tensor, Tensor]
-"""Images ``(batch, channels, height, width)`` and labels ``(batch,)``."""
+"""Images ``(batch, channels, height, width)`` and labels ``(batch,)``, or soft ones ``(batch, classes)``."""
+
+
+def classes_of(labels: Tensor) -> Tensor:
+    """The class of every label, ``(n,)``: hard labels as they are, of soft ones ``(n, classes)`` the likeliest."""
+    return labels if labels.ndim == 1 else labels.argmax(1)
 
 
 class LabelledImages(Dataset[Batch], ABC):

@@ -1,19 +1,127 @@
-"""Proxies, the schemes that make them and the matchers that train those."""
+"""Proxies, the schemes that make them, and what trains those: matchers and regularizers."""
 
+import reprlib
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from lightning_nas.artifacts import read_json, read_tensors, write_json, write_tensors
-from lightning_nas.errors import ArtifactError
+from lightning_nas.architecture import find_class
+from lightning_nas.artifacts import LARGEST_TENSORS, read_json, read_tensors, write_json, write_tensors
+from lightning_nas.errors import ArtifactError, ConfigError, DataError
 
 _REPAIR = "Make it with 'lightning-nas fit --config configs/distill/…', or check the path."
-_TENSORS = ("images", "labels", "groups")
+
+Batch = tuple[Tensor, Tensor]
+"""Images ``(batch, channels, height, width)`` and labels ``(batch,)``."""
+
+
+class Synthetic(NamedTuple):
+    """Images that a scheme makes.
+
+    Attributes:
+        images: Normalised, ``(n, channels, height, width)``.
+        labels: The class that each stands for, int64 ``(n,)``, from 0.
+        groups: int64 ``(n,)``; images of one group share stored values and must not be split between halves.
+        targets: Soft labels, ``(n, classes)``; None where labels are hard.
+    """
+
+    images: Tensor
+    labels: Tensor
+    groups: Tensor
+    targets: Tensor | None = None
+
+    @property
+    def answers(self) -> Tensor:
+        """What a network should answer: soft labels where there are some, else hard ones. For a cross-entropy."""
+        return self.labels if self.targets is None else self.targets
+
+    def detached(self) -> "Synthetic":
+        """The same without gradients."""
+        return Synthetic(*(None if t is None else t.detach() for t in self))  # type: ignore[arg-type]  # in order
+
+
+class Scheme(nn.Module, ABC):
+    """How a proxy is stored: a few tensors that become images.
+
+    Attributes:
+        parameter_names: Of its tensors that training may change.
+        buffer_names: Of its other tensors.
+    """
+
+    parameter_names: tuple[str, ...]
+    buffer_names: tuple[str, ...] = ("labels",)
+
+    @abstractmethod
+    def start(self, images: Tensor, labels: Tensor, num_classes: int, generator: torch.Generator) -> None:
+        """Make the tensors from the source.
+
+        Args:
+            images: All normalised training images, ``(n, channels, height, width)``.
+            labels: ``(n,)``.
+            num_classes: Number of classes.
+            generator: Source of all random choices.
+
+        Raises:
+            ConfigError: More images are asked for than a class has.
+        """
+
+    @abstractmethod
+    def proxy(self) -> Synthetic:
+        """All images, differentiable in the parameters."""
+
+    @abstractmethod
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of the constructor that make a scheme of the same form, as JSON values."""
+
+    @abstractmethod
+    def made(self) -> tuple[int, int, int, int]:
+        """The shape of ``proxy().images``, without making them.
+
+        Raises:
+            ValueError: The tensors don't fit each other.
+        """
+
+    def draw(self, seed: int) -> Synthetic:
+        """What one step of matching works on, differentiable; by default all images.
+
+        Args:
+            seed: Of the choice.
+        """
+        return self.proxy()
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Parameters for an optimizer; a group may have a learning rate of its own."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all stored tensors."""
+        return sum(t.numel() * t.element_size() for t in self.state_dict().values())
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take stored tensors, in the place of ``start``.
+
+        Raises:
+            ValueError: Other tensors than this scheme's, of another kind or shape.
+        """
+        names = {*self.parameter_names, *self.buffer_names}
+        if set(tensors) != names:
+            raise ValueError(f"it stores {reprlib.repr(sorted(tensors))} instead of {sorted(names)}")
+        for name, tensor in tensors.items():
+            kind = torch.int64 if name in self.buffer_names else torch.float32
+            if tensor.dtype != kind:
+                raise ValueError(f"{name} is {tensor.dtype} instead of {kind}")
+            if name in self.parameter_names:
+                self.register_parameter(name, nn.Parameter(tensor.clone()))
+            else:
+                self.register_buffer(name, tensor.clone())
 
 
 @dataclass(frozen=True)
@@ -21,22 +129,34 @@ class Proxy:
     """A small data set that stands for a large one: ``proxy.safetensors``, with ``proxy.json`` beside it.
 
     Attributes:
-        images: Normalised, ``(n, channels, height, width)``.
-        labels: ``(n,)``, from 0.
-        groups: ``(n,)``; images of one group share stored pixels and must not be split between halves.
+        scheme: What is stored.
         class_names: Names by label.
         mean: Of every channel of the source's training images, on a scale from 0 to 1.
         std: Likewise the deviation.
-        info: Scheme, source, counts, seed.
+        info: Matcher, source, counts, seed.
     """
 
-    images: Tensor
-    labels: Tensor
-    groups: Tensor
+    scheme: Scheme
     class_names: list[str]
     mean: list[float]
     std: list[float]
     info: dict[str, Any]
+
+    @cached_property
+    def synthetic(self) -> Synthetic:
+        """All images that the scheme makes."""
+        with torch.no_grad():
+            return self.scheme.proxy().detached()
+
+    @property
+    def images(self) -> Tensor:
+        """Normalised, ``(n, channels, height, width)``."""
+        return self.synthetic.images
+
+    @property
+    def labels(self) -> Tensor:
+        """The class that each image stands for, ``(n,)``."""
+        return self.synthetic.labels
 
     @property
     def num_classes(self) -> int:
@@ -46,14 +166,15 @@ class Proxy:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """``(channels, height, width)``."""
-        _, channels, height, width = self.images.shape
-        return channels, height, width
+        return self.scheme.made()[1:]
 
     def save(self, path: str | Path) -> Path:
         """Write both files."""
         path = Path(path)
-        write_tensors(path, {"images": self.images, "labels": self.labels, "groups": self.groups})
-        content = {"class_names": self.class_names, "mean": self.mean, "std": self.std, **self.info}
+        write_tensors(path, self.scheme.state_dict())
+        kind = type(self.scheme)
+        scheme = {"class_path": f"{kind.__module__}.{kind.__qualname__}", "arguments": self.scheme.arguments()}
+        content = {"class_names": self.class_names, "mean": self.mean, "std": self.std, "scheme": scheme, **self.info}
         write_json(path.with_suffix(".json"), content)
         return path
 
@@ -68,34 +189,51 @@ class Proxy:
         tensors = read_tensors(path, repair=_REPAIR)
         info = read_json(path.with_suffix(".json"), repair=_REPAIR)
         try:
-            images, labels, groups = (tensors[name] for name in _TENSORS)
-            names, mean, std = info["class_names"], info["mean"], info["std"]
+            names, mean, std, scheme = (info.pop(key) for key in ("class_names", "mean", "std", "scheme"))
         except KeyError as error:
-            raise ArtifactError(f"{path} is no proxy: {error} is missing. {_REPAIR}") from None
+            raise ArtifactError(f"{path.with_suffix('.json')} is of no proxy: {error} is missing. {_REPAIR}") from None
         if not _is_list(names, str) or not _is_list(mean, int, float) or not _is_list(std, int, float):
             raise ArtifactError(
                 f"{path.with_suffix('.json')} is of no proxy: class_names must be a list of text, and mean and std "
                 f"lists of finite numbers. {_REPAIR}"
             )
+        proxy = cls(_rebuilt(scheme, tensors, path), names, mean, std, info)
+        labels = proxy.labels
         fits = (
-            images.ndim == 4
-            and images.dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-            and 0 not in images.shape
-            and labels.dtype == groups.dtype == torch.int64
-            and len(images) == len(labels) == len(groups) > 0
-            and labels.ndim == groups.ndim == 1
-            and int(labels.min()) >= 0
+            int(labels.min()) >= 0
             and int(labels.max()) < len(names)
-            and len(mean) == len(std) == images.shape[1]
+            and (proxy.synthetic.targets is None or proxy.synthetic.targets.shape[1] == len(names))
+            and len(mean) == len(std) == proxy.image_shape[0]
             and min(std) > 0
         )
         if not fits:
-            shapes = {name: (tuple(tensors[name].shape), str(tensors[name].dtype)) for name in _TENSORS}
             raise ArtifactError(
-                f"{path} is no proxy of {len(names)} classes and {len(mean)} channels, with labels below "
-                f"{len(names)} and deviations above 0: it holds {shapes}. {_REPAIR}"
+                f"{path} is no proxy of {len(names)} classes and {len(mean)} channels with deviations above 0: its "
+                f"images have shape {tuple(proxy.images.shape)} and labels from {int(labels.min())} to "
+                f"{int(labels.max())}. {_REPAIR}"
             )
-        return cls(images, labels, groups, names, mean, std, info)
+        return proxy
+
+
+def _rebuilt(named: Any, tensors: Mapping[str, Tensor], path: Path) -> Scheme:
+    """The scheme that a proxy's file names, with its stored tensors.
+
+    Raises:
+        ArtifactError: No such scheme, or its tensors don't fit it.
+    """
+    try:
+        kind, arguments = str(named["class_path"]), dict(named["arguments"])
+        scheme: Scheme = find_class(kind, Scheme)(**arguments)
+        scheme.restore(tensors)
+        shape = scheme.made()
+        if min(shape) < 1 or 4 * shape[0] * shape[1] * shape[2] * shape[3] > LARGEST_TENSORS:
+            raise ValueError(f"it makes images of shape {shape}, none or more than {LARGEST_TENSORS} bytes")
+    except (ArtifactError, ConfigError, DataError, ValueError, TypeError, LookupError, OverflowError) as error:
+        where = path.with_suffix(".json")
+        raise ArtifactError(
+            f"{path} is no proxy of the scheme that {where} names: {str(error):.500}. {_REPAIR}"
+        ) from None
+    return scheme
 
 
 def _is_list(value: Any, *kinds: type) -> bool:
@@ -105,37 +243,59 @@ def _is_list(value: Any, *kinds: type) -> bool:
     )
 
 
-class Scheme(nn.Module, ABC):
-    """How a proxy is stored: parameters that become images."""
+class Matcher(nn.Module, ABC):
+    """What a proxy's images must have in common with the source's.
 
-    @abstractmethod
-    def start(self, images: Tensor, labels: Tensor, num_classes: int, generator: torch.Generator) -> None:
-        """Make the parameters from the source.
+    What it keeps between steps are buffers, so that checkpoints hold it.
+    """
+
+    def start(self, image_shape: tuple[int, int, int], num_classes: int, seed: int) -> None:  # noqa: B027
+        """Make what is kept between steps; by default nothing.
 
         Args:
-            images: All normalised training images, ``(n, channels, height, width)``.
-            labels: ``(n,)``.
+            image_shape: ``(channels, height, width)``.
             num_classes: Number of classes.
-            generator: Source of all random choices.
-
-        Raises:
-            ConfigError: More images are asked for than a class has.
+            seed: Of all random choices.
         """
 
-    @abstractmethod
-    def proxy(self) -> tuple[Tensor, Tensor, Tensor]:
-        """All images, labels and groups, differentiable in the parameters; see ``Proxy``."""
-
-
-class Matcher(nn.Module, ABC):
-    """What a proxy's images must have in common with the source's."""
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What is trained with the proxy, for its optimizer; by default nothing."""
+        return []
 
     @abstractmethod
-    def loss(self, real: tuple[Tensor, Tensor], proxy: tuple[Tensor, Tensor], seed: int) -> Tensor:
-        """The distance, a scalar.
+    def loss(self, real: Batch, draw: Callable[[int], Synthetic], seed: int) -> Tensor:
+        """The distance, a scalar that is differentiable in what is drawn.
 
         Args:
             real: Images and labels of a batch of the source in which all classes have the same number of images.
-            proxy: Images and labels of the whole proxy.
+            draw: ``Scheme.draw``; most matchers call it once.
             seed: Of all random choices in this step.
+        """
+
+    def advance(self, draw: Callable[[int], Synthetic], seed: int) -> None:  # noqa: B027
+        """Change what is kept, after the optimizer's step; by default nothing.
+
+        Args:
+            draw: ``Scheme.draw``, without gradients.
+            seed: Of all random choices in this step.
+        """
+
+
+class ProxyRegularizer(nn.Module, ABC):
+    """What else a proxy should be like, beside what the matcher asks for."""
+
+    def start(self, image_shape: tuple[int, int, int], num_classes: int, seed: int) -> None:  # noqa: B027
+        """Make what is kept between steps; see ``Matcher.start``."""
+
+    @abstractmethod
+    def loss(self, real: Batch, scheme: Scheme, seed: int) -> Tensor:
+        """What is added to the matcher's loss, weighted, a scalar.
+
+        Args:
+            real: As for ``Matcher.loss``.
+            scheme: What is trained.
+            seed: Of all random choices in this step.
+
+        Raises:
+            ConfigError: It does not work on such a scheme.
         """

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from lightning_nas.architecture import Architecture
 from lightning_nas.data.augmentation import Augmentation
+from lightning_nas.data.sets import classes_of
 from lightning_nas.errors import ConfigError, DataError
 from lightning_nas.evaluation.base import Evaluation, Evaluator
 from lightning_nas.metrics.cost import parameters
@@ -142,5 +143,5 @@ class ShortTraining(Evaluator):
             for x, y in zip(images.tensor_split(chunks), labels.tensor_split(chunks), strict=True):
                 logits = network(x)
                 loss += float(F.cross_entropy(logits, y, reduction="sum"))
-                hits += float((logits.argmax(1) == y).sum())
+                hits += float((logits.argmax(1) == classes_of(y)).sum())
         return {"loss": loss / len(labels), "accuracy": hits / len(labels)}

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from lightning_nas.architecture import Architecture
 from lightning_nas.artifacts import write_tensors
+from lightning_nas.data.sets import classes_of
 from lightning_nas.differentiable.attention.base import Attention
 from lightning_nas.differentiable.discretization.base import Discretizer
 from lightning_nas.differentiable.hypergradient.base import BilevelProblem, Hypergradient, VirtualStep, Weights
@@ -312,7 +313,7 @@ class BilevelTask(LightningModule):
             alpha.grad = None
         self.manual_backward(objective)
         optimizer.step()
-        accuracy = (logits.argmax(1) == batch[1]).float().mean()
+        accuracy = (logits.argmax(1) == classes_of(batch[1])).float().mean()
         self.means.add({"train/loss": loss, "train/accuracy": accuracy}, len(batch[1]))
 
     def _problem(self, optimizer: LightningOptimizer) -> BilevelProblem:

@@ -94,6 +94,12 @@ class EpochMeans:
             self.sums = {name: total.to(task.device) for name, total in checkpoint["means"]["sums"].items()}
             self.samples = dict(checkpoint["means"]["samples"])
 
+    def mean(self, name: str, trainer: Trainer) -> float:
+        """One mean over the batches of all processes; to be called by all of them."""
+        both = torch.stack([self.sums[name].double(), self.sums[name].new_tensor(self.samples[name]).double()])
+        total, samples = trainer.strategy.reduce(both, reduce_op="sum").tolist()
+        return float(total / samples)
+
     def log(self, task: LightningModule) -> None:
         """Log the means over the batches of all processes, and start anew; for ``on_train_epoch_end``.
 

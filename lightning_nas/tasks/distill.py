@@ -1,5 +1,7 @@
 """Dataset distillation."""
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +11,18 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from lightning_nas.artifacts import write_tensors
-from lightning_nas.distill.base import Matcher, Proxy, Scheme
+from lightning_nas.distill.base import Batch, Matcher, Proxy, ProxyRegularizer, Scheme, Synthetic
 from lightning_nas.errors import ConfigError
 from lightning_nas.tasks.common import EpochMeans, check_state, check_weights, output_folder
-
-Batch = tuple[Tensor, Tensor]
 
 
 class DistillTask(LightningModule):
     """Condenses the training images into a small proxy.
 
     The scheme says how the proxy is stored, the matcher what it must have in common with the real images. Batches come
-    from ``ClassBalancedDataModule``: the same number of images of every class. After every epoch the proxy on disk is
-    written anew: ``proxy.safetensors``, ``proxy.json``, and ``pictures.safetensors`` with a few images for reports.
+    from ``ClassBalancedDataModule``: the same number of images of every class. After every epoch whose mean loss is the
+    lowest so far the proxy is written anew, so that the best one is always on disk: ``proxy.safetensors``,
+    ``proxy.json``, and ``pictures.safetensors`` with a few images for reports.
 
     Attributes:
         outputs: Files that the run has written, by the kind of artifact; on the main process only.
@@ -31,6 +32,7 @@ class DistillTask(LightningModule):
         matcher: What trains the scheme; none for a control.
         optimizer: Of the scheme's parameters; none for a control.
         scheduler: Stepped after every epoch.
+        regularizers: What is added to the matcher's loss.
         seed: Of all random choices.
         output_dir: Where artifacts go; by default the folder of this run's logger.
     """
@@ -41,24 +43,30 @@ class DistillTask(LightningModule):
         matcher: Matcher | None = None,
         optimizer: OptimizerCallable | None = None,
         scheduler: LRSchedulerCallable | None = None,
+        regularizers: Sequence[ProxyRegularizer] | None = None,
         seed: int = 0,
         output_dir: str | None = None,
     ) -> None:
         super().__init__()
-        if (matcher is None) != (optimizer is None):
-            raise ConfigError("A matcher needs an optimizer and an optimizer a matcher; a control has neither.")
+        if (matcher is None) != (optimizer is None) or (matcher is None and regularizers):
+            raise ConfigError(
+                "A matcher needs an optimizer, and an optimizer or regularizers need a matcher; a control has neither."
+            )
         self.scheme = scheme
         self.matcher = matcher
+        self.regularizers = torch.nn.ModuleList(regularizers or [])
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
         self.seed = seed
         self.output_dir = output_dir
         self.means = EpochMeans()
+        self.best = math.inf
         self.outputs: dict[str, list[Path]] = {}
 
     def setup(self, stage: str) -> None:
         """Start the scheme from the real training images; a checkpoint's values replace it afterwards."""
         self.means.clear()
+        self.best = math.inf
         if self.matcher is None and self.trainer.world_size > 1:
             raise ConfigError(f"{type(self.scheme).__name__} has nothing to train; use --trainer.devices 1.")
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]  # set by fit(datamodule=...)
@@ -71,38 +79,64 @@ class DistillTask(LightningModule):
                 f"{type(self.scheme).__name__} has {'trainable' if trainable else 'no trainable'} parameters, but "
                 f"{'no matcher' if self.matcher is None else 'a matcher'} was given."
             )
+        if self.matcher is not None:
+            for part in (self.matcher, *self.regularizers):
+                part.start(data.image_shape, data.num_classes, self.seed)
+
+    def _step_seed(self, step: int) -> int:
+        return (self.seed * 1_000_003 + step) % 2**63
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
-        """The matcher's loss; nothing for a control."""
+        """The matcher's loss and the regularizers'; nothing for a control."""
         if self.matcher is None:
             return None
-        images, labels, _ = self.scheme.proxy()
-        seed = (self.seed * 1_000_003 + self.global_step) % 2**63
-        loss = self.matcher.loss(batch, (images, labels), seed)
-        self.means.add({"train/loss": loss}, len(batch[1]))
+        seed = self._step_seed(self.global_step)
+        loss = self.matcher.loss(batch, self.scheme.draw, seed)
+        means = {"train/loss": loss}
+        for regularizer in self.regularizers:
+            assert isinstance(regularizer, ProxyRegularizer)
+            added = regularizer.loss(batch, self.scheme, seed)
+            means[f"train/{type(regularizer).__name__}"] = added
+            loss = loss + added
+        self.means.add(means, len(batch[1]))
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Stop at a loss that is not finite."""
+        """Stop at a loss that is not finite; let the matcher go on."""
         self.means.check(self, batch_idx)
+        if self.matcher is not None:
+            with torch.no_grad():
+                self.matcher.advance(self._drawn, self._step_seed(self.global_step))
+
+    def _drawn(self, seed: int) -> Synthetic:
+        with torch.no_grad():
+            return self.scheme.draw(seed).detached()
 
     def configure_optimizers(self) -> Any:
         """The optimizer of the scheme's parameters; none for a control."""
         if self.make_optimizer is None:
             return None
-        optimizer = self.make_optimizer(self.scheme.parameters())
+        assert self.matcher is not None
+        groups = [*self.scheme.parameter_groups(), *self.matcher.parameter_groups()]
+        optimizer = self.make_optimizer(groups)
         if self.make_scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}
 
     def on_train_epoch_end(self) -> None:
-        """Log the mean loss and write the proxy."""
+        """Log the mean losses, and write the proxy if it is the best so far."""
+        loss = self.means.mean("train/loss", self.trainer) if self.matcher is not None else -math.inf
         self.means.log(self)
-        self._write()
+        check_weights(self)
+        if loss < self.best:
+            self.best = loss
+            self._write(output_folder(self.trainer, self.output_dir))
 
     def on_fit_end(self) -> None:
-        """Write the proxy of a run that was resumed after its last epoch."""
-        self._write()
+        """Write the proxy of a run that was resumed after its last epoch where there is none."""
+        folder = output_folder(self.trainer, self.output_dir)
+        if self.trainer.is_global_zero and not (folder / "proxy.safetensors").is_file():
+            self._write(folder)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the means of the epoch so far.
@@ -111,6 +145,7 @@ class DistillTask(LightningModule):
             TrainingError: A loss or a parameter is not finite.
         """
         self.means.save(self, checkpoint)
+        checkpoint["best"] = self.best
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take them back.
@@ -120,30 +155,34 @@ class DistillTask(LightningModule):
         """
         check_state(self, checkpoint)
         self.means.load(self, checkpoint)
+        self.best = float(checkpoint["best"])
 
-    def _write(self) -> None:
-        check_weights(self)
-        folder = output_folder(self.trainer, self.output_dir)
+    def _all(self) -> Synthetic:
+        with torch.no_grad():
+            images, labels, groups, targets = self.scheme.proxy().detached()
+        return Synthetic(images.cpu(), labels.cpu(), groups.cpu(), None if targets is None else targets.cpu())
+
+    def _write(self, folder: Path) -> None:
         if not self.trainer.is_global_zero:
             return
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]  # set by fit(datamodule=...)
-        with torch.no_grad():
-            images, labels, groups = (t.detach().cpu() for t in self.scheme.proxy())
+        synthetic = self._all()
         real, real_labels = data.training_images()
         info = {
-            "scheme": type(self.scheme).__name__,
             "matcher": None if self.matcher is None else type(self.matcher).__name__,
+            "regularizers": [type(r).__name__ for r in self.regularizers],
             "source": type(data.data).__name__,
             "source_images": len(real_labels),
-            "proxy_images": len(labels),
-            "stored_values": sum(p.numel() for p in self.scheme.parameters()),
-            "epochs": self.trainer.current_epoch,
+            "proxy_images": len(synthetic.labels),
+            "stored_bytes": self.scheme.stored_bytes,
+            "loss": self.best if math.isfinite(self.best) else None,
+            "epochs": self.trainer.current_epoch + 1,
             "seed": self.seed,
         }
         mean, std = [float(v) for v in data.mean], [float(v) for v in data.std]
-        Proxy(images, labels, groups, list(data.class_names), mean, std, info).save(folder / "proxy.safetensors")
+        Proxy(self.scheme, list(data.class_names), mean, std, info).save(folder / "proxy.safetensors")
         scale, shift = (torch.tensor(v)[:, None, None] for v in (std, mean))
-        rows = {"proxy": (images, labels), "real": (real, real_labels)}
+        rows = {"proxy": (synthetic.images, synthetic.labels), "real": (real, real_labels)}
         pictures = {n: (_some(*pair, data.num_classes) * scale + shift).clamp(0, 1) for n, pair in rows.items()}
         write_tensors(folder / "pictures.safetensors", pictures)
         self.outputs["proxy"] = [folder / "proxy.safetensors", folder / "proxy.json"]

@@ -1,6 +1,7 @@
 """Final training of one architecture."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_nas.architecture import Architecture
+from lightning_nas.data.sets import classes_of
 from lightning_nas.errors import CheckpointError, ConfigError
 from lightning_nas.spaces.darts import DARTSSpace
 from lightning_nas.spaces.nasbench201 import NASBench201Space
@@ -20,9 +22,12 @@ from lightning_nas.tasks.common import EpochMeans, check_state
 
 Batch = tuple[Tensor, Tensor]
 
+NetworkCallable = Callable[[tuple[int, int, int], int], nn.Module]
+"""From ``(channels, height, width)`` of an image and the number of classes to a network."""
+
 
 class TrainTask(LightningModule):
-    """Trains the ordinary network of an architecture from scratch and tests it.
+    """Trains the ordinary network of an architecture, or any other network, from scratch and tests it.
 
     The loss is ``CE(logits) + auxiliary_weight * CE(auxiliary logits)``; the probability that a path is dropped rises
     linearly over the epochs. Gradient clipping, precision and epochs are the trainer's. The number to report is that
@@ -35,7 +40,8 @@ class TrainTask(LightningModule):
         inputs: Files that the task was made from, by the kind of artifact.
 
     Args:
-        architecture: Path of an ``architecture.json``, or a published genotype, ``Genotype(normal=[...], ...)``.
+        architecture: Path of an ``architecture.json``, or a published genotype, ``Genotype(normal=[...], ...)``; null
+            where ``network`` is given.
         optimizer: Of all parameters (DARTS: SGD, lr 0.025, momentum 0.9, weight decay 3e-4).
         scheduler: Stepped after every epoch (DARTS: cosine down to 0).
         channels: Channels of the first cell's operations (DARTS: 36).
@@ -44,13 +50,15 @@ class TrainTask(LightningModule):
         drop_path: Probability at the end of the training that an operation's path is dropped (DARTS: 0.2).
         label_smoothing: Of the loss (DARTS: 0 on CIFAR, 0.1 on ImageNet).
         network_arguments: Further arguments of the space's ``network``.
+        network: Another network than an architecture's, such as ``lightning_nas.distill.convnet.ConvNet``; the
+            arguments that size an architecture's network don't change it.
         num_classes: Number of classes; the command line takes it from the data.
         image_shape: ``(channels, height, width)``; the command line takes it from the data.
     """
 
     def __init__(
         self,
-        architecture: str,
+        architecture: str | None,
         optimizer: OptimizerCallable,
         scheduler: LRSchedulerCallable | None = None,
         channels: int = 36,
@@ -59,17 +67,19 @@ class TrainTask(LightningModule):
         drop_path: float = 0.0,
         label_smoothing: float = 0.0,
         network_arguments: dict[str, Any] | None = None,
+        network: NetworkCallable | None = None,
         num_classes: int = 10,
         image_shape: tuple[int, int, int] = (3, 32, 32),
     ) -> None:
         super().__init__()
-        # the published forms of an architecture begin like this, and no path does
-        published = {"Genotype(": DARTSSpace.parse, "|": NASBench201Space.parse}
-        parse = next(
-            (p for start, p in published.items() if architecture.lstrip().startswith(start)), Architecture.load
-        )
-        self.architecture = parse(architecture)
-        self.inputs = {"architecture": [Path(architecture)]} if parse == Architecture.load else {}
+        self.architecture: Architecture | None = None
+        self.inputs: dict[str, list[Path]] = {}
+        if architecture is not None:
+            # the published forms of an architecture begin like this, and no path does
+            published = {"Genotype(": DARTSSpace.parse, "|": NASBench201Space.parse}
+            starts = [start for start in published if architecture.lstrip().startswith(start)]
+            self.architecture = published[starts[0]](architecture) if starts else Architecture.load(architecture)
+            self.inputs = {} if starts else {"architecture": [Path(architecture)]}
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
         self.auxiliary_weight = auxiliary_weight
@@ -83,17 +93,32 @@ class TrainTask(LightningModule):
             "auxiliary": auxiliary_weight > 0,
             **(network_arguments or {}),
         }
-        network = self.architecture.space.build().network(self.architecture, **self.network_arguments)
-        if drop_path and not hasattr(network, "drop"):
-            raise ConfigError(f"{type(network).__name__} drops no paths; set drop_path ({drop_path}) to 0.")
+        made = self._make(network, num_classes, image_shape)
+        if drop_path and not hasattr(made, "drop"):
+            raise ConfigError(f"{type(made).__name__} drops no paths; set drop_path ({drop_path}) to 0.")
         # depthwise convolutions are faster in this layout, on the CPU and with tensor cores; values are the same
-        self.network: Any = network.to(memory_format=torch.channels_last)
+        self.network: Any = made.to(memory_format=torch.channels_last)
         metrics: dict[str, Metric | MetricCollection] = {"accuracy": MulticlassAccuracy(num_classes, average="micro")}
         if num_classes > 5:
             metrics["top5"] = MulticlassAccuracy(num_classes, top_k=5, average="micro")
         collections = {s: MetricCollection(metrics, prefix=f"{s}/").clone() for s in ("val", "test")}
         self.metrics = torch.nn.ModuleDict(collections)
         self.means = EpochMeans()  # those of the training, where the time of a batch counts
+
+    def _make(self, network: NetworkCallable | None, classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
+        if (self.architecture is None) == (network is None):
+            raise ConfigError(
+                "Give either an architecture or a network: --model.architecture FILE, or --model.network CLASS_PATH."
+            )
+        if self.architecture is not None:
+            return self.architecture.space.build().network(self.architecture, **self.network_arguments)
+        assert network is not None
+        if self.auxiliary_weight:
+            raise ConfigError(
+                f"auxiliary_weight is {self.auxiliary_weight}; only networks of architectures have an auxiliary "
+                "classifier. Set it to 0."
+            )
+        return network(image_shape, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(batch, classes)``."""
@@ -146,6 +171,7 @@ class TrainTask(LightningModule):
         return probabilities
 
     def _accuracies(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        labels = classes_of(labels)
         found = {"train/accuracy": (logits.argmax(1) == labels).float().mean()}
         if logits.shape[1] > 5:
             best = logits.detach().topk(5, dim=1).indices
@@ -173,6 +199,8 @@ class TrainTask(LightningModule):
             TrainingError: A loss or a parameter is not finite.
         """
         self.means.save(self, checkpoint)
+        if self.architecture is None:
+            return
         data: Any = getattr(self.trainer, "datamodule", None)
         checkpoint["export"] = {
             "architecture": self._plain_architecture(),
@@ -189,18 +217,25 @@ class TrainTask(LightningModule):
         Raises:
             CheckpointError: The checkpoint is of another architecture or size.
         """
-        made = checkpoint["export"]["architecture"]
+        made = checkpoint["export"]["architecture"] if "export" in checkpoint else None
         if made != self._plain_architecture():
             raise CheckpointError(
-                f"The checkpoint is of another architecture: choices {made['choices']} in the checkpoint, "
-                f"{list(self.architecture.choices)} here. Give --model.architecture the file that it was trained with."
+                f"The checkpoint is of another architecture: {_choices(made)} in the checkpoint, "
+                f"{_choices(self._plain_architecture())} here. Give --model.architecture the file that it was trained "
+                "with."
             )
         check_state(self, checkpoint)
         self.means.load(self, checkpoint)
 
-    def _plain_architecture(self) -> dict[str, Any]:
+    def _plain_architecture(self) -> dict[str, Any] | None:
+        if self.architecture is None:
+            return None
         plain: dict[str, Any] = json.loads(json.dumps(self.architecture.to_dict()))
         return plain
+
+
+def _choices(architecture: dict[str, Any] | None) -> str:
+    return "none" if architecture is None else f"choices {architecture['choices']}"
 
 
 def _described(data: Any) -> dict[str, Any]:

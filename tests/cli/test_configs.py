@@ -9,9 +9,12 @@ import torch
 import yaml
 
 from lightning_nas.cli import check_config, run
+from lightning_nas.distill.base import Proxy
+from lightning_nas.distill.images import PlainImages
 from lightning_nas.pipeline_config import merge, read_yaml
 from lightning_nas.spaces.darts import DARTSSpace
 from tests.conftest import ROOT
+from tests.helpers import started
 
 STAGES = sorted(
     p.relative_to(ROOT / "configs")
@@ -38,6 +41,30 @@ def arrays(path: Path, side: int = 32, per_class: int = 16) -> Path:
     return path
 
 
+CORESET = {"images_per_class": 2, "width": 4, "depth": 2, "steps": 2}
+SCHEMES: dict[str, dict[str, Any]] = {
+    "PlainImages": {"images_per_class": 2},
+    "RandomSubset": {"images_per_class": 2},
+    "Noise": {"images_per_class": 2},
+    "Herding": CORESET,
+    "KCenter": CORESET,
+    "HallucinatedBases": {"bases_per_class": 2},
+    "RelationMappings": {"bases": 8, "mappings": 4},
+}
+"""What makes every scheme small."""
+
+
+WRITTEN = {"quality": None, "experts": "experts.safetensors", "fidelity": "fidelity.json"}
+"""What a stage leaves, where that is not its folder's kind of artifact."""
+
+
+def small_proxy(folder: Path) -> Path:
+    """A proxy of the three classes of ``arrays``."""
+    images, labels = torch.randn(12, 3, 32, 32), torch.arange(12) % 3
+    scheme = started(PlainImages(2), images, labels)
+    return Proxy(scheme, ["0", "1", "2"], [0.5] * 3, [0.2] * 3, {}).save(folder / "small" / "proxy.safetensors")
+
+
 def tiny(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The same classes on 48 images, with small networks."""
     images = {
@@ -50,6 +77,9 @@ def tiny(config: dict[str, Any], folder: Path) -> dict[str, Any]:
         images["init_args"]["augmentations"] = kept  # type: ignore[index]
         own = {"batch_size": 8} if "batch_size" in data["init_args"] else {"images_per_class": 4, "steps_per_epoch": 2}
         config["data"] = {**data, "init_args": {**own, "data": images}}
+    elif "proxy" in data["init_args"]:
+        own = {"proxy": str(small_proxy(folder)), "batch_size": 6, "test": images}
+        config["data"] = merge(data, {"init_args": own})
     else:
         images["init_args"]["augmentations"] = data["init_args"].get("augmentations")  # type: ignore[index]
         config["data"] = images
@@ -60,10 +90,13 @@ def tiny(config: dict[str, Any], folder: Path) -> dict[str, Any]:
         arguments = merge(arguments, {"space": {"init_args": small}, "warmup_epochs": 0})
         arguments = merge(arguments, {"selection_images": 0})
     if "scheme" in arguments:
-        arguments = merge(arguments, {"scheme": {"init_args": {"images_per_class": 2}}})
-    if "matcher" in arguments:
-        arguments = merge(arguments, {"matcher": {"init_args": {"width": 4, "depth": 2}}})
-    if "architecture" in arguments:
+        arguments = merge(
+            arguments, {"scheme": {"init_args": SCHEMES[arguments["scheme"]["class_path"].split(".")[-1]]}}
+        )
+    for part in [arguments.get("matcher"), arguments.get("network"), *arguments.get("regularizers", [])]:
+        if isinstance(part, dict) and "distill" in part["class_path"]:
+            part["init_args"] = {**part.get("init_args", {}), "width": 4, "depth": 2}
+    if arguments.get("architecture"):
         arguments = merge(arguments, {"channels": 4, "cells": 3})
         if not arguments["architecture"].startswith("Genotype("):
             path = DARTSSpace().sample(torch.Generator().manual_seed(0)).save(folder / "architecture.json")
@@ -77,7 +110,8 @@ def test_every_stage_fits(name: Path, tmp_path: Path, configs: Path) -> None:
     config = tiny(read_yaml(configs / name), tmp_path)
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config))
     cli = run(["fit", "--config", "tiny.yaml"])
-    expected = {"distill": "proxy.safetensors", "search": "architecture.json"}.get(name.parts[0])
+    of_kind = {"distill": "proxy.safetensors", "search": "architecture.json"}.get(name.parts[0])
+    expected = WRITTEN.get(name.stem, of_kind)
     if expected:
         assert list(tmp_path.glob(f"lightning_logs/**/{expected}"))
     else:

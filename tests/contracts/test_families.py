@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import json
 import pickle
 import pkgutil
 from types import ModuleType
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import lightning_nas.data
 import lightning_nas.differentiable
@@ -24,10 +26,13 @@ from lightning_nas.differentiable.normalization.base import Normalization
 from lightning_nas.differentiable.regularization.base import Regularizer
 from lightning_nas.differentiable.relaxation.base import Relaxation
 from lightning_nas.differentiable.relaxation.softmax import Softmax
-from lightning_nas.distill.base import Matcher, Scheme
+from lightning_nas.distill.base import Matcher, Scheme, Synthetic
+from lightning_nas.distill.coresets import Herding, KCenter
+from lightning_nas.distill.relations import RelationMappings
 from lightning_nas.evaluation.base import Evaluator
 from lightning_nas.spaces.base import SearchSpace
 from lightning_nas.spaces.darts import DARTSSpace
+from tests.helpers import distances, started
 
 
 def load(package: ModuleType) -> None:
@@ -157,35 +162,66 @@ def test_discretizers_choose_points_of_the_space_and_find_a_clear_winner(member:
         assert all(torch.equal(alphas[name], before[name]) for name in alphas)
 
 
+SMALL: dict[Any, dict[str, Any]] = {
+    Herding: {"width": 4, "depth": 2, "steps": 2},
+    KCenter: {"width": 4, "depth": 2, "steps": 2},
+    RelationMappings: {"bases": 8, "mappings": 10},
+}
+SMALL_MATCHERS: dict[Any, dict[str, Any]] = {}
+
+
 @pytest.mark.parametrize("member", members(Scheme))
 def test_schemes_make_balanced_finite_proxies_and_repeat_with_their_seed(member: Any) -> None:
     images, labels = torch.randn(60, 2, 8, 8), torch.arange(60) % 3
     proxies = []
     for _ in range(2):
-        scheme = member()
-        scheme.start(images, labels, 3, torch.Generator().manual_seed(1))
-        x, y, groups = scheme.proxy()
+        scheme = started(member(**SMALL.get(member, {})), images, labels)
+        made = scheme.proxy()
+        x, y, groups, targets = made
+        assert x.shape == scheme.made()
         assert x.shape[1:] == (2, 8, 8)
         assert len(x) == len(y) == len(groups)
         assert torch.isfinite(x).all()
         assert torch.bincount(y, minlength=3).unique().numel() == 1
+        if targets is not None:
+            torch.testing.assert_close(targets.sum(1), torch.ones(len(x)))
+            assert torch.equal(targets.argmax(1), y)
+        drawn, again, other = (scheme.draw(seed) for seed in (3, 3, 5))
+        assert torch.equal(drawn.images, again.images)
+        assert torch.bincount(other.labels, minlength=3).unique().numel() == 1
+        assert distances(drawn.images, x).min(1).values.max() < 1e-4
+        trainable = {id(p) for p in scheme.parameters() if p.requires_grad}
+        assert {id(p) for group in scheme.parameter_groups() for p in group["params"]} == trainable
         proxies.append(x)
     assert torch.equal(*proxies)
-    fresh = member()
-    fresh.start(images, labels, 3, torch.Generator().manual_seed(2))
+    fresh = started(member(**SMALL.get(member, {})), images.flip(0), labels)
     fresh.load_state_dict(scheme.state_dict())
-    assert torch.equal(fresh.proxy()[0], proxies[0])
+    assert torch.equal(fresh.proxy().images, proxies[0])
+    # what an artifact holds
+    read = member(**json.loads(json.dumps(scheme.arguments())))
+    read.restore(scheme.state_dict())
+    assert read.made() == scheme.made()
+    assert torch.equal(read.proxy().images, proxies[0])
+    assert read.stored_bytes == sum(4 * p.numel() for p in scheme.parameters()) + sum(
+        8 * b.numel() for b in scheme.buffers()
+    )
 
 
 @pytest.mark.parametrize("member", members(Matcher))
 def test_matchers_are_zero_for_equal_sets_and_lead_to_the_proxy(member: Any) -> None:
     x, y = torch.randn(12, 1, 8, 8), torch.arange(12) % 3
-    matcher = member()
+    matcher = member(**SMALL_MATCHERS.get(member, {}))
+    matcher.start((1, 8, 8), 3, 0)
     proxy = torch.randn(12, 1, 8, 8, requires_grad=True)
-    loss = matcher.loss((x, y), (proxy, y), 4)
+    groups = torch.arange(12)
+
+    def loss_of(images: Tensor) -> Tensor:
+        return matcher.loss((x, y), lambda seed: Synthetic(images, y, groups), 4)
+
+    loss = loss_of(proxy)
     assert loss.shape == ()
-    assert loss > matcher.loss((x, y), (x, y), 4) < 1e-6
-    assert torch.equal(loss, matcher.loss((x, y), (proxy, y), 4))
+    assert loss > loss_of(x.clone()) < 1e-6
+    assert torch.equal(loss, loss_of(proxy))
     before = torch.get_rng_state()
     (gradient,) = torch.autograd.grad(loss, proxy)
     assert gradient.any()

@@ -20,9 +20,10 @@ from lightning_nas.data.halves import HalvesDataModule
 from lightning_nas.data.images import ArrayDataModule, DigitsDataModule
 from lightning_nas.data.splits import halves, stratified
 from lightning_nas.distill.base import Proxy
+from lightning_nas.distill.bases import HallucinatedBases
 from lightning_nas.errors import ArtifactError, ConfigError, DataError
 from tests.data.fake import Recorder, module, npz, pixels
-from tests.helpers import quiet_trainer
+from tests.helpers import quiet_trainer, started
 
 
 def rows(images: Tensor) -> list[list[float]]:
@@ -47,16 +48,10 @@ def proxy(tmp_path: Path) -> Callable[..., str]:
     """Writes a proxy of 3 classes with 4 bases each and 5 images a basis."""
 
     def write(bases: int = 4, images: int = 5, **changes: Any) -> str:
-        n = 3 * bases * images
-        whole = Proxy(
-            images=torch.randn(n, 2, 6, 6, generator=torch.Generator().manual_seed(0)),
-            labels=torch.arange(3).repeat_interleave(bases * images),
-            groups=torch.arange(3 * bases).repeat_interleave(images),
-            class_names=["a", "b", "c"],
-            mean=[0.3, 0.4],
-            std=[0.1, 0.2],
-            info={"scheme": "test"},
-        )
+        generator = torch.Generator().manual_seed(0)
+        sources = torch.randn(3 * bases, 2, 6, 6, generator=generator)
+        scheme = started(HallucinatedBases(bases, images), sources, torch.arange(3).repeat_interleave(bases))
+        whole = Proxy(scheme, ["a", "b", "c"], [0.3, 0.4], [0.1, 0.2], {})
         return str(replace(whole, **changes).save(tmp_path / "proxy.safetensors"))
 
     return write
@@ -226,7 +221,7 @@ def test_a_proxy_is_split_by_class_and_group(proxy: Callable[..., str]) -> None:
     data = DistilledDataModule(proxy(), batch_size=6)
     assert (data.num_classes, data.image_shape, data.class_names) == (3, (2, 6, 6), ["a", "b", "c"])
     assert (data.mean, data.std) == ([0.3, 0.4], [0.1, 0.2])
-    stored = Proxy.load(proxy())
+    stored = Proxy.load(proxy()).synthetic
     groups = []
     for name in ("train", "search"):
         images, labels = half(data, name)
@@ -273,7 +268,7 @@ def test_bad_proxies_are_refused(proxy: Callable[..., str], tmp_path: Path) -> N
         DistilledDataModule(proxy(bases=1)).half("train")
     path = proxy()
     broken = Proxy.load(path)
-    broken.images[3, 0, 0, 0] = float("nan")
+    broken.scheme.get_parameter("bases").data[3, 0, 0, 0] = float("nan")
     broken.save(path)
     with pytest.raises(DataError, match="not finite"):
         _ = DistilledDataModule(path).num_classes

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -6,10 +7,11 @@ from torch import Tensor
 
 from lightning_nas.data.classes import ClassBalancedDataModule
 from lightning_nas.data.images import DigitsDataModule
-from lightning_nas.distill.base import Proxy, Scheme
+from lightning_nas.distill.base import Proxy, Scheme, Synthetic
 from lightning_nas.distill.convnet import ConvNet
 from lightning_nas.distill.distribution import DistributionMatching, class_means
 from lightning_nas.distill.images import Noise, PlainImages, RandomSubset, class_subset
+from lightning_nas.distill.siamese import SiameseAugmentation
 from lightning_nas.errors import ConfigError, DataError
 from lightning_nas.tasks.distill import DistillTask
 from tests.helpers import quiet_trainer
@@ -47,12 +49,43 @@ def test_matching_is_the_distance_of_class_means() -> None:
     for c in range(3):
         distance = features(real[real_labels == c]).mean(0) - features(proxy[labels == c]).mean(0)
         expected = expected + (distance**2).sum()
-    found = matcher.loss((real, real_labels), (proxy, labels), seed=11)
+    found = matcher.loss((real, real_labels), drawing(proxy, labels), seed=11)
     torch.testing.assert_close(found, expected)
-    assert not torch.equal(matcher.loss((real, real_labels), (proxy, labels), seed=12), found)
+    assert not torch.equal(matcher.loss((real, real_labels), drawing(proxy, labels), seed=12), found)
     shuffled = torch.randperm(12)
-    same = matcher.loss((real[shuffled], real_labels[shuffled]), (real, real_labels), seed=3)
+    same = matcher.loss((real[shuffled], real_labels[shuffled]), drawing(real, real_labels), seed=3)
     assert same < 1e-8
+
+
+def test_several_networks_are_the_mean_over_them_and_their_gradient() -> None:
+    real, labels = torch.randn(12, 1, 8, 8), torch.arange(12) % 3
+    proxy = torch.randn(6, 1, 8, 8, requires_grad=True)
+    matcher = DistributionMatching(width=6, depth=2, networks=3)
+    found = matcher.loss((real, labels), drawing(proxy, labels[:6]), seed=11)
+    torch.manual_seed(11)
+    networks = [ConvNet((1, 8, 8), 1, 6, 2).features for _ in range(3)]
+    distances = [
+        (class_means(network(proxy), labels[:6], 3) - class_means(network(real), labels, 3)).square().sum()
+        for network in networks
+    ]
+    expected = sum(distances) / 3
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, proxy)[0] for loss in (found, expected)))
+
+
+def test_real_and_synthetic_images_are_augmented_alike() -> None:
+    real, labels = torch.randn(12, 1, 8, 8), torch.arange(12) % 3
+    matcher = DistributionMatching(width=4, depth=1, augmentation=SiameseAugmentation(saturation=0))
+    for seed in range(12):
+        assert matcher.loss((real, labels), drawing(real, labels), seed) < 1e-8
+    plain = DistributionMatching(width=4, depth=1)
+    proxy = torch.randn(12, 1, 8, 8)
+    losses = [[float(m.loss((real, labels), drawing(proxy, labels), s)) for s in range(12)] for m in (matcher, plain)]
+    assert losses[0] != losses[1]
+
+
+def drawing(images: Tensor, labels: Tensor) -> Callable[[int], Synthetic]:
+    return lambda seed: Synthetic(images, labels, torch.arange(len(labels)))
 
 
 def test_class_means_of_absent_classes_are_zero() -> None:
@@ -104,11 +137,12 @@ def test_distillation_lowers_the_distance_to_fresh_real_batches(tmp_path: Path, 
     start = PlainImages(4)
     start.start(images, labels, 10, torch.Generator().manual_seed(0))
 
-    def distance(x: Tensor) -> float:
+    def distance(scheme: Scheme) -> float:
         matcher = DistributionMatching(width=16, depth=2)
-        return sum(float(matcher.loss((images, labels), (x, proxy.labels), seed)) for seed in range(100, 110))
+        with torch.no_grad():
+            return sum(float(matcher.loss((images, labels), scheme.draw, seed)) for seed in range(100, 110))
 
-    assert distance(proxy.images) < 0.7 * distance(start.proxy()[0].detach())
+    assert distance(proxy.scheme) < 0.7 * distance(start)
 
 
 def test_a_run_gone_on_with_equals_an_uninterrupted_one(tmp_path: Path, digits: DigitsDataModule) -> None:

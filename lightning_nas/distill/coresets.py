@@ -1,0 +1,134 @@
+"""Controls that choose real images by their features."""
+
+from abc import abstractmethod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_nas.distill.convnet import ConvNet
+from lightning_nas.distill.images import RandomSubset, class_subset
+from lightning_nas.errors import ConfigError
+
+_BATCH = 256
+
+
+class Coreset(RandomSubset):
+    """Control: real images of every class, chosen by their features in a briefly trained ConvNet; not trained.
+
+    The network is trained on all real images by SGD with momentum 0.9 and a rate falling to 0 along a cosine.
+
+    Args:
+        images_per_class: Stored images of a class, at least 1.
+        width: Channels of the network.
+        depth: Its blocks; each halves the image.
+        steps: Optimizer steps, at least 0; 0 takes random features.
+        learning_rate: At the first step.
+    """
+
+    def __init__(
+        self,
+        images_per_class: int = 10,
+        width: int = 64,
+        depth: int = 3,
+        steps: int = 300,
+        learning_rate: float = 0.01,
+    ) -> None:
+        super().__init__(images_per_class)
+        if steps < 0 or learning_rate <= 0:
+            raise ConfigError(f"steps is {steps} and learning_rate {learning_rate}; at least 0 and above 0 are needed.")
+        self.width = width
+        self.depth = depth
+        self.steps = steps
+        self.learning_rate = learning_rate
+
+    def choose(self, images: Tensor, labels: Tensor, num_classes: int, generator: torch.Generator) -> Tensor:
+        """Pick images class by class; see ``PlainImages.choose``."""
+        class_subset(labels, self.images_per_class, num_classes, torch.Generator())  # refuses impossible numbers
+        features = self._features(images, labels, num_classes, generator)
+        classes = [(labels == c).nonzero().flatten() for c in range(num_classes)]
+        return torch.cat([index[self.pick(features[index], self.images_per_class)] for index in classes])
+
+    @abstractmethod
+    def pick(self, features: Tensor, count: int) -> Tensor:
+        """Choose images of one class.
+
+        Args:
+            features: ``(n, features)``.
+            count: How many, at most n.
+
+        Returns:
+            ``count`` indices, in the order of the choice.
+        """
+
+    def _features(self, images: Tensor, labels: Tensor, classes: int, generator: torch.Generator) -> Tensor:
+        """Features of all images, ``(n, features)``."""
+        _, channels, height, width = images.shape
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
+            network = ConvNet((channels, height, width), classes, self.width, self.depth)
+            optimizer = torch.optim.SGD(network.parameters(), self.learning_rate, momentum=0.9)
+            scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(self.steps, 1))
+            for _ in range(self.steps):
+                batch = torch.randint(len(images), (_BATCH,), generator=generator)
+                optimizer.zero_grad()
+                F.cross_entropy(network(images[batch]), labels[batch]).backward()
+                optimizer.step()
+                scheduler.step()
+        with torch.no_grad():
+            return torch.cat([network.features(chunk) for chunk in images.split(_BATCH)])
+
+
+class Herding(Coreset):
+    """Control: the images whose mean feature stays nearest to their class's, chosen one after another.
+
+    References:
+        1. Welling: Herding Dynamical Weights to Learn, ICML 2009
+        2. Rebuffi et al.: iCaRL, CVPR 2017, https://arxiv.org/abs/1611.07725
+
+    Args:
+        images_per_class: Stored images of a class, at least 1.
+        width: Channels of the network, see ``Coreset``.
+        depth: Its blocks; each halves the image.
+        steps: Optimizer steps, at least 0; 0 takes random features.
+        learning_rate: At the first step.
+    """
+
+    def pick(self, features: Tensor, count: int) -> Tensor:
+        """Greedily minimise ``|| mean of all - mean of the chosen ||``; see ``Coreset.pick``."""
+        mean, total = features.mean(0), torch.zeros(features.shape[1])
+        free = torch.ones(len(features), dtype=torch.bool)
+        chosen: list[int] = []
+        for k in range(1, count + 1):
+            distance = (mean - (total + features) / k).square().sum(1)
+            best = int(distance.masked_fill(~free, torch.inf).argmin())
+            total += features[best]
+            free[best] = False
+            chosen.append(best)
+        return torch.tensor(chosen)
+
+
+class KCenter(Coreset):
+    """Control: every next image is the one farthest from all chosen before; the first is nearest to its class's mean.
+
+    References:
+        1. Sener, Savarese: Active Learning for Convolutional Neural Networks: A Core-Set Approach, ICLR 2018,
+           https://arxiv.org/abs/1708.00489
+
+    Args:
+        images_per_class: Stored images of a class, at least 1.
+        width: Channels of the network, see ``Coreset``.
+        depth: Its blocks; each halves the image.
+        steps: Optimizer steps, at least 0; 0 takes random features.
+        learning_rate: At the first step.
+    """
+
+    def pick(self, features: Tensor, count: int) -> Tensor:
+        """Greedily minimise the largest distance to the nearest chosen image; see ``Coreset.pick``."""
+        chosen = [int((features - features.mean(0)).square().sum(1).argmin())]
+        nearest = torch.full((len(features),), torch.inf)
+        for _ in range(count - 1):
+            nearest = torch.minimum(nearest, (features - features[chosen[-1]]).square().sum(1))
+            nearest[chosen[-1]] = -1.0  # also where images are equal, each is chosen once
+            chosen.append(int(nearest.argmax()))
+        return torch.tensor(chosen)
