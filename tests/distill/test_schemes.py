@@ -248,7 +248,7 @@ def test_the_feature_network_learns_that_pairs_agree_and_hallucinators_that_they
     still = AdversarialContrast(width=8, depth=2, learning_rate=1e-12)
     still.start((3, 8, 8), 3, 0)
     still.network = contrast.network
-    optimizer = torch.optim.SGD(scheme.parameter_groups(), lr=0.5)
+    optimizer = torch.optim.SGD(scheme.parameter_groups(), lr=5.0)
     apart = []
     for seed in range(10):
         optimizer.zero_grad()
