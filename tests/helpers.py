@@ -1,14 +1,18 @@
 """Small data and trainers for tests."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
+from torch.nn.utils import parameters_to_vector
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_nas.distill.base import Scheme
+from lightning_nas.distill.convnet import ConvNet
+from lightning_nas.distill.experts import Experts
 
 QUIET: dict[str, Any] = {
     "accelerator": "cpu",
@@ -75,6 +79,13 @@ def stored(scheme: Scheme, **tensors: Tensor) -> Scheme:
     """A scheme of given tensors."""
     scheme.restore(tensors)
     return scheme
+
+
+def wandering_experts(image_shape: tuple[int, int, int], path: Path) -> Path:
+    """Experts of three classes that go at random."""
+    first = parameters_to_vector(ConvNet(image_shape, 3, width=4, depth=2).parameters()).detach()
+    weights = first + 0.02 * torch.randn(2, 11, len(first)).cumsum(1)
+    return Experts(weights, 4, 2, image_shape, 3, {}).save(path)
 
 
 def distances(a: Tensor, b: Tensor) -> Tensor:

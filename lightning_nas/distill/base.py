@@ -247,7 +247,18 @@ class Matcher(nn.Module, ABC):
     """What a proxy's images must have in common with the source's.
 
     What it keeps between steps are buffers, so that checkpoints hold it.
+
+    Attributes:
+        inputs: Files that it reads, by the kind of artifact.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inputs: dict[str, list[Path]] = {}
+
+    def info(self) -> dict[str, Any]:
+        """What of it belongs into ``proxy.json``, as JSON values; by default nothing."""
+        return {}
 
     def start(self, image_shape: tuple[int, int, int], num_classes: int, seed: int) -> None:  # noqa: B027
         """Make what is kept between steps; by default nothing.

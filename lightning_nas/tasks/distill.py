@@ -25,7 +25,8 @@ class DistillTask(LightningModule):
     ``proxy.json``, and ``pictures.safetensors`` with a few images for reports.
 
     Attributes:
-        outputs: Files that the run has written, by the kind of artifact; on the main process only.
+        inputs: Files that the matcher reads, by the kind of artifact.
+        outputs: Files that the run has written, likewise; on the main process only.
 
     Args:
         scheme: How the proxy is stored. A control (real subset, noise) has nothing to train.
@@ -61,6 +62,7 @@ class DistillTask(LightningModule):
         self.output_dir = output_dir
         self.means = EpochMeans()
         self.best = math.inf
+        self.inputs = {} if matcher is None else matcher.inputs
         self.outputs: dict[str, list[Path]] = {}
 
     def setup(self, stage: str) -> None:
@@ -178,6 +180,7 @@ class DistillTask(LightningModule):
             "loss": self.best if math.isfinite(self.best) else None,
             "epochs": self.trainer.current_epoch + 1,
             "seed": self.seed,
+            **({} if self.matcher is None else self.matcher.info()),
         }
         mean, std = [float(v) for v in data.mean], [float(v) for v in data.std]
         Proxy(self.scheme, list(data.class_names), mean, std, info).save(folder / "proxy.safetensors")

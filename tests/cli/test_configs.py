@@ -14,7 +14,7 @@ from lightning_nas.distill.images import PlainImages
 from lightning_nas.pipeline_config import merge, read_yaml
 from lightning_nas.spaces.darts import DARTSSpace
 from tests.conftest import ROOT
-from tests.helpers import started
+from tests.helpers import started, wandering_experts
 
 STAGES = sorted(
     p.relative_to(ROOT / "configs")
@@ -93,8 +93,14 @@ def tiny(config: dict[str, Any], folder: Path) -> dict[str, Any]:
         arguments = merge(
             arguments, {"scheme": {"init_args": SCHEMES[arguments["scheme"]["class_path"].split(".")[-1]]}}
         )
+    if "epochs_per_expert" in arguments:
+        arguments |= {"experts": 1, "epochs_per_expert": 1, "width": 4, "depth": 2}
+    if "experts" in arguments.get("matcher", {}).get("init_args", {}):
+        experts = str(wandering_experts((3, 32, 32), folder / "given" / "experts.safetensors"))
+        short = {"experts": experts, "student_steps": 2, "expert_epochs": 1, "max_start_epoch": 1}
+        arguments["matcher"]["init_args"] |= short
     for part in [arguments.get("matcher"), arguments.get("network"), *arguments.get("regularizers", [])]:
-        if isinstance(part, dict) and "distill" in part["class_path"]:
+        if isinstance(part, dict) and "experts" not in part.get("init_args", {}):
             part["init_args"] = {**part.get("init_args", {}), "width": 4, "depth": 2}
     if arguments.get("architecture"):
         arguments = merge(arguments, {"channels": 4, "cells": 3})

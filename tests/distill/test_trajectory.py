@@ -114,18 +114,18 @@ def test_the_loss_and_its_gradients_are_those_of_a_loop_by_hand(soft: bool) -> N
 
 
 def test_the_step_chooses_expert_and_start_and_nothing_else_does() -> None:
-    made = wandering(count=3)
-    matcher = matching(made).double()
+    made = wandering()
+    matcher = matching(made, student_steps=2).double()
     images, targets = torch.randn(3, *SHAPE).double(), torch.eye(CLASSES).double()
     lr = matcher.student_lr.detach()
     possible = {
-        (e, t): distance(made.weights[e, t : t + 3 : 2].double(), [(images, targets)] * 3, lr).item()
-        for e in range(3)
+        (e, t): distance(made.weights[e, t : t + 3 : 2].double(), [(images, targets)] * 2, lr).item()
+        for e in range(2)
         for t in range(3)
     }
     seen = set()
     before = torch.get_rng_state()
-    for seed in range(60):
+    for seed in range(30):
         loss = matcher.loss(REAL, drawing(images), seed).item()
         assert loss == matcher.loss(REAL, drawing(images), seed).item()
         seen |= {pair for pair, value in possible.items() if value == pytest.approx(loss, rel=1e-9)}
@@ -352,7 +352,7 @@ def test_distillation_of_digits_comes_nearer_to_the_experts(tmp_path: Path) -> N
     distillation = DistillTask(
         PlainImages(1), trained, lambda p: torch.optim.SGD(p, lr=10.0, momentum=0.5), output_dir=str(tmp_path)
     )
-    module = ClassBalancedDataModule(digits, images_per_class=1, steps_per_epoch=15)
+    module = ClassBalancedDataModule(digits, images_per_class=1, steps_per_epoch=10)
     quiet_trainer(max_epochs=2).fit(distillation, datamodule=module)
     start = PlainImages(1)
     start.start(*module.training_images(), 10, torch.Generator().manual_seed(0))
@@ -364,6 +364,5 @@ def test_distillation_of_digits_comes_nearer_to_the_experts(tmp_path: Path) -> N
 
     scheme = Proxy.load(tmp_path / "proxy.safetensors").scheme
     learned = trained.student_lr.item()
-    print(loss(scheme, learned), loss(start, learned), loss(start, 0.1), learned)  # noqa
     assert learned != pytest.approx(0.1)
     assert loss(scheme, learned) < 0.6 * min(loss(start, learned), loss(start, 0.1)) < 1

@@ -1,0 +1,226 @@
+"""Networks whose trainings a proxy is made to repeat."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+from torch.nn.utils import parameters_to_vector
+
+from lightning_nas.artifacts import LARGEST_TENSORS
+from lightning_nas.data.sets import Batch, classes_of
+from lightning_nas.data.splits import derived_seed
+from lightning_nas.distill.convnet import ConvNet
+from lightning_nas.distill.experts import Experts
+from lightning_nas.distill.siamese import SiameseAugmentation
+from lightning_nas.errors import CheckpointError, ConfigError
+from lightning_nas.tasks.common import EpochMeans, check_state, check_weights, output_folder
+
+
+class ExpertsTask(LightningModule):
+    """Trains networks on the real images, one after another, and keeps their weights after every epoch.
+
+    What it writes, ``experts.safetensors`` and ``experts.json``, is what ``TrajectoryMatching`` follows. The files are
+    written anew with every expert that is finished. Each starts from weights and an optimizer of its own, at a constant
+    learning rate; ``trainer.max_epochs`` is the number of all epochs. A checkpoint holds all trajectories so far;
+    going on from one with more ``experts``, and ``max_epochs``, adds some.
+
+    References:
+        1. Cazenavette, Wang, Torralba, Efros, Zhu: Dataset Distillation by Matching Training Trajectories, CVPR 2022,
+           https://arxiv.org/abs/2203.11932
+
+    Attributes:
+        outputs: Files that the run has written, by the kind of artifact; on the main process only.
+
+    Args:
+        optimizer: Of the weights (the paper: SGD, lr 0.01, batches of 256).
+        experts: Number of networks, at least 1 (the paper: 100).
+        epochs_per_expert: At least 1 (the paper: 50).
+        width: Of the networks, see ``ConvNet`` (the paper: 128).
+        depth: Likewise (the paper: 3 at 32x32).
+        augmentation: Of training batches, all images of one alike; none if null.
+        seed: Of the first weights and of the augmentation.
+        output_dir: Where artifacts go; by default the folder of this run's logger.
+        num_classes: Number of classes; the command line takes it from the data.
+        image_shape: ``(channels, height, width)``; the command line takes it from the data.
+
+    Raises:
+        ConfigError: A number is out of its range, or the file would be too large to be read.
+    """
+
+    def __init__(
+        self,
+        optimizer: OptimizerCallable,
+        experts: int = 5,
+        epochs_per_expert: int = 10,
+        width: int = 128,
+        depth: int = 3,
+        augmentation: SiameseAugmentation | None = None,
+        seed: int = 0,
+        output_dir: str | None = None,
+        num_classes: int = 10,
+        image_shape: tuple[int, int, int] = (3, 32, 32),
+    ) -> None:
+        super().__init__()
+        counts = {"experts": experts, "epochs_per_expert": epochs_per_expert, "width": width, "depth": depth}
+        for name, value in counts.items():
+            if value < 1:
+                raise ConfigError(f"{name} is {value}; it must be at least 1.")
+        self.make_optimizer = optimizer
+        self.experts = experts
+        self.epochs_per_expert = epochs_per_expert
+        self.arguments: dict[str, Any] = {
+            "width": width,
+            "depth": depth,
+            "image_shape": tuple(image_shape),
+            "num_classes": num_classes,
+        }
+        self.augmentation = augmentation
+        self.seed = seed
+        self.output_dir = output_dir
+        self.network = self._network(0)
+        size = experts * (epochs_per_expert + 1) * 4 * sum(p.numel() for p in self.network.parameters())
+        if size >= LARGEST_TENSORS:
+            raise ConfigError(
+                f"{experts} experts of {epochs_per_expert} epochs and width {width} make a file of {size} bytes; files "
+                f"of {LARGEST_TENSORS} and more are not read. Use fewer experts or epochs, or a smaller width."
+            )
+        self.means = EpochMeans()
+        # no buffer, which processes would send to each other before every step
+        self.recorded: list[Tensor] = []
+        self.outputs: dict[str, list[Path]] = {}
+
+    def _network(self, expert: int) -> ConvNet:
+        """A network with the first weights of an expert."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derived_seed(self.seed, "expert", expert))
+            return ConvNet(**self.arguments)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``(batch, classes)`` of the present expert."""
+        logits: Tensor = self.network(x)
+        return logits
+
+    def setup(self, stage: str) -> None:
+        """Forget a training before; a checkpoint's trajectories replace them.
+
+        Raises:
+            ConfigError: ``max_epochs`` is not the number of all epochs.
+        """
+        self.means.clear()
+        self.recorded.clear()
+        epochs = self.experts * self.epochs_per_expert
+        if stage == "fit" and self.trainer.max_epochs != epochs:
+            raise ConfigError(
+                f"trainer.max_epochs is {self.trainer.max_epochs}; {self.experts} experts of {self.epochs_per_expert} "
+                f"epochs need {epochs}. Set --trainer.max_epochs {epochs}, or change experts or epochs_per_expert."
+            )
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer."""
+        return self.make_optimizer(self.parameters())
+
+    def on_train_start(self) -> None:
+        """Begin an expert, unless a checkpoint has begun it."""
+        if len(self.recorded) % (self.epochs_per_expert + 1) == 0:
+            self._begin()
+
+    @property
+    def finished(self) -> int:
+        """Experts that are trained to their end."""
+        return len(self.recorded) // (self.epochs_per_expert + 1)
+
+    def _begin(self) -> None:
+        """Go over to the next expert, if there is one."""
+        if self.finished == self.experts:
+            return
+        self.network.load_state_dict(self._network(self.finished).state_dict())
+        for optimizer in self.trainer.optimizers:
+            optimizer.state.clear()
+        self._record()
+
+    def _record(self) -> None:
+        self.recorded.append(parameters_to_vector(self.network.parameters()).detach().float().cpu())
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss on one batch."""
+        images, labels = batch
+        if self.augmentation is not None:
+            images = self.augmentation(images, derived_seed(self.seed, "augment", self.current_epoch, batch_idx))
+        found = self._measured("train", images, labels)
+        self.means.add(found, len(labels))
+        return found["train/loss"]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss and accuracy of the present expert on the validation set, where the data have one."""
+        self.log_dict(self._measured("val", *batch), batch_size=len(batch[1]), sync_dist=True)
+
+    def _measured(self, split: str, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        logits = self(images)
+        accuracy = (logits.argmax(1) == classes_of(labels)).float().mean()
+        return {f"{split}/loss": F.cross_entropy(logits, labels), f"{split}/accuracy": accuracy}
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Stop at a loss that is not finite."""
+        self.means.check(self, batch_idx)
+
+    def on_train_epoch_end(self) -> None:
+        """Log the means and keep the weights; after an expert's last epoch write all finished ones, begin the next."""
+        self.means.log(self)
+        check_weights(self)
+        self._record()
+        folder = output_folder(self.trainer, self.output_dir)
+        if len(self.recorded) % (self.epochs_per_expert + 1) == 0:
+            self._write(folder)
+            self._begin()
+
+    def on_fit_end(self) -> None:
+        """Write the experts of a run that was resumed after its last epoch where there are none."""
+        folder = output_folder(self.trainer, self.output_dir)
+        if self.finished and not (folder / "experts.safetensors").is_file():
+            self._write(folder)
+
+    def _write(self, folder: Path) -> None:
+        if not self.trainer.is_global_zero:
+            return
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]  # set by fit(datamodule=...)
+        rows = self.epochs_per_expert + 1
+        weights = torch.stack(self.recorded[: self.finished * rows]).unflatten(0, (-1, rows))
+        info = {
+            "source": type(data).__name__,
+            "source_images": len(data.train_set),
+            "mean": [float(v) for v in data.mean],
+            "std": [float(v) for v in data.std],
+            "seed": self.seed,
+        }
+        path = Experts(weights, **self.arguments, info=info).save(folder / "experts.safetensors")
+        self.outputs["experts"] = [path, path.with_suffix(".json")]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the trajectories and the means of the epoch so far.
+
+        Raises:
+            TrainingError: A loss or a parameter is not finite.
+        """
+        self.means.save(self, checkpoint)
+        checkpoint["experts"] = {"recorded": list(self.recorded), "epochs_per_expert": self.epochs_per_expert}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take them back.
+
+        Raises:
+            CheckpointError: The checkpoint is of other networks, or of other numbers of epochs or experts.
+        """
+        check_state(self, checkpoint)
+        self.means.load(self, checkpoint)
+        self.recorded, epochs = list(checkpoint["experts"]["recorded"]), checkpoint["experts"]["epochs_per_expert"]
+        begun = -(-len(self.recorded) // (epochs + 1))
+        if epochs != self.epochs_per_expert or begun > self.experts:
+            raise CheckpointError(
+                f"The checkpoint has {begun} experts of {epochs} epochs, the last perhaps not finished; here experts "
+                f"is {self.experts} and epochs_per_expert {self.epochs_per_expert}. Use the same epochs_per_expert and "
+                "no fewer experts, or start anew without --ckpt_path."
+            )
