@@ -48,6 +48,10 @@ class InterruptedTrainingError(NASError):
         self.resume: list[str] | None = None
 
 
+class FidelityError(NASError):
+    """A proxy ranks architectures too badly to be searched on."""
+
+
 class ExportError(NASError):
     """An exported network does not do what the original does, or cannot be run at all."""
 

@@ -1,4 +1,4 @@
-"""One YAML from images to a found network: distill, search, train, test, export."""
+"""One YAML from images to a found network: distill, check the proxy, search, train, test, export."""
 
 import os
 import platform
@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.metadata import version
@@ -25,6 +26,9 @@ from lightning_nas.pipeline_config import merge, parse, read_yaml
 
 _ONE_PROCESS = {"devices": "auto", "num_nodes": 1, "strategy": "auto"}
 """Settings of a trainer that decide how many processes there are, with Lightning's defaults."""
+
+_FIDELITY = {"max_epochs": 1, "precision": "32-true", "log_every_n_steps": 1}
+"""Settings of a trainer that the stage ``fidelity`` needs, whatever the others share."""
 
 
 @dataclass
@@ -112,11 +116,66 @@ class Pipeline:
             "init_args": {"seed": self.seed, **kept, "proxy": str(self.run_dir / "proxy.safetensors")},
         }
 
+    def _evaluator(self, evaluator: Mapping[str, Any]) -> dict[str, Any]:
+        """An evaluator on the pipeline's images, or on its proxy; one that reads neither stays as it is."""
+        own = dict(evaluator.get("init_args") or {})
+        if not isinstance(own.get("data"), dict):
+            return dict(evaluator)
+        data = dict(own["data"])
+        arguments = dict(data.get("init_args") or {})
+        if "proxy" in arguments:
+            arguments["proxy"] = str(self.run_dir / "proxy.safetensors")
+            if arguments.get("held_out"):
+                arguments["held_out"] = self._data(arguments["held_out"])
+            data["init_args"] = arguments
+        else:
+            data = self._data(data)
+        return {**evaluator, "init_args": {"seed": self.seed, **own, "data": data}}
+
+    def _fill_fidelity(self, config: dict[str, Any]) -> None:
+        """Evaluators on what the pipeline works with, architectures of the space that it searches."""
+        arguments = config["model"]["init_args"]
+        arguments["write_to"] = str(self.run_dir / "proxy.safetensors")
+        for part in ("proxy", "truth"):
+            if isinstance(arguments.get(part), dict):
+                arguments[part] = deepcopy(self._evaluator(arguments[part]))  # shared parts would be YAML's aliases
+        space = self.stage_config("search")["model"]["init_args"].get("space")
+        searched = {} if space is None else {"space": space}
+        config["data"]["init_args"] = {"seed": self.seed, **(config["data"].get("init_args") or {}), **searched}
+
+    def _hold_out(self, data: dict[str, Any]) -> None:
+        """Keep the images that the stage ``fidelity`` scores on from the distillation.
+
+        Raises:
+            ConfigError: The two limit the training images in different ways.
+        """
+        held_out: Any = self.stage_config("fidelity")["model"]["init_args"].get("proxy")
+        for key in ("init_args", "data", "init_args", "held_out", "init_args"):
+            held_out = (held_out or {}).get(key)
+        if not held_out:
+            return
+        while "data" in data["init_args"]:  # a module that wraps one of images
+            data = data["init_args"]["data"]
+        limits = data["init_args"].get("train_limit"), held_out.get("train_limit")
+        if limits[0] != limits[1]:
+            raise ConfigError(
+                f"train_limit is {limits[0]} in the stage distill and {limits[1]} in the held-out images of the stage "
+                "fidelity; the images that it scores on could be distilled. Set it for both with --data.train_limit."
+            )
+        data["init_args"] |= {key: held_out[key] for key in ("validation_fraction", "split_seed") if key in held_out}
+
+    @property
+    def fits(self) -> list[str]:
+        """The stages that are fits, in their order; without a distillation there is no proxy to check."""
+        stages = self.config["stages"]
+        names = [name for name in ("distill", "fidelity", "search", "train") if stages.get(name)]
+        return [name for name in names if name != "fidelity" or stages.get("distill")]
+
     def stage_config(self, name: str, folder: str | None = None) -> dict[str, Any]:
         """The full configuration of one stage's ``fit``.
 
         Args:
-            name: ``distill``, ``search`` or ``train``.
+            name: ``distill``, ``fidelity``, ``search`` or ``train``.
             folder: Subfolder of the run for its logs and checkpoints, by default the name.
         """
         own, over = self._stage_file(name)
@@ -128,7 +187,9 @@ class Pipeline:
         if not isinstance(config.get("data"), dict) or not isinstance(config.get("model"), dict):
             raise ConfigError(f"The file of stages.{name} must have 'model' and 'data'.")
         arguments: dict[str, Any] = config["model"].setdefault("init_args", {})
-        if name == "search" and self.config["stages"].get("distill"):
+        if name == "fidelity":
+            self._fill_fidelity(config)
+        elif name == "search" and self.config["stages"].get("distill"):
             config["data"] = self._distilled(config["data"])
         else:
             config["data"] = self._data(config["data"])
@@ -136,9 +197,14 @@ class Pipeline:
             arguments["architecture"] = str(self.run_dir / "architecture.json")
         else:
             arguments["output_dir"] = str(self.run_dir)
-            arguments.setdefault("seed", self.seed)
-        if name == "distill" and not arguments.get("matcher"):  # a control has nothing to train
+            if name != "fidelity":
+                arguments.setdefault("seed", self.seed)
+        if name == "distill" and "fidelity" in self.fits:
+            self._hold_out(config["data"])
+        if name == "fidelity" or (name == "distill" and not arguments.get("matcher")):  # a control trains nothing
             config["trainer"] |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}
+        if name == "fidelity":
+            config["trainer"] |= _FIDELITY
         for key in ("max_epochs", "fast_dev_run"):
             if config["trainer"].get(key) in ((0,) if key == "max_epochs" else (True,)):
                 raise ConfigError(f"trainer.{key} of stage {name} is {config['trainer'][key]}: a stage must train.")
@@ -178,8 +244,9 @@ class Pipeline:
 
         if "formats" in self.export_settings:
             choose_formats(self.export_settings["formats"])
-        fits = [name for name in ("distill", "search", "train") if self.config["stages"].get(name)]
-        configs = {name: self.stage_config(name) for name in fits}
+        if self.config["stages"].get("fidelity") and "fidelity" not in self.fits:
+            print("fidelity: left out, because nothing is distilled")
+        configs = {name: self.stage_config(name) for name in self.fits}
         for i in range(self.random_architectures):
             configs[f"random_{i}"] = random = self.stage_config("train", f"random_{i}")
             random["model"]["init_args"]["architecture"] = str(self.run_dir / f"random_{i}" / "architecture.json")
@@ -192,11 +259,11 @@ class Pipeline:
                     f"{self.run_dir} to start anew."
                 )
         with tempfile.TemporaryDirectory() as folder:  # a wrong configuration must not stay in the run folder
-            for name in fits:
+            for name in self.fits:
                 check_config(write_bytes(Path(folder) / f"{name}.yaml", texts[name].encode()))
         for name, text in texts.items():
             write_bytes(self.run_dir / f"{name}.yaml", text.encode())
-        for name in fits:
+        for name in self.fits:
             self._stage(name, test=name == "train")
         self._sample_random()
         for i in range(self.random_architectures):
@@ -321,6 +388,8 @@ class Pipeline:
         architecture = read_json(self.run_dir / "architecture.json", repair="Run the search again.")
         distilled = self.run_dir / "proxy.json"
         proxy = read_json(distilled, repair="Run the distillation again.") if distilled.is_file() else {}
+        measured = self.run_dir / "fidelity.json"
+        fidelity = read_json(measured, repair="Run the stage fidelity again.") if "fidelity" in self.fits else {}
         randoms = [self._tested(f"random_{i}") for i in range(self.random_architectures)]
         checkpoints = [self.run_dir / f"random_{i}" / "checkpoints" / "last.ckpt" for i in range(len(randoms))]
         peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
@@ -337,6 +406,7 @@ class Pipeline:
             "seconds_total": round(sum(s["seconds"] for s in self.seconds), 2),
             "proxy_images": proxy.get("proxy_images"),
             "source_images": proxy.get("source_images"),
+            "fidelity": {k: v for k, v in fidelity.items() if k not in ("schema", "lightning_nas", "results")} or None,
             "parameters": exported["parameters"],
             "macs": exported["macs"],
             "test_accuracy": self._tested("train"),
@@ -355,37 +425,6 @@ class Pipeline:
         return summary
 
 
-def table(summary: Mapping[str, Any]) -> str:
-    """The summary as a table for the screen."""
-
-    def percent(value: float | None) -> str:
-        return "-" if value is None else f"{100 * value:.2f} %"
-
-    errors = summary["selection_errors"] or {}
-    rows = [
-        (f"{s['name']}{' (since resumed)' if s['resumed'] else ''}", f"{s['seconds']:.1f} s") for s in summary["stages"]
-    ]
-    rows += [
-        ("all stages", f"{summary['seconds_total']:.1f} s"),
-        ("peak memory", f"{summary['peak_memory_mb']:.0f} MB"),
-        ("images searched on", f"{summary['proxy_images'] or 'all'} of {summary['source_images'] or 'all'}"),
-        ("parameters", f"{summary['parameters']:,}"),
-        ("multiply-accumulates", f"{summary['macs']:,}"),
-        ("test accuracy", percent(summary["test_accuracy"])),
-        (
-            "random architectures",
-            f"{percent(summary['random_test_accuracy'])} (mean of {len(summary['random_test_accuracies'])})",
-        ),
-    ]
-    rows += [
-        (f"selection errors, {kind}", f"{errors[kind]['errors']} of {errors[kind]['count']}")
-        for kind in ("edges", "operations")
-        if kind in errors
-    ]
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {value:>22}" for name, value in rows)
-
-
 def main(args: list[str]) -> None:
     """``lightning-nas pipeline``.
 
@@ -394,6 +433,7 @@ def main(args: list[str]) -> None:
         InterruptedTrainingError: SIGTERM has stopped it.
     """
     from lightning_nas.callbacks.run_folder import lock
+    from lightning_nas.report.screen import table
 
     config, run_dir, base = parse(args)
     named = run_dir is not None

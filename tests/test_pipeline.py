@@ -4,6 +4,7 @@ import json
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,10 +12,16 @@ import yaml
 
 from lightning_nas.__main__ import main
 from lightning_nas.architecture import Architecture
+from lightning_nas.artifacts import write_bytes
+from lightning_nas.cli import check_config
+from lightning_nas.data.architectures import ArchitecturesDataModule
+from lightning_nas.data.images import DigitsDataModule
 from lightning_nas.distill.base import Proxy
 from lightning_nas.errors import ConfigError
 from lightning_nas.pipeline import Pipeline
 from lightning_nas.pipeline_config import merge, parse, set_key
+from lightning_nas.report.screen import table
+from lightning_nas.spaces.darts import DARTSSpace
 from tests.cli.test_configs import arrays
 from tests.conftest import ROOT
 
@@ -26,6 +33,8 @@ SMALL = {
     "trainer.callbacks": "null",
     "stages.distill.trainer.max_epochs": 1,
     "stages.distill.model.init_args.scheme.init_args.images_per_class": 8,
+    "stages.fidelity.model.init_args.proxy.init_args.steps": 2,
+    "stages.fidelity.model.init_args.truth.init_args.steps": 2,
     "stages.search.model.init_args.space.init_args.channels": 2,
     "stages.search.model.init_args.space.init_args.nodes": 2,
     "stages.search.model.init_args.selection_images": 16,
@@ -51,10 +60,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_run_folder_holds_everything(finished: Path) -> None:
     summary = json.loads((finished / "summary.json").read_text())
     assert summary["proxy_images"] == 80
-    assert summary["source_images"] == 1437
+    assert summary["source_images"] == 1294  # a tenth is held out to check the proxy
     assert 0 <= summary["test_accuracy"] <= 1
     assert summary["random_test_accuracies"] == [summary["random_test_accuracy"]]
-    assert set(summary["seconds"]) == {"distill", "search", "train", "random_0", "export"}
+    assert set(summary["seconds"]) == {"distill", "fidelity", "search", "train", "random_0", "export"}
     assert summary["export_difference"] < 1e-5
     assert summary["parameters"] > 0
     assert summary["macs"] > summary["parameters"]
@@ -64,7 +73,37 @@ def test_the_run_folder_holds_everything(finished: Path) -> None:
     assert len(Proxy.load(finished / "proxy.safetensors").images) == 80
     html = (finished / "report.html").read_text()
     assert html.count("<svg") >= 2
+    assert "Can the proxy be trusted?" in html
     assert "http://" not in html.replace("http://www.w3.org", "")
+
+
+def test_the_proxy_is_checked_with_architectures_of_the_searched_space(finished: Path) -> None:
+    summary, written, proxy = (
+        json.loads((finished / f"{name}.json").read_text()) for name in ("summary", "fidelity", "proxy")
+    )
+    space = DARTSSpace(nodes=2)
+    results = written.pop("results")
+    drawn = ArchitecturesDataModule(space, count=2).architectures
+    assert [row["architecture"] for row in results] == [space.text(a) for a in drawn]
+    figures = {key: value for key, value in written.items() if key not in ("schema", "lightning_nas")}
+    assert summary["fidelity"] == proxy["fidelity"] == figures
+    assert figures["architectures"] == 2
+    assert f"{100 * figures['best_truth']:.2f} %" in (finished / "report.html").read_text()
+    shown = table(summary)
+    assert "2 (informative only)" in shown
+    assert f"{figures['regret_points']:.2f} points" in shown
+
+
+def test_the_images_that_the_proxy_is_scored_on_are_kept_from_the_distillation(finished: Path) -> None:
+    distill, fidelity = (yaml.safe_load((finished / f"{name}.yaml").read_text()) for name in ("distill", "fidelity"))
+    seen = DigitsDataModule(**distill["data"]["init_args"]["data"]["init_args"])
+    evaluator = fidelity["model"]["init_args"]["proxy"]["init_args"]
+    held_out = DigitsDataModule(**evaluator["data"]["init_args"]["held_out"]["init_args"])
+    assert evaluator["data"]["init_args"]["proxy"] == str(finished / "proxy.safetensors")
+    assert len(seen.train_set) + len(held_out.validation_set) == 1437
+    assert torch.equal(seen.train_set.labels, held_out.train_set.labels)
+    both = torch.cat([seen.train_set.images, held_out.validation_set.images])  # type: ignore[attr-defined]
+    assert len(both.unique(dim=0)) == len(DigitsDataModule().train_set.images.unique(dim=0))  # type: ignore[attr-defined]
 
 
 def test_the_exported_file_has_the_trained_network(finished: Path) -> None:
@@ -143,6 +182,42 @@ def test_without_distillation_the_search_sees_halves_of_the_real_images(tmp_path
     assert inner["init_args"]["seed"] == 3
 
 
+def test_without_distillation_no_proxy_is_checked(tmp_path: Path, configs: Path) -> None:
+    for swaps in (["--stages.distill", "null"], ["--stages.fidelity", "null"]):
+        config, _, _ = parse(["--config", CONFIG, *swaps])
+        assert "fidelity" not in Pipeline(config, tmp_path, configs / "pipeline", "").fits
+    distill: Any = stage(["--config", CONFIG, "--stages.fidelity", "null"], "distill", configs / "pipeline", tmp_path)
+    assert "validation_fraction" not in distill["data"]["init_args"]["data"]["init_args"]
+
+
+@pytest.mark.parametrize("name", sorted(p.name for p in (ROOT / "configs" / "pipeline").glob("*.yaml")))
+def test_the_check_of_the_proxy_is_a_fit_of_one_process(name: str, tmp_path: Path, configs: Path) -> None:
+    args = ["--config", str(configs / "pipeline" / name), "--trainer.devices", "4", "--trainer.strategy", "ddp"]
+    args += ["--trainer.max_epochs", "7", "--trainer.precision", "bf16-true", "--data.seed", "5"]
+    fidelity: Any = stage(args, "fidelity", configs / "pipeline", tmp_path)
+    search: Any = stage(args, "search", configs / "pipeline", tmp_path)
+    trainer = {key: fidelity["trainer"][key] for key in ("devices", "strategy", "max_epochs", "precision")}
+    assert trainer == {"devices": 1, "strategy": "auto", "max_epochs": 1, "precision": "32-true"}
+    assert fidelity["data"]["init_args"]["space"] == search["model"]["init_args"]["space"]
+    evaluators = [fidelity["model"]["init_args"][part]["init_args"]["data"]["init_args"] for part in ("proxy", "truth")]
+    for images in (evaluators[0]["held_out"], evaluators[1]["data"]):
+        assert images["class_path"] == yaml.safe_load((configs / "pipeline" / name).read_text())["data"]["class_path"]
+        assert images["init_args"]["seed"] == 5
+    write_bytes(tmp_path / "fidelity.yaml", yaml.safe_dump(fidelity).encode())
+    check_config(tmp_path / "fidelity.yaml")
+    assert "&id" not in (tmp_path / "fidelity.yaml").read_text()
+
+
+def test_a_table_stays_as_it_is(tmp_path: Path, configs: Path) -> None:
+    table_file = {"class_path": "lightning_nas.tables.nasbench201.NASBench201Table", "init_args": {"path": "t.npz"}}
+    truth = {"class_path": "lightning_nas.evaluation.table.TableLookup", "init_args": {"table": table_file}}
+    args = ["--config", CONFIG, "--stages.fidelity.model.init_args.truth", json.dumps(truth)]
+    fidelity: Any = stage(args, "fidelity", configs / "pipeline", tmp_path)
+    assert fidelity["model"]["init_args"]["truth"] == truth
+    write_bytes(tmp_path / "fidelity.yaml", yaml.safe_dump(fidelity).encode())
+    check_config(tmp_path / "fidelity.yaml")
+
+
 def test_cifar_pipeline_runs_on_arrays(tmp_path: Path) -> None:
     """The other shipped pipeline, with files already there."""
     path = arrays(tmp_path / "images.npz")
@@ -153,6 +228,7 @@ def test_cifar_pipeline_runs_on_arrays(tmp_path: Path) -> None:
         "data.class_path": "lightning_nas.data.images.ArrayDataModule",
         "data.path": path,
         "random_architectures": 0,
+        "stages.fidelity": "null",
         "stages.distill.trainer.max_epochs": 1,
         "stages.distill.data.init_args.steps_per_epoch": 1,
         "stages.distill.model.init_args.scheme.init_args.images_per_class": 4,
@@ -175,6 +251,8 @@ def test_cifar_pipeline_runs_on_arrays(tmp_path: Path) -> None:
     summary = json.loads((run_dir / "summary.json").read_text())
     assert summary["source_images"] == 48
     assert summary["random_test_accuracy"] is None
+    assert summary["fidelity"] is None
+    assert "fidelity" not in table(summary)
 
 
 @pytest.mark.parametrize(
@@ -194,6 +272,7 @@ def test_cifar_pipeline_runs_on_arrays(tmp_path: Path) -> None:
         (["--data.root", "[a"], "YAML"),
         (["--stages.export.foo", "1"], r"stages\.export"),
         (["--stages.train.trainer.max_epochs", "0"], "max_epochs"),
+        (["--stages.distill.data.init_args.data.init_args.train_limit", "99"], "could be distilled"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_runs(tmp_path: Path, args: list[str], match: str) -> None:
@@ -219,9 +298,9 @@ def test_a_run_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
 
 def test_the_seed_reaches_every_stage(tmp_path: Path, configs: Path) -> None:
     args = ["--config", CONFIG, "--seed_everything", "7"]
-    for name in ("distill", "search", "train"):
+    for name in ("distill", "fidelity", "search", "train"):
         text = json.dumps(stage(args, name, configs / "pipeline", tmp_path))
-        assert text.count('"seed": 7') == (1 if name == "train" else 2), name
+        assert text.count('"seed": 7') == {"train": 1, "fidelity": 4}.get(name, 2), name
         assert '"seed_everything": 7' in text
 
 
@@ -268,7 +347,7 @@ def test_on_several_devices_every_stage_is_a_process_of_its_own(
 
     monkeypatch.setattr(subprocess, "Popen", record)
     with pytest.raises(SystemExit, match=r"fit .*search\.yaml.* failed"):
-        main(["pipeline", *arguments(tmp_path / "run", trainer__devices=2)])
+        main(["pipeline", *arguments(tmp_path / "run", trainer__devices=2, stages__fidelity="null")])
     assert [command[1:4] for command in ran] == [["-m", "lightning_nas", "fit"]] * 2
     assert [Path(command[5]).name for command in ran] == ["distill.yaml", "search.yaml"]
     assert (tmp_path / "run" / "distill" / "done.json").is_file()

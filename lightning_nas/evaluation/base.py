@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from lightning_nas.architecture import Architecture
@@ -26,6 +27,12 @@ class Evaluation:
 
 class Evaluator(ABC):
     """Looks architectures up, or trains, or predicts them."""
+
+    def prepare_data(self) -> None:  # noqa: B027
+        """Download what is needed, in one process of every machine; by default nothing."""
+
+    def to(self, device: torch.device) -> None:  # noqa: B027
+        """Compute on a device from now on; by default nothing is computed."""
 
     @abstractmethod
     def evaluate(self, architectures: Sequence[Architecture]) -> list[Evaluation]:

@@ -2,15 +2,14 @@
 
 import time
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from lightning_nas.architecture import Architecture
 from lightning_nas.data.augmentation import Augmentation
+from lightning_nas.data.halves import HalvesDataModule
 from lightning_nas.data.sets import classes_of
 from lightning_nas.errors import ConfigError, DataError
 from lightning_nas.evaluation.base import Evaluation, Evaluator
@@ -18,18 +17,6 @@ from lightning_nas.metrics.cost import parameters
 
 SCORED = 500
 """Images that batch statistics are taken over when a network is scored."""
-
-
-class Halves(Protocol):
-    """What ``HalvesDataModule`` and ``DistilledDataModule`` have."""
-
-    num_classes: int
-
-    def half(self, name: str) -> Dataset[tuple[Tensor, Tensor]]:
-        """The train or the search half."""
-
-    def fixed_batch(self, half: str, size: int, seed: int) -> tuple[Tensor, Tensor]:
-        """Normalised images of a half in random order, not augmented, and their labels."""
 
 
 class ShortTraining(Evaluator):
@@ -56,7 +43,7 @@ class ShortTraining(Evaluator):
 
     def __init__(
         self,
-        data: Halves,
+        data: HalvesDataModule,
         steps: int = 80,
         batch_size: int = 32,
         channels: int = 8,
@@ -77,12 +64,22 @@ class ShortTraining(Evaluator):
         self.learning_rate = learning_rate
         self.augmentations = augmentations or []
         self.seed = seed
+        self.device = torch.device("cpu")
         self._halves: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def prepare_data(self) -> None:
+        """Download the images."""
+        self.data.prepare_data()
+
+    def to(self, device: torch.device) -> None:
+        """Train there."""
+        self.device = device
+        self._halves.clear()
 
     def _half(self, name: str) -> tuple[Tensor, Tensor]:
         """A whole half, shuffled once and resized."""
         if name not in self._halves:
-            size = len(self.data.half(name))  # type: ignore[arg-type]  # every half is a sized Subset
+            size = len(self.data.half(name))
             images, labels = self.data.fixed_batch(name, size, self.seed)
             if self.image_size is not None:
                 images = F.adaptive_avg_pool2d(images, self.image_size)
@@ -91,7 +88,9 @@ class ShortTraining(Evaluator):
                     f"The {name} half has {len(images)} images, fewer than a batch of {self.batch_size}. "
                     "Use a smaller batch_size or more images."
                 )
-            self._halves[name] = (images, labels)
+            # faster in this layout, on the CPU and with tensor cores; values are the same
+            images = images.to(self.device, memory_format=torch.channels_last)
+            self._halves[name] = (images, labels.to(self.device))
         return self._halves[name]
 
     def evaluate(self, architectures: Sequence[Architecture]) -> list[Evaluation]:
@@ -110,13 +109,15 @@ class ShortTraining(Evaluator):
                 channels=self.channels,
                 cells=self.cells,
             )
-        network = network.to(images.device)
+        network = network.to(images.device).to(memory_format=torch.channels_last)
         network.train()
         optimizer = torch.optim.SGD(
             network.parameters(), self.learning_rate, momentum=0.9, weight_decay=5e-4, nesterov=True
         )
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
         generator = torch.Generator().manual_seed(self.seed)
+        # one generator where it can be one
+        draws = generator if images.device.type == "cpu" else torch.Generator(images.device).manual_seed(self.seed)
         order = torch.empty(0, dtype=torch.long)
         for _ in range(self.steps):
             if len(order) < self.batch_size:
@@ -124,7 +125,7 @@ class ShortTraining(Evaluator):
             batch, order = order[: self.batch_size], order[self.batch_size :]
             x = images[batch]
             for augmentation in self.augmentations:
-                x = augmentation(x, generator)
+                x = augmentation(x, draws)
             optimizer.zero_grad()
             F.cross_entropy(network(x), labels[batch]).backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)

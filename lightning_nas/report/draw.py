@@ -230,6 +230,31 @@ def draw_curves(
     return figure
 
 
+def draw_ranking(points: Sequence[tuple[float, float]], xlabel: str, ylabel: str, lower: bool) -> "Figure":
+    """Draw what architectures are worth over their scores, and mark the one with the best score.
+
+    Args:
+        points: ``(score, worth)`` of every architecture.
+        xlabel: What the scores are.
+        ylabel: What they are worth.
+        lower: Whether lower scores are better; these are then at the right, so that agreement always rises.
+    """
+    figure = _figure(5.2, 3.2)
+    axes = figure.add_subplot()
+    scores, worth = zip(*points, strict=True)
+    axes.scatter(scores, worth, s=22, color=COLOURS[0], alpha=0.75, linewidths=0)
+    first = (min if lower else max)(points, key=lambda point: point[0])
+    x, y = first
+    axes.scatter(x, y, s=70, facecolors="none", edgecolors=COLOURS[1], lw=1.6, label="the proxy's first choice")
+    axes.set_xlabel(_plain(xlabel), fontsize=9, color=INK)
+    axes.set_ylabel(_plain(ylabel), fontsize=9, color=INK)
+    if lower:
+        axes.invert_xaxis()
+    _bare(axes)
+    axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
 def draw_alphas(
     history: Tensor, title: str = "", operations: Sequence[str] = (), edges: Sequence[str] = ()
 ) -> "Figure":

@@ -16,7 +16,7 @@ def write_report(run_dir: Path) -> Path:
 
     Args:
         run_dir: The folder, with ``summary.json`` and ``architecture.json``; ``alphas.safetensors``,
-            ``pictures.safetensors``, ``proxy.json`` and ``<stage>/**/metrics.csv`` are optional.
+            ``pictures.safetensors``, ``proxy.json``, ``fidelity.json`` and ``<stage>/**/metrics.csv`` are optional.
 
     Returns:
         The report's path.
@@ -35,6 +35,7 @@ def write_report(run_dir: Path) -> Path:
         sections.selection(run),
         sections.weights(run),
         sections.pictures(run),
+        sections.fidelity(run),
         sections.curves(run),
         sections.reproduce(run),
     ]

@@ -1,5 +1,6 @@
 """What a report shows, read from the run folder and checked."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,6 +84,24 @@ class Summary:
             raise ArtifactError(f"{self.path}: 'selection_errors' is not what a search writes. {_REPAIR}") from None
         return {**errors, "details": details}
 
+    def fidelity(self) -> Mapping[str, Any] | None:
+        """How far the proxy's ranks can be trusted, with its figures checked, or None."""
+        found = self._checked("fidelity", (dict,), "an object", False)
+        if found is None:
+            return None
+        try:
+            if not isinstance(found["objective"], str) or not isinstance(found["informative_only"], bool):
+                raise TypeError
+            low, high = found["interval"]
+            optional = (found[key] for key in ("kendall_tau", "threshold"))
+            needed = (found[key] for key in ("regret", "regret_points", "best_truth", "mean_truth", "architectures"))
+            numbers = [*needed, *(value for value in (low, high, *optional) if value is not None)]
+            if not all(isinstance(value, int | float) for value in numbers) or (low is None) != (high is None):
+                raise TypeError
+        except (KeyError, TypeError, ValueError):
+            raise ArtifactError(f"{self.path}: 'fidelity' is not what its stage writes. {_REPAIR}") from None
+        return {**found, "interval": (low, high)}
+
 
 @dataclass
 class Run:
@@ -98,6 +117,7 @@ class Run:
         class_names: Names by label; empty where unknown.
         alphas: ``(epochs, edges, operations)`` weights by cell type.
         pictures: ``proxy`` and ``real`` images ``(classes, k, channels, height, width)``.
+        ranked: ``(proxy, truth)`` of every architecture that the proxy was checked with; empty where it was not.
         curves: What every stage logged.
         missing: Why an optional part is missing, by part.
     """
@@ -111,6 +131,7 @@ class Run:
     class_names: list[str] = field(default_factory=list)
     alphas: dict[str, Tensor] = field(default_factory=dict)
     pictures: dict[str, Tensor] = field(default_factory=dict)
+    ranked: list[tuple[float, float]] = field(default_factory=list)
     curves: dict[str, dict[str, list[Point]]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
 
@@ -135,6 +156,8 @@ def read_run(folder: Path) -> Run:
     run.class_names = _class_names(folder)
     run.alphas = _optional(run, "alphas.safetensors", 3)
     run.pictures = _optional(run, "pictures.safetensors", 5)
+    if summary.fidelity() is not None:
+        run.ranked = _ranked(run)
     order = {name: i for i, (name, _) in enumerate(summary.stages())}
     names = {path.relative_to(folder).parts[0] for path in folder.glob("*/**/metrics.csv")}
     for name in sorted(names, key=lambda name: (order.get(name, len(order)), name)):
@@ -156,6 +179,19 @@ def _optional(run: Run, name: str, dimensions: int) -> dict[str, Tensor]:
     if len(kept) < len(tensors) or not kept:
         run.missing[name] = f"{name} holds tensors of another shape than {dimensions} filled dimensions."
     return kept
+
+
+def _ranked(run: Run) -> list[tuple[float, float]]:
+    """Scores and truths of the architectures; why there are none goes to ``run.missing``."""
+    try:
+        results = read_json(run.folder / "fidelity.json", repair="")["results"]
+        points = [(float(row["proxy"]), float(row["truth"])) for row in results]
+        if all(math.isfinite(value) for point in points for value in point):
+            return points
+    except (ArtifactError, KeyError, TypeError, ValueError):
+        pass
+    run.missing["fidelity.json"] = "The run folder has no usable fidelity.json with every architecture's results."
+    return []
 
 
 def _class_names(folder: Path) -> list[str]:

@@ -8,7 +8,15 @@ from typing import Any
 from torch import Tensor
 
 from lightning_nas.report.curves import Point, panel
-from lightning_nas.report.draw import draw_alphas, draw_cell, draw_curves, draw_images, png_data_uri, svg
+from lightning_nas.report.draw import (
+    draw_alphas,
+    draw_cell,
+    draw_curves,
+    draw_images,
+    draw_ranking,
+    png_data_uri,
+    svg,
+)
 from lightning_nas.report.run import Run
 
 MOST_CLASSES, MOST_IMAGES = 10, 8
@@ -142,6 +150,10 @@ def cards(run: Run) -> str:
             "E1 edges / E2 operations" if errors else "not measured",
         ),
     ]
+    fidelity = summary.fidelity()
+    if fidelity is not None:
+        few = ", informative only" * fidelity["informative_only"]
+        entries.append(("Proxy's rank fidelity", _tau(fidelity), f"{fidelity['architectures']} architectures{few}"))
     memory = summary.optional_number("peak_memory_mb")
     entries.append(("Peak memory", "–" if memory is None else f"{memory:,.0f} MB", "of the whole run" * bool(memory)))
     made = [
@@ -316,6 +328,37 @@ def pictures(run: Run) -> str:
     return _section("Proxy beside real images", *shown, *_why(run, "pictures.safetensors"))
 
 
+def _tau(fidelity: Mapping[str, Any]) -> str:
+    tau = fidelity["kendall_tau"]
+    return "tau not defined" if tau is None else f"tau {tau:.2f}"
+
+
+def fidelity(run: Run) -> str:
+    """How the proxy ranks architectures, compared with what they are worth; nothing where it was not checked."""
+    found = run.summary.fidelity()
+    if found is None:
+        return ""
+    (low, high), threshold = found["interval"], found["threshold"]
+    passed = threshold is None or (found["kendall_tau"] is not None and found["kendall_tau"] >= threshold)
+    words = f"Kendall's {_tau(found)}"
+    words += "" if low is None else f", 95 % interval {low:.2f} to {high:.2f}"
+    words += f": the order of {found['architectures']:.0f} random architectures by the proxy against their true one."
+    words += "" if threshold is None else f" The threshold is {threshold:g}: {'passed' if passed else 'not reached'}."
+    if found["informative_only"]:
+        words += " So few architectures are informative only: the interval is too wide to decide on."
+    explanation = (
+        "Tau is 1 for the same order, 0 for one that is no better than chance, -1 for the opposite. The architecture "
+        f"that the proxy likes best is {found['regret_points']:.2f} points less accurate than the best of them "
+        f"({_percent(found['best_truth'])}); on average they have {_percent(found['mean_truth'])}."
+    )
+    parts = [f'<p class="verdict{" lose" * (not passed)}">{words}</p>', f"<p>{explanation}</p>"]
+    if run.ranked:
+        objective = found["objective"]
+        figure = draw_ranking(run.ranked, f"{objective} on the proxy", "true accuracy", objective.endswith("loss"))
+        parts.append(_figure(svg(figure, f"True accuracy over {objective} on the proxy; {words}"), most=640))
+    return _section("Can the proxy be trusted?", *parts, *_why(run, "fidelity.json"))
+
+
 def _rows(run: Run, images: Tensor) -> list[tuple[str, Tensor]]:
     images = images[:MOST_CLASSES, :MOST_IMAGES]
     names = run.class_names if len(run.class_names) >= len(images) else [f"class {i}" for i in range(len(images))]
@@ -336,7 +379,7 @@ def curves(run: Run) -> str:
 def _stage_curves(stage: str, logged: Mapping[str, list[Point]]) -> str:
     """The panels of one stage."""
     made = []
-    for word in ("loss", "accuracy"):
+    for word in ("loss", "accuracy", "tau"):
         shown = panel(logged, word)
         if shown is None:
             continue

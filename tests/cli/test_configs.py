@@ -65,6 +65,15 @@ def small_proxy(folder: Path) -> Path:
     return Proxy(scheme, ["0", "1", "2"], [0.5] * 3, [0.2] * 3, {}).save(folder / "small" / "proxy.safetensors")
 
 
+def check_tiny(arguments: dict[str, Any], images: dict[str, Any], proxy: str) -> None:
+    """The check of a proxy with trainings of two steps."""
+    held_out = merge(images, {"init_args": {"validation_fraction": 0.25}})
+    arguments |= {"write_to": proxy, "threshold": None}
+    for part, data in (("proxy", {"proxy": proxy, "held_out": held_out}), ("truth", {"data": images})):
+        short = {"steps": 2, "batch_size": 6, "channels": 4, "cells": 3, "data": {"init_args": data}}
+        arguments[part] = merge(arguments[part], {"init_args": short})
+
+
 def tiny(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The same classes on 48 images, with small networks."""
     images = {
@@ -72,7 +81,10 @@ def tiny(config: dict[str, Any], folder: Path) -> dict[str, Any]:
         "init_args": {"path": str(arrays(folder / "tiny.npz")), "batch_size": 8},
     }
     data = config["data"]
-    if "data" in data["init_args"]:
+    if "count" in data["init_args"]:  # architectures
+        config["data"] = merge(data, {"init_args": {"count": 3}})
+        check_tiny(config["model"]["init_args"], images, str(small_proxy(folder)))
+    elif "data" in data["init_args"]:
         kept = data["init_args"]["data"]["init_args"].get("augmentations")
         images["init_args"]["augmentations"] = kept  # type: ignore[index]
         own = {"batch_size": 8} if "batch_size" in data["init_args"] else {"images_per_class": 4, "steps_per_epoch": 2}
@@ -100,7 +112,7 @@ def tiny(config: dict[str, Any], folder: Path) -> dict[str, Any]:
         short = {"experts": experts, "student_steps": 2, "expert_epochs": 1, "max_start_epoch": 1}
         arguments["matcher"]["init_args"] |= short
     for part in [arguments.get("matcher"), arguments.get("network"), *arguments.get("regularizers", [])]:
-        if isinstance(part, dict) and "experts" not in part.get("init_args", {}):
+        if isinstance(part, dict) and "distill" in part["class_path"] and "experts" not in part.get("init_args", {}):
             part["init_args"] = {**part.get("init_args", {}), "width": 4, "depth": 2}
     if arguments.get("architecture"):
         arguments = merge(arguments, {"channels": 4, "cells": 3})

@@ -220,6 +220,48 @@ def test_comparison_is_plain_whoever_wins(
     assert (f'class="verdict {kind}"' in text) == (kind is not None)
 
 
+FIDELITY = {
+    "kendall_tau": 0.4567,
+    "interval": [0.1234, 0.7],
+    **{"regret": 0.0123, "regret_points": 1.23, "best_truth": 0.75, "mean_truth": 0.7, "architectures": 3},
+    "informative_only": True,
+    "objective": "loss",
+    "threshold": 0.2,
+}
+RESULTS = [{"proxy": 1.0 + i, "truth": 0.75 - 0.05 * i} for i in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words", "kind"),
+    [
+        ({}, "Kendall's tau 0.46, 95 % interval 0.12 to 0.70", ""),
+        ({}, "1.23 points less accurate than the best of them (75.00 %); on average they have 70.00 %", ""),
+        ({}, "The threshold is 0.2: passed. So few architectures are informative only", ""),
+        ({"threshold": 0.5}, "The threshold is 0.5: not reached.", " lose"),
+        ({"kendall_tau": None, "interval": [None, None]}, "Kendall's tau not defined: the order of 3 random", " lose"),
+        ({"kendall_tau": -0.1, "threshold": None}, "Kendall's tau -0.10", ""),
+    ],
+)
+def test_how_far_the_proxy_can_be_trusted(run: Path, changes: dict[str, Any], words: str, kind: str) -> None:
+    write_json(run / "summary.json", {**SUMMARY, "fidelity": {**FIDELITY, **changes}})
+    write_json(run / "fidelity.json", {"results": RESULTS})
+    text = sections.fidelity(read_run(run))
+    assert words in Page(text).text
+    assert f'class="verdict{kind}"' in text
+    assert text.count("<svg") == 1
+
+
+def test_a_check_of_the_proxy_is_shown_as_far_as_its_files_are_there(run: Path) -> None:
+    assert sections.fidelity(read_run(run)) == ""
+    write_json(run / "summary.json", {**SUMMARY, "fidelity": FIDELITY})
+    for results in (None, {"results": [{"proxy": "a"}]}, {"results": [{"proxy": math.nan, "truth": 1}]}):
+        if results is not None:
+            write_json(run / "fidelity.json", results)
+        found = read_run(run)
+        assert "The run folder has no usable fidelity.json" in Page(sections.fidelity(found)).text
+        assert "tau 0.46 3 architectures, informative only" in Page(sections.cards(found)).text
+
+
 def test_optional_parts_may_be_missing(run: Path) -> None:
     for name in ("alphas.safetensors", "pictures.safetensors", "proxy.json"):
         (run / name).unlink()
@@ -269,6 +311,10 @@ def test_random_stages_are_folded(run: Path) -> None:
         ({"stages": [{"name": "search"}]}, "'name' or 'seconds'"),
         ({"random_test_accuracies": ["a"]}, "other things than numbers"),
         ({"selection_errors": {"edges": 3}}, "'selection_errors'"),
+        ({"fidelity": 1}, "'fidelity' is 1"),
+        ({"fidelity": {"kendall_tau": 1}}, "'fidelity' is not what"),
+        ({"fidelity": {**FIDELITY, "interval": [None, 1]}}, "'fidelity' is not what"),
+        ({"fidelity": {**FIDELITY, "regret": "a"}}, "'fidelity' is not what"),
         ({"selection_errors": {**SUMMARY["selection_errors"], "details": [{"cell": 1}]}}, "'selection_errors'"),
     ],
 )

@@ -1,0 +1,267 @@
+"""What proxies are worth at equal stored bytes: accuracy of a ConvNet trained on them, and how they rank architectures.
+
+    python -m benchmarks.proxies --data cifar10.npz --table nasbench201.npz --out results
+
+Every row is distilled by the command line from a file of ``configs/distill``, with 10 images a class or the same bytes,
+and made small enough for a CPU. A tenth of the training images is kept from the distillation: networks that are trained
+on a proxy are scored on these. A finished (row, seed) is in the output folder and not measured again. Prints a table;
+the last line is JSON.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+if not __package__:
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from lightning_nas.architecture import Architecture
+from lightning_nas.cli import run
+from lightning_nas.data.augmentation import Augmentation, RandomCrop, RandomFlip
+from lightning_nas.data.distilled import DistilledDataModule
+from lightning_nas.data.halves import HalvesDataModule
+from lightning_nas.data.images import ArrayDataModule
+from lightning_nas.distill.base import Proxy
+from lightning_nas.evaluation.short_training import ShortTraining
+from lightning_nas.metrics.ranking import bootstrap_interval, kendall_tau, regret
+from lightning_nas.pipeline_config import merge, read_yaml
+from lightning_nas.spaces.base import SearchSpace
+from lightning_nas.spaces.darts import DARTSSpace
+from lightning_nas.spaces.nasbench201 import NASBench201Space
+from lightning_nas.tables.nasbench201 import NASBench201Table
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+HELD_OUT = 0.1
+
+
+def _rows(steps: int) -> dict[str, tuple[str, dict[str, Any]]]:
+    """A file of ``configs/distill`` and what is changed in it, by the row's name."""
+
+    def trained(scheme: dict[str, Any] | None = None, *, real: int = 32, share: float = 1.0, **matcher: Any) -> Any:
+        model: dict[str, Any] = {"matcher": {"init_args": {"width": 48, **matcher}}}
+        if scheme is not None:
+            model["scheme"] = {"init_args": scheme}
+        epochs = 10
+        data = {"images_per_class": real, "steps_per_epoch": max(1, round(steps * share / epochs))}
+        return {"model": {"init_args": model}, "data": {"init_args": data}, "trainer": {"max_epochs": epochs}}
+
+    def subset(count: int) -> dict[str, Any]:
+        return {"model": {"init_args": {"scheme": {"init_args": {"images_per_class": count}}}}}
+
+    return {
+        "random subset": ("random_subset", subset(10)),
+        "random subset, bytes of pixels": ("random_subset", subset(40)),
+        "noise": ("noise", subset(10)),
+        "herding": ("herding", subset(10)),
+        "k-centre": ("k_center", subset(10)),
+        "distribution matching": ("distribution_matching", trained()),
+        "gradient matching": ("gradient_matching", trained(real=16, share=0.4)),
+        "scheme 1": ("scheme1", trained({"bases_per_class": 9})),
+        "scheme 1, gradient matching": ("gradient_matching", trained(share=0.4)),
+        "scheme 2": ("scheme2", trained()),
+    }
+
+
+def fit(name: str, config: dict[str, Any], folder: Path, command: str = "fit") -> Any:
+    """``lightning-nas fit`` of a configuration without logs; returns what the command line made."""
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "accelerator": "cpu",
+    }
+    whole = merge(config, {"trainer": {**quiet, "devices": 1, "default_root_dir": str(folder)}})
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(whole))
+    return run([command, "--config", str(path)])
+
+
+class Bench:
+    """Everything that rows share.
+
+    Args:
+        options: The command line's.
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.out = Path(options.out)
+        self.rows = _rows(options.steps)
+        self.images = {"path": options.data, "validation_fraction": HELD_OUT}
+        self.truths: dict[str, list[float]] = {}
+
+    def real(self) -> ArrayDataModule:
+        """The real images, with the part that is kept from the distillation as the validation set."""
+        return ArrayDataModule(**self.images)
+
+    # -- one row ------------------------------------------------------------------------------------------------------
+
+    def measure(self, row: str, seed: int) -> dict[str, Any]:
+        """Distill, and look at what was made."""
+        folder = self.out / f"{row.replace(' ', '_').replace(',', '')}_{seed}"
+        done = folder / "measured.json"
+        if done.is_file():
+            found: dict[str, Any] = json.loads(done.read_text())
+            return found
+        folder.mkdir(parents=True, exist_ok=True)
+        seconds = self._distill(row, seed, folder)
+        proxy = Proxy.load(folder / "proxy.safetensors")
+        found = {
+            "row": row,
+            "seed": seed,
+            "distill_seconds": seconds,
+            "stored_bytes": proxy.scheme.stored_bytes,
+            "images": len(proxy.labels),
+            "accuracy": self._quality(seed, folder),
+        }
+        halves = DistilledDataModule(str(folder / "proxy.safetensors"), held_out=self.real())
+        for name, (space, make) in self.spaces().items():
+            start = time.perf_counter()
+            scores = self.scores(space, make(halves, seed))
+            found[name] = self.fidelity(scores, self.truth(name))
+            found[name]["seconds"] = time.perf_counter() - start
+        done.write_text(json.dumps(found))
+        print(json.dumps(found), flush=True)
+        return found
+
+    def _distill(self, row: str, seed: int, folder: Path) -> float:
+        name, changes = self.rows[row]
+        config = read_yaml(CONFIGS / "distill" / f"{name}.yaml")
+        data = {"class_path": "lightning_nas.data.images.ArrayDataModule", "init_args": {**self.images, "seed": seed}}
+        config["data"]["init_args"]["data"] = data
+        config = merge(merge(config, changes), {"seed_everything": seed})
+        config["model"]["init_args"] |= {"seed": seed, "output_dir": str(folder)}
+        start = time.perf_counter()
+        fit("distill", config, folder)
+        return time.perf_counter() - start
+
+    def _quality(self, seed: int, folder: Path) -> float:
+        config = read_yaml(CONFIGS / "distill" / "quality.yaml")
+        proxy = len(Proxy.load(folder / "proxy.safetensors").labels)
+        batch = min(100, proxy)
+        data = {
+            "proxy": str(folder / "proxy.safetensors"),
+            "batch_size": batch,
+            "seed": seed,
+            "test": {"class_path": "lightning_nas.data.images.ArrayDataModule", "init_args": self.images},
+        }
+        config = merge(config, {"seed_everything": seed, "data": {"init_args": data}})
+        config["model"]["init_args"]["network"]["init_args"] = {"width": 64, "depth": 3}
+        config["trainer"]["max_epochs"] = max(1, round(self.options.quality_steps * batch / proxy))
+        made = fit("quality", config, folder)
+        tested: Any = made.trainer.test(made.model, made.datamodule, verbose=False)
+        return float(tested[0]["test/accuracy"])
+
+    # -- ranks --------------------------------------------------------------------------------------------------------
+
+    def spaces(self) -> dict[str, tuple[SearchSpace, Callable[[HalvesDataModule, int], ShortTraining]]]:
+        """Search spaces, and how their architectures are trained briefly."""
+        changes: list[Augmentation] = [RandomCrop(2), RandomFlip()]
+
+        def make(cells: int, channels: int, steps: int, batch: int) -> Callable[[HalvesDataModule, int], ShortTraining]:
+            def training(halves: HalvesDataModule, seed: int) -> ShortTraining:
+                return ShortTraining(
+                    halves, steps, batch, channels, cells, image_size=16, augmentations=changes, seed=seed
+                )
+
+            return training
+
+        return {
+            "nasbench201": (NASBench201Space(), make(1, 8, 60, 64)),
+            "darts": (DARTSSpace(), make(5, 4, 60, 32)),
+        }
+
+    def candidates(self, space: SearchSpace) -> list[Architecture]:
+        """Distinct architectures drawn uniformly, the same for all rows and seeds."""
+        generator, found = torch.Generator().manual_seed(0), dict[str, Architecture]()
+        count = self.options.candidates[0 if isinstance(space, NASBench201Space) else 1]
+        while len(found) < count:
+            drawn = space.sample(generator)
+            found.setdefault(space.key(drawn), drawn)
+        return list(found.values())
+
+    def scores(self, space: SearchSpace, training: ShortTraining) -> list[float]:
+        """Minus the loss on held-out real images: the higher, the better."""
+        return [-e.objectives["loss"] for e in training.evaluate(self.candidates(space))]
+
+    def truth(self, name: str) -> list[float]:
+        """Accuracies: of the table, or of trainings five times as long on all real images."""
+        path = self.out / f"truth_{name}.json"
+        if not path.is_file():
+            space = self.spaces()[name][0]
+            candidates = self.candidates(space)
+            if isinstance(space, NASBench201Space):
+                table = NASBench201Table(self.options.table)
+                values = [table.lookup(a, "cifar10_test_200") / 100 for a in candidates]
+            else:
+                halves = HalvesDataModule(self.real(), search_fraction=0.2)
+                long = ShortTraining(halves, 200, 64, 4, 5, image_size=16, augmentations=[RandomFlip()], seed=99)
+                values = [e.objectives["accuracy"] for e in long.evaluate(candidates)]
+            path.write_text(json.dumps(values))
+        found: list[float] = json.loads(path.read_text())
+        return found
+
+    @staticmethod
+    def fidelity(scores: Sequence[float], truth: Sequence[float]) -> dict[str, Any]:
+        """Kendall tau-b with its interval, and what the first choice costs."""
+        low, high, _ = bootstrap_interval(kendall_tau, scores, truth)
+        return {"tau": kendall_tau(scores, truth), "low": low, "high": high, "regret": regret(scores, truth)}
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Means and deviations over the seeds of every row, as Markdown."""
+    lines = [
+        "| | stored bytes | images | ConvNet accuracy | tau, NAS-Bench-201 | tau, DARTS | regret, NAS-Bench-201 "
+        "| seconds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name in dict.fromkeys(row["row"] for row in rows):
+        own = [row for row in rows if row["row"] == name]
+
+        def spread(values: list[float], factor: float = 1.0, digits: int = 2) -> str:
+            mean = f"{factor * statistics.mean(values):.{digits}f}"
+            return f"{mean} ± {factor * statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
+
+        cells = [
+            name,
+            f"{own[0]['stored_bytes']:,}",
+            f"{own[0]['images']:,}",
+            spread([row["accuracy"] for row in own], 100, 1) + " %",
+            *(spread([row[space]["tau"] for row in own]) for space in ("nasbench201", "darts")),
+            spread([row["nasbench201"]["regret"] for row in own], 100, 1) + " %",
+            spread([row["distill_seconds"] for row in own], digits=0),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, print, and end with a line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="npz of CIFAR-10: x_train, y_train, x_test, y_test")
+    parser.add_argument("--table", required=True, help="npz of NAS-Bench-201's results")
+    parser.add_argument("--out", required=True, help="folder of what was distilled and measured")
+    parser.add_argument("--rows", nargs="+", choices=list(_rows(1)), default=list(_rows(1)))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=400, help="steps of matching; gradient matching takes fewer")
+    parser.add_argument("--quality_steps", type=int, default=400, help="steps of the ConvNet that is tested")
+    parser.add_argument("--candidates", type=int, nargs=2, default=[64, 32], help="in NAS-Bench-201, and DARTS")
+    parser.add_argument("--threads", type=int, default=1)
+    bench = Bench(parser.parse_args())
+    torch.set_num_threads(bench.options.threads)
+    bench.out.mkdir(parents=True, exist_ok=True)
+    rows = [bench.measure(row, seed) for seed in bench.options.seeds for row in bench.options.rows]
+    print(table(rows))
+    print(json.dumps(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""The end of a run on the screen."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """The summary as a table for the screen."""
+
+    def percent(value: float | None) -> str:
+        return "-" if value is None else f"{100 * value:.2f} %"
+
+    errors, fidelity = summary["selection_errors"] or {}, summary["fidelity"]
+    rows = [
+        (f"{s['name']}{' (since resumed)' if s['resumed'] else ''}", f"{s['seconds']:.1f} s") for s in summary["stages"]
+    ]
+    rows += [
+        ("all stages", f"{summary['seconds_total']:.1f} s"),
+        ("peak memory", f"{summary['peak_memory_mb']:.0f} MB"),
+        ("images searched on", f"{summary['proxy_images'] or 'all'} of {summary['source_images'] or 'all'}"),
+        *(_fidelity_rows(fidelity) if fidelity else []),
+        ("parameters", f"{summary['parameters']:,}"),
+        ("multiply-accumulates", f"{summary['macs']:,}"),
+        ("test accuracy", percent(summary["test_accuracy"])),
+        (
+            "random architectures",
+            f"{percent(summary['random_test_accuracy'])} (mean of {len(summary['random_test_accuracies'])})",
+        ),
+    ]
+    rows += [
+        (f"selection errors, {kind}", f"{errors[kind]['errors']} of {errors[kind]['count']}")
+        for kind in ("edges", "operations")
+        if kind in errors
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value:>22}" for name, value in rows)
+
+
+def _fidelity_rows(fidelity: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How far the proxy's ranks can be trusted."""
+
+    def number(value: float | None) -> str:
+        return "-" if value is None else f"{value:.2f}"
+
+    low, high = fidelity["interval"]
+    few = " (informative only)" if fidelity["informative_only"] else ""
+    below = " (below the threshold)" if fidelity["passed"] is False else ""
+    return [
+        ("proxy's rank fidelity, tau", f"{number(fidelity['kendall_tau'])}{below}"),
+        ("its 95 % interval", f"{number(low)} to {number(high)}"),
+        ("regret of its first choice", f"{number(fidelity['regret_points'])} points"),
+        ("architectures ranked", f"{fidelity['architectures']}{few}"),
+    ]

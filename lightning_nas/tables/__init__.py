@@ -1,0 +1,1 @@
+"""Known results of architectures, read from files."""

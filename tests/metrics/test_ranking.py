@@ -1,0 +1,117 @@
+"""Rank correlation against its definition, and what a bootstrap and a first choice say of known cases."""
+
+import math
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from lightning_nas.errors import ConfigError, DataError
+from lightning_nas.metrics.ranking import bootstrap_interval, kendall_tau, regret
+
+
+def tau_b(x: list[float], y: list[float]) -> float:
+    """The definition, pair by pair."""
+    concordant = discordant = only_x = only_y = 0
+    for i, j in combinations(range(len(x)), 2):
+        a, b = x[i] - x[j], y[i] - y[j]
+        concordant += a * b > 0
+        discordant += a * b < 0
+        only_x += a == 0 != b
+        only_y += b == 0 != a
+    both = concordant + discordant
+    return (concordant - discordant) / math.sqrt((both + only_x) * (both + only_y))
+
+
+@pytest.mark.parametrize("values", [3, 6, 1000])
+@pytest.mark.parametrize("count", [2, 5, 40])
+def test_tau_is_that_of_the_definition_with_few_and_many_ties(count: int, values: int) -> None:
+    generator = np.random.default_rng(values + count)
+    for _ in range(10):
+        x, y = generator.integers(values, size=(2, count)).astype(float).tolist()
+        if len(set(x)) > 1 < len(set(y)):
+            assert kendall_tau(x, y) == pytest.approx(tau_b(x, y), abs=1e-12)
+
+
+def test_tau_of_known_orders() -> None:
+    assert kendall_tau([1, 2, 3], [10, 20, 30]) == pytest.approx(1)
+    assert kendall_tau([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
+    assert kendall_tau([1, 2, 3, 4], [1, 2, 4, 3]) == pytest.approx(2 / 3)
+
+
+def test_without_an_order_there_is_no_tau() -> None:
+    assert math.isnan(kendall_tau([1, 1, 1], [1, 2, 3]))
+    assert math.isnan(kendall_tau([1, 2], [5, 5]))
+
+
+def test_regret_is_the_price_of_the_first_choice() -> None:
+    assert regret([1, 3, 2], [0.9, 0.5, 0.7]) == pytest.approx(0.4)
+    assert regret([3, 1, 2], [0.9, 0.5, 0.7]) == 0
+    # the first two share the highest score
+    assert regret([2, 2, 1], [0.5, 0.7, 0.9]) == pytest.approx(0.3)
+
+
+def test_a_perfect_order_stays_perfect_in_every_resample() -> None:
+    low, high, undefined = bootstrap_interval(kendall_tau, range(20), range(20))
+    assert (low, high, undefined) == (pytest.approx(1), pytest.approx(1), 0)
+
+
+def test_an_interval_of_means_is_that_of_the_normal_distribution() -> None:
+    generator = np.random.default_rng(0)
+    scores = generator.normal(size=400).tolist()
+    low, high, _ = bootstrap_interval(lambda s, t: float(np.mean(s)), scores, scores, samples=4000, level=0.9)
+    half = 1.645 * np.std(scores) / 20
+    assert [low, high] == pytest.approx([np.mean(scores) - half, np.mean(scores) + half], abs=0.1 * half)
+
+
+def test_intervals_cover_the_truth_as_often_as_they_claim() -> None:
+    """Of independent scores tau is 0."""
+    generator = np.random.default_rng(1)
+    covered = 0
+    for seed in range(60):
+        x, y = generator.normal(size=(2, 30)).tolist()
+        low, high, _ = bootstrap_interval(kendall_tau, x, y, samples=60, level=0.8, seed=seed)
+        covered += low <= 0 <= high
+    assert 40 <= covered <= 56
+
+
+def test_resamples_without_an_order_are_left_out_and_counted() -> None:
+    low, high, undefined = bootstrap_interval(kendall_tau, [1, 2], [1, 2], samples=2000)
+    assert (low, high) == (1, 1)
+    assert undefined == pytest.approx(0.5, abs=0.05)  # twice the same one
+    low, high, undefined = bootstrap_interval(kendall_tau, [1, 1, 1], [1, 2, 3], samples=5)
+    assert math.isnan(low)
+    assert math.isnan(high)
+    assert undefined == 1
+
+
+def test_an_interval_repeats_with_its_seed_and_keeps_pairs_together() -> None:
+    x, y = np.random.default_rng(3).normal(size=(2, 12)).tolist()
+    first, again, other = (bootstrap_interval(kendall_tau, x, y, samples=50, seed=s) for s in (0, 0, 1))
+    assert first == again != other
+    assert first.low < kendall_tau(x, y) < first.high
+
+
+@pytest.mark.parametrize("function", [kendall_tau, regret, lambda s, t: bootstrap_interval(kendall_tau, s, t)])
+@pytest.mark.parametrize(
+    ("scores", "truth", "match"),
+    [
+        ([1, 2, 3], [1, 2], "shape"),
+        ([1], [1], "two or more"),
+        ([], [], "two or more"),
+        ([[1, 2]], [[1, 2]], "one value an architecture"),
+        ([1, math.nan], [1, 2], r"1 of 2 scores are not finite, the first at 1 \(nan\)"),
+        ([1, 2], [math.inf, 2], "truth are not finite"),
+    ],
+)
+def test_what_cannot_be_ranked_is_refused(
+    function: object, scores: list[float], truth: list[float], match: str
+) -> None:
+    with pytest.raises(DataError, match=match):
+        function(scores, truth)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("options", [{"samples": 0}, {"level": 0.0}, {"level": 1.0}])
+def test_an_impossible_bootstrap_is_refused(options: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="samples is"):
+        bootstrap_interval(kendall_tau, [1, 2], [1, 2], **options)  # type: ignore[arg-type]

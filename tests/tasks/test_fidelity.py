@@ -1,0 +1,299 @@
+"""The rank-fidelity gate: figures of known rankings, files, thresholds, faults, and a run that goes on."""
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch import Trainer
+
+from lightning_nas.architecture import Architecture
+from lightning_nas.artifacts import read_json
+from lightning_nas.cli import run
+from lightning_nas.data.architectures import ArchitecturesDataModule
+from lightning_nas.distill.base import Proxy
+from lightning_nas.distill.images import RandomSubset
+from lightning_nas.errors import (
+    ArtifactError,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    FidelityError,
+    TrainingError,
+)
+from lightning_nas.evaluation.base import Evaluation, Evaluator
+from lightning_nas.metrics.ranking import bootstrap_interval
+from lightning_nas.pipeline_config import merge
+from lightning_nas.spaces.nasbench201 import NASBench201Space
+from lightning_nas.tasks.fidelity import FidelityTask
+from tests.helpers import started
+
+HERE = "tests.tasks.test_fidelity"
+DIGITS = {"class_path": "lightning_nas.data.images.DigitsDataModule"}
+
+
+class Known(Evaluator):
+    """Objectives that are a function of the architecture.
+
+    Args:
+        values: By the number of 3x3 convolutions of a cell.
+        objective: Their name.
+        fail_at: Call at which the machine fails.
+    """
+
+    def __init__(
+        self, values: list[float] | None = None, objective: str = "accuracy", fail_at: int | None = None
+    ) -> None:
+        self.values = values or [i / 10 for i in range(7)]
+        self.objective = objective
+        self.fail_at = fail_at
+        self.calls = 0
+
+    def evaluate(self, architectures: Sequence[Architecture]) -> list[Evaluation]:
+        self.calls += 1
+        if self.calls == self.fail_at:
+            raise RuntimeError("the power is gone")
+        return [Evaluation({self.objective: self.values[a.choices.count(3)]}) for a in architectures]
+
+
+@pytest.fixture(autouse=True)
+def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_nas.tasks.fidelity.bootstrap_interval", partial(bootstrap_interval, samples=20))
+
+
+def known(**arguments: Any) -> dict[str, Any]:
+    return {"class_path": f"{HERE}.Known", "init_args": arguments}
+
+
+def fit(*args: str, count: int = 6, data: Any = None, trainer: Any = None, **model: Any) -> Any:
+    """``lightning-nas fit`` on cells of NAS-Bench-201; returns the task."""
+    space = {"class_path": "lightning_nas.spaces.nasbench201.NASBench201Space"}
+    architectures = {
+        "class_path": "lightning_nas.data.architectures.ArchitecturesDataModule",
+        "init_args": {"space": space, "count": count},
+    }
+    arguments = {"proxy": known(), "truth": known(), "objective": "accuracy", "output_dir": "out", **model}
+    quiet = {"accelerator": "cpu", "devices": 1, "enable_progress_bar": False, "enable_model_summary": False}
+    keep = {"class_path": "ModelCheckpoint", "init_args": {"dirpath": "kept", "filename": "last"}}
+    config = {
+        "model": {"class_path": "lightning_nas.tasks.fidelity.FidelityTask", "init_args": arguments},
+        "data": merge(architectures, data or {}),
+        "trainer": {**quiet, "max_epochs": 1, "log_every_n_steps": 1, "callbacks": [keep], **(trainer or {})},
+    }
+    Path("run.yaml").write_text(yaml.safe_dump(config))
+    return run(["fit", "--config", "run.yaml", *args]).model
+
+
+def written(folder: str = "out") -> dict[str, Any]:
+    return read_json(Path(folder) / "fidelity.json", repair="")
+
+
+def digits_proxy(folder: str = ".") -> Path:
+    images, labels = torch.randn(40, 1, 8, 8), torch.arange(40) % 10
+    scheme = started(RandomSubset(4), images, labels)
+    return Proxy(scheme, [str(i) for i in range(10)], [0.3], [0.4], {"matcher": "mine"}).save(
+        Path(folder) / "proxy.safetensors"
+    )
+
+
+# Architectures as data.
+
+
+def test_architectures_differ_come_in_one_order_and_more_of_them_begin_alike() -> None:
+    data = ArchitecturesDataModule(NASBench201Space(), count=20, seed=3)
+    served = list(data.train_dataloader())
+    assert served == data.architectures == list(ArchitecturesDataModule(NASBench201Space(), 20, 3).train_dataloader())
+    assert len({NASBench201Space().key(a) for a in served}) == 20
+    assert ArchitecturesDataModule(NASBench201Space(), 30, 3).architectures[:20] == served
+    assert ArchitecturesDataModule(NASBench201Space(), 20, 4).architectures != served
+
+
+def test_a_loader_of_architectures_goes_on_where_it_stopped() -> None:
+    data = ArchitecturesDataModule(NASBench201Space(), count=5)
+    first = data.train_dataloader()
+    batches = iter(first)
+    next(batches)
+    next(batches)
+    rest = data.train_dataloader()
+    rest.load_state_dict(first.state_dict())
+    assert list(rest) == data.architectures[2:]
+
+
+def test_a_space_that_is_too_small_is_refused() -> None:
+    small = NASBench201Space(operations=("none", "nor_conv_3x3"))
+    assert len(ArchitecturesDataModule(small, count=64).architectures) == 64
+    with pytest.raises(ConfigError, match=r"gave 64 different architectures in 6500 draws, but count is 65"):
+        ArchitecturesDataModule(small, count=65).setup("fit")
+    with pytest.raises(ConfigError, match="at least 2"):
+        ArchitecturesDataModule(small, count=1)
+
+
+# Figures of known rankings.
+
+
+def test_equal_rankings_agree_and_are_written() -> None:
+    task = fit()
+    found = written()
+    assert found["kendall_tau"] == pytest.approx(1)
+    assert found["interval"] == pytest.approx([1, 1])
+    assert found["regret"] == found["regret_points"] == 0
+    assert (found["architectures"], found["informative_only"], found["passed"]) == (6, True, None)
+    space = NASBench201Space()
+    drawn = ArchitecturesDataModule(space, 6).architectures
+    assert [row["architecture"] for row in found["results"]] == [space.text(a) for a in drawn]
+    truths = [a.choices.count(3) / 10 for a in drawn]
+    assert [(row["proxy"], row["truth"]) for row in found["results"]] == [(t, t) for t in truths]
+    assert (found["best_truth"], found["mean_truth"]) == (max(truths), pytest.approx(sum(truths) / 6))
+    assert task.outputs == {"fidelity": [Path("out/fidelity.json")]}
+    (curves,) = Path("lightning_logs").glob("**/metrics.csv")
+    rows = curves.read_text().splitlines()
+    assert rows[0].split(",") == ["epoch", "proxy", "regret", "step", "tau", "truth"]
+    assert len(rows) == 7
+
+
+def test_lower_is_better_for_a_loss_alone() -> None:
+    rising = [0.1 * i for i in range(7)]
+    fit(proxy=known(values=rising, objective="search/loss"), objective="search/loss")
+    found = written()
+    assert found["kendall_tau"] == pytest.approx(-1)
+    truths = [row["truth"] for row in found["results"]]
+    assert found["regret"] == pytest.approx(max(truths) - min(truths))
+    assert found["regret_points"] == pytest.approx(100 * found["regret"])
+
+
+def test_scores_without_an_order_have_no_tau_and_reach_no_threshold() -> None:
+    with pytest.warns(UserWarning, match="not defined, because all scores or all truths are equal, the threshold"):
+        fit(proxy=known(values=[0.5] * 7), threshold=-1.0)
+    found = written()
+    assert (found["kendall_tau"], found["interval"], found["passed"]) == (None, [None, None], False)
+    truths = [row["truth"] for row in found["results"]]
+    assert found["regret"] == pytest.approx(max(truths) - sum(truths) / 6)
+
+
+def test_the_result_is_put_into_the_proxy_and_all_else_stays() -> None:
+    path = digits_proxy()
+    before = json.loads(Path("proxy.json").read_text())
+    task = fit(write_to=str(path), threshold=0.5)
+    after = json.loads(Path("proxy.json").read_text())
+    found = written()
+    assert after.pop("fidelity") == {k: v for k, v in found.items() if k not in ("schema", "lightning_nas", "results")}
+    assert after == before
+    assert found["passed"] is True
+    assert Proxy.load(path).info["fidelity"]["kendall_tau"] == found["kendall_tau"]
+    assert task.inputs == {"proxy": [path, path.with_suffix(".json")]} == {"proxy": task.outputs["proxy"]}
+
+
+def test_below_the_threshold_a_warning_says_what_was_measured_and_what_to_do() -> None:
+    wrong = known(values=[-i for i in range(7)])
+    with pytest.warns(UserWarning, match=r"tau of 6 .* -1\.000 \(95 % interval -1\.000 to -1\.000\).* 0\.2\. Distill"):
+        fit(proxy=wrong, threshold=0.2)
+    assert written()["passed"] is False
+
+
+def test_a_stop_comes_after_everything_is_written_and_needs_no_second_evaluation() -> None:
+    path = digits_proxy()
+    wrong = {"proxy": known(values=[-i for i in range(7)]), "threshold": 0.2, "write_to": str(path)}
+    with pytest.raises(FidelityError, match="search on real images instead"):
+        fit(**wrong, stop=True)
+    assert written()["passed"] is False
+    assert "fidelity" in Proxy.load(path).info
+    Path("out/fidelity.json").unlink()
+    wrong["proxy"]["init_args"]["fail_at"] = 1
+    with pytest.raises(FidelityError):
+        fit("--ckpt_path", "kept/last.ckpt", **wrong, stop=True)
+    assert written()["architectures"] == 6
+
+
+# Going on.
+
+
+def test_a_run_that_fails_in_the_middle_goes_on_and_ends_as_an_uninterrupted_one() -> None:
+    digits_proxy()
+    short = {"steps": 2, "batch_size": 16, "channels": 4, "cells": 1}
+    distilled = {
+        "class_path": "lightning_nas.data.distilled.DistilledDataModule",
+        "init_args": {
+            "proxy": "proxy.safetensors",
+            "held_out": {**DIGITS, "init_args": {"validation_fraction": 0.05}},
+        },
+    }
+    halves = {"class_path": "lightning_nas.data.halves.HalvesDataModule", "init_args": {"data": DIGITS}}
+    training = "lightning_nas.evaluation.short_training.ShortTraining"
+    model = {
+        "proxy": {"class_path": training, "init_args": {"data": distilled, **short}},
+        "truth": {"class_path": training, "init_args": {"data": halves, **short}},
+        "objective": "loss",
+    }
+    fit(**model, count=4)
+    whole = written()
+
+    with pytest.MonkeyPatch.context() as patch:
+        from lightning_nas.evaluation.short_training import ShortTraining
+
+        evaluate, calls = ShortTraining.evaluate, []
+
+        def failing(self: ShortTraining, architectures: Sequence[Architecture]) -> list[Evaluation]:
+            calls.append(1)
+            if len(calls) == 6:  # the truth of the third
+                raise RuntimeError("the power is gone")
+            return evaluate(self, architectures)
+
+        patch.setattr(ShortTraining, "evaluate", failing)
+        with pytest.raises(RuntimeError, match="the power is gone"):
+            fit("--interruption.every_n_batches", "1", **{**model, "output_dir": "second"}, count=4)
+        assert not Path("second/fidelity.json").exists()
+        fit("--ckpt_path", "kept/last.ckpt", **{**model, "output_dir": "second"}, count=4)
+    assert len(calls) == 6 + 4  # only the last two were left
+    again = written("second")
+    for found in (whole, again):
+        for row in (found, *found["results"]):
+            assert row.pop("proxy_seconds") > 0
+            assert row.pop("truth_seconds") > 0
+    assert again == whole
+    assert len({row["proxy"] for row in whole["results"]}) == 4
+
+
+def test_a_checkpoint_of_other_architectures_is_refused() -> None:
+    fit()
+    with pytest.raises(CheckpointError, match="results of 6 architectures"):
+        fit("--ckpt_path", "kept/last.ckpt", data={"init_args": {"seed": 1}})
+
+
+# Faults.
+
+
+def test_what_cannot_work_is_said_before_anything_is_evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = {"proxy": known(fail_at=1)}
+    with pytest.raises(ConfigError, match="stop needs a threshold"):
+        FidelityTask(Known(), Known(), stop=True)
+    with pytest.raises(ArtifactError, match=r"nowhere\.json does not exist\. Distill first"):
+        fit(**broken, write_to="nowhere.safetensors")
+    with pytest.raises(ConfigError, match="max_epochs is 2"):
+        fit("--trainer.max_epochs", "2", **broken)
+    with pytest.raises(ConfigError, match="precision 64-true"):
+        fit("--trainer.precision", "64-true", **broken)
+    balanced = {"class_path": "lightning_nas.data.classes.ClassBalancedDataModule", "init_args": {"data": DIGITS}}
+    with pytest.raises(ConfigError, match="it got ClassBalancedDataModule"):
+        fit(**broken, data=balanced)
+    monkeypatch.setattr(Trainer, "world_size", 2)
+    with pytest.raises(ConfigError, match="There are 2 processes"):
+        fit(**broken)
+
+
+def test_a_value_that_is_not_finite_is_named_with_its_architecture() -> None:
+    with pytest.raises(TrainingError, match=r"truth \(Known\) gives \|.*\| the accuracy nan"):
+        fit(truth=known(values=[float("nan")] * 7))
+
+
+def test_an_objective_that_is_not_there_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"proxy \(Known\) gives \['accuracy'\], not 'loss'"):
+        fit(objective="loss")
+
+
+def test_one_architecture_is_no_ranking() -> None:
+    with pytest.raises(DataError, match="two or more"):
+        fit(trainer={"limit_train_batches": 0.2})  # jsonargparse takes 1 for 1.0
