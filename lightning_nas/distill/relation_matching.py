@@ -52,6 +52,15 @@ class RelationMatching(ProxyRegularizer):
 
         with torch.no_grad():
             features = embed(real[0])
-            centre = features.mean(0)
-            target = similarities(features, real[1])
+            centre = _averaged(features.mean(0))
+            means = _averaged(class_means(F.normalize(features - centre, dim=1), real[1], classes))
+            target = means @ means.t()
         return self.weight * F.mse_loss(similarities(embed(synthetic.images), synthetic.labels), target)
+
+
+def _averaged(values: Tensor) -> Tensor:
+    """The mean over all processes, each of which has its own real images."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(values)
+        values /= torch.distributed.get_world_size()
+    return values

@@ -24,13 +24,18 @@ from lightning_nas.differentiable.hypergradient.exact_second_order import ExactS
 from lightning_nas.differentiable.hypergradient.first_order import FirstOrder
 from lightning_nas.differentiable.hypergradient.one_level import OneLevel
 from lightning_nas.differentiable.hypergradient.second_order import SecondOrder
+from lightning_nas.distill.bases import HallucinatedBases
+from lightning_nas.distill.contrast import AdversarialContrast
 from lightning_nas.distill.distribution import DistributionMatching
+from lightning_nas.distill.gradient import GradientMatching
 from lightning_nas.distill.images import PlainImages
+from lightning_nas.distill.relation_matching import RelationMatching
 from lightning_nas.errors import ConfigError, TrainingError
 from lightning_nas.spaces.darts import DARTSSpace
 from lightning_nas.spaces.nasbench201 import NASBench201Space
 from lightning_nas.tasks.bilevel import BilevelTask
 from lightning_nas.tasks.distill import DistillTask
+from lightning_nas.tasks.experts import ExpertsTask
 from lightning_nas.tasks.train import TrainTask
 from tests.helpers import quiet_trainer
 
@@ -107,9 +112,19 @@ def training(folder: Path, batch_size: int) -> tuple[LightningModule, LightningD
     return task, images(folder, batch_size)
 
 
-def distillation(folder: Path, batch_size: int) -> tuple[LightningModule, LightningDataModule]:
-    task = DistillTask(PlainImages(2), DistributionMatching(width=4, depth=2), sgd, output_dir="found")
-    return task, ClassBalancedDataModule(images(folder, 1), images_per_class=batch_size // 2, steps_per_epoch=3)
+def distillation(scheme: Any, matcher: Any, *regularizers: Any) -> Any:
+    def make(folder: Path, batch_size: int) -> tuple[LightningModule, LightningDataModule]:
+        parts = [part(width=4, depth=2) for part in regularizers]
+        task = DistillTask(scheme(2), matcher(width=4, depth=2), sgd, regularizers=parts, output_dir="found")
+        return task, ClassBalancedDataModule(images(folder, 1), images_per_class=batch_size // 2, steps_per_epoch=3)
+
+    return make
+
+
+def experts(folder: Path, batch_size: int) -> tuple[LightningModule, LightningDataModule]:
+    sizes: dict[str, Any] = {"width": 4, "depth": 2, "num_classes": 3, "image_shape": (3, 8, 8)}
+    task = ExpertsTask(sgd, experts=2, epochs_per_expert=1, output_dir="found", **sizes)
+    return task, images(folder, batch_size)
 
 
 MAKERS = {
@@ -120,7 +135,10 @@ MAKERS = {
     "low memory": bilevel(FirstOrder, memory="low"),
     "NAS-Bench-201": nasbench201,
     "training": training,
-    "distillation": distillation,
+    "distillation": distillation(PlainImages, DistributionMatching),
+    "scheme 1": distillation(HallucinatedBases, DistributionMatching, AdversarialContrast, RelationMatching),
+    "gradient matching": distillation(PlainImages, GradientMatching),
+    "experts": experts,
 }
 
 
