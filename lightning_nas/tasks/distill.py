@@ -103,12 +103,17 @@ class DistillTask(LightningModule):
         self.means.add(means, len(batch[1]))
         return loss
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Stop at a loss that is not finite; let the matcher go on."""
-        self.means.check(self, batch_idx)
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """The optimizer's step, then the matcher goes on: before any callback can write a checkpoint."""
+        seed = self._step_seed(self.global_step)
+        super().optimizer_step(*args, **kwargs)
         if self.matcher is not None:
             with torch.no_grad():
-                self.matcher.advance(self._drawn, self._step_seed(self.global_step))
+                self.matcher.advance(self._drawn, seed)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Stop at a loss that is not finite."""
+        self.means.check(self, batch_idx)
 
     def _drawn(self, seed: int) -> Synthetic:
         with torch.no_grad():

@@ -6,8 +6,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
+from lightning_nas.callbacks.interruption import Interruption
 from lightning_nas.data.classes import ClassBalancedDataModule
 from lightning_nas.data.images import DigitsDataModule
 from lightning_nas.distill.base import Proxy, ProxyRegularizer, Scheme
@@ -16,6 +19,7 @@ from lightning_nas.distill.contrast import AdversarialContrast, supervised_contr
 from lightning_nas.distill.convnet import ConvNet
 from lightning_nas.distill.coresets import Herding, KCenter
 from lightning_nas.distill.distribution import DistributionMatching
+from lightning_nas.distill.gradient import GradientMatching
 from lightning_nas.distill.images import PlainImages
 from lightning_nas.distill.relation_matching import RelationMatching
 from lightning_nas.distill.relations import RelationMappings
@@ -315,6 +319,37 @@ def test_schemes_are_trained_resumed_and_written_as_they_are_stored(
         assert changed == (parameter != "relations"), parameter  # this matcher looks at no labels
     assert one.info["stored_bytes"] == one.scheme.stored_bytes < one.images.numel() * 4
     assert one.info["proxy_images"] == len(one.images)
+
+
+class Fail(Callback):
+    """Fails in the second epoch."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Before its third batch."""
+        if (trainer.current_epoch, batch_idx) == (1, 2):
+            raise RuntimeError("the machine broke")
+
+
+def test_within_an_epoch_a_matcher_that_keeps_a_network_goes_on_too(tmp_path: Path, digits: DigitsDataModule) -> None:
+    def fit(folder: str, *callbacks: Callback, ckpt_path: Path | None = None) -> dict[str, Tensor]:
+        task = DistillTask(
+            PlainImages(2),
+            GradientMatching(width=4, depth=1, network_steps=2, reset_every=3),
+            lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.5),
+            output_dir=str(tmp_path / folder),
+        )
+        data = ClassBalancedDataModule(digits, images_per_class=8, steps_per_epoch=4)
+        keep = ModelCheckpoint(tmp_path / "kept", "last", enable_version_counter=False)
+        trainer = quiet_trainer(max_epochs=2, enable_checkpointing=True, callbacks=[keep, *callbacks])
+        trainer.fit(task, datamodule=data, ckpt_path=ckpt_path)
+        return task.state_dict()
+
+    whole = fit("whole")
+    with pytest.raises(RuntimeError, match="the machine broke"):
+        fit("parts", Interruption(every_n_batches=1), Fail())
+    resumed = fit("parts", Interruption(), ckpt_path=tmp_path / "kept" / "last.ckpt")
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
 
 
 def test_the_best_proxy_so_far_is_on_disk(tmp_path: Path, digits: DigitsDataModule) -> None:
