@@ -157,7 +157,7 @@ class GradientMatching(Matcher):
 
 
 def _averaged(gradients: list[Tensor]) -> list[Tensor]:
-    """The mean over all processes, in place."""
+    """The mean over all processes, which have the same number of real images of the class."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         flat = torch.cat([g.flatten() for g in gradients])
         torch.distributed.all_reduce(flat)
