@@ -33,8 +33,8 @@ if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import lightning_nas.cli  # noqa: F401  # imported before the forks, once for all
 from lightning_nas.__main__ import main as command
-from lightning_nas.pipeline import Pipeline
 from lightning_nas.pipeline_config import parse
+from lightning_nas.pipeline_stages import Stages
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "pipeline" / "digits.yaml"
 SMALL = {
@@ -66,7 +66,7 @@ def prepare(folder: Path) -> None:
     config, _, base = parse(["--config", str(CONFIG), *overrides])
     folder.mkdir(parents=True, exist_ok=True)
     for stage in ARTIFACTS:
-        made = Pipeline(config, folder, base, "").stage_config(stage)
+        made = Stages(config, folder, base).config_of(stage)
         made["interruption"] = {"every_n_batches": 3}
         (folder / f"{stage}.yaml").write_text(yaml.safe_dump(made))
 

@@ -11,9 +11,9 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,11 @@ import yaml
 
 from lightning_nas.artifacts import read_json, write_bytes, write_json
 from lightning_nas.errors import ConfigError, InterruptedTrainingError
-from lightning_nas.pipeline_config import merge, parse, read_yaml
+from lightning_nas.pipeline_config import parse, read_yaml
+from lightning_nas.pipeline_stages import Stages
 
 _ONE_PROCESS = {"devices": "auto", "num_nodes": 1, "strategy": "auto"}
 """Settings of a trainer that decide how many processes there are, with Lightning's defaults."""
-
-_FIDELITY = {"max_epochs": 1, "precision": "32-true", "log_every_n_steps": 1}
-"""Settings of a trainer that the stage ``fidelity`` needs, whatever the others share."""
 
 
 @dataclass
@@ -52,182 +50,15 @@ class Pipeline:
     seconds: list[dict[str, Any]] = field(default_factory=list)
     child: subprocess.Popen[bytes] | None = None
 
-    @property
-    def trainer(self) -> dict[str, Any]:
-        """What all stages share of the trainer's configuration."""
-        return dict(self.config.get("trainer") or {})
-
-    @property
-    def seed(self) -> int:
-        """The seed of all stages."""
-        return int(self.config.get("seed_everything", 0))
+    @cached_property
+    def stages(self) -> Stages:
+        """The configurations of all stages."""
+        return Stages(self.config, self.run_dir, self.base)
 
     @property
     def export_settings(self) -> dict[str, Any]:
         """``formats`` and ``licence`` of the exported network, where they are given."""
         return dict(self.config["stages"].get("export") or {})
-
-    # -- configurations -------------------------------------------------------------------------------------------
-
-    def _stage_file(self, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        given = self.config["stages"][name]
-        given = {"config": given} if isinstance(given, str) else dict(given)
-        if not isinstance(given.get("config"), str):
-            raise ConfigError(f"stages.{name} must name a YAML file under 'config'; received {given}.")
-        path = Path(given.pop("config"))
-        return read_yaml(path if path.is_file() else self.base / path), given
-
-    def _data(self, stage: Mapping[str, Any]) -> dict[str, Any]:
-        """The stage's own data with the pipeline's images in the place of its own.
-
-        The stage keeps how images are loaded (batch size, augmentations, workers); the pipeline says which they are.
-        """
-        import inspect
-
-        from lightning_nas.data.images import ImageDataModule
-
-        shared = dict(self.config["data"])
-        arguments = dict(shared.pop("init_args", None) or {})
-        class_path = shared.pop("class_path", None)
-        if not isinstance(class_path, str):
-            raise ConfigError("data needs a class_path, such as lightning_nas.data.images.DigitsDataModule.")
-        arguments |= shared  # --data.root is short for --data.init_args.root
-        own = dict(stage.get("init_args") or {})
-        if "data" in own:  # a module that wraps one of images
-            return {**stage, "init_args": {**own, "data": self._data(own["data"])}}
-        loading = set(inspect.signature(ImageDataModule.__init__).parameters)
-        kept = {key: value for key, value in own.items() if key in loading or stage.get("class_path") == class_path}
-        return {"class_path": class_path, "init_args": {"seed": self.seed, **kept, **arguments}}
-
-    def _distilled(self, stage: Mapping[str, Any]) -> dict[str, Any]:
-        """The proxy in the place of the search's own images, loaded as those are."""
-        own = dict(stage.get("init_args") or {})
-        images = dict((own.get("data") or {}).get("init_args") or {})
-        loading = {
-            "augmentations": images,
-            "seed": images,
-            "batch_size": own,
-            "search_fraction": own,
-            "split_seed": own,
-        }
-        kept = {key: part[key] for key, part in loading.items() if key in part}
-        return {
-            "class_path": "lightning_nas.data.distilled.DistilledDataModule",
-            "init_args": {"seed": self.seed, **kept, "proxy": str(self.run_dir / "proxy.safetensors")},
-        }
-
-    def _evaluator(self, evaluator: Mapping[str, Any]) -> dict[str, Any]:
-        """An evaluator on the pipeline's images, or on its proxy; one that reads neither stays as it is."""
-        own = dict(evaluator.get("init_args") or {})
-        if not isinstance(own.get("data"), dict):
-            return dict(evaluator)
-        data = dict(own["data"])
-        arguments = dict(data.get("init_args") or {})
-        if "proxy" in arguments:
-            arguments["proxy"] = str(self.run_dir / "proxy.safetensors")
-            if arguments.get("held_out"):
-                arguments["held_out"] = self._data(arguments["held_out"])
-            data["init_args"] = arguments
-        else:
-            data = self._data(data)
-        return {**evaluator, "init_args": {"seed": self.seed, **own, "data": data}}
-
-    def _fill_fidelity(self, config: dict[str, Any]) -> None:
-        """Evaluators on what the pipeline works with, architectures of the space that it searches."""
-        arguments = config["model"]["init_args"]
-        arguments["write_to"] = str(self.run_dir / "proxy.safetensors")
-        for part in ("proxy", "truth"):
-            if isinstance(arguments.get(part), dict):
-                arguments[part] = deepcopy(self._evaluator(arguments[part]))  # shared parts would be YAML's aliases
-        space = self.stage_config("search")["model"]["init_args"].get("space")
-        searched = {} if space is None else {"space": space}
-        config["data"]["init_args"] = {"seed": self.seed, **(config["data"].get("init_args") or {}), **searched}
-
-    def _hold_out(self, data: dict[str, Any]) -> None:
-        """Keep the images that the stage ``fidelity`` scores on from the distillation.
-
-        Raises:
-            ConfigError: The two limit the training images in different ways.
-        """
-        held_out: Any = self.stage_config("fidelity")["model"]["init_args"].get("proxy")
-        for key in ("init_args", "data", "init_args", "held_out", "init_args"):
-            held_out = (held_out or {}).get(key)
-        if not held_out:
-            return
-        while "data" in data["init_args"]:  # a module that wraps one of images
-            data = data["init_args"]["data"]
-        limits = data["init_args"].get("train_limit"), held_out.get("train_limit")
-        if limits[0] != limits[1]:
-            raise ConfigError(
-                f"train_limit is {limits[0]} in the stage distill and {limits[1]} in the held-out images of the stage "
-                "fidelity; the images that it scores on could be distilled. Set it for both with --data.train_limit."
-            )
-        data["init_args"] |= {key: held_out[key] for key in ("validation_fraction", "split_seed") if key in held_out}
-
-    @property
-    def fits(self) -> list[str]:
-        """The stages that are fits, in their order; without a distillation there is no proxy to check."""
-        stages = self.config["stages"]
-        names = [name for name in ("distill", "fidelity", "search", "train") if stages.get(name)]
-        return [name for name in names if name != "fidelity" or stages.get("distill")]
-
-    def stage_config(self, name: str, folder: str | None = None) -> dict[str, Any]:
-        """The full configuration of one stage's ``fit``.
-
-        Args:
-            name: ``distill``, ``fidelity``, ``search`` or ``train``.
-            folder: Subfolder of the run for its logs and checkpoints, by default the name.
-        """
-        own, over = self._stage_file(name)
-        folder = folder or name
-        config: dict[str, Any] = merge(merge(own, {"trainer": self.trainer}), over)
-        config["seed_everything"] = self.seed
-        config.setdefault("trainer", {})
-        config["num_threads"] = self.config.get("num_threads", config.get("num_threads"))
-        if not isinstance(config.get("data"), dict) or not isinstance(config.get("model"), dict):
-            raise ConfigError(f"The file of stages.{name} must have 'model' and 'data'.")
-        arguments: dict[str, Any] = config["model"].setdefault("init_args", {})
-        if name == "fidelity":
-            self._fill_fidelity(config)
-        elif name == "search" and self.config["stages"].get("distill"):
-            config["data"] = self._distilled(config["data"])
-        else:
-            config["data"] = self._data(config["data"])
-        if name == "train":
-            arguments["architecture"] = str(self.run_dir / "architecture.json")
-        else:
-            arguments["output_dir"] = str(self.run_dir)
-            if name != "fidelity":
-                arguments.setdefault("seed", self.seed)
-        if name == "distill" and "fidelity" in self.fits:
-            self._hold_out(config["data"])
-        if name == "fidelity" or (name == "distill" and not arguments.get("matcher")):  # a control trains nothing
-            config["trainer"] |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}
-        if name == "fidelity":
-            config["trainer"] |= _FIDELITY
-        for key in ("max_epochs", "fast_dev_run"):
-            if config["trainer"].get(key) in ((0,) if key == "max_epochs" else (True,)):
-                raise ConfigError(f"trainer.{key} of stage {name} is {config['trainer'][key]}: a stage must train.")
-        self._add_logging(config["trainer"], folder)
-        return config
-
-    def _add_logging(self, trainer: dict[str, Any], folder: str) -> None:
-        """Curves as CSV for the report, beside other loggers; a checkpoint after every epoch, to go on from."""
-        csv = {"class_path": "CSVLogger", "init_args": {"save_dir": str(self.run_dir), "name": folder}}
-        others = trainer.get("logger")
-        others = [] if others in (None, True, False) else others if isinstance(others, list) else [others]
-        trainer["logger"] = [csv, *others]
-        checkpoint = {
-            "class_path": "ModelCheckpoint",
-            "init_args": {
-                "dirpath": str(self.run_dir / folder / "checkpoints"),
-                "filename": "last",
-                "enable_version_counter": False,
-                "save_on_train_epoch_end": True,
-            },
-        }
-        trainer["callbacks"] = [*(trainer.get("callbacks") or []), checkpoint]
-        trainer["default_root_dir"] = str(self.run_dir)
 
     # -- running --------------------------------------------------------------------------------------------------
 
@@ -244,11 +75,11 @@ class Pipeline:
 
         if "formats" in self.export_settings:
             choose_formats(self.export_settings["formats"])
-        if self.config["stages"].get("fidelity") and "fidelity" not in self.fits:
+        if self.config["stages"].get("fidelity") and "fidelity" not in self.stages.fits:
             print("fidelity: left out, because nothing is distilled")
-        configs = {name: self.stage_config(name) for name in self.fits}
+        configs = {name: self.stages.config_of(name) for name in self.stages.fits}
         for i in range(self.random_architectures):
-            configs[f"random_{i}"] = random = self.stage_config("train", f"random_{i}")
+            configs[f"random_{i}"] = random = self.stages.config_of("train", f"random_{i}")
             random["model"]["init_args"]["architecture"] = str(self.run_dir / f"random_{i}" / "architecture.json")
         texts = {name: yaml.safe_dump(config, sort_keys=False) for name, config in configs.items()}
         for name, text in texts.items():
@@ -259,11 +90,11 @@ class Pipeline:
                     f"{self.run_dir} to start anew."
                 )
         with tempfile.TemporaryDirectory() as folder:  # a wrong configuration must not stay in the run folder
-            for name in self.fits:
+            for name in self.stages.fits:
                 check_config(write_bytes(Path(folder) / f"{name}.yaml", texts[name].encode()))
         for name, text in texts.items():
             write_bytes(self.run_dir / f"{name}.yaml", text.encode())
-        for name in self.fits:
+        for name in self.stages.fits:
             self._stage(name, test=name == "train")
         self._sample_random()
         for i in range(self.random_architectures):
@@ -342,12 +173,12 @@ class Pipeline:
         from lightning_nas.architecture import Architecture
 
         space = Architecture.load(self.run_dir / "architecture.json").space.build()
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator().manual_seed(self.stages.seed)
         for i in range(self.random_architectures):
             path = self.run_dir / f"random_{i}" / "architecture.json"
             drawn = space.sample(generator)
             if not path.is_file():
-                drawn.save(path, drawn="uniformly from the whole space", seed=self.seed, draw=i)
+                drawn.save(path, drawn="uniformly from the whole space", seed=self.stages.seed, draw=i)
 
     def _export(self) -> dict[str, Any]:
         from lightning_nas.commands import export_checkpoint
@@ -389,7 +220,7 @@ class Pipeline:
         distilled = self.run_dir / "proxy.json"
         proxy = read_json(distilled, repair="Run the distillation again.") if distilled.is_file() else {}
         measured = self.run_dir / "fidelity.json"
-        fidelity = read_json(measured, repair="Run the stage fidelity again.") if "fidelity" in self.fits else {}
+        fidelity = read_json(measured, repair="Run the stage fidelity again.") if "fidelity" in self.stages.fits else {}
         randoms = [self._tested(f"random_{i}") for i in range(self.random_architectures)]
         checkpoints = [self.run_dir / f"random_{i}" / "checkpoints" / "last.ckpt" for i in range(len(randoms))]
         peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
@@ -400,7 +231,7 @@ class Pipeline:
             "hardware": f"{platform.machine()}, {os.cpu_count()} CPUs"
             + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ", no GPU"),
             "versions": {p: version(p) for p in ("lightning_nas", "torch", "lightning", "torchvision")},
-            "seed": self.seed,
+            "seed": self.stages.seed,
             "stages": self.seconds,
             "seconds": {s["name"]: s["seconds"] for s in self.seconds},
             "seconds_total": round(sum(s["seconds"] for s in self.seconds), 2),

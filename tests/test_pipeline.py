@@ -20,6 +20,7 @@ from lightning_nas.distill.base import Proxy
 from lightning_nas.errors import ConfigError
 from lightning_nas.pipeline import Pipeline
 from lightning_nas.pipeline_config import merge, parse, set_key
+from lightning_nas.pipeline_stages import Stages
 from lightning_nas.report.screen import table
 from lightning_nas.spaces.darts import DARTSSpace
 from tests.cli.test_configs import arrays
@@ -163,7 +164,7 @@ def test_the_report_can_be_written_again(finished: Path) -> None:
 
 def stage(args: list[str], name: str, base: Path, run_dir: Path) -> dict[str, object]:
     config, _, _ = parse(args)
-    return Pipeline(config, run_dir, base, "").stage_config(name)
+    return Stages(config, run_dir, base).config_of(name)
 
 
 def test_one_argument_swaps_the_scheme_and_nothing_of_the_other_stays(tmp_path: Path, configs: Path) -> None:
@@ -185,7 +186,7 @@ def test_without_distillation_the_search_sees_halves_of_the_real_images(tmp_path
 def test_without_distillation_no_proxy_is_checked(tmp_path: Path, configs: Path) -> None:
     for swaps in (["--stages.distill", "null"], ["--stages.fidelity", "null"]):
         config, _, _ = parse(["--config", CONFIG, *swaps])
-        assert "fidelity" not in Pipeline(config, tmp_path, configs / "pipeline", "").fits
+        assert "fidelity" not in Stages(config, tmp_path, configs / "pipeline").fits
     distill: Any = stage(["--config", CONFIG, "--stages.fidelity", "null"], "distill", configs / "pipeline", tmp_path)
     assert "validation_fraction" not in distill["data"]["init_args"]["data"]["init_args"]
 
@@ -206,6 +207,28 @@ def test_the_check_of_the_proxy_is_a_fit_of_one_process(name: str, tmp_path: Pat
     write_bytes(tmp_path / "fidelity.yaml", yaml.safe_dump(fidelity).encode())
     check_config(tmp_path / "fidelity.yaml")
     assert "&id" not in (tmp_path / "fidelity.yaml").read_text()
+
+
+def test_the_search_half_may_be_real_images_that_were_not_distilled(tmp_path: Path, configs: Path) -> None:
+    held_out = {"class_path": "x.Y", "init_args": {"validation_fraction": 0.1, "split_seed": 4, "batch_size": 9}}
+    own = {"batch_size": 8, "images_per_group": 1, "proxy": "", "held_out": held_out}
+    data = {"class_path": "lightning_nas.data.distilled.DistilledDataModule", "init_args": own}
+    args = ["--config", CONFIG, "--stages.search.data", json.dumps(data)]
+    base = configs / "pipeline"
+    with pytest.raises(ConfigError, match=r"stage search holds out .*'split_seed': 4.* are not those"):
+        stage(args, "distill", base, tmp_path)
+    args += ["--stages.fidelity", "null"]
+    search: Any = stage(args, "search", base, tmp_path)
+    found = search["data"]["init_args"]
+    assert found["proxy"] == str(tmp_path / "proxy.safetensors")
+    assert (found["batch_size"], found["images_per_group"]) == (8, 1)
+    assert found["held_out"]["class_path"].endswith("DigitsDataModule")
+    assert found["held_out"]["init_args"] == {**held_out["init_args"], "seed": 0}  # type: ignore[dict-item]
+    distill: Any = stage(args, "distill", base, tmp_path)
+    images = distill["data"]["init_args"]["data"]["init_args"]
+    assert (images["validation_fraction"], images["split_seed"]) == (0.1, 4)
+    write_bytes(tmp_path / "search.yaml", yaml.safe_dump(search).encode())
+    check_config(tmp_path / "search.yaml")
 
 
 def test_a_table_stays_as_it_is(tmp_path: Path, configs: Path) -> None:
