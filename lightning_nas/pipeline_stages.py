@@ -137,7 +137,7 @@ class Stages:
                 raise ConfigError(
                     f"The images that stage {name} holds out (train_limit {limits[1]}, {part}) are not those that are "
                     f"kept from the distillation (train_limit {limits[0]}, {kept or part}); it could score on "
-                    "distilled ones. Set train_limit by --data.train_limit, and the same fraction and seed for all stages."
+                    "distilled ones. Set train_limit by --data.train_limit, and fraction and seed alike for all stages."
                 )
             kept = part
         data["init_args"] |= {key: value for key, value in (kept or {}).items() if value is not None}

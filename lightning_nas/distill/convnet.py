@@ -5,6 +5,10 @@ from torch import Tensor, nn
 from lightning_nas.errors import DataError
 
 
+_CACHE_BYTES = 2**23
+"""Of the widest tensor on a CPU: a few of these fit into its cache; memory of larger ones is mapped anew each time."""
+
+
 class ConvNet(nn.Module):
     """``depth`` blocks of 3x3 convolution, instance norm, ReLU and 2x2 average pooling, then a linear classifier.
 
@@ -40,3 +44,15 @@ class ConvNet(nn.Module):
         """Map images ``(batch, channels, height, width)`` to logits ``(batch, classes)``."""
         logits: Tensor = self.classifier(self.features(x))
         return logits
+
+
+def cached_images(images: Tensor, width: int) -> int:
+    """How many images at a time a ConvNet is the fastest with: on a CPU, its widest tensors should fit into a cache.
+
+    Args:
+        images: ``(n, channels, height, width)``.
+        width: Channels of the network.
+    """
+    if images.device.type != "cpu":
+        return len(images)
+    return max(1, _CACHE_BYTES // (width * images[0, 0].numel() * images.element_size()))

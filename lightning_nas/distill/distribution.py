@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 
 from lightning_nas.distill.base import Batch, Matcher, Synthetic
-from lightning_nas.distill.convnet import ConvNet
+from lightning_nas.distill.convnet import ConvNet, cached_images
 from lightning_nas.distill.siamese import SiameseAugmentation
 from lightning_nas.errors import ConfigError
 
@@ -54,7 +54,8 @@ class DistributionMatching(Matcher):
         embed = self._embedding((images.shape[1], images.shape[2], images.shape[3]), seed, images)
         classes = int(labels.max()) + 1
         with torch.no_grad():
-            targets = [class_means(features, real[1], classes) for features in embed(reals)]
+            chunks = [embed(chunk) for chunk in reals.split(cached_images(reals, self.width))]
+            targets = [class_means(features, real[1], classes) for features in torch.cat(chunks, 1)]
         found = [class_means(features, labels, classes) for features in embed(images)]
         distances = [(mean - target).square().sum() for mean, target in zip(found, targets, strict=True)]
         return torch.stack(distances).mean()
