@@ -4,7 +4,6 @@ from torch import Tensor, nn
 
 from lightning_nas.errors import DataError
 
-
 _CACHE_BYTES = 2**23
 """Of the widest tensor on a CPU: a few of these fit into its cache; memory of larger ones is mapped anew each time."""
 
