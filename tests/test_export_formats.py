@@ -5,6 +5,7 @@ import importlib
 import json
 import random
 import re
+import runpy
 import sys
 import zipfile
 from collections.abc import Callable, Sequence
@@ -84,10 +85,8 @@ def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def load_py(folder: Path) -> Callable[[Tensor], Tensor]:
-    spec = importlib.util.spec_from_file_location("a_written_network", folder / "network.py")
-    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
-    spec.loader.exec_module(module)  # type: ignore[union-attr]
-    network: nn.Module = module.network()
+    # unlike an import this leaves no __pycache__ behind, among the files that are looked at
+    network: nn.Module = runpy.run_path(str(folder / "network.py"))["network"]()
     return network
 
 

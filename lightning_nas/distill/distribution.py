@@ -1,9 +1,9 @@
 """Distribution matching."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from lightning_nas.distill.base import Batch, Matcher, Synthetic
@@ -30,7 +30,7 @@ class DistributionMatching(Matcher):
     Args:
         width: Channels of the embedding network (the paper: 128).
         depth: Its blocks; each halves the image (the paper: 3 at 32x32).
-        networks: Embedding networks a step, at least 1, computed together (the paper: 1).
+        networks: Embedding networks a step, at least 1; on a GPU they are computed together (the paper: 1).
         augmentation: Of real and synthetic images alike; none if null.
     """
 
@@ -66,20 +66,30 @@ class DistributionMatching(Matcher):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             made = [ConvNet(shape, 1, self.width, self.depth).features.to(like) for _ in range(self.networks)]
-        if self.networks == 1:
-            network = made[0].requires_grad_(False)
-            return lambda x: network(x)[None]
-        parameters, buffers = stack_module_state(made)
-        parameters = {name: p.detach() for name, p in parameters.items()}
+        # on a CPU one after the other is three times as fast
+        return together(made) if like.is_cuda and self.networks > 1 else one_by_one(made)
 
-        def call(own: dict[str, Tensor], x: Tensor) -> Tensor:
-            features: Tensor = functional_call(made[0], (own, buffers), (x,))
-            return features
 
-        together = vmap(call, in_dims=(0, None))
+def one_by_one(networks: Sequence[nn.Module]) -> Callable[[Tensor], Tensor]:
+    """Map images to the features of frozen networks, ``(networks, batch, features)``."""
+    for network in networks:
+        network.requires_grad_(False)
+    return lambda x: torch.stack([network(x) for network in networks])
 
-        def embed(x: Tensor) -> Tensor:
-            features: Tensor = together(parameters, x)
-            return features
 
-        return embed
+def together(networks: Sequence[nn.Module]) -> Callable[[Tensor], Tensor]:
+    """``one_by_one`` of networks of the same form, in one batched pass."""
+    parameters, buffers = stack_module_state(list(networks))
+    parameters = {name: p.detach() for name, p in parameters.items()}
+
+    def call(own: dict[str, Tensor], x: Tensor) -> Tensor:
+        features: Tensor = functional_call(networks[0], (own, buffers), (x,))
+        return features
+
+    batched = vmap(call, in_dims=(0, None))
+
+    def embed(x: Tensor) -> Tensor:
+        features: Tensor = batched(parameters, x)
+        return features
+
+    return embed

@@ -11,7 +11,7 @@ from torch.nn.grad import conv2d_input, conv2d_weight
 
 from lightning_nas.data.splits import derived_seed
 from lightning_nas.distill.base import Batch, Matcher, Synthetic
-from lightning_nas.distill.convnet import ConvNet
+from lightning_nas.distill.convnet import ConvNet, cached_images
 from lightning_nas.distill.siamese import SiameseAugmentation
 from lightning_nas.errors import ConfigError
 
@@ -20,9 +20,6 @@ _MOMENTUM = 0.5
 
 _SMALLEST = 1e-8
 """A row of a gradient that is shorter has no direction."""
-
-_CHUNK_BYTES = 2**23
-"""Of the widest tensor on a CPU. A few of these fit into its cache; memory of larger ones is mapped anew each time."""
 
 
 class GradientMatching(Matcher):
@@ -272,7 +269,7 @@ class Derivatives:
             every: With respect to ``trained`` instead of ``matched``.
         """
         total: list[Tensor] = []
-        chunk = self._chunk(images)
+        chunk = cached_images(images, len(self.convolutions[0]))
         for x, y in zip(images.split(chunk), answers.expand(len(images), -1).split(chunk), strict=True):
             blocks, features = self._forward(x)
             errors = (self._shares(features) * y.sum(1, keepdim=True) - y) / len(images)
@@ -304,12 +301,6 @@ class Derivatives:
         bent = shares * logits * mass / len(images)
         gradient = (bent @ self.like + errors @ last).view(features.shape)
         return Found(value, self._bend(blocks, slopes, turns, moves, gradient), -logits / len(images))
-
-    def _chunk(self, images: Tensor) -> int:
-        if self.format is torch.contiguous_format:
-            return len(images)
-        pixels = images.shape[2] * images.shape[3]
-        return max(1, _CHUNK_BYTES // (len(self.convolutions[0]) * pixels * images.element_size()))
 
     def _shares(self, features: Tensor) -> Tensor:
         """Probabilities of the classes."""

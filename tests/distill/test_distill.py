@@ -9,7 +9,7 @@ from lightning_nas.data.classes import ClassBalancedDataModule
 from lightning_nas.data.images import DigitsDataModule
 from lightning_nas.distill.base import Proxy, Scheme, Synthetic
 from lightning_nas.distill.convnet import ConvNet
-from lightning_nas.distill.distribution import DistributionMatching, class_means
+from lightning_nas.distill.distribution import DistributionMatching, class_means, one_by_one, together
 from lightning_nas.distill.images import Noise, PlainImages, RandomSubset, class_subset
 from lightning_nas.distill.siamese import SiameseAugmentation
 from lightning_nas.errors import ConfigError, DataError
@@ -71,6 +71,14 @@ def test_several_networks_are_the_mean_over_them_and_their_gradient() -> None:
     expected = sum(distances) / 3
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(*(torch.autograd.grad(loss, proxy)[0] for loss in (found, expected)))
+
+
+def test_networks_computed_together_are_those_one_by_one() -> None:
+    networks = [ConvNet((1, 8, 8), 1, 6, 2).features for _ in range(3)]
+    x = torch.randn(5, 1, 8, 8, requires_grad=True)
+    both = [make(networks)(x) for make in (together, one_by_one)]
+    torch.testing.assert_close(*both)
+    torch.testing.assert_close(*(torch.autograd.grad(f.square().sum(), x)[0] for f in both))
 
 
 def test_real_and_synthetic_images_are_augmented_alike() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_nas.data.classes import ClassBalancedDataModule
 from lightning_nas.data.images import DigitsDataModule
-from lightning_nas.distill import gradient
+from lightning_nas.distill import convnet
 from lightning_nas.distill.base import Synthetic
 from lightning_nas.distill.convnet import ConvNet
 from lightning_nas.distill.gradient import Derivatives, GradientMatching, directions
@@ -60,7 +60,7 @@ def by_hand(network: nn.Module, real: tuple[Tensor, Tensor], synthetic: Syntheti
 def test_it_is_the_loop_over_classes_written_out(
     size: tuple[int, int], soft: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gradient, "_CHUNK_BYTES", 6 * size[0] * size[1] * 8 * 4)  # of 6 images, 4 and then 2
+    monkeypatch.setattr(convnet, "_CACHE_BYTES", 6 * size[0] * size[1] * 8 * 4)  # of 6 images, 4 and then 2
     real = torch.randn(24, 3, *size).double()
     images = torch.randn(12, 3, *size).double().requires_grad_()
     labels = torch.arange(12) % 4
