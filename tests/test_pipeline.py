@@ -295,7 +295,7 @@ def test_cifar_pipeline_runs_on_arrays(tmp_path: Path) -> None:
         (["--data.root", "[a"], "YAML"),
         (["--stages.export.foo", "1"], r"stages\.export"),
         (["--stages.train.trainer.max_epochs", "0"], "max_epochs"),
-        (["--stages.distill.data.init_args.data.init_args.train_limit", "99"], "could be distilled"),
+        (["--stages.distill.data.init_args.data.init_args.train_limit", "99"], "score on distilled ones"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_runs(tmp_path: Path, args: list[str], match: str) -> None:
