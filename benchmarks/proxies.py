@@ -54,8 +54,8 @@ def _rows(steps: int) -> dict[str, tuple[str, dict[str, Any]]]:
         data = {"images_per_class": 32, "steps_per_epoch": max(1, round(steps * share / EPOCHS))}
         return {"model": {"init_args": model}, "data": {"init_args": data}, "trainer": {"max_epochs": EPOCHS}}
 
-    def subset(count: int) -> dict[str, Any]:
-        return {"model": {"init_args": {"scheme": {"init_args": {"images_per_class": count}}}}}
+    def subset(count: int, **features: int) -> dict[str, Any]:
+        return {"model": {"init_args": {"scheme": {"init_args": {"images_per_class": count, **features}}}}}
 
     distribution = (1.0, {"width": 64}, {"lr": 1.0})
     gradient = (0.2, {"width": 64, "network_steps": 5}, {"lr": 1.0})
@@ -72,8 +72,8 @@ def _rows(steps: int) -> dict[str, tuple[str, dict[str, Any]]]:
         "random subset": ("random_subset", subset(10)),
         "random subset, a byte a pixel": ("random_subset", subset(40)),
         "noise": ("noise", subset(10)),
-        "herding": ("herding", subset(10)),
-        "k-centre": ("k_center", subset(10)),
+        "herding": ("herding", subset(10, width=32, steps=150)),
+        "k-centre": ("k_center", subset(10, width=32, steps=150)),
         "distribution matching": ("distribution_matching", trained(*distribution)),
         "gradient matching": ("gradient_matching", trained(*gradient)),
         "scheme 1": ("scheme1", trained(*distribution, bases)),
