@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_nas.distill.convnet import ConvNet
+from lightning_nas.distill.convnet import ConvNet, cached_images
 from lightning_nas.distill.images import RandomSubset, class_subset
 from lightning_nas.errors import ConfigError
 
@@ -72,7 +72,8 @@ class Coreset(RandomSubset):
             for _ in range(self.steps):
                 batch = torch.randint(len(images), (_BATCH,), generator=generator)
                 optimizer.zero_grad()
-                F.cross_entropy(network(images[batch]), labels[batch]).backward()
+                for part in batch.split(cached_images(images, self.width)):
+                    (F.cross_entropy(network(images[part]), labels[part], reduction="sum") / len(batch)).backward()
                 optimizer.step()
                 scheduler.step()
         with torch.no_grad():
