@@ -47,10 +47,17 @@ _SPACES = ("nasbench201", "darts")
 def _rows(steps: int) -> dict[str, tuple[str, dict[str, Any]]]:
     """A file of ``configs/distill`` and what is changed in it, by the row's name."""
 
-    def trained(share: float, matcher: dict[str, Any], optimizer: dict[str, Any], scheme: Any = None) -> dict[str, Any]:
+    def trained(
+        share: float, matcher: dict[str, Any], optimizer: dict[str, Any], scheme: Any = None, beside: Sequence[str] = ()
+    ) -> dict[str, Any]:
         model: dict[str, Any] = {"matcher": {"init_args": matcher}, "optimizer": {"init_args": optimizer}}
         if scheme is not None:
             model["scheme"] = scheme
+        if beside:
+            narrow = {"width": 32, "depth": 3}
+            model["regularizers"] = [
+                {"class_path": f"lightning_nas.distill.{name}", "init_args": narrow} for name in beside
+            ]
         data = {"images_per_class": 32, "steps_per_epoch": max(1, round(steps * share / EPOCHS))}
         return {"model": {"init_args": model}, "data": {"init_args": data}, "trainer": {"max_epochs": EPOCHS}}
 
@@ -68,6 +75,7 @@ def _rows(steps: int) -> dict[str, tuple[str, dict[str, Any]]]:
         "class_path": "lightning_nas.distill.relations.RelationMappings",
         "init_args": {"bases": 64, "mappings": 50, "mapping_lr": 0.01, "label_lr": 0.1},
     }
+    contrast, relation = "contrast.AdversarialContrast", "relation_matching.RelationMatching"
     return {
         "random subset": ("random_subset", subset(10)),
         "random subset, a byte a pixel": ("random_subset", subset(40)),
@@ -76,11 +84,11 @@ def _rows(steps: int) -> dict[str, tuple[str, dict[str, Any]]]:
         "k-centre": ("k_center", subset(10, width=32, steps=150)),
         "distribution matching": ("distribution_matching", trained(*distribution)),
         "gradient matching": ("gradient_matching", trained(*gradient)),
-        "scheme 1": ("scheme1", trained(*distribution, bases)),
+        "scheme 1": ("scheme1", trained(*distribution, bases, [contrast])),
         "scheme 1, gradient matching": ("gradient_matching", trained(*gradient, bases)),
-        "scheme 2": ("scheme2", trained(*distribution, relations)),
+        "scheme 2": ("scheme2", trained(*distribution, relations, [relation])),
         "scheme 2, gradient matching": ("gradient_matching", trained(*gradient, relations)),
-        "scheme 2, hallucinators": ("scheme2_hallucinators", trained(*distribution)),
+        "scheme 2, hallucinators": ("scheme2_hallucinators", trained(*distribution, None, [contrast, relation])),
     }
 
 
@@ -170,7 +178,7 @@ class Bench:
         }
         config = merge(config, {"seed_everything": seed, "data": {"init_args": data}})
         config["model"]["init_args"]["network"]["init_args"] = {"width": 64, "depth": 3}
-        config["trainer"]["max_epochs"] = max(1, round(self.options.quality_steps * batch / proxy))
+        config["trainer"]["max_epochs"] = max(1, round(self.options.quality_steps / (proxy // batch)))
         made = fit("quality", config, folder)
         tested: Any = made.trainer.test(made.model, made.datamodule, verbose=False)
         return float(tested[0]["test/accuracy"])
@@ -209,7 +217,7 @@ class Bench:
         return [-e.objectives["loss"] for e in training.evaluate(self.candidates(space))]
 
     def truth(self, name: str) -> list[float]:
-        """Accuracies: of the table, or of trainings five times as long on all real images."""
+        """Accuracies: of the table, or of longer trainings on real images; see the numbers of steps below."""
         path = self.out / f"truth_{name}.json"
         if not path.is_file():
             space = self.spaces()[name][0]

@@ -48,6 +48,10 @@ class InterruptedTrainingError(NASError):
         self.resume: list[str] | None = None
 
 
+class BudgetError(NASError):
+    """More architectures were looked up than a budget allows."""
+
+
 class FidelityError(NASError):
     """A proxy ranks architectures too badly to be searched on."""
 

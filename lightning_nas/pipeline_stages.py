@@ -92,7 +92,11 @@ class Stages:
 
     def _on_proxy(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Data of a proxy, with the pipeline's, and the part of its images that is held out."""
-        arguments = {**(data.get("init_args") or {}), "proxy": str(self.run_dir / "proxy.safetensors")}
+        arguments = {
+            "seed": self.seed,
+            **(data.get("init_args") or {}),
+            "proxy": str(self.run_dir / "proxy.safetensors"),
+        }
         if arguments.get("held_out"):
             arguments["held_out"] = self._data(arguments["held_out"])
         return {**data, "init_args": arguments}
@@ -112,6 +116,10 @@ class Stages:
         for part in ("proxy", "truth"):
             if isinstance(arguments.get(part), dict):
                 arguments[part] = deepcopy(self._evaluator(arguments[part]))  # shared parts would be YAML's aliases
+        held_out = _within(arguments, *_HELD_OUT["fidelity"][2:])
+        images = _within(arguments, "truth", "init_args", "data", "init_args", "data", "init_args")
+        if held_out and images is not None:  # the truth sees other images than those that the proxy is scored on
+            images |= _part(held_out)
         space = self.config_of("search")["model"]["init_args"].get("space")
         searched = {} if space is None else {"space": space}
         config["data"]["init_args"] = {"seed": self.seed, **(config["data"].get("init_args") or {}), **searched}
@@ -126,13 +134,11 @@ class Stages:
             data = data["init_args"]["data"]
         kept = None
         for name, path in _HELD_OUT.items():
-            held_out: Any = self.config_of(name) if name in self.fits else None
-            for key in path:
-                held_out = (held_out or {}).get(key)
+            held_out = _within(self.config_of(name) if name in self.fits else None, *path)
             if not held_out:
                 continue
             limits = data["init_args"].get("train_limit"), held_out["init_args"].get("train_limit")
-            part = {key: held_out["init_args"].get(key) for key in ("validation_fraction", "split_seed")}
+            part = _part(held_out)
             if limits[0] != limits[1] or part != (kept or part):
                 raise ConfigError(
                     f"The images that stage {name} holds out (train_limit {limits[1]}, {part}) are not those that are "
@@ -140,7 +146,7 @@ class Stages:
                     "distilled ones. Set train_limit by --data.train_limit, and fraction and seed alike for all stages."
                 )
             kept = part
-        data["init_args"] |= {key: value for key, value in (kept or {}).items() if value is not None}
+        data["init_args"] |= kept or {"validation_fraction": 0.0}
 
     @property
     def fits(self) -> list[str]:
@@ -206,3 +212,16 @@ class Stages:
         }
         trainer["callbacks"] = [*(trainer.get("callbacks") or []), checkpoint]
         trainer["default_root_dir"] = str(self.run_dir)
+
+
+def _within(config: Any, *keys: str) -> Any:
+    """What is found at a path of keys; None where there is nothing."""
+    for key in keys:
+        config = (config or {}).get(key)
+    return config
+
+
+def _part(held_out: Mapping[str, Any]) -> dict[str, Any]:
+    """Which images a module of images keeps from training."""
+    defaults = {"validation_fraction": 0.0, "split_seed": 0}
+    return {key: held_out["init_args"].get(key, value) for key, value in defaults.items()}

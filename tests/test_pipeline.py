@@ -188,7 +188,7 @@ def test_without_distillation_no_proxy_is_checked(tmp_path: Path, configs: Path)
         config, _, _ = parse(["--config", CONFIG, *swaps])
         assert "fidelity" not in Stages(config, tmp_path, configs / "pipeline").fits
     distill: Any = stage(["--config", CONFIG, "--stages.fidelity", "null"], "distill", configs / "pipeline", tmp_path)
-    assert "validation_fraction" not in distill["data"]["init_args"]["data"]["init_args"]
+    assert distill["data"]["init_args"]["data"]["init_args"]["validation_fraction"] == 0
 
 
 @pytest.mark.parametrize("name", sorted(p.name for p in (ROOT / "configs" / "pipeline").glob("*.yaml")))

@@ -74,6 +74,15 @@ class ImageDataModule(LightningDataModule, ABC):
         self._normalization: Tensor | None = None
         self._limit_val_batches: int | float | None = None
 
+    @property
+    def split(self) -> dict[str, Any]:
+        """What decides which of the training images are the training set, and which the validation set."""
+        return {
+            "train_limit": self.train_limit,
+            "validation_fraction": self.validation_fraction,
+            "split_seed": self.split_seed,
+        }
+
     @abstractmethod
     def load_train(self) -> LabelledImages:
         """Open all training images.

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
@@ -96,6 +96,7 @@ class ProxyDataModule(ImageDataModule):
 
     Attributes:
         inputs: The proxy's files, by the kind of artifact.
+        info: What ``proxy.json`` says of it, once it is read.
 
     Args:
         proxy: Path of ``proxy.safetensors``, with ``proxy.json`` beside it.
@@ -117,6 +118,7 @@ class ProxyDataModule(ImageDataModule):
         self.proxy = proxy
         self.test = test
         self.inputs = {"proxy": [Path(proxy), Path(proxy).with_suffix(".json")]}
+        self.info: dict[str, Any] = {}
 
     def prepare_data(self) -> None:
         """Download the test images, in one process of every machine."""
@@ -133,6 +135,7 @@ class ProxyDataModule(ImageDataModule):
             raise DataError(f"{self.proxy} has images that are not finite. Distill again, with a lower learning rate.")
         rank_zero_info(f"{self.proxy}: {len(made.labels):,} images made of {proxy.scheme.stored_bytes:,} stored bytes")
         self._statistics = list(proxy.mean), list(proxy.std)
+        self.info = proxy.info
         if made.targets is None:
             return ImageSet(made.images, made.labels, proxy.class_names, made.groups, source=self.proxy)
         return SoftImageSet(made.images, made.labels, proxy.class_names, made.groups, made.targets, self.proxy)
@@ -186,6 +189,7 @@ class DistilledDataModule(HalvesDataModule):
     ) -> None:
         data = ProxyDataModule(proxy, augmentations=augmentations, seed=seed)
         super().__init__(data, batch_size, search_fraction, split_seed)
+        self._images = data
         self.proxy = proxy
         if images_per_group is not None and images_per_group < 1:
             raise ConfigError(f"images_per_group is {images_per_group}; it must be at least 1, or null for all.")
@@ -202,6 +206,13 @@ class DistilledDataModule(HalvesDataModule):
         if self.held_out is None:
             return super()._halves
         real, proxy = self.held_out.validation_set, self.data.train_set
+        made, own = self._images.info.get("split"), self.held_out.split
+        if made not in (None, own):
+            raise DataError(
+                f"{self.proxy} was distilled from what {made} leaves of the training images, but held_out has {own}: "
+                "images to score on could be distilled ones. Give both the same train_limit, validation_fraction and "
+                "split_seed."
+            )
         _check_classes(real.class_names, proxy.class_names, self.proxy)
         if real.image_shape != proxy.image_shape:
             raise DataError(

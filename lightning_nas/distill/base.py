@@ -171,7 +171,9 @@ class Proxy:
     def save(self, path: str | Path) -> Path:
         """Write both files."""
         path = Path(path)
-        write_tensors(path, self.scheme.state_dict())
+        # float32 is what is read, whatever the distillation computed in
+        tensors = self.scheme.state_dict().items()
+        write_tensors(path, {name: t.float() if t.is_floating_point() else t for name, t in tensors})
         kind = type(self.scheme)
         scheme = {"class_path": f"{kind.__module__}.{kind.__qualname__}", "arguments": self.scheme.arguments()}
         content = {"class_names": self.class_names, "mean": self.mean, "std": self.std, "scheme": scheme, **self.info}
@@ -267,6 +269,13 @@ class Matcher(nn.Module, ABC):
             image_shape: ``(channels, height, width)``.
             num_classes: Number of classes.
             seed: Of all random choices.
+        """
+
+    def check_source(self, source: Mapping[str, Any]) -> None:  # noqa: B027
+        """Refuse a source that does not go with what the matcher reads; by default it reads nothing.
+
+        Args:
+            source: Mean, deviation, and split of the images that are distilled.
         """
 
     def parameter_groups(self) -> list[dict[str, Any]]:

@@ -6,12 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_nas.data.splits import derived_seed
 from lightning_nas.distill.base import Scheme, Synthetic
 from lightning_nas.distill.images import class_subset
 from lightning_nas.errors import ConfigError, DataError
 
 KERNEL = 3
 """Side of the hallucinators' convolutions."""
+
+_LIFT = 2.5
+"""Normalised images have hardly any values below minus this."""
 
 
 class HallucinatedBases(Scheme):
@@ -36,7 +40,8 @@ class HallucinatedBases(Scheme):
         base_channels: Channels of a base, 1 or those of the images; 1 stores a third for colour images. Those of the
             images if null.
         downscale: Side of an image divided by that of a base; 2 stores a quarter.
-        width: Channels inside a hallucinator; those of the images if null, which at 32x32x3 are 5,568 parameters.
+        width: Channels inside a hallucinator, at least those of the images; these if null, which at 32x32x3 are 5,568
+            parameters.
         nonlinear: Whether a ReLU follows scale and shift.
         noise: Deviation of the normal noise that hallucinators differ by at the start.
         hallucinator_lr: Learning rate of the hallucinators; that of the bases if null.
@@ -97,6 +102,8 @@ class HallucinatedBases(Scheme):
         self.bases = nn.Parameter(F.avg_pool2d(bases, self.downscale).clone())
         self.register_buffer("labels", labels[chosen].clone())
         count, width = self.hallucinators, self.width or channels
+        if width < channels:
+            raise ConfigError(f"width is {width}; images of {channels} channels need at least so many.")
 
         def noisy(start: Tensor) -> nn.Parameter:
             return nn.Parameter(start + self.noise * torch.randn(start.shape, generator=generator))
@@ -110,8 +117,11 @@ class HallucinatedBases(Scheme):
             decode[:, inner, inner % channels, middle, middle] = 1.0 / alike
         inside = (count, width, height - KERNEL + 1, side - KERNEL + 1)
         self.encode, self.decode = noisy(encode), noisy(decode)
-        self.encode_bias, self.decode_bias = (nn.Parameter(torch.zeros(count, n)) for n in (width, channels))
-        self.scale, self.shift = noisy(torch.ones(inside)), nn.Parameter(torch.zeros(inside))
+        self.encode_bias = nn.Parameter(torch.zeros(count, width))
+        # lifted above the ReLU and back again: hardly any value of a normalised image is cut off
+        lift = _LIFT if self.nonlinear else 0.0
+        self.decode_bias = nn.Parameter(torch.full((count, channels), -lift))
+        self.scale, self.shift = noisy(torch.ones(inside)), nn.Parameter(torch.full(inside, lift))
 
     def hallucinate(self, chosen: slice = slice(None)) -> Tensor:
         """Images of all bases by some hallucinators, ``(bases, hallucinators, channels, height, width)``."""
@@ -137,7 +147,8 @@ class HallucinatedBases(Scheme):
 
     def draw(self, seed: int) -> Synthetic:
         """All bases by one hallucinator; see ``Scheme.draw``."""
-        return self.by_one(int(torch.randint(len(self.encode), (1,), generator=torch.Generator().manual_seed(seed))))
+        generator = torch.Generator().manual_seed(derived_seed(seed, "draw"))
+        return self.by_one(int(torch.randint(len(self.encode), (1,), generator=generator)))
 
     def by_one(self, hallucinator: int) -> Synthetic:
         """All bases by the hallucinator of an index."""

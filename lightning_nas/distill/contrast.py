@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
+from lightning_nas.data.splits import derived_seed
 from lightning_nas.distill.base import Batch, ProxyRegularizer, Scheme
 from lightning_nas.distill.bases import HallucinatedBases
 from lightning_nas.distill.convnet import ConvNet
@@ -61,7 +62,9 @@ class AdversarialContrast(ProxyRegularizer):
                 f"{type(self).__name__} needs HallucinatedBases with two hallucinators or more; it got "
                 f"{type(scheme).__name__}. Leave it out, or change the scheme."
             )
-        order = torch.randperm(scheme.hallucinators, generator=torch.Generator().manual_seed(seed))
+        order = torch.randperm(
+            scheme.hallucinators, generator=torch.Generator().manual_seed(derived_seed(seed, "pair"))
+        )
         first, second = (scheme.by_one(int(i)) for i in order[:2])
         self._learn(first.images.detach(), second.images.detach(), first.labels)
         return self.weight * self._similarity(self.network.features(first.images), self.network.features(second.images))

@@ -130,11 +130,12 @@ class GradientMatching(Matcher):
             for velocity in self.velocity.parameters():
                 velocity.zero_()
             return
-        synthetic = draw(seed)
         derivatives, velocities = Derivatives(self.network), Derivatives(self.velocity)
-        answers = self._answers(synthetic, derivatives)
         for k in range(self.network_steps):
-            images = self._changed(synthetic.images, derived_seed(seed, "train", k), derivatives)
+            turn = derived_seed(seed, "train", k)
+            synthetic = draw(turn)
+            answers = self._answers(synthetic, derivatives)
+            images = self._changed(synthetic.images, turn, derivatives)
             with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
                 gradients = derivatives.mean_gradients(images, answers, every=True)
                 for w, v, g in zip(derivatives.trained, velocities.trained, gradients, strict=True):

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_nas.data.splits import derived_seed
 from lightning_nas.distill.base import Batch, ProxyRegularizer, Scheme
 from lightning_nas.distill.convnet import ConvNet
 from lightning_nas.distill.distribution import class_means
@@ -42,7 +43,7 @@ class RelationMatching(ProxyRegularizer):
         classes = int(synthetic.labels.max()) + 1
         _, channels, height, width = synthetic.images.shape
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(derived_seed(seed, "relations"))
             embed = ConvNet((channels, height, width), 1, self.width, self.depth).features
         embed = embed.to(synthetic.images).requires_grad_(False)
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_nas.data.splits import derived_seed
 from lightning_nas.distill.base import Scheme, Synthetic
 from lightning_nas.distill.images import class_subset
 from lightning_nas.errors import ConfigError, DataError
@@ -116,7 +117,8 @@ class RelationMappings(Scheme):
 
     def draw(self, seed: int) -> Synthetic:
         """The images of some random mappings of every bank; see ``Scheme.draw``."""
-        order = torch.randperm(self.mappings.shape[2], generator=torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(derived_seed(seed, "draw"))
+        order = torch.randperm(self.mappings.shape[2], generator=generator)
         return self._made_by(self.mappings[:, :, order[: self.mappings_per_step]])
 
     def _made_by(self, mappings: Tensor) -> Synthetic:
@@ -139,6 +141,8 @@ class RelationMappings(Scheme):
             parameter: Tensor = getattr(self, name)
             if parameter.requires_grad:
                 groups.append({"params": [parameter], **({} if rate is None else {"lr": rate})})
+        if self.relations.requires_grad:  # a decay meant for images would make all classes alike
+            groups[-1]["weight_decay"] = 0.0
         return groups
 
     def arguments(self) -> dict[str, Any]:

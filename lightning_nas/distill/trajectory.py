@@ -1,7 +1,7 @@
 """Trajectory matching."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,20 @@ class TrajectoryMatching(Matcher):
                     f"{at_rest[0]}, so that there is nothing to match. Train experts with another learning rate."
                 )
         self.experts = experts
+
+    def check_source(self, source: Mapping[str, Any]) -> None:
+        """Refuse experts of other images, which would let these into the proxy; see ``Matcher.check_source``.
+
+        Raises:
+            ConfigError: Mean, deviation or split are not those that the experts were trained with.
+        """
+        assert self.experts is not None
+        made = {key: self.experts.info.get(key, value) for key, value in source.items()}
+        if made != source:
+            raise ConfigError(
+                f"The experts in {self.path} were trained on images with {made}, these have {dict(source)}. Train "
+                "experts on the same data, with the same train_limit, validation_fraction and split_seed."
+            )
 
     def info(self) -> dict[str, Any]:
         """The student's learning rate: the one to train on the proxy with; see ``Matcher.info``."""

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,6 +34,24 @@ class Evaluator(ABC):
 
     def to(self, device: torch.device) -> None:  # noqa: B027
         """Compute on a device from now on; by default nothing is computed."""
+
+    def costs(self, architecture: Architecture) -> dict[str, float]:
+        """What an architecture costs, as far as that is known without a query; by default nothing is.
+
+        Args:
+            architecture: Any.
+
+        Returns:
+            Such as latencies and parameters, by name; lower is better.
+        """
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a search that goes on needs: tensors, numbers and text; by default nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
+        """Take the state back."""
 
     @abstractmethod
     def evaluate(self, architectures: Sequence[Architecture]) -> list[Evaluation]:

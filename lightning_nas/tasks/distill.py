@@ -11,6 +11,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from lightning_nas.artifacts import write_tensors
+from lightning_nas.data.splits import derived_seed
 from lightning_nas.distill.base import Batch, Matcher, Proxy, ProxyRegularizer, Scheme, Synthetic
 from lightning_nas.errors import ConfigError
 from lightning_nas.tasks.common import EpochMeans, check_state, check_weights, output_folder
@@ -20,9 +21,9 @@ class DistillTask(LightningModule):
     """Condenses the training images into a small proxy.
 
     The scheme says how the proxy is stored, the matcher what it must have in common with the real images. Batches come
-    from ``ClassBalancedDataModule``: the same number of images of every class. After every epoch whose mean loss is the
-    lowest so far the proxy is written anew, so that the best one is always on disk: ``proxy.safetensors``,
-    ``proxy.json``, and ``pictures.safetensors`` with a few images for reports.
+    from ``ClassBalancedDataModule``: the same number of images of every class. After every epoch in which the matcher's
+    mean loss is the lowest so far the proxy is written anew, so that the best one is always on disk:
+    ``proxy.safetensors``, ``proxy.json``, and ``pictures.safetensors`` with a few images for reports.
 
     Attributes:
         inputs: Files that the matcher reads, by the kind of artifact.
@@ -62,13 +63,15 @@ class DistillTask(LightningModule):
         self.output_dir = output_dir
         self.means = EpochMeans()
         self.best = math.inf
+        self.best_epoch = 0
+        self.best_tensors: dict[str, Tensor] = {}
         self.inputs = {} if matcher is None else matcher.inputs
         self.outputs: dict[str, list[Path]] = {}
 
     def setup(self, stage: str) -> None:
         """Start the scheme from the real training images; a checkpoint's values replace it afterwards."""
         self.means.clear()
-        self.best = math.inf
+        self.best, self.best_epoch, self.best_tensors = math.inf, 0, {}
         if self.matcher is None and self.trainer.world_size > 1:
             raise ConfigError(f"{type(self.scheme).__name__} has nothing to train; use --trainer.devices 1.")
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]  # set by fit(datamodule=...)
@@ -82,8 +85,9 @@ class DistillTask(LightningModule):
                 f"{'no matcher' if self.matcher is None else 'a matcher'} was given."
             )
         if self.matcher is not None:
-            for part in (self.matcher, *self.regularizers):
-                part.start(data.image_shape, data.num_classes, self.seed)
+            for index, part in enumerate((self.matcher, *self.regularizers)):
+                part.start(data.image_shape, data.num_classes, derived_seed(self.seed, "part", index))
+            self.matcher.check_source(self._source)
 
     def _step_seed(self, step: int) -> int:
         return (self.seed * 1_000_003 + step) % 2**63
@@ -100,6 +104,8 @@ class DistillTask(LightningModule):
             added = regularizer.loss(batch, self.scheme, seed)
             means[f"train/{type(regularizer).__name__}"] = added
             loss = loss + added
+        if self.trainer.world_size > 1:  # which waits for a gradient of everything, also of soft labels that none needs
+            loss = loss + 0 * torch.stack([p.sum() for p in self.scheme.parameters() if p.requires_grad]).sum()
         self.means.add(means, len(batch[1]))
         return loss
 
@@ -136,23 +142,27 @@ class DistillTask(LightningModule):
         self.means.log(self)
         check_weights(self)
         if loss < self.best:
-            self.best = loss
+            self.best, self.best_epoch = loss, self.trainer.current_epoch + 1
+            self.best_tensors = {name: tensor.detach().clone() for name, tensor in self.scheme.state_dict().items()}
             self._write(output_folder(self.trainer, self.output_dir))
 
     def on_fit_end(self) -> None:
-        """Write the proxy of a run that was resumed after its last epoch where there is none."""
+        """Write the best proxy of a run that was resumed into another folder and found no better one."""
         folder = output_folder(self.trainer, self.output_dir)
         if self.trainer.is_global_zero and not (folder / "proxy.safetensors").is_file():
+            last = {name: tensor.detach().clone() for name, tensor in self.scheme.state_dict().items()}
+            self.scheme.load_state_dict(self.best_tensors)
             self._write(folder)
+            self.scheme.load_state_dict(last)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the means of the epoch so far.
+        """Keep the means of the epoch so far, and the best proxy.
 
         Raises:
             TrainingError: A loss or a parameter is not finite.
         """
         self.means.save(self, checkpoint)
-        checkpoint["best"] = self.best
+        checkpoint["best"] = {"loss": self.best, "epoch": self.best_epoch, "tensors": self.best_tensors}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take them back.
@@ -162,7 +172,16 @@ class DistillTask(LightningModule):
         """
         check_state(self, checkpoint)
         self.means.load(self, checkpoint)
-        self.best = float(checkpoint["best"])
+        best: Any = checkpoint["best"]
+        self.best, self.best_epoch = float(best["loss"]), int(best["epoch"])
+        self.best_tensors = {name: tensor.to(self.device) for name, tensor in best["tensors"].items()}
+
+    @property
+    def _source(self) -> dict[str, Any]:
+        """What the images are distilled from, as JSON values."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]  # set by fit(datamodule=...)
+        mean, std = [float(v) for v in data.mean], [float(v) for v in data.std]
+        return {"mean": mean, "std": std, "split": data.data.split}
 
     def _all(self) -> Synthetic:
         with torch.no_grad():
@@ -183,11 +202,12 @@ class DistillTask(LightningModule):
             "proxy_images": len(synthetic.labels),
             "stored_bytes": self.scheme.stored_bytes,
             "loss": self.best if math.isfinite(self.best) else None,
-            "epochs": self.trainer.current_epoch + 1,
+            "epochs": self.best_epoch,
             "seed": self.seed,
+            "split": self._source["split"],
             **({} if self.matcher is None else self.matcher.info()),
         }
-        mean, std = [float(v) for v in data.mean], [float(v) for v in data.std]
+        mean, std = self._source["mean"], self._source["std"]
         Proxy(self.scheme, list(data.class_names), mean, std, info).save(folder / "proxy.safetensors")
         scale, shift = (torch.tensor(v)[:, None, None] for v in (std, mean))
         rows = {"proxy": (synthetic.images, synthetic.labels), "real": (real, real_labels)}

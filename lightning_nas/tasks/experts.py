@@ -194,6 +194,7 @@ class ExpertsTask(LightningModule):
             "source_images": len(data.train_set),
             "mean": [float(v) for v in data.mean],
             "std": [float(v) for v in data.std],
+            "split": data.split,
             "seed": self.seed,
         }
         path = Experts(weights, **self.arguments, info=info).save(folder / "experts.safetensors")

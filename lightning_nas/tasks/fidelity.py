@@ -33,7 +33,8 @@ class FidelityTask(LightningModule):
     A training step evaluates one architecture of ``ArchitecturesDataModule`` in float32; one epoch is all of them.
     Results so far are in the checkpoints. At the end ``fidelity.json`` holds every evaluation, Kendall's tau-b with its
     95 % bootstrap interval over architectures, and the regret: how much less accurate than the best of them the
-    proxy's first choice is. Give proxy and truth different seeds: from the same first weights they agree too well.
+    proxy's first choice is. The truth should see other images than the proxy is scored on: give its data the same
+    ``validation_fraction``.
 
     Attributes:
         inputs: Files of the proxy, by the kind of artifact.
@@ -88,7 +89,8 @@ class FidelityTask(LightningModule):
         """Forget the results of a run before; a checkpoint's replace them.
 
         Raises:
-            ConfigError: There are several processes or epochs, another precision, or no architectures.
+            ConfigError: There are several processes or epochs, another precision, no architectures, or proxy and truth
+                with the same seed.
             ArtifactError: The proxy that the result is to be written to has no ``proxy.json``.
         """
         trainer = self.trainer
@@ -97,6 +99,12 @@ class FidelityTask(LightningModule):
                 f"There are {trainer.world_size} processes, max_epochs is {trainer.max_epochs} and precision "
                 f"{trainer.precision}; every architecture is evaluated once, in one process and in float32. Use "
                 "--trainer.devices 1 --trainer.num_nodes 1 --trainer.max_epochs 1 --trainer.precision 32-true."
+            )
+        seeds = [getattr(evaluator, "seed", None) for evaluator in (self.proxy, self.truth)]
+        if seeds[0] is not None and seeds[0] == seeds[1]:
+            raise ConfigError(
+                f"Proxy and truth both have the seed {seeds[0]}: from the same first weights they agree more than the "
+                "data do. Set --model.truth.seed to another."
             )
         if not isinstance(self._data, ArchitecturesDataModule):
             raise ConfigError(
@@ -222,8 +230,9 @@ class FidelityTask(LightningModule):
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the results so far."""
+        """Keep the results so far, and what the evaluators need to go on."""
         checkpoint["results"] = [dict(row) for row in self.results]
+        checkpoint["evaluators"] = [self.proxy.state_dict(), self.truth.state_dict()]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take them back.
@@ -232,6 +241,8 @@ class FidelityTask(LightningModule):
             CheckpointError: They are of other architectures.
         """
         self.results = [dict(row) for row in checkpoint["results"]]
+        for evaluator, state in zip((self.proxy, self.truth), checkpoint["evaluators"], strict=True):
+            evaluator.load_state_dict(state)
         made = [row["architecture"] for row in self.results]
         mine = [self._data.space.text(a) for a in self._data.architectures[: len(made)]]
         if made != mine:

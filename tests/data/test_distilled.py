@@ -73,6 +73,13 @@ def test_held_out_images_must_be_of_the_same_kind(tmp_path: Path) -> None:
         DistilledDataModule(path, held_out=small).half("search")
 
 
+def test_held_out_images_must_not_be_distilled_ones(tmp_path: Path) -> None:
+    made = proxy(tmp_path, PlainImages(3), info={"split": real(tmp_path, split_seed=1).split})
+    with pytest.raises(DataError, match=r"'split_seed': 1} leaves .* held_out has .*'split_seed': 0"):
+        DistilledDataModule(made, held_out=real(tmp_path)).half("search")
+    assert len(DistilledDataModule(made, held_out=real(tmp_path, split_seed=1)).half("search")) == 12
+
+
 def _small(n: int) -> Any:
     from tests.data.fake import pixels
 

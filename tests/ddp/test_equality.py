@@ -30,6 +30,7 @@ from lightning_nas.distill.distribution import DistributionMatching
 from lightning_nas.distill.gradient import GradientMatching
 from lightning_nas.distill.images import PlainImages
 from lightning_nas.distill.relation_matching import RelationMatching
+from lightning_nas.distill.relations import RelationMappings
 from lightning_nas.errors import ConfigError, TrainingError
 from lightning_nas.spaces.darts import DARTSSpace
 from lightning_nas.spaces.nasbench201 import NASBench201Space
@@ -137,6 +138,9 @@ MAKERS = {
     "training": training,
     "distillation": distillation(PlainImages, DistributionMatching),
     "scheme 1": distillation(HallucinatedBases, DistributionMatching, AdversarialContrast, RelationMatching),
+    "scheme 2": distillation(
+        lambda count: RelationMappings(4 * count, 2 * count), DistributionMatching, RelationMatching
+    ),
     "gradient matching": distillation(PlainImages, GradientMatching),
     "experts": experts,
 }

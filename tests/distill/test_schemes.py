@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lightning_nas.callbacks.interruption import Interruption
 from lightning_nas.data.classes import ClassBalancedDataModule
 from lightning_nas.data.images import DigitsDataModule
+from lightning_nas.data.splits import derived_seed
 from lightning_nas.distill.base import Proxy, ProxyRegularizer, Scheme
 from lightning_nas.distill.bases import HallucinatedBases
 from lightning_nas.distill.contrast import AdversarialContrast, supervised_contrast
@@ -59,9 +60,12 @@ def test_every_pair_is_that_hallucinator_of_that_base(options: dict[str, Any]) -
             assert made.labels[5 * b + h] == scheme.get_buffer("labels")[b]
 
 
-@pytest.mark.parametrize("width", [None, 3, 7])
-def test_without_noise_hallucinators_start_as_the_identity_inside(width: int | None) -> None:
-    scheme = started(HallucinatedBases(4, 2, width=width, noise=0.0), X, Y)
+@pytest.mark.parametrize(
+    "options", [{}, {"width": 3}, {"width": 7}, {"nonlinear": True}, {"width": 7, "nonlinear": True}]
+)
+def test_without_noise_hallucinators_start_as_the_identity_inside(options: dict[str, Any]) -> None:
+    x = X.clamp(-2.4)
+    scheme = started(HallucinatedBases(4, 2, noise=0.0, **options), x, Y)
     images = scheme.proxy().images.unflatten(0, (12, 2))[..., 1:-1, 1:-1]
     bases = scheme.get_parameter("bases")[:, None, :, 1:-1, 1:-1]
     torch.testing.assert_close(images, bases.expand_as(images))
@@ -78,6 +82,24 @@ def test_a_step_draws_one_hallucinator_for_all_bases_and_all_in_turn() -> None:
         (which,) = [h for h in range(3) if torch.allclose(drawn, pairs[:, h], atol=1e-6)]
         seen.add(which)
     assert seen == {0, 1, 2}
+
+
+@pytest.mark.parametrize("count", [5, 6, 8])
+def test_hallucinators_meet_all_changes(count: int) -> None:
+    """The draw of a step and its augmentation have the same seed, but must not have the same random numbers."""
+    scheme = started(HallucinatedBases(1, count, noise=1.0), X, Y)
+    pairs = scheme.proxy().images.unflatten(0, (3, count))
+    change, met = SiameseAugmentation(), set()
+
+    def noted(number: int) -> Any:
+        return lambda images, _: torch.full_like(images, number)
+
+    change._changes = [noted(number) for number in range(6)]
+    for seed in range(600):
+        drawn = scheme.draw(seed).images
+        (which,) = [h for h in range(count) if torch.allclose(drawn, pairs[:, h], atol=1e-5)]
+        met.add((which, float(change(drawn, seed)[0, 0, 0, 0])))
+    assert len(met) == count * 6
 
 
 # Scheme 2
@@ -210,7 +232,7 @@ def test_changes_are_what_they_are_called() -> None:
 
 def test_the_relations_are_mean_cosine_similarities_of_all_pairs() -> None:
     scheme = started(RelationMappings(bases=6, mappings=6, mappings_per_step=None), X, Y)
-    torch.manual_seed(9)
+    torch.manual_seed(derived_seed(9, "relations"))
     embed = ConvNet((3, 8, 8), 1, 4, 2).features
     centre = embed(X).mean(0)
     made = scheme.proxy()
@@ -367,6 +389,27 @@ def test_the_best_proxy_so_far_is_on_disk(tmp_path: Path, digits: DigitsDataModu
     kept = Proxy.load(tmp_path / "proxy.safetensors")
     assert kept.info["epochs"] == 1
     assert not torch.equal(kept.images, task.scheme.proxy().images)
+    assert kept.info["split"] == {"train_limit": None, "validation_fraction": 0.0, "split_seed": 0}
+    # one that goes on in another folder and finds no better one has it, too
+    task.trainer.save_checkpoint(tmp_path / "third.ckpt")
+    again = DistillTask(
+        PlainImages(2), Worse(width=4, depth=1), lambda p: torch.optim.SGD(p, lr=0.1), output_dir=str(tmp_path / "new")
+    )
+    quiet_trainer(max_epochs=4).fit(again, datamodule=data, ckpt_path=str(tmp_path / "third.ckpt"))
+    moved = Proxy.load(tmp_path / "new" / "proxy.safetensors")
+    assert torch.equal(moved.images, kept.images)
+    assert moved.info == kept.info
+    assert not torch.equal(again.scheme.proxy().images, task.scheme.proxy().images)
+
+
+def test_a_distillation_in_float64_makes_a_proxy_that_can_be_read(tmp_path: Path, digits: DigitsDataModule) -> None:
+    data = ClassBalancedDataModule(digits, images_per_class=8, steps_per_epoch=2)
+    matcher, sgd = DistributionMatching(width=4, depth=1), lambda p: torch.optim.SGD(p, lr=0.1)
+    task = DistillTask(PlainImages(2), matcher, sgd, output_dir=str(tmp_path))
+    quiet_trainer(max_epochs=1, precision="64-true").fit(task, datamodule=data)
+    made = Proxy.load(tmp_path / "proxy.safetensors").images
+    assert made.dtype == torch.float32
+    assert torch.equal(made, task.scheme.proxy().images.float())
 
 
 class Elsewhere(ProxyRegularizer):
@@ -392,6 +435,7 @@ def test_a_control_takes_no_regularizers() -> None:
         (lambda: started(HallucinatedBases(21), X, Y), "bases_per_class is 21; it must be from 1 to 20"),
         (lambda: started(HallucinatedBases(2, base_channels=2), X, Y), "base_channels is 2; it must be 1 or 3"),
         (lambda: RelationMappings(5, 4), "bases is 5; it must be a positive multiple of banks"),
+        (lambda: started(HallucinatedBases(2, width=2), X, Y), "images of 3 channels need at least so many"),
         (lambda: RelationMappings(4, 0), "mappings is 0"),
         (lambda: RelationMappings(4, 4, banks=0), "banks is 0"),
         (lambda: RelationMappings(4, 4, softness=1.0), "softness is 1.0"),

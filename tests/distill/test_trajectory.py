@@ -239,6 +239,11 @@ def test_experts_of_other_data_or_at_rest_are_refused() -> None:
     for shape, classes in (((3, 8, 8), CLASSES), (SHAPE, 4)):
         with pytest.raises(ConfigError, match="Train experts on the same data"):
             matcher.start(shape, classes, 0)
+    assert matcher.experts is not None
+    matcher.experts.info["split"] = {"validation_fraction": 0.0}
+    with pytest.raises(ConfigError, match=r"'validation_fraction': 0.0.*these have .*'validation_fraction': 0.1"):
+        matcher.check_source({"split": {"validation_fraction": 0.1}, "mean": [0.5]})
+    matcher.check_source({"split": {"validation_fraction": 0.0}, "mean": [0.5]})
     weights = wandering().weights
     weights[1, 3] = weights[1, 1]
     with pytest.raises(ConfigError, match="Expert 1 .* 2 epochs after epoch 1"):

@@ -1,0 +1,162 @@
+"""What a cell that was found on a proxy is worth elsewhere: trained larger, on other images, and on other classes.
+
+    python -m benchmarks.transfer --proxies results --data cifar10.npz --targets other.npz cifar100.npz --out transfer
+
+Searches in the DARTS space, all with the same number of steps, on proxies that ``benchmarks.proxies`` has left in its
+folder, and on the real images; the cells, and random ones, are then trained alike on half of each target's images and
+scored on the other half. Choose targets whose images no proxy was made from. A finished (row, seed) is in the output
+folder and not measured again. Prints a table; the last line is JSON.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+if not __package__:
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.proxies import CONFIGS, HELD_OUT, fit
+from lightning_nas.architecture import Architecture
+from lightning_nas.data.augmentation import RandomCrop, RandomFlip
+from lightning_nas.data.distilled import DistilledDataModule
+from lightning_nas.data.halves import HalvesDataModule
+from lightning_nas.data.images import ArrayDataModule
+from lightning_nas.evaluation.short_training import ShortTraining
+from lightning_nas.pipeline_config import merge, read_yaml
+from lightning_nas.spaces.darts import DARTSSpace
+
+BATCH = 32
+CHANNELS, SEARCH_CELLS, CELLS = 4, 3, 5
+REAL, RANDOM = "all real images", "random cell"
+
+
+class Bench:
+    """Everything that rows share.
+
+    Args:
+        options: The command line's.
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.out = Path(options.out)
+
+    def _data(self, row: str, seed: int) -> tuple[dict[str, Any], int]:
+        """What a search reads, and the images of its train half."""
+        real = {"path": self.options.data, "validation_fraction": HELD_OUT}
+        changes = [{"class_path": f"lightning_nas.data.augmentation.{name}"} for name in ("RandomCrop", "RandomFlip")]
+        if row == REAL:
+            images = {"class_path": "lightning_nas.data.images.ArrayDataModule"}
+            images["init_args"] = {**real, "augmentations": changes, "seed": seed}  # type: ignore[assignment]
+            name, arguments = "halves.HalvesDataModule", {"data": images, "batch_size": BATCH}
+            module: Any = HalvesDataModule(ArrayDataModule(**real))
+        else:
+            proxy = str(Path(self.options.proxies) / f"{row.replace(' ', '_').replace(',', '')}_{seed}")
+            proxy += "/proxy.safetensors"
+            name = "distilled.DistilledDataModule"
+            arguments = {"proxy": proxy, "batch_size": BATCH, "seed": seed, "augmentations": changes}
+            module = DistilledDataModule(proxy)
+        module.prepare_data()
+        module.setup("fit")
+        return {"class_path": f"lightning_nas.data.{name}", "init_args": arguments}, len(module.half("train"))
+
+    def search(self, row: str, seed: int, folder: Path) -> tuple[Architecture, float, float]:
+        """The architecture, the seconds of its search, and those that as many epochs of all real images would take."""
+        if row == RANDOM:
+            return DARTSSpace().sample(torch.Generator().manual_seed(seed)), 0.0, 0.0
+        data, images = self._data(row, seed)
+        epochs = max(1, round(self.options.steps / (images // BATCH)))
+        model = {"seed": seed, "output_dir": str(folder), "selection_images": 0}
+        model["space"] = {"init_args": {"channels": CHANNELS, "cells": SEARCH_CELLS}}
+        config = read_yaml(CONFIGS / "search" / "two_scheme.yaml")
+        config["data"] = data
+        config = merge(config, {"seed_everything": seed, "model": {"init_args": model}})
+        config["trainer"] = {"max_epochs": epochs}
+        start = time.perf_counter()
+        fit("search", config, folder)
+        seconds = time.perf_counter() - start
+        return Architecture.load(folder / "architecture.json"), seconds, seconds / (epochs * (images // BATCH))
+
+    def measure(self, row: str, seed: int) -> dict[str, Any]:
+        """Search, then train what was found on every target."""
+        folder = self.out / f"{row.replace(' ', '_').replace(',', '')}_{seed}"
+        done = folder / "measured.json"
+        if done.is_file():
+            found: dict[str, Any] = json.loads(done.read_text())
+            return found
+        folder.mkdir(parents=True, exist_ok=True)
+        architecture, seconds, a_step = self.search(row, seed, folder)
+        found = {"row": row, "seed": seed, "search_seconds": seconds, "seconds_a_step": a_step}
+        for target in self.options.targets:
+            (evaluation,) = self.training(target, seed).evaluate([architecture])
+            found[Path(target).stem] = evaluation.objectives["accuracy"]
+            found["parameters"] = evaluation.cost["parameters"]
+        done.write_text(json.dumps(found))
+        print(json.dumps(found), flush=True)
+        return found
+
+    def training(self, target: str, seed: int) -> ShortTraining:
+        """How every cell is trained on a target."""
+        halves = HalvesDataModule(ArrayDataModule(target))
+        return ShortTraining(
+            halves,
+            self.options.train_steps,
+            batch_size=64,
+            channels=self.options.channels,
+            cells=CELLS,
+            image_size=16,
+            augmentations=[RandomCrop(2), RandomFlip()],
+            seed=1000 + seed,
+        )
+
+
+def table(rows: list[dict[str, Any]], targets: list[str]) -> str:
+    """Means and deviations over the seeds of every row, as Markdown."""
+    names = [Path(target).stem for target in targets]
+    lines = ["| | seconds of search | parameters | " + " | ".join(names) + " |", "|---" * (3 + len(names)) + "|"]
+    for name in dict.fromkeys(row["row"] for row in rows):
+        own = [row for row in rows if row["row"] == name]
+
+        def spread(key: str, factor: float, digits: int, own: list[dict[str, Any]] = own) -> str:
+            values = [row[key] for row in own]
+            mean = f"{factor * statistics.mean(values):,.{digits}f}"
+            return f"{mean} ± {factor * statistics.stdev(values):,.{digits}f}" if len(values) > 1 else mean
+
+        cells = [name, spread("search_seconds", 1, 0), spread("parameters", 1, 0)]
+        cells += [spread(target, 100, 2) + " %" for target in names]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, print, and end with a line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--proxies", required=True, help="the folder that benchmarks.proxies wrote")
+    parser.add_argument("--data", required=True, help="npz of the images that the proxies were made from")
+    parser.add_argument("--targets", required=True, nargs="+", help="npz files of other images")
+    parser.add_argument("--out", required=True, help="folder of what was found and measured")
+    parser.add_argument("--rows", nargs="+", default=["scheme 1", "random subset", REAL, RANDOM])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=100, help="of every search")
+    parser.add_argument("--train_steps", type=int, default=300, help="of every training")
+    parser.add_argument(
+        "--channels",
+        type=int,
+        default=12,
+        help="of the trained networks, which have 5 cells; the searches have 4 and 3",
+    )
+    parser.add_argument("--threads", type=int, default=1)
+    bench = Bench(parser.parse_args())
+    torch.set_num_threads(bench.options.threads)
+    rows = [bench.measure(row, seed) for seed in bench.options.seeds for row in bench.options.rows]
+    print(table(rows, bench.options.targets))
+    print(json.dumps(rows))
+
+
+if __name__ == "__main__":
+    main()
