@@ -17,6 +17,7 @@ import lightning_nas.data
 import lightning_nas.differentiable
 import lightning_nas.distill
 import lightning_nas.evaluation
+import lightning_nas.evolution
 import lightning_nas.spaces
 from lightning_nas.architecture import Architecture
 from lightning_nas.data.augmentation import Augmentation
@@ -31,9 +32,12 @@ from lightning_nas.distill.base import Matcher, Scheme, Synthetic
 from lightning_nas.distill.coresets import Herding, KCenter
 from lightning_nas.distill.relations import RelationMappings
 from lightning_nas.distill.trajectory import TrajectoryMatching
-from lightning_nas.evaluation.base import Evaluator
+from lightning_nas.evaluation.base import Evaluation, Evaluator
+from lightning_nas.evolution.base import Strategy
 from lightning_nas.spaces.base import SearchSpace
 from lightning_nas.spaces.darts import DARTSSpace
+from lightning_nas.spaces.limited import LimitedSpace
+from lightning_nas.spaces.nasbench201 import NASBench201Space
 from tests.helpers import distances, started, wandering_experts
 
 
@@ -47,6 +51,7 @@ for _package in (
     lightning_nas.differentiable,
     lightning_nas.distill,
     lightning_nas.evaluation,
+    lightning_nas.evolution,
     lightning_nas.spaces,
 ):
     load(_package)
@@ -75,6 +80,7 @@ FAMILIES = [
     Relaxation,
     Scheme,
     SearchSpace,
+    Strategy,
 ]
 ALL = [member for family in FAMILIES for member in members(family)]
 SPACE = DARTSSpace(nodes=3)
@@ -90,7 +96,10 @@ def test_documented_and_typed_for_the_command_line(member: type) -> None:
         assert f"{parameter.name}:" in (inspect.getdoc(member) or ""), f"{parameter.name} is not documented"
 
 
-@pytest.mark.parametrize("member", [m for m in ALL if not issubclass(m, Evaluator)], ids=lambda m: m.__qualname__)
+WRAPPERS = (Evaluator, LimitedSpace)  # made of other objects, without defaults
+
+
+@pytest.mark.parametrize("member", [m for m in ALL if not issubclass(m, WRAPPERS)], ids=lambda m: m.__qualname__)
 def test_made_from_defaults_and_picklable(member: type) -> None:
     """Data modules and spaces go to worker processes with what they hold."""
     assert type(pickle.loads(pickle.dumps(member()))) is member
@@ -260,3 +269,55 @@ def test_augmentations_keep_shape_and_repeat_with_their_generator(member: Any) -
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
     assert torch.equal(x, before)
+
+
+def played(strategy: Strategy, asked: list[Architecture]) -> None:
+    """Tell a strategy a rugged objective without ties."""
+    values = [sum(c * 1.01**i for i, c in enumerate(a.choices)) - 2.0 * (a.choices[0] == 4) for a in asked]
+    strategy.tell([(a, Evaluation({"accuracy": v})) for a, v in zip(asked, values, strict=True)])
+
+
+@pytest.mark.parametrize("member", members(Strategy))
+def test_strategies_ask_for_what_is_new_and_go_on_where_they_were(member: Any, tmp_path: Path) -> None:
+    space, strategy, again = NASBench201Space(), member(), member()
+    strategy.start(space, seed=1)
+    known: set[str] = set()
+    for step, count in enumerate((1, 7, 3, 30, 2, 20)):
+        asked = strategy.ask(count)
+        assert 1 <= len(asked) <= count
+        keys = {space.key(a) for a in asked}
+        assert len(keys) == len(asked)
+        assert not keys & known
+        known |= keys
+        played(strategy, asked)
+        torch.save(strategy.state_dict(), tmp_path / "state.pt")
+        again.start(space, seed=step)
+        again.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+        assert again.best() == strategy.best()
+        next_ones = again.ask(5)
+        assert next_ones == member_asks(member, strategy, space, tmp_path)
+
+
+def member_asks(member: Any, strategy: Strategy, space: SearchSpace, folder: Path) -> list[Architecture]:
+    """What the strategy itself would ask for; asking draws, so that a copy does."""
+    copy = pickle.loads(pickle.dumps({k: v for k, v in vars(strategy).items() if k != "generator"}))
+    fresh = member()
+    fresh.start(space)
+    vars(fresh).update(copy)
+    fresh.generator.set_state(strategy.generator.get_state())
+    return list(fresh.ask(5))
+
+
+@pytest.mark.parametrize("member", members(Strategy))
+def test_strategies_forget_at_a_start_and_end(member: Any) -> None:
+    space, strategy = NASBench201Space(("skip_connect", "nor_conv_3x3")), member()
+    asked: list[list[Architecture]] = []
+    for seed in (1, 1, 2):
+        strategy.start(space, seed=seed)
+        asked.append([])
+        while more := strategy.ask(9):
+            asked[-1] += more
+            played(strategy, more)
+        assert 48 < len(asked[-1]) <= 64  # mutations may not reach all
+    assert asked[0] == asked[1]
+    assert asked[0] != asked[2]

@@ -1,0 +1,1 @@
+"""Strategies: what proposes architectures and learns from their evaluations."""
