@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 
-from lightning_nas.artifacts import write_json
 from lightning_nas.data.generations import GenerationsDataModule
-from lightning_nas.errors import CheckpointError, ConfigError
+from lightning_nas.errors import ConfigError
 from lightning_nas.evaluation.base import Evaluator
 from lightning_nas.evolution.base import Strategy
+from lightning_nas.evolution.search import Search
 from lightning_nas.spaces.base import SearchSpace
 from lightning_nas.spaces.limited import LimitedSpace
 from lightning_nas.tasks.common import output_folder
@@ -28,7 +28,7 @@ class EvolveTask(LightningModule):
     ``architecture.json`` holds the best architecture and ``history.json`` every evaluation in order.
 
     Attributes:
-        history: One entry a query: the architecture's text, its objectives and its cost.
+        search: The account of all queries.
         outputs: Files that the run has written, by the kind of artifact.
 
     Args:
@@ -61,18 +61,15 @@ class EvolveTask(LightningModule):
         output_dir: str | None = None,
     ) -> None:
         super().__init__()
-        if budget < 1 or generation < 1:
-            raise ConfigError(f"budget is {budget} and generation {generation}; both must be at least 1.")
-        self.space = LimitedSpace(space, evaluator.costs, limits) if limits else space
+        if generation < 1:
+            raise ConfigError(f"generation is {generation}; it must be at least 1 architecture.")
+        limited = LimitedSpace(space, evaluator.costs, limits) if limits else space
+        self.search = Search(limited, evaluator, budget, objective)
         self.strategy = strategy
-        self.evaluator = evaluator
-        self.budget = budget
         self.generation = generation
-        self.objective = objective
         self.report = report
         self.seed = seed
         self.output_dir = output_dir
-        self.history: list[dict[str, Any]] = []
         self.outputs: dict[str, list[Path]] = {}
 
     def prepare_data(self) -> None:
@@ -82,7 +79,7 @@ class EvolveTask(LightningModule):
 
     @property
     def _evaluators(self) -> list[Evaluator]:
-        return [self.evaluator] if self.report is None else [self.evaluator, self.report]
+        return [self.search.evaluator] if self.report is None else [self.search.evaluator, self.report]
 
     def setup(self, stage: str) -> None:
         """Begin the search; a checkpoint's replaces it.
@@ -104,8 +101,8 @@ class EvolveTask(LightningModule):
             )
         for evaluator in self._evaluators:
             evaluator.to(trainer.strategy.root_device)
-        self.history = []
-        self.strategy.start(self.space, self.objective, self.seed)
+        self.search.results = []
+        self.strategy.start(self.search.space, self.search.objective, self.seed)
 
     def configure_optimizers(self) -> None:
         """There is nothing to train here. Lightning counts a step a generation all the same, and keeps checkpoints."""
@@ -115,82 +112,31 @@ class EvolveTask(LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """Ask, evaluate, tell."""
         start = time.perf_counter()
-        asked = self.strategy.ask(min(self.generation, self.budget - len(self.history)))
         with torch.autocast(self.device.type, enabled=False):
-            results = list(zip(asked, self.evaluator.evaluate(asked) if asked else [], strict=True))
-        self.strategy.tell(results)
-        self.history += [
-            {"architecture": self.space.text(a), "objectives": dict(e.objectives), "cost": dict(e.cost)}
-            for a, e in results
-        ]
-        if not asked or len(self.history) >= self.budget:
+            asked = self.search.step(self.strategy, self.generation)
+        if not asked or not self.search.left:
             self.trainer.should_stop = True
-        if not self.history:
-            raise ConfigError(
-                f"{type(self.strategy).__name__} has nothing to ask for: the space has no architecture for it. Use a "
-                "larger space or higher limits."
-            )
-        best = self.best["objectives"][self.objective]
-        values = {f"best/{self.objective}": best, "queries": float(len(self.history))}
-        values["seconds"] = time.perf_counter() - start
+        objective = self.search.objective
+        values = {f"best/{objective}": self.search.best[1].objectives[objective]}
+        values |= {"queries": float(len(self.search.results)), "seconds": time.perf_counter() - start}
         self.log_dict(values, prog_bar=True, on_step=True, on_epoch=False, batch_size=1)
-
-    @property
-    def best(self) -> dict[str, Any]:
-        """The entry of ``history`` with the best architecture; of equals the first."""
-        return self.history[self._best]
-
-    @property
-    def _best(self) -> int:
-        sign = -1.0 if self.objective.endswith("loss") else 1.0
-        return max(range(len(self.history)), key=lambda i: sign * self.history[i]["objectives"][self.objective])
-
-    # -- the end ------------------------------------------------------------------------------------------------------
-
-    def found(self) -> dict[str, Any]:
-        """How the best architecture was found, as JSON values."""
-        seconds = [row["cost"].get("seconds") for row in self.history]
-        return {
-            "strategy": type(self.strategy).__name__,
-            "evaluator": type(self.evaluator).__name__,
-            "objective": self.objective,
-            "queries": len(self.history),
-            "queries_to_best": self._best + 1,
-            "evaluation_seconds": None if None in seconds else sum(seconds),
-            "seed": self.seed,
-            **self.best,
-        }
 
     def on_fit_end(self) -> None:
         """Write what was found; after the last checkpoint, so that a run that stops here need not be repeated."""
         folder = output_folder(self.trainer, self.output_dir)
-        found, best = self.found(), self.strategy.best()
-        if self.report is not None:
-            (reported,) = self.report.evaluate([best])
-            found["reported"] = dict(reported.objectives)
-        written = best.save(folder / "architecture.json", **found)
-        history = write_json(folder / "history.json", {**found, "history": self.history})
-        self.outputs = {"architecture": [written], "history": [history]}
-
-    # -- checkpoints --------------------------------------------------------------------------------------------------
+        name = type(self.strategy).__name__
+        self.outputs = self.search.write(folder, self.report, strategy=name, seed=self.seed)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the strategy's and the evaluator's state, and the history."""
-        checkpoint["search"] = {
-            "strategy": self.strategy.state_dict(),
-            "evaluator": self.evaluator.state_dict(),
-            "history": [dict(row) for row in self.history],
-        }
+        """Keep the strategy's state and the account."""
+        checkpoint["search"] = {"strategy": self.strategy.state_dict(), **self.search.state_dict()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take them back.
 
         Raises:
-            CheckpointError: The checkpoint is of another search.
+            CheckpointError: The checkpoint is of a search for another objective.
         """
-        search: Any = checkpoint.get("search")
-        if search is None:
-            raise CheckpointError("The checkpoint holds no search by proposals. Use one of this task.")
-        self.strategy.load_state_dict(search["strategy"])
-        self.evaluator.load_state_dict(search["evaluator"])
-        self.history = [dict(row) for row in search["history"]]
+        state: Any = checkpoint["search"]
+        self.search.load_state_dict(state)
+        self.strategy.load_state_dict(state["strategy"])
