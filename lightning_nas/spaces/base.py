@@ -117,6 +117,11 @@ class SearchSpace(ABC):
     def spec(self) -> SpaceSpec:
         """What identifies this space in an artifact."""
 
+    @property
+    def alphabet(self) -> tuple[int, ...]:
+        """How many values every choice of an architecture has; not all combinations need to be architectures."""
+        raise NotImplementedError
+
     @abstractmethod
     def check(self, architecture: Architecture) -> None:
         """Raise ``ArchitectureError`` unless the architecture is a point of this space."""

@@ -138,6 +138,12 @@ class DARTSSpace(DifferentiableSpace):
         cells = {"normal": pairs[:half], "reduce": pairs[half:]}
         return {name: [cell[i : i + 2] for i in range(0, half, 2)] for name, cell in cells.items()}
 
+    @property
+    def alphabet(self) -> tuple[int, ...]:
+        """A source and an operation for both inputs of every node, in both cells."""
+        cell = [(2 + node, len(self.operations)) * 2 for node in range(self.node_count)]
+        return tuple(value for node in cell * 2 for value in node)
+
     def check(self, architecture: Architecture) -> None:
         """Raise ``ArchitectureError`` unless the architecture is a point of this space."""
         self.check_spec(architecture)

@@ -50,6 +50,11 @@ class LimitedSpace(SearchSpace):
         """That of the other space: a limit does not change what an architecture is."""
         return self.space.spec()
 
+    @property
+    def alphabet(self) -> tuple[int, ...]:
+        """That of the other space."""
+        return self.space.alphabet
+
     def check(self, architecture: Architecture) -> None:
         """Raise ``ArchitectureError`` unless the architecture is a point of the other space within the limits."""
         self.space.check(architecture)

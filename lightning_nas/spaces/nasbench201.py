@@ -86,6 +86,11 @@ class NASBench201Space(DifferentiableSpace):
         """The operations: neither width nor depth decides which cells there are."""
         return SpaceSpec("lightning_nas.spaces.nasbench201.NASBench201Space", (("operations", self.operations),))
 
+    @property
+    def alphabet(self) -> tuple[int, ...]:
+        """An operation an edge."""
+        return (len(self.operations),) * self.edges
+
     def check(self, architecture: Architecture) -> None:
         """Raise ``ArchitectureError`` unless the architecture is a point of this space."""
         self.check_spec(architecture)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 
-from lightning_nas.data.generations import GenerationsDataModule
+from lightning_nas.data.steps import StepsDataModule
 from lightning_nas.errors import ConfigError
 from lightning_nas.evaluation.base import Evaluator
 from lightning_nas.evolution.base import Strategy
@@ -21,7 +21,7 @@ from lightning_nas.tasks.common import output_folder
 class EvolveTask(LightningModule):
     """Finds the best architecture among those that a strategy asks for, with a budget of queries.
 
-    A training step is a generation, counted by ``GenerationsDataModule``: the strategy asks, the evaluator evaluates,
+    A training step is a generation, counted by ``StepsDataModule``: the strategy asks, the evaluator evaluates,
     the strategy is told. Only networks
     that were not seen before are asked for, so that each is one query. The search ends when the budget is spent, or
     when the strategy has nothing left to ask for. Checkpoints hold all of it; every generation can be one. At the end
@@ -89,9 +89,9 @@ class EvolveTask(LightningModule):
         """
         trainer = self.trainer
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by fit(datamodule=...)
-        if not isinstance(data, GenerationsDataModule):
+        if not isinstance(data, StepsDataModule):
             raise ConfigError(
-                f"{type(self).__name__} needs lightning_nas.data.generations.GenerationsDataModule as data; it got "
+                f"{type(self).__name__} needs lightning_nas.data.steps.StepsDataModule as data; it got "
                 f"{type(data).__name__}. Images are the evaluator's."
             )
         if trainer.world_size > 1 or trainer.max_epochs != 1:

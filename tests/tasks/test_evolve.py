@@ -84,7 +84,7 @@ def fit(*args: str, trainer: Any = None, **model: Any) -> EvolveTask:
     quiet = {"accelerator": "cpu", "devices": 1, "enable_progress_bar": False, "enable_model_summary": False}
     config = {
         "model": {"class_path": "lightning_nas.tasks.evolve.EvolveTask", "init_args": arguments},
-        "data": {"class_path": "lightning_nas.data.generations.GenerationsDataModule"},
+        "data": {"class_path": "lightning_nas.data.steps.StepsDataModule"},
         "trainer": {**quiet, "max_epochs": 1, "log_every_n_steps": 1, "callbacks": [keep], **(trainer or {})},
     }
     Path("run.yaml").write_text(yaml.safe_dump(config))

@@ -1,0 +1,1 @@
+"""Predictors of what architectures are worth, and searches that use them."""

@@ -1,0 +1,213 @@
+"""Search by an auto-encoder of architectures: sample, train, look for good codes."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+
+from lightning_nas.data.splits import derived_seed
+from lightning_nas.data.steps import StepsDataModule
+from lightning_nas.errors import ConfigError, DataError
+from lightning_nas.evaluation.base import Evaluator
+from lightning_nas.evolution.random_search import RandomSearch
+from lightning_nas.evolution.search import Search
+from lightning_nas.prediction.autoencoder import ArchitectureAutoEncoder
+from lightning_nas.prediction.code_search import CodeSearch
+from lightning_nas.prediction.ranking import PairwiseLogistic, RankLoss
+from lightning_nas.spaces.base import SearchSpace
+from lightning_nas.spaces.limited import LimitedSpace
+from lightning_nas.tasks.common import output_folder
+
+
+class AutoEncoderTask(LightningModule):
+    """Queries random architectures, trains an auto-encoder on them, and queries what it then finds (TNAO).
+
+    Training and search are apart. ``samples`` architectures are drawn uniformly from the whole space and queried. The
+    auto-encoder learns to reconstruct them and others that are not queried, and to score the former by rank: a step,
+    counted by ``StepsDataModule``, minimises ``cross-entropy + rank_weight * rank loss`` over all samples and as many
+    random others. Then ``strategy`` looks for codes with high scores, without a query, and the architectures that
+    these are decoded to spend what is left of the budget. At the end ``architecture.json`` holds the best of all,
+    ``history.json`` every query. A reconstruction: of the paper only the abstract is public.
+
+    References:
+        1. He, Hou, Dong, Feng: Two-stage Neural Architecture Optimization with Separated Training and Search, IJCNN
+           2023, https://doi.org/10.1109/IJCNN54540.2023.10191955
+
+    Attributes:
+        search: The account of all queries.
+        outputs: Files that the run has written, by the kind of artifact.
+
+    Args:
+        space: What is searched.
+        evaluator: What evaluates.
+        strategy: What looks for codes.
+        optimizer: Of the auto-encoder.
+        scheduler: Stepped after every step.
+        samples: Random architectures that are queried first, at least 2.
+        budget: Queries in all, more than ``samples``.
+        unlabelled: Random architectures that are reconstructed only, at least 1.
+        rank_loss: What scores are trained by; by default logistic over all pairs.
+        rank_weight: Its factor, above 0.
+        width: See ``ArchitectureAutoEncoder``.
+        code: Likewise.
+        layers: Likewise.
+        heads: Likewise.
+        dropout: Likewise.
+        objective: Which of the evaluator's objectives decides; lower is better where the name ends in ``loss``.
+        limits: The most that an architecture may cost, by the name of the cost; see ``LimitedSpace``.
+        report: What looks at the one architecture that was found, such as by test accuracies; none if null.
+        seed: Of all random choices.
+        output_dir: Where the files go; by default the folder of this run's logger.
+
+    Raises:
+        ConfigError: A number is out of its range.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        evaluator: Evaluator,
+        strategy: CodeSearch,
+        optimizer: OptimizerCallable,
+        scheduler: LRSchedulerCallable | None = None,
+        samples: int = 200,
+        budget: int = 300,
+        unlabelled: int = 2000,
+        rank_loss: RankLoss | None = None,
+        rank_weight: float = 1.0,
+        width: int = 64,
+        code: int = 32,
+        layers: int = 2,
+        heads: int = 4,
+        dropout: float = 0.1,
+        objective: str = "accuracy",
+        limits: Mapping[str, float] | None = None,
+        report: Evaluator | None = None,
+        seed: int = 0,
+        output_dir: str | None = None,
+    ) -> None:
+        super().__init__()
+        if not 2 <= samples < budget or unlabelled < 1 or rank_weight <= 0:
+            raise ConfigError(
+                f"samples is {samples}, budget {budget}, unlabelled {unlabelled} and rank_weight {rank_weight}; "
+                "expected are at least 2, more than samples, at least 1, and above 0."
+            )
+        limited = LimitedSpace(space, evaluator.costs, limits) if limits else space
+        self.search = Search(limited, evaluator, budget, objective)
+        self.strategy = strategy
+        self.make_optimizer = optimizer
+        self.make_scheduler = scheduler
+        self.samples = samples
+        self.unlabelled = unlabelled
+        self.rank_loss = rank_loss or PairwiseLogistic()
+        self.rank_weight = rank_weight
+        self.report = report
+        self.seed = seed
+        self.output_dir = output_dir
+        self.outputs: dict[str, list[Path]] = {}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derived_seed(seed, "autoencoder"))
+            self.autoencoder = ArchitectureAutoEncoder(space.alphabet, width, code, layers, heads, dropout)
+
+    def prepare_data(self) -> None:
+        """Download what the evaluators need."""
+        for evaluator in self._evaluators:
+            evaluator.prepare_data()
+
+    @property
+    def _evaluators(self) -> list[Evaluator]:
+        return [self.search.evaluator] if self.report is None else [self.search.evaluator, self.report]
+
+    def setup(self, stage: str) -> None:
+        """Begin the search; a checkpoint's replaces it.
+
+        Raises:
+            ConfigError: There are several processes, or other data.
+        """
+        trainer = self.trainer
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by fit(datamodule=...)
+        if not isinstance(data, StepsDataModule) or trainer.world_size > 1:
+            raise ConfigError(
+                f"{type(self).__name__} needs lightning_nas.data.steps.StepsDataModule as data and one process; it got "
+                f"{type(data).__name__} and {trainer.world_size}. Use --trainer.devices 1 --trainer.num_nodes 1."
+            )
+        for evaluator in self._evaluators:
+            evaluator.to(trainer.strategy.root_device)
+        self.search.results = []
+
+    def configure_optimizers(self) -> Any:
+        """The auto-encoder's."""
+        optimizer = self.make_optimizer(self.autoencoder.parameters())
+        if self.make_scheduler is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"},
+        }
+
+    # -- samples and steps --------------------------------------------------------------------------------------------
+
+    def on_train_start(self) -> None:
+        """Query the samples that a checkpoint did not bring, and draw the others.
+
+        Raises:
+            DataError: The space has too few architectures.
+        """
+        sampler = RandomSearch()
+        sampler.start(self.search.space, self.search.objective, derived_seed(self.seed, "samples"))
+        if not self.search.results:
+            self.search.step(sampler, self.samples)
+        if len(self.search.results) < self.samples:
+            raise DataError(
+                f"The space gave {len(self.search.results)} architectures, samples is {self.samples}. Set it lower."
+            )
+        sampler.tell(self.search.results)
+        sampler.generator.manual_seed(derived_seed(self.seed, "unlabelled"))
+        others = sampler.fresh(self.unlabelled) or [a for a, _ in self.search.results]
+        sign = -1.0 if self.search.objective.endswith("loss") else 1.0
+        samples = self.search.results[: self.samples]
+        worth = [sign * evaluation.objectives[self.search.objective] for _, evaluation in samples]
+        self.choices = self._choices([a for a, _ in samples])
+        self.worth = torch.tensor(worth, device=self.device)
+        self.others = self._choices(others)
+
+    def _choices(self, architectures: Any) -> Tensor:
+        return torch.tensor([a.choices for a in architectures], device=self.device)
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        """Reconstruct samples and others; rank the samples."""
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, "step", self.global_step))
+        drawn = torch.randint(len(self.others), (len(self.choices),), generator=generator)
+        choices = torch.cat([self.choices, self.others[drawn.to(self.device)]])
+        codes = self.autoencoder.encode(choices)
+        reconstruction = self.autoencoder.reconstruction_loss(codes, choices)
+        rank = self.rank_loss.loss(self.autoencoder.scores(codes[: len(self.choices)]), self.worth)
+        values = {"train/reconstruction": reconstruction, "train/rank": rank}
+        self.log_dict(values, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(choices))
+        return reconstruction + self.rank_weight * rank
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def on_fit_end(self) -> None:
+        """Look for codes, spend the last queries, and write what was found."""
+        self.autoencoder.cpu()
+        self.strategy.start(self.search.space, self.search.objective, self.seed)
+        self.strategy.tell(self.search.results)
+        self.strategy.autoencoder = self.autoencoder
+        while self.search.left and self.search.step(self.strategy, self.search.left):
+            pass
+        folder = output_folder(self.trainer, self.output_dir)
+        name = type(self.strategy).__name__
+        self.outputs = self.search.write(folder, self.report, strategy=name, samples=self.samples, seed=self.seed)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the account."""
+        checkpoint["search"] = self.search.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take it back."""
+        self.search.load_state_dict(checkpoint["search"])
