@@ -37,6 +37,7 @@ from lightning_nas.evaluation.base import Evaluation, Evaluator
 from lightning_nas.evolution.base import Strategy
 from lightning_nas.prediction.autoencoder import ArchitectureAutoEncoder
 from lightning_nas.prediction.code_search import CodeSearch
+from lightning_nas.prediction.predictors import Predictor
 from lightning_nas.prediction.ranking import RankLoss
 from lightning_nas.prediction.swarm import Remapping
 from lightning_nas.spaces.base import SearchSpace
@@ -85,6 +86,7 @@ FAMILIES = [
     RankLoss,
     Regularizer,
     Relaxation,
+    Predictor,
     Remapping,
     Scheme,
     SearchSpace,
