@@ -118,9 +118,9 @@ class SearchSpace(ABC):
         """What identifies this space in an artifact."""
 
     @property
+    @abstractmethod
     def alphabet(self) -> tuple[int, ...]:
         """How many values every choice of an architecture has; not all combinations need to be architectures."""
-        raise NotImplementedError
 
     @abstractmethod
     def check(self, architecture: Architecture) -> None:

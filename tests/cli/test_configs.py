@@ -13,12 +13,13 @@ from lightning_nas.distill.base import Proxy
 from lightning_nas.distill.images import PlainImages
 from lightning_nas.pipeline_config import merge, read_yaml
 from lightning_nas.spaces.darts import DARTSSpace
+from lightning_nas.tables.synthetic import write_nasbench201
 from tests.conftest import ROOT
 from tests.helpers import started, wandering_experts
 
 STAGES = sorted(
     p.relative_to(ROOT / "configs")
-    for kind in ("distill", "search", "train")
+    for kind in ("distill", "evolve", "predict", "search", "train")
     for p in (ROOT / "configs" / kind).glob("*.yaml")
 )
 TRAINER = {
@@ -74,6 +75,18 @@ def check_tiny(arguments: dict[str, Any], images: dict[str, Any], proxy: str) ->
         arguments[part] = merge(arguments[part], {"init_args": short})
 
 
+def tiny_proposals(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The same strategy on made-up results."""
+    table = {"table": {"init_args": {"path": str(write_nasbench201(folder / "nasbench201.npz"))}}}
+    model: dict[str, Any] = {part: {"init_args": table} for part in ("evaluator", "report")}
+    arguments = {**config["model"]["init_args"], "budget": 8}
+    if "samples" in arguments:
+        arguments |= {"samples": 6, "unlabelled": 10}
+        config["data"]["init_args"] |= {"steps": 2}
+    config["model"]["init_args"] = merge(arguments, model)
+    return merge(config, {"trainer": {k: v for k, v in TRAINER.items() if not k.startswith("limit")}})
+
+
 def tiny(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The same classes on 48 images, with small networks."""
     images = {
@@ -81,6 +94,8 @@ def tiny(config: dict[str, Any], folder: Path) -> dict[str, Any]:
         "init_args": {"path": str(arrays(folder / "tiny.npz")), "batch_size": 8},
     }
     data = config["data"]
+    if data["class_path"].endswith("StepsDataModule"):
+        return tiny_proposals(config, folder)
     if "count" in data["init_args"]:  # architectures
         config["data"] = merge(data, {"init_args": {"count": 3}})
         check_tiny(config["model"]["init_args"], images, str(small_proxy(folder)))
@@ -128,7 +143,8 @@ def test_every_stage_fits(name: Path, tmp_path: Path, configs: Path) -> None:
     config = tiny(read_yaml(configs / name), tmp_path)
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config))
     cli = run(["fit", "--config", "tiny.yaml"])
-    of_kind = {"distill": "proxy.safetensors", "search": "architecture.json"}.get(name.parts[0])
+    found = dict.fromkeys(("search", "evolve", "predict"), "architecture.json")
+    of_kind = {"distill": "proxy.safetensors", **found}.get(name.parts[0])
     expected = WRITTEN.get(name.stem, of_kind)
     if expected:
         assert list(tmp_path.glob(f"lightning_logs/**/{expected}"))

@@ -20,6 +20,7 @@ import lightning_nas.evaluation
 import lightning_nas.evolution
 import lightning_nas.prediction
 import lightning_nas.spaces
+import lightning_nas.tables
 from lightning_nas.architecture import Architecture
 from lightning_nas.data.augmentation import Augmentation
 from lightning_nas.differentiable.attention.base import Attention
@@ -44,6 +45,7 @@ from lightning_nas.spaces.base import SearchSpace
 from lightning_nas.spaces.darts import DARTSSpace
 from lightning_nas.spaces.limited import LimitedSpace
 from lightning_nas.spaces.nasbench201 import NASBench201Space
+from lightning_nas.tables.base import Table
 from tests.helpers import distances, started, wandering_experts
 
 
@@ -60,6 +62,7 @@ for _package in (
     lightning_nas.evolution,
     lightning_nas.prediction,
     lightning_nas.spaces,
+    lightning_nas.tables,
 ):
     load(_package)
 
@@ -91,6 +94,7 @@ FAMILIES = [
     Scheme,
     SearchSpace,
     Strategy,
+    Table,
 ]
 ALL = [member for family in FAMILIES for member in members(family)]
 SPACE = DARTSSpace(nodes=3)
@@ -106,7 +110,7 @@ def test_documented_and_typed_for_the_command_line(member: type) -> None:
         assert f"{parameter.name}:" in (inspect.getdoc(member) or ""), f"{parameter.name} is not documented"
 
 
-WRAPPERS = (Evaluator, LimitedSpace)  # made of other objects, without defaults
+WRAPPERS = (Evaluator, LimitedSpace, Table)  # made of other objects or files, without defaults
 
 
 @pytest.mark.parametrize("member", [m for m in ALL if not issubclass(m, WRAPPERS)], ids=lambda m: m.__qualname__)
@@ -250,7 +254,7 @@ def test_matchers_repeat_with_their_seed_and_lead_to_the_proxy(member: Any) -> N
     assert torch.equal(before, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("member", members(SearchSpace))
+@pytest.mark.parametrize("member", [m for m in members(SearchSpace) if m is not LimitedSpace])
 def test_spaces_hold_what_they_sample(member: Any) -> None:
     space = member()
     generator = torch.Generator().manual_seed(0)
@@ -262,6 +266,8 @@ def test_spaces_hold_what_they_sample(member: Any) -> None:
         near = space.mutate(architecture, generator)
         assert space.key(near) != space.key(architecture)
         assert space.graphs(architecture)
+        assert len(space.alphabet) == len(architecture.choices)
+        assert all(0 <= c < n for c, n in zip(architecture.choices, space.alphabet, strict=True))
         assert space.text(architecture)
     again = torch.Generator().manual_seed(0)
     assert space.sample(again) == member().sample(torch.Generator().manual_seed(0))

@@ -45,7 +45,8 @@ def test_cells_are_found_by_their_operations_whatever_the_order_of_names() -> No
 
 
 def test_an_evaluation_is_a_fraction() -> None:
-    evaluations = TableLookup(NASBench201Table(file())).evaluate([NASBench201Space.parse(text) for text in TEXTS])
+    path = file(accuracy=np.array([93.75, 94.5, 10.0]))
+    evaluations = TableLookup(NASBench201Table(path), "accuracy").evaluate([NASBench201Space.parse(t) for t in TEXTS])
     assert [e.objectives for e in evaluations] == [{"accuracy": 0.9375}, {"accuracy": 0.945}, {"accuracy": 0.1}]
 
 
@@ -71,8 +72,15 @@ def test_what_is_not_there_is_said() -> None:
         ({"op_names": np.array(["a", *NAMES[1:]])}, "has operations"),
         ({"ops": np.array([[5] * 6] * 3)}, "has operations"),
         ({"ops": np.zeros((3, 5), np.uint8)}, "has operations"),
+        ({"ops": np.zeros((0, 6), np.uint8)}, "has operations"),
+        ({"ops": np.array([[-1] * 6] * 3)}, "has operations"),
+        ({"ops": np.array([["a"] * 6] * 3)}, "has operations"),
+        ({"ops": np.array([CELLS[0], *CELLS[:2]])}, "a cell twice"),
         ({"cifar10_test_200": np.array([1.0])}, "expected 3 numbers"),
         ({"cifar10_test_200": np.array(["a", "b", "c"])}, "expected 3 numbers"),
+        ({"cifar10_test_200": np.array(1.0)}, "expected 3 numbers"),
+        ({"cifar10_test_200": np.zeros((3, 0))}, "expected 3 numbers"),
+        ({"cifar10_test_200": np.zeros((3, 2, 2))}, "expected 3 numbers"),
         ({"cifar10_test_200": np.array([None] * 3)}, "cannot be read"),
     ],
 )
@@ -91,13 +99,32 @@ def test_damaged_files_are_refused(part: Any) -> None:
         NASBench201Table(str(path)).lookup(NASBench201Space.parse(TEXTS[0]), "cifar10_test_200")
 
 
-@pytest.mark.data
-def test_published_results() -> None:
+def data(name: str) -> str:
     folder = os.environ.get("LIGHTNING_NAS_DATA")
     if not folder:
-        pytest.skip("LIGHTNING_NAS_DATA is not set; it names the folder of nasbench201.npz")
-    evaluator = TableLookup(NASBench201Table(str(Path(folder) / "nasbench201.npz")))
+        pytest.skip(f"LIGHTNING_NAS_DATA is not set; it names the folder of {name}")
+    return str(Path(folder) / name)
+
+
+@pytest.mark.data
+def test_published_results() -> None:
+    table = NASBench201Table(data("nasbench201.npz"))
     space = NASBench201Space()
-    convolutions, best, skips = (space.architecture(c) for c in ([3] * 6, [3, 3, 3, 1, 3, 2], [1] * 6))
-    accuracies = [e.objectives["accuracy"] for e in evaluator.evaluate([convolutions, best, skips])]
-    assert accuracies == pytest.approx([0.9376, 0.9437, 0.5430], abs=5e-5)
+    cells = [space.architecture(c) for c in ([3] * 6, [3, 3, 3, 1, 3, 2], [1] * 6)]
+    assert table.lookup_many(cells, "cifar10_test_200") == pytest.approx([93.76, 94.37, 54.30], abs=5e-3)
+    assert len(table) == 15625
+    assert table.rows([table.architecture(row) for row in range(0, 15625, 25)]).tolist() == list(range(0, 15625, 25))
+    stored = np.load(table.path)["arch"]
+    assert space.text(table.architecture(6111)) == stored[6111]
+    assert table.named([str(name) for name in stored]).tolist() == list(range(15625))
+
+
+@pytest.mark.data
+def test_measured_latencies_are_more_columns() -> None:
+    latencies = data("nasbench201_hw.npz")
+    table = NASBench201Table(data("nasbench201.npz"), [latencies])
+    stored = np.load(latencies)
+    for row in (0, 6111, 15624):
+        cell = NASBench201Space.parse(str(stored["arch"][row]))
+        assert table.lookup(cell, "help_titan_rtx_1_ms") == pytest.approx(float(stored["help_titan_rtx_1_ms"][row]))
+    assert {"help_raspi4_ms", "cifar10_val_200"} < set(table.columns)

@@ -1,0 +1,186 @@
+"""Searches on tables of known results: how good, how sure, and with how many queries.
+
+    python -m benchmarks.predict --method best --table nasbench201-cifar10 --seeds 10 --data FOLDER
+
+A query is the first look-up of a network. Searches see validation accuracies, means over the table's seeds, where the
+table has them (NAS-Bench-201), and otherwise test accuracies (NAS-Bench-101); that is easier than one noisy result a
+query, which is what published figures of NAS-Bench-101 are about. What was chosen is ranked by test accuracy among all
+networks of the table, or those within the limits. Baselines run with the same seeds and budget. Prints a table; the
+last line is JSON.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+if not __package__:
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from lightning_nas.tables.base import Table
+from lightning_nas.tables.nasbench101 import NASBench101Table
+
+from lightning_nas.errors import BudgetError
+from lightning_nas.evaluation.synflow import SynFlow
+from lightning_nas.evaluation.table import TableLookup
+from lightning_nas.evolution.base import Strategy
+from lightning_nas.evolution.local_search import LocalSearch
+from lightning_nas.evolution.random_search import RandomSearch
+from lightning_nas.evolution.regularized_evolution import RegularizedEvolution
+from lightning_nas.spaces.base import SearchSpace
+from lightning_nas.spaces.limited import LimitedSpace
+from lightning_nas.tables.nasbench201 import NASBench201Table
+
+_ORDER = SynFlow()
+
+METHODS: dict[str, tuple[Callable[[], Strategy], int]] = {
+    "random": (RandomSearch, 10),
+    "regularized_evolution": (RegularizedEvolution, 10),
+    "local_search": (LocalSearch, 1),
+    "local_search_largest": (lambda: LocalSearch(from_largest=True), 1),
+    "local_search_first": (lambda: LocalSearch(from_largest=True, first_improvement=True), 1),
+    "best": (lambda: LocalSearch(from_largest=True, first_improvement=True, order=_ORDER), 1),
+}
+"""How a strategy is made, and how many architectures it is asked for at a time."""
+
+BASELINES = ("local_search", "local_search_largest")
+
+
+@dataclass
+class Problem:
+    """A table, and what a search may see of it.
+
+    Attributes:
+        table: The results.
+        seen: The column of accuracies that searches see.
+        reported: That of test accuracies.
+        objective: What the first one is.
+        limits: The most that a network may cost, by column.
+    """
+
+    table: Table
+    seen: str
+    reported: str
+    objective: Any
+    limits: dict[str, float]
+
+    @classmethod
+    def open(cls, name: str, data: Path, limits: list[str]) -> "Problem":
+        """The table that the command line names."""
+        table: Table
+        if name == "nasbench101":
+            table = NASBench101Table(str(data / "nasbench101.npz"))
+            found = cls(table, "test_acc_108", "test_acc_108", "test", {})
+        else:
+            images = name.split("-")[1]
+            extra = [str(data / "nasbench201_hw.npz")] if limits else []
+            table = NASBench201Table(str(data / "nasbench201.npz"), extra)
+            found = cls(table, f"{images}_val_200", f"{images}_test_200", "validation", {})
+        for limit in limits:
+            column, _, value = limit.partition("=")
+            column = f"{name.split('-')[-1]}_params" if column == "params" and "201" in name else column
+            found.limits[column] = float(np.median(table.column(column))) if value == "median" else float(value)
+        return found
+
+    @cached_property
+    def feasible(self) -> Any:
+        """Which rows are within the limits."""
+        mask = np.ones(len(self.table), bool)
+        for column, limit in self.limits.items():
+            mask &= self.table.column(column) <= limit
+        return mask
+
+    @cached_property
+    def optimum(self) -> int:
+        """Row of the best network by what searches see."""
+        return int(np.where(self.feasible, self.table.column(self.seen), -np.inf).argmax())
+
+    def rank(self, row: int) -> int:
+        """1 for the best by test accuracy."""
+        values = self.table.column(self.reported)
+        return int((values[self.feasible] > values[row]).sum()) + 1
+
+    def evaluator(self) -> TableLookup:
+        """Looks up, and counts."""
+        return TableLookup(self.table, self.seen, self.objective, tuple(self.limits))
+
+    def space(self, evaluator: TableLookup) -> SearchSpace:
+        """What is searched."""
+        space = self.table.space
+        return LimitedSpace(space, evaluator.costs, self.limits) if self.limits else space
+
+
+def search(problem: Problem, make: Callable[[], Strategy], count: int, budget: int, seed: int) -> dict[str, float]:
+    """One search until its budget is spent, or until it has nothing to ask for."""
+    evaluator, strategy = problem.evaluator(), make()
+    strategy.start(problem.space(evaluator), seed=seed)
+    while len(evaluator.queried) < budget:
+        asked = strategy.ask(min(count, budget - len(evaluator.queried)))
+        if not asked:
+            break
+        strategy.tell(list(zip(asked, evaluator.evaluate(asked), strict=True)))
+    if len(evaluator.queried) > budget:
+        raise BudgetError(f"{len(evaluator.queried)} queries of {budget} were made.")
+    rows = list(evaluator.queried)
+    (chosen,) = problem.table.rows([strategy.best()]).tolist()
+    return {
+        "success": float(problem.optimum in evaluator.queried),
+        "rank": problem.rank(chosen),
+        "queries": len(rows),
+        "queries_to_best": rows.index(problem.optimum) + 1 if problem.optimum in evaluator.queried else budget,
+        "accuracy": float(problem.table.column(problem.reported)[chosen]),
+    }
+
+
+def measure(problem: Problem, method: str, seeds: int, budget: int) -> dict[str, float]:
+    """All seeds of a method."""
+    make, count = METHODS[method]
+    start = time.perf_counter()
+    runs = [search(problem, make, count, budget, seed) for seed in range(seeds)]
+    accuracies = [run["accuracy"] for run in runs]
+    return {
+        "success": statistics.mean(run["success"] for run in runs),
+        "median_rank": statistics.median(run["rank"] for run in runs),
+        "mean_queries": statistics.mean(run["queries"] for run in runs),
+        "mean_queries_to_best": statistics.mean(run["queries_to_best"] for run in runs),
+        "mean_accuracy": statistics.mean(accuracies),
+        "std_accuracy": statistics.stdev(accuracies) if seeds > 1 else 0.0,
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def main() -> None:
+    """Measure, print, and end with a line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--method", required=True, choices=list(METHODS))
+    tables = ("nasbench201-cifar10", "nasbench201-cifar100", "nasbench101")
+    parser.add_argument("--table", required=True, choices=tables)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--budget", type=int, default=150, help="queries")
+    parser.add_argument("--limit", nargs="*", default=[], metavar="COLUMN=MOST", help="MOST may be 'median'")
+    parser.add_argument("--data", default=os.environ.get("LIGHTNING_NAS_DATA"), help="folder of the tables' npz files")
+    options = parser.parse_args()
+    if options.data is None:
+        parser.error("say --data FOLDER or set LIGHTNING_NAS_DATA: the folder of nasbench201.npz and nasbench101.npz")
+    problem = Problem.open(options.table, Path(options.data), options.limit)
+    methods = dict.fromkeys((options.method, *BASELINES))
+    results = {m: measure(problem, m, options.seeds, options.budget) for m in methods}
+    print(f"{'':24}" + "".join(f"{key:>22}" for key in results[options.method]))
+    for name, values in results.items():
+        print(f"{name:24}" + "".join(f"{value:22.4g}" for value in values.values()))
+    baseline = min((results[b] for b in BASELINES), key=lambda r: (r["mean_queries_to_best"], r["median_rank"]))
+    line = {"method": options.method, "table": options.table, "seeds": options.seeds, "budget": options.budget}
+    line |= {"limits": problem.limits, "feasible": int(problem.feasible.sum())}
+    print(json.dumps({**line, **results[options.method], **{f"baseline_{k}": v for k, v in baseline.items()}}))
+
+
+if __name__ == "__main__":
+    main()

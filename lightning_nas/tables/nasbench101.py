@@ -1,0 +1,101 @@
+"""The published results of all NAS-Bench-101 cells."""
+
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from lightning_nas.architecture import Architecture
+from lightning_nas.errors import DataError
+from lightning_nas.spaces.nasbench101 import VERTICES, NASBench101Space
+from lightning_nas.spaces.nasbench101_network import CELL_OPERATIONS
+from lightning_nas.tables.base import Table
+
+_INNER = VERTICES - 2
+_HASH = re.compile("[0-9a-f]{32}")
+
+
+class NASBench101Table(Table):
+    """Results of the 423,624 cells of NAS-Bench-101, read from an npz file.
+
+    The file's rows ascend by ``module_hash``, ``(cells, 16)``, the bytes of ``NASBench101Space.key``. ``num_vertices``
+    and ``edge_bits`` have the cell's graph (bit ``x + y(y - 1)/2`` is the edge from x to y), ``ops``, ``(cells, 5)``,
+    the operations of its inner vertices, indices into ``op_names``, the published names. Its other arrays are columns,
+    such as ``test_acc_108``: the mean test accuracy on CIFAR-10 in percent after 108 epochs. An architecture's name is
+    its key.
+
+    References:
+        1. Ying, Klein, Real, Christiansen, Murphy, Hutter: NAS-Bench-101: Towards Reproducible Neural Architecture
+           Search, ICML 2019, https://arxiv.org/abs/1902.09635
+
+    Args:
+        path: The npz file.
+        extra: More npz files with columns of the same cells, and the cells' keys in ``arch``; see ``Table``.
+    """
+
+    contents = "NAS-Bench-101's results"
+    members = ("module_hash", "edge_bits", "num_vertices", "ops", "op_names")
+
+    @cached_property
+    def space(self) -> NASBench101Space:
+        """The one space that there is."""
+        return NASBench101Space()
+
+    @cached_property
+    def _hashes(self) -> Any:
+        """The hashes of all cells, 16 bytes each, ascending."""
+        (stored,) = self._arrays(self.path, "module_hash")
+        if stored.dtype != np.uint8 or stored.shape[1:] != (16,) or not len(stored):
+            raise DataError(
+                f"'module_hash' of {self.path} is {stored.dtype} of shape {stored.shape}; expected uint8 and (cells, "
+                f"16). Use the npz file of {self.contents}."
+            )
+        hashes = np.ascontiguousarray(stored).view("S16").ravel()
+        if not (hashes[:-1] < hashes[1:]).all():
+            raise DataError(f"'module_hash' of {self.path} does not ascend. Use the npz file of {self.contents}.")
+        return hashes
+
+    @cached_property
+    def _cells(self) -> tuple[Any, Any, Any, list[str]]:
+        """Edge bits, numbers of vertices and operations of all cells, and the names of the operations."""
+        bits, sizes, ops, op_names = self._arrays(self.path, "edge_bits", "num_vertices", "ops", "op_names")
+        names, cells = [str(name) for name in op_names.ravel()], len(self)
+        shapes = bits.shape == sizes.shape == (cells,) and ops.shape == (cells, _INNER)
+        integers = {bits.dtype.kind, sizes.dtype.kind, ops.dtype.kind} <= {*"iu"}
+        sound = shapes and integers and bool(((sizes >= 2) & (sizes <= VERTICES)).all())
+        if sound:
+            used = ops[np.arange(_INNER) < sizes[:, None].astype(int) - 2]
+            sound = bool(((used >= 0) & (used < len(names))).all())
+        if not sound or sorted(names) != sorted(CELL_OPERATIONS):
+            raise DataError(
+                f"{self.path} has operations {names!s:.300}, 'edge_bits', 'num_vertices' and 'ops' of the shapes "
+                f"{bits.shape}, {sizes.shape} and {ops.shape}; expected {list(CELL_OPERATIONS)}, ({cells},), "
+                f"({cells},), from 2 to {VERTICES}, and ({cells}, {_INNER}), indices of the operations. Use the npz "
+                f"file of {self.contents}."
+            )
+        return bits, sizes, ops, names
+
+    def __len__(self) -> int:
+        """Number of cells."""
+        return len(self._hashes)
+
+    def architecture(self, row: int) -> Architecture:
+        """The cell of a row with its vertices in the file's order; see ``Table.architecture``."""
+        self._check_row(row)
+        bits, sizes, ops, names = self._cells
+        graph, size = int(bits[row]), int(sizes[row])
+        matrix = [[graph >> x + y * (y - 1) // 2 & 1 if x < y else 0 for y in range(size)] for x in range(size)]
+        return self.space.from_matrix(matrix, [names[op] for op in ops[row, : size - 2]])
+
+    def rows(self, architectures: Sequence[Architecture]) -> Any:
+        """See ``Table.rows``."""
+        return self.named([self.space.key(architecture) for architecture in architectures])
+
+    def named(self, names: Sequence[str]) -> Any:
+        """See ``Table.named``; names are keys, 32 hexadecimal digits."""
+        wanted = np.array([bytes.fromhex(name) if _HASH.fullmatch(name) else b"" for name in names], "S16")
+        rows = np.searchsorted(self._hashes, wanted)
+        found = self._hashes[np.minimum(rows, len(self) - 1)] == wanted
+        return np.where(found, rows, -1)
