@@ -25,9 +25,6 @@ import numpy as np
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from lightning_nas.tables.base import Table
-from lightning_nas.tables.nasbench101 import NASBench101Table
-
 from lightning_nas.errors import BudgetError
 from lightning_nas.evaluation.synflow import SynFlow
 from lightning_nas.evaluation.table import TableLookup
@@ -35,8 +32,11 @@ from lightning_nas.evolution.base import Strategy
 from lightning_nas.evolution.local_search import LocalSearch
 from lightning_nas.evolution.random_search import RandomSearch
 from lightning_nas.evolution.regularized_evolution import RegularizedEvolution
+from lightning_nas.prediction.weak import WeakPredictors
 from lightning_nas.spaces.base import SearchSpace
 from lightning_nas.spaces.limited import LimitedSpace
+from lightning_nas.tables.base import Table
+from lightning_nas.tables.nasbench101 import NASBench101Table
 from lightning_nas.tables.nasbench201 import NASBench201Table
 
 _ORDER = SynFlow()
@@ -47,6 +47,7 @@ METHODS: dict[str, tuple[Callable[[], Strategy], int]] = {
     "local_search": (LocalSearch, 1),
     "local_search_largest": (lambda: LocalSearch(from_largest=True), 1),
     "local_search_first": (lambda: LocalSearch(from_largest=True, first_improvement=True), 1),
+    "weaknas": (lambda: WeakPredictors(pool=5000, parents=5), 10),
     "best": (lambda: LocalSearch(from_largest=True, first_improvement=True, order=_ORDER), 1),
 }
 """How a strategy is made, and how many architectures it is asked for at a time."""

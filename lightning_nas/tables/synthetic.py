@@ -18,7 +18,7 @@ def write_nasbench201(path: str | Path, seed: int = 0, trials: int = 3, noise: f
 
     Accuracies are additive effects of the operations and of pairs of them, the same for both columns, so that ranks
     can be learned, and Gaussian noise that differs by trial and column: ``cifar10_val_200`` and ``cifar10_test_200``,
-    ``(cells, trials)``, in percent. ``cifar10_params`` are not true, but grow with the convolutions as the true ones do.
+    ``(cells, trials)``, in percent. ``cifar10_params`` are not true, but grow with the convolutions as those do.
 
     Args:
         path: The npz file.
