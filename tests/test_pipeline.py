@@ -254,7 +254,7 @@ def test_cifar_pipeline_runs_on_arrays(tmp_path: Path) -> None:
         "stages.fidelity": "null",
         "stages.distill.trainer.max_epochs": 1,
         "stages.distill.data.init_args.steps_per_epoch": 1,
-        "stages.distill.model.init_args.scheme.init_args.images_per_class": 4,
+        "stages.distill.model.init_args.scheme.init_args.bases_per_class": 4,
         "stages.distill.model.init_args.matcher.init_args.width": 4,
         "stages.search.trainer.max_epochs": 1,
         "stages.search.data.init_args.batch_size": 4,
