@@ -83,7 +83,8 @@ class CodeSearch(Strategy):
 class SwarmSearch(CodeSearch):
     """A competitive swarm in the box around the codes of the known architectures (TNAO's second stage).
 
-    No architecture is queried while the swarm moves: its particles are scored by ``remapping``.
+    The particles start at the codes of random architectures: uniform in the box, nearly all of them would be decoded to
+    a few architectures. No architecture is queried while the swarm moves: particles are scored by ``remapping``.
 
     References:
         1. He, Hou, Dong, Feng: Two-stage Neural Architecture Optimization with Separated Training and Search, IJCNN
@@ -92,11 +93,15 @@ class SwarmSearch(CodeSearch):
     Args:
         swarm: How the particles move; by default 100 of them for 50 generations.
         remapping: How codes that are no architecture's are scored; by default by the architecture they are decoded to.
+        uniform: Whether the particles start uniformly in the box instead, as those of a swarm that knows no codes.
     """
 
-    def __init__(self, swarm: CompetitiveSwarm | None = None, remapping: Remapping | None = None) -> None:
+    def __init__(
+        self, swarm: CompetitiveSwarm | None = None, remapping: Remapping | None = None, uniform: bool = False
+    ) -> None:
         self.swarm = swarm or CompetitiveSwarm()
         self.remapping = remapping or Reencoding()
+        self.uniform = uniform
 
     def explore(self, codes: Tensor, fitness: Tensor) -> None:
         """Let the swarm move; see ``CodeSearch.explore``."""
@@ -107,7 +112,12 @@ class SwarmSearch(CodeSearch):
             with torch.no_grad():
                 return self.note(*self.remapping.remap(autoencoder, particles))
 
-        self.swarm.run(worth, codes.min(0).values, codes.max(0).values, self.generator)
+        start = None
+        if not self.uniform:
+            drawn = [self.space.sample(self.generator).choices for _ in range(self.swarm.particles)]
+            with torch.no_grad():
+                start = autoencoder.encode(torch.tensor(drawn))
+        self.swarm.run(worth, codes.min(0).values, codes.max(0).values, self.generator, start)
 
 
 class GradientAscent(CodeSearch):

@@ -50,7 +50,9 @@ class CompetitiveSwarm:
         drawn = torch.rand(self.particles, len(low), generator=generator, dtype=low.dtype)
         return low + (high - low) * drawn
 
-    def run(self, fitness: Fitness, low: Tensor, high: Tensor, generator: torch.Generator) -> Tensor:
+    def run(
+        self, fitness: Fitness, low: Tensor, high: Tensor, generator: torch.Generator, start: Tensor | None = None
+    ) -> Tensor:
         """Let particles move in a box.
 
         Args:
@@ -58,11 +60,12 @@ class CompetitiveSwarm:
             low: Least position, ``(dimensions,)``.
             high: Largest position, likewise.
             generator: Of all random numbers.
+            start: Positions at the beginning, ``(particles, dimensions)``; by default uniform in the box.
 
         Returns:
             The positions at the end, ``(particles, dimensions)``.
         """
-        positions = self.start(low, high, generator)
+        positions = self.start(low, high, generator) if start is None else start.clamp(low, high)
         velocities = torch.zeros_like(positions)
         worth = fitness(positions)
         for _ in range(self.generations):

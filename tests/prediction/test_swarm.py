@@ -77,7 +77,7 @@ def made() -> tuple[NASBench201Space, ArchitectureAutoEncoder, list[Any]]:
     return trained()
 
 
-@pytest.mark.parametrize("strategy", [SwarmSearch(), GradientAscent(best=20)], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("strategy", [SwarmSearch(), SwarmSearch(uniform=True), GradientAscent(best=20)])
 def test_codes_with_high_scores_are_good_architectures(made: Any, strategy: Any) -> None:
     space, autoencoder, known = made
     known = [a for a in known if a.choices.count(2) < 5]

