@@ -14,6 +14,7 @@ import json
 import os
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,9 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from lightning_nas.architecture import Architecture
+from lightning_nas.cli import run
 from lightning_nas.errors import BudgetError
 from lightning_nas.evaluation.synflow import SynFlow
 from lightning_nas.evaluation.table import TableLookup
@@ -32,6 +36,7 @@ from lightning_nas.evolution.base import Strategy
 from lightning_nas.evolution.local_search import LocalSearch
 from lightning_nas.evolution.random_search import RandomSearch
 from lightning_nas.evolution.regularized_evolution import RegularizedEvolution
+from lightning_nas.pipeline_config import merge, read_yaml
 from lightning_nas.prediction.weak import WeakPredictors
 from lightning_nas.spaces.base import SearchSpace
 from lightning_nas.spaces.limited import LimitedSpace
@@ -39,6 +44,7 @@ from lightning_nas.tables.base import Table
 from lightning_nas.tables.nasbench101 import NASBench101Table
 from lightning_nas.tables.nasbench201 import NASBench201Table
 
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 _ORDER = SynFlow()
 
 METHODS: dict[str, tuple[Callable[[], Strategy], int]] = {
@@ -51,6 +57,9 @@ METHODS: dict[str, tuple[Callable[[], Strategy], int]] = {
     "best": (lambda: LocalSearch(from_largest=True, first_improvement=True, order=_ORDER), 1),
 }
 """How a strategy is made, and how many architectures it is asked for at a time."""
+
+CONFIGURED = ("tnao", "nao")
+"""Methods that train: files of ``configs/predict``, run by the command line."""
 
 BASELINES = ("local_search", "local_search_largest")
 
@@ -67,6 +76,7 @@ class Problem:
         limits: The most that a network may cost, by column.
     """
 
+    name: str
     table: Table
     seen: str
     reported: str
@@ -79,12 +89,12 @@ class Problem:
         table: Table
         if name == "nasbench101":
             table = NASBench101Table(str(data / "nasbench101.npz"))
-            found = cls(table, "test_acc_108", "test_acc_108", "test", {})
+            found = cls(name, table, "test_acc_108", "test_acc_108", "test", {})
         else:
             images = name.split("-")[1]
             extra = [str(data / "nasbench201_hw.npz")] if limits else []
             table = NASBench201Table(str(data / "nasbench201.npz"), extra)
-            found = cls(table, f"{images}_val_200", f"{images}_test_200", "validation", {})
+            found = cls(name, table, f"{images}_val_200", f"{images}_test_200", "validation", {})
         for limit in limits:
             column, _, value = limit.partition("=")
             column = f"{name.split('-')[-1]}_params" if column == "params" and "201" in name else column
@@ -128,10 +138,38 @@ def search(problem: Problem, make: Callable[[], Strategy], count: int, budget: i
         if not asked:
             break
         strategy.tell(list(zip(asked, evaluator.evaluate(asked), strict=True)))
-    if len(evaluator.queried) > budget:
-        raise BudgetError(f"{len(evaluator.queried)} queries of {budget} were made.")
+    return outcome(problem, evaluator, budget, strategy.best())
+
+
+def configured(problem: Problem, method: str, budget: int, seed: int) -> dict[str, float]:
+    """One run of a file of ``configs/predict``, whose share of samples stays whatever the budget."""
+    own = CONFIGS / "predict" / f"{method}_{problem.name}.yaml"
+    config = read_yaml(own if own.is_file() else CONFIGS / "predict" / f"{method}.yaml")
+    given = config["model"]["init_args"]
+    given["samples"] = round(budget * given["samples"] / given["budget"])
+    lookup = {
+        "table": {"init_args": {"path": str(problem.table.path), "extra": [str(path) for path in problem.table.extra]}},
+        "column": problem.seen,
+        "cost_columns": list(problem.limits),
+    }
+    changed = {"evaluator": {"init_args": lookup}, "budget": budget, "limits": problem.limits, "report": None}
+    with tempfile.TemporaryDirectory() as folder:
+        config = merge(config, {"model": {"init_args": {**changed, "seed": seed, "output_dir": folder}}})
+        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        config["trainer"] |= {**quiet, "enable_model_summary": False, "default_root_dir": folder}
+        written = Path(folder) / "config.yaml"
+        written.write_text(yaml.safe_dump(config))
+        task = run(["fit", "--config", str(written)]).model
+    best, _ = task.search.best
+    return outcome(problem, task.search.evaluator, budget, best)
+
+
+def outcome(problem: Problem, evaluator: TableLookup, budget: int, best: Architecture) -> dict[str, float]:
+    """What is to be said of a search."""
     rows = list(evaluator.queried)
-    (chosen,) = problem.table.rows([strategy.best()]).tolist()
+    if len(rows) > budget:
+        raise BudgetError(f"{len(rows)} queries of {budget} were made.")
+    (chosen,) = problem.table.rows([best]).tolist()
     return {
         "success": float(problem.optimum in evaluator.queried),
         "rank": problem.rank(chosen),
@@ -143,9 +181,11 @@ def search(problem: Problem, make: Callable[[], Strategy], count: int, budget: i
 
 def measure(problem: Problem, method: str, seeds: int, budget: int) -> dict[str, float]:
     """All seeds of a method."""
-    make, count = METHODS[method]
     start = time.perf_counter()
-    runs = [search(problem, make, count, budget, seed) for seed in range(seeds)]
+    if method in CONFIGURED:
+        runs = [configured(problem, method, budget, seed) for seed in range(seeds)]
+    else:
+        runs = [search(problem, *METHODS[method], budget, seed) for seed in range(seeds)]
     accuracies = [run["accuracy"] for run in runs]
     return {
         "success": statistics.mean(run["success"] for run in runs),
@@ -161,7 +201,7 @@ def measure(problem: Problem, method: str, seeds: int, budget: int) -> dict[str,
 def main() -> None:
     """Measure, print, and end with a line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--method", required=True, choices=list(METHODS))
+    parser.add_argument("--method", required=True, choices=[*METHODS, *CONFIGURED])
     tables = ("nasbench201-cifar10", "nasbench201-cifar100", "nasbench101")
     parser.add_argument("--table", required=True, choices=tables)
     parser.add_argument("--seeds", type=int, default=10)

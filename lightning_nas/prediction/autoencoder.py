@@ -39,8 +39,8 @@ class ArchitectureAutoEncoder(nn.Module):
         self,
         alphabet: Sequence[int],
         width: int = 64,
-        code: int = 32,
-        layers: int = 2,
+        code: int = 64,
+        layers: int = 1,
         heads: int = 4,
         dropout: float = 0.0,
     ) -> None:

@@ -28,10 +28,10 @@ class AutoEncoderTask(LightningModule):
 
     Training and search are apart. ``samples`` architectures are drawn uniformly from the whole space and queried. The
     auto-encoder learns to reconstruct them and others that are not queried, and to score the former by rank: a step,
-    counted by ``StepsDataModule``, minimises ``cross-entropy + rank_weight * rank loss`` over all samples and as many
-    random others. Then ``strategy`` looks for codes with high scores, without a query, and the architectures that
-    these are decoded to spend what is left of the budget. At the end ``architecture.json`` holds the best of all,
-    ``history.json`` every query. A reconstruction: of the paper only the abstract is public.
+    counted by ``StepsDataModule``, minimises ``cross-entropy + rank_weight * rank loss`` over ``batch_size`` samples
+    and as many random others. Then ``strategy`` looks for codes with high scores, without a query, and the
+    architectures that these are decoded to spend what is left of the budget. At the end ``architecture.json`` holds the
+    best of all, ``history.json`` every query. A reconstruction: of the paper only the abstract is public.
 
     References:
         1. He, Hou, Dong, Feng: Two-stage Neural Architecture Optimization with Separated Training and Search, IJCNN
@@ -50,6 +50,7 @@ class AutoEncoderTask(LightningModule):
         samples: Random architectures that are queried first, at least 2.
         budget: Queries in all, more than ``samples``.
         unlabelled: Random architectures that are reconstructed only, at least 1.
+        batch_size: Samples a step, at least 2; all where there are fewer.
         rank_loss: What scores are trained by; by default logistic over all pairs.
         rank_weight: Its factor, above 0.
         width: See ``ArchitectureAutoEncoder``.
@@ -76,12 +77,13 @@ class AutoEncoderTask(LightningModule):
         scheduler: LRSchedulerCallable | None = None,
         samples: int = 200,
         budget: int = 300,
-        unlabelled: int = 2000,
+        unlabelled: int = 10000,
+        batch_size: int = 100,
         rank_loss: RankLoss | None = None,
         rank_weight: float = 1.0,
         width: int = 64,
-        code: int = 32,
-        layers: int = 2,
+        code: int = 64,
+        layers: int = 1,
         heads: int = 4,
         dropout: float = 0.1,
         objective: str = "accuracy",
@@ -91,10 +93,11 @@ class AutoEncoderTask(LightningModule):
         output_dir: str | None = None,
     ) -> None:
         super().__init__()
-        if not 2 <= samples < budget or unlabelled < 1 or rank_weight <= 0:
+        if not 2 <= samples < budget or unlabelled < 1 or batch_size < 2 or rank_weight <= 0:
             raise ConfigError(
-                f"samples is {samples}, budget {budget}, unlabelled {unlabelled} and rank_weight {rank_weight}; "
-                "expected are at least 2, more than samples, at least 1, and above 0."
+                f"samples is {samples}, budget {budget}, unlabelled {unlabelled}, batch_size {batch_size} and "
+                f"rank_weight {rank_weight}; expected are at least 2, more than samples, at least 1, at least 2, and "
+                "above 0."
             )
         limited = LimitedSpace(space, evaluator.costs, limits) if limits else space
         self.search = Search(limited, evaluator, budget, objective)
@@ -103,6 +106,7 @@ class AutoEncoderTask(LightningModule):
         self.make_scheduler = scheduler
         self.samples = samples
         self.unlabelled = unlabelled
+        self.batch_size = batch_size
         self.rank_loss = rank_loss or PairwiseLogistic()
         self.rank_weight = rank_weight
         self.report = report
@@ -181,11 +185,12 @@ class AutoEncoderTask(LightningModule):
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """Reconstruct samples and others; rank the samples."""
         generator = torch.Generator().manual_seed(derived_seed(self.seed, "step", self.global_step))
-        drawn = torch.randint(len(self.others), (len(self.choices),), generator=generator)
-        choices = torch.cat([self.choices, self.others[drawn.to(self.device)]])
+        samples = torch.randperm(len(self.choices), generator=generator)[: self.batch_size].to(self.device)
+        others = torch.randint(len(self.others), (len(samples),), generator=generator).to(self.device)
+        choices = torch.cat([self.choices[samples], self.others[others]])
         codes = self.autoencoder.encode(choices)
         reconstruction = self.autoencoder.reconstruction_loss(codes, choices)
-        rank = self.rank_loss.loss(self.autoencoder.scores(codes[: len(self.choices)]), self.worth)
+        rank = self.rank_loss.loss(self.autoencoder.scores(codes[: len(samples)]), self.worth[samples])
         values = {"train/reconstruction": reconstruction, "train/rank": rank}
         self.log_dict(values, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(choices))
         return reconstruction + self.rank_weight * rank
