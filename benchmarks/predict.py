@@ -37,6 +37,7 @@ from lightning_nas.evolution.local_search import LocalSearch
 from lightning_nas.evolution.random_search import RandomSearch
 from lightning_nas.evolution.regularized_evolution import RegularizedEvolution
 from lightning_nas.pipeline_config import merge, read_yaml
+from lightning_nas.prediction.predictors import RandomForest
 from lightning_nas.prediction.weak import WeakPredictors
 from lightning_nas.spaces.base import SearchSpace
 from lightning_nas.spaces.limited import LimitedSpace
@@ -47,6 +48,11 @@ from lightning_nas.tables.nasbench201 import NASBench201Table
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 _ORDER = SynFlow()
 
+
+def _descent() -> LocalSearch:
+    return LocalSearch(from_largest=True, restarts=False, first_improvement=True, order=_ORDER, patience=15)
+
+
 METHODS: dict[str, tuple[Callable[[], Strategy], int]] = {
     "random": (RandomSearch, 10),
     "regularized_evolution": (RegularizedEvolution, 10),
@@ -54,7 +60,9 @@ METHODS: dict[str, tuple[Callable[[], Strategy], int]] = {
     "local_search_largest": (lambda: LocalSearch(from_largest=True), 1),
     "local_search_first": (lambda: LocalSearch(from_largest=True, first_improvement=True), 1),
     "weaknas": (lambda: WeakPredictors(pool=5000, parents=5), 10),
-    "best": (lambda: LocalSearch(from_largest=True, first_improvement=True, order=_ORDER), 1),
+    "weaknas_forest": (lambda: WeakPredictors(RandomForest(), top=20, pool=5000, parents=20), 10),
+    "local_search_synflow": (lambda: LocalSearch(from_largest=True, first_improvement=True, order=_ORDER), 1),
+    "best": (lambda: WeakPredictors(RandomForest(), 40, 20, 5000, 20, _descent()), 10),
 }
 """How a strategy is made, and how many architectures it is asked for at a time."""
 

@@ -13,8 +13,8 @@ from lightning_nas.evolution.base import Strategy
 class LocalSearch(Strategy):
     """Moves to better neighbours until there is none, then starts again elsewhere.
 
-    Neighbours are looked at in random order, or in that of a score which costs no query. With ``first_improvement`` the
-    first better one is taken, otherwise the best of all.
+    Neighbours are looked at in random order, or in that of a score which costs no query. With ``first_improvement`` one
+    is asked for at a time, and the first better one is taken, otherwise the best of all.
 
     References:
         1. White, Nolen, Savani: Exploring the Loss Landscape in Neural Architecture Search, UAI 2021,
@@ -26,6 +26,10 @@ class LocalSearch(Strategy):
         first_improvement: Which better neighbour to move to.
         order: What scores the neighbours, such as ``SynFlow``, by its one objective; null for random order. The paper
             has none.
+        patience: Neighbours that are looked at, at least 1; all if null, as in the paper.
+
+    Raises:
+        ConfigError: ``patience`` is below 1.
     """
 
     def __init__(
@@ -34,11 +38,15 @@ class LocalSearch(Strategy):
         restarts: bool = True,
         first_improvement: bool = False,
         order: Evaluator | None = None,
+        patience: int | None = None,
     ) -> None:
+        if patience is not None and patience < 1:
+            raise ConfigError(f"patience is {patience}; it must be at least 1 neighbour, or null for all.")
         self.from_largest = from_largest
         self.restarts = restarts
         self.first_improvement = first_improvement
         self.order = order
+        self.patience = patience
         self._clear()
 
     def _clear(self) -> None:
@@ -67,7 +75,7 @@ class LocalSearch(Strategy):
             if better is not None and (self.first_improvement or not unknown):
                 self._move(better)
             elif unknown:
-                return unknown[:count]
+                return unknown[: 1 if self.first_improvement else count]
             else:
                 self.current = None
 
@@ -89,7 +97,7 @@ class LocalSearch(Strategy):
         if self.order is not None:
             scores = [_score(evaluation) for evaluation in self.order.evaluate(near)]
             near = [near[i] for i in sorted(range(len(near)), key=lambda i: -scores[i])]
-        self.current, self._near = architecture, near
+        self.current, self._near = architecture, near[: self.patience]
 
     def _better(self) -> Architecture | None:
         """The best known neighbour, or the first that is better; None where none is."""

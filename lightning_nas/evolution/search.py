@@ -49,7 +49,7 @@ class Search:
             count: Architectures at most; fewer where the budget leaves fewer.
 
         Returns:
-            None where the search is over.
+            What was asked for, evaluated; empty where the search is over.
         """
         asked = strategy.ask(min(count, self.left)) if self.left else []
         found = list(zip(asked, self.evaluator.evaluate(asked) if asked else [], strict=True))

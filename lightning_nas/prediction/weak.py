@@ -1,5 +1,6 @@
 """Search with weak predictors (WeakNAS)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ import torch
 from lightning_nas.architecture import Architecture
 from lightning_nas.data.splits import derived_seed
 from lightning_nas.errors import ConfigError
-from lightning_nas.evolution.base import Strategy
+from lightning_nas.evolution.base import Result, Strategy
 from lightning_nas.prediction.predictors import GradientBoosting, Predictor, one_hot
 
 
@@ -28,6 +29,11 @@ class WeakPredictors(Strategy):
         top: Highest scored architectures that are drawn from, at least 1 (the paper: 100).
         pool: Random architectures that are scored, drawn once, at least 1.
         parents: Best known architectures whose neighbours are scored, too, at least 0.
+        first: What asks first, until it asks for nothing, such as a local search without restarts; its architectures
+            count among the initial ones. The paper has none.
+
+    Raises:
+        ConfigError: A number is out of its range.
     """
 
     def __init__(
@@ -37,6 +43,7 @@ class WeakPredictors(Strategy):
         top: int = 100,
         pool: int = 2000,
         parents: int = 0,
+        first: Strategy | None = None,
     ) -> None:
         if initial < 2 or top < 1 or pool < 1 or parents < 0:
             raise ConfigError(
@@ -48,13 +55,24 @@ class WeakPredictors(Strategy):
         self.top = top
         self.pool = pool
         self.parents = parents
+        self.first = first
+        self._first_asks = first is not None
         self._drawn: dict[str, Architecture] = {}
 
     def start(self, *args: Any, **kwargs: Any) -> None:
         """Begin a search; see ``Strategy.start``."""
         super().start(*args, **kwargs)
+        if self.first is not None:
+            self.first.start(*args, **kwargs)
+        self._first_asks = self.first is not None
         self._pool_seed = derived_seed(self.generator.initial_seed(), "pool")
         self._drawn = {}
+
+    def tell(self, results: Sequence[Result]) -> None:
+        """See ``Strategy.tell``."""
+        super().tell(results)
+        if self.first is not None:
+            self.first.tell(results)
 
     def _pool(self) -> dict[str, Architecture]:
         """Random architectures, the same whenever the search goes on."""
@@ -65,7 +83,11 @@ class WeakPredictors(Strategy):
         return self._drawn
 
     def ask(self, count: int) -> list[Architecture]:
-        """Random ones at first, then some of the highest scored; see ``Strategy.ask``."""
+        """Initial ones, then some of the highest scored; see ``Strategy.ask``."""
+        if self.first is not None and self._first_asks:
+            if asked := self.first.ask(count):
+                return asked
+            self._first_asks = False
         if len(self.told) < self.initial:
             return self.fresh(min(count, self.initial - len(self.told)))
         candidates = dict(self._pool())
@@ -86,10 +108,14 @@ class WeakPredictors(Strategy):
 
     def state_dict(self) -> dict[str, Any]:
         """See ``Strategy.state_dict``."""
-        return {**super().state_dict(), "pool_seed": self._pool_seed}
+        first = None if self.first is None else self.first.state_dict()
+        return {**super().state_dict(), "pool_seed": self._pool_seed, "first": first, "first_asks": self._first_asks}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See ``Strategy.load_state_dict``."""
         super().load_state_dict(state)
         self._pool_seed = state["pool_seed"]
+        self._first_asks = state["first_asks"]
+        if self.first is not None:
+            self.first.load_state_dict(state["first"])
         self._drawn = {}

@@ -104,6 +104,16 @@ def test_neighbours_are_looked_at_in_random_order() -> None:
     assert len({frozenset(order) for order in orders}) == 1
 
 
+def test_patience_ends_a_descent_early() -> None:
+    strategy = LocalSearch(from_largest=True, restarts=False, patience=5)
+    found = searched(strategy, 1000, 100)
+    best = max(found, key=value)
+    after = found[found.index(best) + 1 :]
+    assert 5 <= len(after) <= 4 + 5  # the siblings asked for after it, and neighbours of its own
+    with pytest.raises(ConfigError, match="patience is 0"):
+        LocalSearch(patience=0)
+
+
 class Watched(NASBench201Space):
     """Notes every mutation."""
 

@@ -9,6 +9,7 @@ import pytest
 from lightning_nas.architecture import Architecture
 from lightning_nas.errors import ConfigError
 from lightning_nas.evaluation.base import Evaluation
+from lightning_nas.evolution.local_search import LocalSearch
 from lightning_nas.evolution.random_search import RandomSearch
 from lightning_nas.prediction.predictors import MLP, GradientBoosting, Predictor, RandomForest, one_hot
 from lightning_nas.prediction.weak import WeakPredictors
@@ -104,3 +105,19 @@ def test_impossible_settings_are_refused() -> None:
         GradientBoosting(learning_rate=0)
     with pytest.raises(ConfigError, match="widths is"):
         MLP(())
+
+
+def test_what_comes_first_is_asked_until_it_has_nothing() -> None:
+    descent = {"from_largest": True, "restarts": False, "first_improvement": True, "patience": 4}
+    alone = LocalSearch(**descent)  # type: ignore[arg-type]
+    strategy = WeakPredictors(RandomForest(3), initial=30, pool=50, first=LocalSearch(**descent))  # type: ignore[arg-type]
+    asked = []
+    for each in (alone, strategy):
+        each.start(SPACE, seed=5)
+        asked.append([])
+        while len(asked[-1]) < 40 and (more := each.ask(3)):
+            asked[-1] += more
+            told(each, more)
+    assert 5 <= len(asked[0]) < 30
+    assert asked[1][: len(asked[0])] == asked[0]
+    assert len(set(asked[1])) == len(asked[1]) >= 40

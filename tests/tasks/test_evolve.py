@@ -28,7 +28,23 @@ STRATEGIES = {
     "local": {"class_path": "lightning_nas.evolution.local_search.LocalSearch"},
     "first": {
         "class_path": "lightning_nas.evolution.local_search.LocalSearch",
-        "init_args": {"first_improvement": True, "from_largest": True},
+        "init_args": {"first_improvement": True, "from_largest": True, "patience": 15},
+    },
+    "forest": {
+        "class_path": "lightning_nas.prediction.weak.WeakPredictors",
+        "init_args": {
+            "predictor": {
+                "class_path": "lightning_nas.prediction.predictors.RandomForest",
+                "init_args": {"trees": 3},
+            },
+            "initial": 16,
+            "pool": 30,
+            "parents": 2,
+            "first": {
+                "class_path": "lightning_nas.evolution.local_search.LocalSearch",
+                "init_args": {"first_improvement": True, "restarts": False, "patience": 3},
+            },
+        },
     },
 }
 
