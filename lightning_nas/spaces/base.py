@@ -15,6 +15,9 @@ from lightning_nas.architecture import Architecture, SpaceSpec
 from lightning_nas.differentiable.attention.base import Attention
 from lightning_nas.errors import ArchitectureError, ConfigError
 
+CROSSOVERS = 100
+"""Children that are drawn before there is none."""
+
 AllowedNames = Mapping[str, Sequence[Sequence[str]]]
 """Names of the operations that every edge may take, a list an edge, by cell type."""
 
@@ -181,6 +184,20 @@ class SearchSpace(ABC):
         """A uniformly drawn neighbour."""
         near = list(self.neighbours(architecture))
         return near[int(torch.randint(len(near), (1,), generator=generator))]
+
+    def crossover(self, first: Architecture, second: Architecture, generator: torch.Generator) -> Architecture:
+        """A child of two: every choice is that of either parent, with equal chances.
+
+        Where that is no architecture it is drawn again; the first parent is the child where that fails too often.
+        """
+        parents = torch.tensor([first.choices, second.choices])
+        for _ in range(CROSSOVERS):
+            picks = torch.randint(2, (1, parents.shape[1]), generator=generator)
+            try:
+                return self.architecture(parents.gather(0, picks)[0].tolist())
+            except ArchitectureError:
+                continue
+        return first
 
     def architecture(self, choices: Sequence[int]) -> Architecture:
         """Make an architecture of this space and check it.

@@ -287,6 +287,20 @@ def test_augmentations_keep_shape_and_repeat_with_their_generator(member: Any) -
     assert torch.equal(x, before)
 
 
+@pytest.mark.parametrize("member", [m for m in members(SearchSpace) if not issubclass(m, LimitedSpace)])
+def test_children_have_every_choice_of_a_parent(member: Any) -> None:
+    space, generator = member(), torch.Generator().manual_seed(3)
+    children = set()
+    for _ in range(20):
+        first, second = space.sample(generator), space.sample(generator)
+        child = space.crossover(first, second, generator)
+        space.check(child)
+        assert all(c in pair for c, *pair in zip(child.choices, first.choices, second.choices, strict=True))
+        assert space.crossover(first, first, generator) == first
+        children.add(child in (first, second))
+    assert False in children
+
+
 def played(strategy: Strategy, asked: list[Architecture]) -> None:
     """Tell a strategy a rugged objective without ties."""
     values = [sum(c * 1.01**i for i, c in enumerate(a.choices)) - 2.0 * (a.choices[0] == 4) for a in asked]

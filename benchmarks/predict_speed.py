@@ -1,0 +1,126 @@
+"""How fast predictors of architectures are: TNAO's auto-encoder and swarm, and the scoring of a whole space.
+
+    python -m benchmarks.predict_speed
+
+In the NAS-Bench-101 space, whose architectures are the longest, on random ones with made-up results: no table is
+needed. The last line is JSON: seconds to train on 1,000 architectures (and to draw them and 10,000 others first),
+milliseconds of a generation of 100 particles, seconds to score 423,624 architectures by the auto-encoder and by a
+random forest, and the peak memory.
+"""
+
+import argparse
+import json
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+if not __package__:
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from lightning_nas.architecture import Architecture
+from lightning_nas.data.steps import StepsDataModule
+from lightning_nas.evaluation.base import Evaluation, Evaluator
+from lightning_nas.prediction.code_search import SwarmSearch
+from lightning_nas.prediction.predictors import RandomForest, one_hot
+from lightning_nas.prediction.swarm import CompetitiveSwarm
+from lightning_nas.spaces.nasbench101 import NASBench101Space
+from lightning_nas.tasks.autoencoder import AutoEncoderTask
+
+NETWORKS = 423_624
+SAMPLES, STEPS = 1000, 1000
+
+
+class MadeUp(Evaluator):
+    """Likes edges, and 3x3 convolutions."""
+
+    def costs(self, architecture: Architecture) -> dict[str, float]:
+        """None."""
+        return {}
+
+    def evaluate(self, architectures: Sequence[Architecture]) -> list[Evaluation]:
+        """At once."""
+        return [
+            Evaluation({"accuracy": sum(a.choices[:21]) / 40 + sum(c == 1 for c in a.choices[21:]) / 10})
+            for a in architectures
+        ]
+
+
+class Clock(Callback):
+    """Seconds from the first step to the end of the last."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin."""
+        self.start = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End."""
+        self.seconds = time.perf_counter() - self.start
+
+
+def train(space: NASBench101Space) -> tuple[AutoEncoderTask, float, float]:
+    """A trained task, the seconds of its training, and those of the drawing of samples."""
+
+    def optimizer(parameters: Any) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(parameters, lr=1e-3)
+
+    def scheduler(made: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+        return torch.optim.lr_scheduler.CosineAnnealingLR(made, STEPS)
+
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        swarm = SwarmSearch(CompetitiveSwarm(2, 1))
+        task = AutoEncoderTask(
+            space, MadeUp(), swarm, optimizer, scheduler, samples=SAMPLES, budget=SAMPLES + 1, output_dir=folder
+        )
+        quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        trainer = Trainer(max_epochs=1, accelerator="cpu", callbacks=[clock], enable_model_summary=False, **quiet)
+        start = time.perf_counter()
+        trainer.fit(task, datamodule=StepsDataModule(STEPS))
+        return task, clock.seconds, clock.start - start
+
+
+def main() -> None:
+    """Measure, and end with a line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    torch.set_num_threads(parser.parse_args().threads)
+    space = NASBench101Space()
+    task, training, drawing = train(space)
+    found: dict[str, Any] = {"training_seconds": training, "drawing_seconds": drawing}
+
+    generations = 50
+    search = SwarmSearch(CompetitiveSwarm(100, generations))
+    search.start(space)
+    search.tell(task.search.results)
+    search.autoencoder = task.autoencoder.eval()
+    start = time.perf_counter()
+    search.ask(100)
+    found["generation_milliseconds"] = 1000 * (time.perf_counter() - start) / generations
+
+    # scoring does not ask whether choices are architectures
+    alphabet = torch.tensor(space.alphabet)
+    choices = (torch.rand(NETWORKS, len(alphabet)) * alphabet).long()
+    start = time.perf_counter()
+    with torch.inference_mode():
+        for part in choices.split(4096):
+            task.autoencoder.scores(task.autoencoder.encode(part))
+    found["scoring_seconds"] = time.perf_counter() - start
+
+    known = [(a.choices, e.objectives["accuracy"]) for a, e in task.search.results]
+    features = one_hot([c for c, _ in known], space.alphabet)
+    others = one_hot(choices.tolist(), space.alphabet)
+    start = time.perf_counter()
+    RandomForest().predict(features, torch.tensor([w for _, w in known]).numpy(), others, seed=0)
+    found["forest_seconds"] = time.perf_counter() - start
+    found["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({key: round(value, 1) for key, value in found.items()}))
+
+
+if __name__ == "__main__":
+    main()
