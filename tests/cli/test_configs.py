@@ -77,9 +77,15 @@ def check_tiny(arguments: dict[str, Any], images: dict[str, Any], proxy: str) ->
 
 def tiny_proposals(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The same strategy on made-up results."""
-    table = {"table": {"init_args": {"path": str(write_nasbench201(folder / "nasbench201.npz"))}}}
-    model: dict[str, Any] = {part: {"init_args": table} for part in ("evaluator", "report")}
     arguments = {**config["model"]["init_args"], "budget": 8}
+    tables = {
+        "NASBench101Table": {"class_path": "tests.helpers.EveryNASBench101Cell"},
+        "NASBench201Table": {"init_args": {"path": str(write_nasbench201(folder / "nasbench201.npz"))}},
+    }
+    model: dict[str, Any] = {}
+    for part in {"evaluator", "report"} & arguments.keys():
+        published = arguments[part]["init_args"]["table"]["class_path"].split(".")[-1]
+        model[part] = {"init_args": {"table": tables[published]}}
     if "samples" in arguments:
         arguments |= {"samples": 6, "unlabelled": 10}
         config["data"]["init_args"] |= {"steps": 2}
