@@ -16,6 +16,9 @@ A whole search:
   report     write report.html of a run folder again
   export     a trained network as one plain .py, a torch program and ONNX, with a model card
 
+Tables of known results:
+  table      the npz file of NAS-Bench-101 or NAS-Bench-201, from an official download
+
 One stage, by Lightning:
   fit        run a task: distill, search or train
   validate   its validation
@@ -61,6 +64,10 @@ def main(args: list[str] | None = None) -> None:
             from lightning_nas.commands import export
 
             export(rest)
+        elif command == "table":
+            from lightning_nas.commands import table
+
+            table(rest)
         elif command == "report":
             from lightning_nas.commands import report
 

@@ -1,4 +1,4 @@
-"""The commands beside Lightning's own: ``export`` and ``report``."""
+"""The commands beside Lightning's own: ``export``, ``report`` and ``table``."""
 
 import argparse
 import math
@@ -231,3 +231,29 @@ def report(args: list[str]) -> None:
     )
     parser.add_argument("run_dir", type=Path, help="the folder of a pipeline's run")
     print(write_report(parser.parse_args(args).run_dir))
+
+
+def table(args: list[str]) -> None:
+    """``lightning-nas table``.
+
+    Raises:
+        ConfigError: Something is where the npz file is to be written.
+    """
+    from lightning_nas.tables.official_nasbench101 import nasbench101_from_tfrecord
+    from lightning_nas.tables.official_nasbench201 import nasbench201_from_download
+
+    parser = argparse.ArgumentParser(
+        prog="lightning-nas table",
+        description="Write the npz file that a table of known results is read from, from an official download: "
+        "nasbench_only108.tfrecord or nasbench_full.tfrecord; NAS-Bench-201-v1_1-096897.pth, or the folder "
+        "NATS-tss-v1_0-3ffb9-simple. Checksums are compared first.",
+    )
+    parser.add_argument("benchmark", choices=("nasbench101", "nasbench201"))
+    parser.add_argument("download", type=Path, help="the file or folder")
+    parser.add_argument("--output", type=Path, help="the npz file (default: BENCHMARK.npz)")
+    given = parser.parse_args(args)
+    output = given.output or Path(f"{given.benchmark}.npz")
+    if output.exists():
+        raise ConfigError(f"{output} exists already. Delete it, or name another --output.")
+    read = {"nasbench101": nasbench101_from_tfrecord, "nasbench201": nasbench201_from_download}[given.benchmark]
+    print(read(given.download, output))

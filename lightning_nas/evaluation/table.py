@@ -1,6 +1,7 @@
 """Architectures whose results are known."""
 
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any, Literal
 
 from lightning_nas.architecture import Architecture
@@ -91,10 +92,13 @@ class TableLookup(Evaluator):
         """
         if not self.one_trial:
             return [float(value) for value in self.table.lookup_many(architectures, self.column)]
-        trials = self.table.trials(self.column)
+        trials = range(self.table.trials(self.column))
         if not trials:
             raise ConfigError(f"{self.column!r} of {self.table.path} has no trials. Set one_trial to false.")
-        drawn = [derived_seed(self.seed, "trial", row) % trials for row in rows]
+        drawn = []
+        for row in rows:
+            known = [trial for trial in trials if isfinite(self.table.column(self.column, trial)[row])] or trials
+            drawn.append(known[derived_seed(self.seed, "trial", row) % len(known)])
         return [self.table.lookup(a, self.column, trial) for a, trial in zip(architectures, drawn, strict=True)]
 
     def state_dict(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lightning_nas.errors import BudgetError, ConfigError
@@ -58,6 +59,17 @@ def test_one_trial_is_always_the_same(table: NASBench201Table) -> None:
     assert len({e.objectives["accuracy"] for evaluations in found.values() for e in evaluations}) > 5
     with pytest.raises(ConfigError, match="has no trials"):
         TableLookup(table, "cifar10_params", one_trial=True).evaluate(CELLS)
+
+
+def test_one_trial_is_one_that_is_known(table: NASBench201Table) -> None:
+    with np.load(table.path) as file:
+        arrays = dict(file)
+    arrays["cifar10_val_200"][:, [0, 2]] = np.nan
+    np.savez("some.npz", **arrays)
+    some = NASBench201Table("some.npz")
+    for seed in range(4):
+        for cell, found in zip(CELLS, TableLookup(some, one_trial=True, seed=seed).evaluate(CELLS), strict=True):
+            assert found.objectives["accuracy"] == table.lookup(cell, "cifar10_val_200", 1) / 100
 
 
 def test_test_accuracies_must_be_asked_for(table: NASBench201Table) -> None:
