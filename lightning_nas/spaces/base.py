@@ -218,7 +218,27 @@ class SearchSpace(ABC):
             )
 
 
-class DifferentiableSpace(SearchSpace):
+class SupernetSpace(SearchSpace):
+    """A space that one network with shared weights holds all architectures of."""
+
+    @abstractmethod
+    def supernet(self, *, num_classes: int, image_shape: Sequence[int]) -> nn.Module:
+        """Build the supernet: it maps images, and what ``discrete`` says of an architecture, to logits.
+
+        Args:
+            num_classes: Width of the classifier.
+            image_shape: ``(channels, height, width)`` of an image.
+
+        Raises:
+            DataError: The images are too small.
+        """
+
+    @abstractmethod
+    def discrete(self, architecture: Architecture) -> Any:
+        """What makes the supernet compute an architecture: the second argument of its forward pass."""
+
+
+class DifferentiableSpace(SupernetSpace):
     """A space whose cells are mixtures of operations on edges.
 
     Attributes:
