@@ -27,7 +27,13 @@ class Evaluation:
 
 
 class Evaluator(ABC):
-    """Looks architectures up, or trains, or predicts them."""
+    """Looks architectures up, or trains, or predicts them.
+
+    Attributes:
+        version: How often what it says of architectures has changed; evaluations of different versions do not compare.
+    """
+
+    version: int = 0
 
     def prepare_data(self) -> None:  # noqa: B027
         """Download what is needed, in one process of every machine; by default nothing."""

@@ -1,5 +1,6 @@
 """The account of a search: what was queried, and what is the best of it."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,32 +35,46 @@ class Search:
         self.evaluator = evaluator
         self.budget = budget
         self.objective = objective
-        self.results: list[Result] = []
+        self.results: list[Result]
+        self._version: tuple[int, int]
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.results = []
+        self._version = (self.evaluator.version, 0)
 
     @property
     def left(self) -> int:
         """Queries that the budget leaves."""
         return self.budget - len(self.results)
 
-    def step(self, strategy: Strategy, count: int) -> list[Result]:
+    def step(
+        self, strategy: Strategy, count: int, train: Callable[[Sequence[Architecture]], None] | None = None
+    ) -> list[Result]:
         """One generation: the strategy asks, the evaluator evaluates, the strategy is told.
 
         Args:
             strategy: Which knows the results so far.
             count: Architectures at most; fewer where the budget leaves fewer.
+            train: What moves the evaluator before it evaluates, given the architectures.
 
         Returns:
             What was asked for, evaluated; empty where the search is over.
         """
         asked = strategy.ask(min(count, self.left)) if self.left else []
+        if asked and train is not None:
+            train(asked)
         found = list(zip(asked, self.evaluator.evaluate(asked) if asked else [], strict=True))
+        if self.evaluator.version != self._version[0]:
+            self._version = (self.evaluator.version, len(self.results))
         strategy.tell(found)
         self.results += found
         return found
 
     @property
     def best(self) -> Result:
-        """The best so far; of equals the first.
+        """The best so far, among those that the evaluator's present version has evaluated; of equals the first.
 
         Raises:
             ConfigError: Nothing was evaluated.
@@ -74,7 +89,8 @@ class Search:
                 "it. Use a larger space or higher limits."
             )
         sign = -1.0 if self.objective.endswith("loss") else 1.0
-        return max(range(len(self.results)), key=lambda i: sign * self.results[i][1].objectives[self.objective])
+        places = range(self._version[1], len(self.results))
+        return max(places, key=lambda i: sign * self.results[i][1].objectives[self.objective])
 
     def history(self) -> list[dict[str, Any]]:
         """One entry a query, as JSON values: the architecture's text, its objectives and its cost."""
@@ -121,6 +137,7 @@ class Search:
         """What a search goes on from: numbers and text."""
         return {
             "evaluator": self.evaluator.state_dict(),
+            "version": list(self._version),
             "results": [
                 {"choices": list(a.choices), "objectives": dict(e.objectives), "cost": dict(e.cost)}
                 for a, e in self.results
@@ -130,6 +147,7 @@ class Search:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take the state back."""
         self.evaluator.load_state_dict(state["evaluator"])
+        self._version = tuple(state["version"])
         self.results = [
             (self.space.architecture(row["choices"]), Evaluation(dict(row["objectives"]), dict(row["cost"])))
             for row in state["results"]

@@ -237,6 +237,10 @@ class SupernetSpace(SearchSpace):
     def discrete(self, architecture: Architecture) -> Any:
         """What makes the supernet compute an architecture: the second argument of its forward pass."""
 
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of the class, as JSON values, that make a space with the same supernet."""
+        return dict(self.spec().arguments)
+
 
 class DifferentiableSpace(SupernetSpace):
     """A space whose cells are mixtures of operations on edges.
@@ -252,6 +256,10 @@ class DifferentiableSpace(SupernetSpace):
     operations: tuple[str, ...]
     nodes: tuple[slice, ...]
     allowed: dict[str, Tensor]
+
+    def arguments(self) -> dict[str, Any]:
+        """See ``SupernetSpace.arguments``."""
+        return {**super().arguments(), "allowed": self._narrowed({})}
 
     @property
     def edges(self) -> int:

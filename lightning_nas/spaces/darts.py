@@ -3,7 +3,7 @@
 import ast
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -137,6 +137,11 @@ class DARTSSpace(DifferentiableSpace):
         half = 2 * self.node_count
         cells = {"normal": pairs[:half], "reduce": pairs[half:]}
         return {name: [cell[i : i + 2] for i in range(0, half, 2)] for name, cell in cells.items()}
+
+    def arguments(self) -> dict[str, Any]:
+        """See ``SupernetSpace.arguments``."""
+        own = {"channels": self.channels, "cells": self.cells, "partial_channels": self.partial_channels}
+        return {**super().arguments(), **own}
 
     @property
     def alphabet(self) -> tuple[int, ...]:

@@ -58,9 +58,8 @@ class MixedCell(nn.Module):
         self.preprocess_1 = ReLUConvBN(channels_before[1], channels, 1, 1, 0, affine=False)
         self.inner = channels // partial_channels
         self.sizes = [2 * nodes, *range(nodes - 1, 0, -1)]  # edges of each wave
-        rows = torch.tensor(wave_rows(nodes))
-        self.register_buffer("rows", rows, persistent=False)
-        self.order = rows.tolist()
+        self.order = list(wave_rows(nodes))
+        self.register_buffer("rows", torch.tensor(self.order), persistent=False)
         self.waves = nn.ModuleList(
             Wave(operations, of_wave.unflatten(0, (-1, 1 if i else 2)), self.inner, 2 if reduction and i == 0 else 1)
             for i, of_wave in enumerate(allowed[self.order].split(self.sizes))

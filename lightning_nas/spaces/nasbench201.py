@@ -1,6 +1,7 @@
 """The NAS-Bench-201 space (Dong & Yang, 2020): one cell type, a complete graph of four nodes."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -85,6 +86,10 @@ class NASBench201Space(DifferentiableSpace):
     def spec(self) -> SpaceSpec:
         """The operations: neither width nor depth decides which cells there are."""
         return SpaceSpec("lightning_nas.spaces.nasbench201.NASBench201Space", (("operations", self.operations),))
+
+    def arguments(self) -> dict[str, Any]:
+        """See ``SupernetSpace.arguments``."""
+        return {**super().arguments(), "channels": self.channels, "cells_per_stage": self.cells_per_stage}
 
     @property
     def alphabet(self) -> tuple[int, ...]:

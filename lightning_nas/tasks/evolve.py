@@ -1,31 +1,42 @@
 """Search by proposals: a strategy asks, an evaluator answers."""
 
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from torch import nn
 
+from lightning_nas.architecture import Architecture
 from lightning_nas.data.steps import StepsDataModule
-from lightning_nas.errors import ConfigError
+from lightning_nas.errors import ConfigError, TrainingError
 from lightning_nas.evaluation.base import Evaluator
-from lightning_nas.evolution.base import Strategy
+from lightning_nas.evaluation.supernet import SupernetScores
+from lightning_nas.evolution.base import Result, Strategy
 from lightning_nas.evolution.search import Search
+from lightning_nas.evolution.shifting import Shifting
+from lightning_nas.metrics.ranking import kendall_tau
 from lightning_nas.spaces.base import SearchSpace
 from lightning_nas.spaces.limited import LimitedSpace
-from lightning_nas.tasks.common import output_folder
+from lightning_nas.tasks.common import last_good, output_folder
 
 
 class EvolveTask(LightningModule):
     """Finds the best architecture among those that a strategy asks for, with a budget of queries.
 
     A training step is a generation, counted by ``StepsDataModule``: the strategy asks, the evaluator evaluates,
-    the strategy is told. Only networks
-    that were not seen before are asked for, so that each is one query. The search ends when the budget is spent, or
-    when the strategy has nothing left to ask for. Checkpoints hold all of it; every generation can be one. At the end
-    ``architecture.json`` holds the best architecture and ``history.json`` every evaluation in order.
+    the strategy is told. Most strategies ask only for networks that were not seen before, so that each is one query.
+    The search ends when the budget is spent, or when the strategy has nothing left to ask for. Checkpoints hold all of
+    it; every generation can be one. At the end ``architecture.json`` holds the best architecture and ``history.json``
+    every evaluation in order.
+
+    With ``shifting``, the evaluator is ``SupernetScores``, and before a generation is scored the supernet is trained on
+    it, or on what ``Strategy.training_paths`` names; at the end ``supernet.safetensors`` holds the weights. What was
+    scored by weights of before does not compare: the best architecture is that of the last generation.
 
     Attributes:
         search: The account of all queries.
@@ -39,12 +50,15 @@ class EvolveTask(LightningModule):
         generation: Architectures a generation, at least 1.
         objective: Which of the evaluator's objectives decides; lower is better where the name ends in ``loss``.
         limits: The most that an architecture may cost, by the name of the cost; see ``LimitedSpace``.
+        shifting: How the supernet is trained; it is not if null.
+        truth: What knows the architectures' true worth, such as a table: the log then has Kendall's tau of every
+            generation's scores with its one objective. The search does not see it.
         report: What looks at the one architecture that was found, such as by test accuracies; none if null.
         seed: Of the strategy.
         output_dir: Where the files go; by default the folder of this run's logger.
 
     Raises:
-        ConfigError: ``budget`` or ``generation`` is below 1.
+        ConfigError: ``budget`` or ``generation`` is below 1, or there is no supernet to train.
     """
 
     def __init__(
@@ -56,6 +70,8 @@ class EvolveTask(LightningModule):
         generation: int = 10,
         objective: str = "accuracy",
         limits: Mapping[str, float] | None = None,
+        shifting: Shifting | None = None,
+        truth: Evaluator | None = None,
         report: Evaluator | None = None,
         seed: int = 0,
         output_dir: str | None = None,
@@ -63,10 +79,22 @@ class EvolveTask(LightningModule):
         super().__init__()
         if generation < 1:
             raise ConfigError(f"generation is {generation}; it must be at least 1 architecture.")
+        self.space = space
         limited = LimitedSpace(space, evaluator.costs, limits) if limits else space
         self.search = Search(limited, evaluator, budget, objective)
         self.strategy = strategy
         self.generation = generation
+        self.shifting = shifting
+        # what wraps an evaluator has it as its attribute ``evaluator``
+        self.scores: Any = evaluator if isinstance(evaluator, SupernetScores) else getattr(evaluator, "evaluator", None)
+        if shifting is not None and not isinstance(self.scores, SupernetScores):
+            raise ConfigError(
+                f"shifting trains a supernet; the evaluator is {type(evaluator).__name__}. Use "
+                "lightning_nas.evaluation.supernet.SupernetScores, or leave shifting out."
+            )
+        self.automatic_optimization = shifting is None
+        self.supernet: nn.Module | None = None
+        self.truth = truth
         self.report = report
         self.seed = seed
         self.output_dir = output_dir
@@ -79,7 +107,25 @@ class EvolveTask(LightningModule):
 
     @property
     def _evaluators(self) -> list[Evaluator]:
-        return [self.search.evaluator] if self.report is None else [self.search.evaluator, self.report]
+        return [each for each in (self.search.evaluator, self.truth, self.report) if each is not None]
+
+    def configure_model(self) -> None:
+        """Read the supernet that is to be trained.
+
+        Raises:
+            ArtifactError: The file cannot be used.
+            ConfigError: It is of another space.
+            DataError: It is of other images or classes.
+        """
+        if self.shifting is None or self.supernet is not None:
+            return
+        loaded = self.scores.loaded
+        if loaded.space.spec() != self.space.spec():
+            raise ConfigError(
+                f"The supernet is of {loaded.space.spec()}, the search of {self.space.spec()}. Use the space that the "
+                "supernet was trained for."
+            )
+        self.supernet = loaded.network
 
     def setup(self, stage: str) -> None:
         """Begin the search; a checkpoint's replaces it.
@@ -101,11 +147,12 @@ class EvolveTask(LightningModule):
             )
         for evaluator in self._evaluators:
             evaluator.to(trainer.strategy.root_device)
-        self.search.results = []
+        self.search.clear()
         self.strategy.start(self.search.space, self.search.objective, self.seed)
 
-    def configure_optimizers(self) -> None:
-        """There is nothing to train here. Lightning counts a step a generation all the same, and keeps checkpoints."""
+    def configure_optimizers(self) -> Any:
+        """That of the supernet. Where there is none Lightning counts a step a generation all the same."""
+        return None if self.shifting is None else self.shifting.optimizer(self.scores)
 
     # -- a generation -------------------------------------------------------------------------------------------------
 
@@ -113,19 +160,53 @@ class EvolveTask(LightningModule):
         """Ask, evaluate, tell."""
         start = time.perf_counter()
         with torch.autocast(self.device.type, enabled=False):
-            asked = self.search.step(self.strategy, self.generation)
+            asked = self.search.step(self.strategy, self.generation, None if self.shifting is None else self._train)
         if not asked or not self.search.left:
             self.trainer.should_stop = True
         objective = self.search.objective
         values = {f"best/{objective}": self.search.best[1].objectives[objective]}
         values |= {"queries": float(len(self.search.results)), "seconds": time.perf_counter() - start}
+        values |= self._generation_values(asked)
         self.log_dict(values, prog_bar=True, on_step=True, on_epoch=False, batch_size=1)
+
+    def _train(self, asked: Sequence[Architecture]) -> None:
+        """Train the supernet on a generation."""
+        assert self.shifting is not None
+        paths = self.strategy.training_paths() or asked
+        number = len(self.search.results)
+        loss = self.shifting.train(self.scores, self.optimizers(), paths, number, self.manual_backward)
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"The supernet's loss became {loss} after {number} evaluations. {last_good(self.trainer)} Lower the "
+                "learning rate, or clip gradients."
+            )
+        self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=False, batch_size=1)
+
+    def _generation_values(self, asked: Sequence[Result]) -> dict[str, float]:
+        """Mean and diversity of a generation, and Kendall's tau with the truth."""
+        if len(asked) < 2:
+            return {}
+        objective = self.search.objective
+        scores = [evaluation.objectives[objective] for _, evaluation in asked]
+        choices = torch.tensor([architecture.choices for architecture, _ in asked])
+        differing = (choices.unsqueeze(0) != choices.unsqueeze(1)).double().mean(2)
+        values = {f"mean/{objective}": sum(scores) / len(scores)}
+        values["diversity"] = float(differing.sum() / (len(asked) * (len(asked) - 1)))
+        if self.truth is not None:
+            sign = -1.0 if objective.endswith("loss") else 1.0
+            truths = [e.objectives.popitem()[1] for e in self.truth.evaluate([a for a, _ in asked])]
+            values["truth/kendall_tau"] = kendall_tau([sign * score for score in scores], truths)
+        return values
 
     def on_fit_end(self) -> None:
         """Write what was found; after the last checkpoint, so that a run that stops here need not be repeated."""
         folder = output_folder(self.trainer, self.output_dir)
         name = type(self.strategy).__name__
         self.outputs = self.search.write(folder, self.report, strategy=name, seed=self.seed)
+        if self.shifting is not None:
+            info = {**self.scores.loaded.info, "shifted_generations": self.scores.version}
+            path = replace(self.scores.loaded, info=info).save(folder / "supernet.safetensors")
+            self.outputs["supernet"] = [path, path.with_suffix(".json")]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the strategy's state and the account."""

@@ -1,0 +1,109 @@
+"""Paths of a supernet, and weights that stay where no path went."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lightning_nas.errors import ConfigError
+from lightning_nas.spaces.base import Mixture
+from lightning_nas.spaces.convert import from_per_edge, to_per_edge
+from lightning_nas.spaces.darts import DARTSSpace
+from lightning_nas.spaces.nasbench201 import NASBench201Space
+from lightning_nas.spaces.paths import CostWindow, FairPaths, UniformPaths, UntouchedWeights
+
+NO_NONE = ["skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"]
+SMALL: list[Any] = [
+    NASBench201Space(channels=2, cells_per_stage=1),
+    DARTSSpace(nodes=2, channels=2, cells=3, operations=("none", "skip_connect", "sep_conv_3x3", "dil_conv_3x3")),
+]
+
+
+@pytest.mark.parametrize("space", SMALL, ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("kind", ["SGD", "AdamW"])
+def test_steps_are_those_of_one_module_an_operation(space: Any, kind: str) -> None:
+    torch.manual_seed(0)
+    supernet = space.supernet(num_classes=3, image_shape=(3, 8, 8)).double()
+    make = {
+        "SGD": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.1),
+        # its count of steps is one for all operations of a tensor, so that it shows where all take part in every step
+        "AdamW": lambda p: torch.optim.AdamW(p, 0.01, betas=(0.0, 0.0), weight_decay=0.1),
+    }[kind]
+    optimizer = make(supernet.parameters())
+    values = dict(supernet.named_parameters())
+    # one tensor an operation
+    single = {n: v.detach().requires_grad_() for n, v in to_per_edge(supernet, values).items()}
+    own = make(list(single.values()))
+    operations = {public for public, _, _, part, _ in supernet.per_edge() if part}
+    untouched = UntouchedWeights(supernet)
+    generator = torch.Generator().manual_seed(0)
+    seen = 0
+    for _ in range(8):
+        images, labels = torch.randn(4, 3, 8, 8, dtype=torch.float64), torch.randint(3, (4,))
+        optimizer.zero_grad()
+        path = space.discrete(space.sample(generator))
+        path = {n: Mixture(m.operations.double(), m.edges.double(), m.active) for n, m in path.items()}
+        F.cross_entropy(supernet(images, path), labels).backward()
+        gradients = {n: p.grad if p.grad is not None else torch.zeros_like(p) for n, p in supernet.named_parameters()}
+        for name, gradient in to_per_edge(supernet, gradients).items():
+            unused = name in operations and not gradient.any()  # what all paths share always moves
+            seen += unused
+            single[name].grad = None if unused else gradient
+        own.step()
+        untouched.keep(optimizer)
+        optimizer.step()
+        untouched.restore(optimizer)
+        moved = to_per_edge(supernet, {n: p.detach() for n, p in supernet.named_parameters()})
+        for name, value in single.items():
+            torch.testing.assert_close(moved[name], value.detach(), rtol=0, atol=1e-12)
+    assert seen > 8
+
+
+def test_without_it_they_are_not() -> None:
+    torch.manual_seed(0)
+    supernet = SMALL[0].supernet(num_classes=3, image_shape=(3, 8, 8))
+    optimizer = torch.optim.SGD(supernet.parameters(), 0.1, weight_decay=0.1)
+    before = to_per_edge(supernet)
+    path = SMALL[0].parse("|nor_conv_3x3~0|+|none~0|none~1|+|none~0|none~1|nor_conv_1x1~2|")
+    F.cross_entropy(supernet(torch.randn(4, 3, 8, 8), SMALL[0].discrete(path)), torch.randint(3, (4,))).backward()
+    optimizer.step()
+    assert not torch.equal(
+        to_per_edge(supernet)["cells.0.edges.2<-0.3.op.1.weight"], before["cells.0.edges.2<-0.3.op.1.weight"]
+    )
+    from_per_edge(before, supernet)
+
+
+def test_fair_paths_have_every_operation_once() -> None:
+    space = NASBench201Space(allowed={"cell": [NO_NONE] * 6})
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        drawn = FairPaths().draw(space, generator)
+        assert len(drawn) == 4
+        assert all(sorted(column) == [1, 2, 3, 4] for column in zip(*(a.choices for a in drawn), strict=True))
+    uneven = NASBench201Space(allowed={"cell": [NO_NONE] * 5 + [NO_NONE[:2]]})
+    with pytest.raises(ConfigError, match=r"Choices have \[2, 4\] values"):
+        FairPaths().draw(uneven, generator)
+    with pytest.raises(ConfigError, match="Use UniformPaths"):
+        FairPaths().draw(DARTSSpace(), generator)
+
+
+def test_uniform_paths_are_draws_of_the_space() -> None:
+    space = NASBench201Space()
+    drawn = UniformPaths(3).draw(space, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    assert drawn == [space.sample(generator) for _ in range(3)]
+    with pytest.raises(ConfigError, match="paths is 0"):
+        UniformPaths(0)
+
+
+def test_costs_are_drawn_alike() -> None:
+    space = NASBench201Space()
+    sizes = {"channels": 4, "cells": 3, "image_shape": (3, 8, 8)}
+    sampler = CostWindow((0, 20_000), windows=2, network=sizes)
+    generator = torch.Generator().manual_seed(0)
+    costs = [sampler._cost(space, *sampler.draw(space, generator)) for _ in range(40)]
+    assert max(costs) <= 20_000
+    assert 10 < sum(cost > 10_000 for cost in costs) < 30
+    with pytest.raises(ConfigError, match="two ascending numbers"):
+        CostWindow((2, 1))
