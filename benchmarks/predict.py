@@ -37,7 +37,7 @@ from lightning_nas.evolution.local_search import LocalSearch
 from lightning_nas.evolution.random_search import RandomSearch
 from lightning_nas.evolution.regularized_evolution import RegularizedEvolution
 from lightning_nas.pipeline_config import merge, read_yaml
-from lightning_nas.prediction.predictors import RandomForest
+from lightning_nas.prediction.predictors import MLP, RandomForest
 from lightning_nas.prediction.weak import WeakPredictors
 from lightning_nas.spaces.base import SearchSpace
 from lightning_nas.spaces.limited import LimitedSpace
@@ -59,12 +59,16 @@ METHODS: dict[str, tuple[Callable[[], Strategy], int]] = {
     "local_search": (LocalSearch, 1),
     "local_search_largest": (lambda: LocalSearch(from_largest=True), 1),
     "local_search_first": (lambda: LocalSearch(from_largest=True, first_improvement=True), 1),
-    "weaknas": (lambda: WeakPredictors(pool=5000, parents=5), 10),
+    "weaknas": (lambda: WeakPredictors(MLP(), 20, 10, 5000, 20), 5),
+    "weaknas_boosting": (lambda: WeakPredictors(pool=5000, parents=5), 10),
     "weaknas_forest": (lambda: WeakPredictors(RandomForest(), top=20, pool=5000, parents=20), 10),
     "local_search_synflow": (lambda: LocalSearch(from_largest=True, first_improvement=True, order=_ORDER), 1),
     "best": (lambda: WeakPredictors(RandomForest(), 40, 20, 5000, 20, _descent()), 10),
 }
 """How a strategy is made, and how many architectures it is asked for at a time."""
+
+BEST_WITHIN_LIMITS = "weaknas"
+"""What ``best`` is where there are limits: then the largest cell is no good start for a descent."""
 
 CONFIGURED = ("tnao", "nao")
 """Methods that train: files of ``configs/predict``, run by the command line."""
@@ -190,6 +194,8 @@ def outcome(problem: Problem, evaluator: TableLookup, budget: int, best: Archite
 def measure(problem: Problem, method: str, seeds: int, budget: int) -> dict[str, float]:
     """All seeds of a method."""
     start = time.perf_counter()
+    if method == "best" and problem.limits:
+        method = BEST_WITHIN_LIMITS
     if method in CONFIGURED:
         runs = [configured(problem, method, budget, seed) for seed in range(seeds)]
     else:

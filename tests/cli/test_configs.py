@@ -13,13 +13,15 @@ from lightning_nas.distill.base import Proxy
 from lightning_nas.distill.images import PlainImages
 from lightning_nas.pipeline_config import merge, read_yaml
 from lightning_nas.spaces.darts import DARTSSpace
+from lightning_nas.spaces.nasbench201 import NASBench201Space
+from lightning_nas.supernets import TrainedSupernet
 from lightning_nas.tables.synthetic import write_nasbench201
 from tests.conftest import ROOT
 from tests.helpers import started, wandering_experts
 
 STAGES = sorted(
     p.relative_to(ROOT / "configs")
-    for kind in ("distill", "evolve", "predict", "search", "train")
+    for kind in ("distill", "evolve", "predict", "search", "supernet", "train")
     for p in (ROOT / "configs" / kind).glob("*.yaml")
 )
 TRAINER = {
@@ -75,8 +77,30 @@ def check_tiny(arguments: dict[str, Any], images: dict[str, Any], proxy: str) ->
         arguments[part] = merge(arguments[part], {"init_args": short})
 
 
+def small_supernet(config: dict[str, Any], folder: Path) -> None:
+    """The same search on a small supernet of two classes, or of those of the data."""
+    arguments = config["model"]["init_args"]
+    space = NASBench201Space(channels=4, cells_per_stage=1)
+    given = arguments["evaluator"]["init_args"]
+    classes = 2 if given.get("new_classes") else 3
+    network = space.supernet(num_classes=classes, image_shape=(3, 32, 32))
+    path = TrainedSupernet(network, space, (3, 32, 32), classes, {}).save(folder / "given" / "supernet.safetensors")
+    images = {"path": str(arrays(folder / "tiny.npz")), "validation_fraction": 0.25}
+    images["augmentations"] = given["data"]["init_args"]["augmentations"]
+    data = {"class_path": "lightning_nas.data.images.ArrayDataModule", "init_args": images}
+    given |= {"supernet": str(path), "data": data, "calibration_images": 8}
+    arguments["strategy"] = merge(arguments["strategy"], {"init_args": {"parents": 2}})
+    arguments |= {"budget": 8, "generation": 4}
+    if "shifting" in arguments:
+        arguments["shifting"] = merge(arguments["shifting"], {"init_args": {"steps": 1, "batch_size": 4}})
+
+
 def tiny_proposals(config: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The same strategy on made-up results."""
+    """The same strategy on made-up results, or on a small supernet."""
+    trainer = {"trainer": {k: v for k, v in TRAINER.items() if not k.startswith("limit")}}
+    if config["model"]["init_args"]["evaluator"]["class_path"].endswith("SupernetScores"):
+        small_supernet(config, folder)
+        return merge(config, trainer)
     arguments = {**config["model"]["init_args"], "budget": 8}
     tables = {
         "NASBench101Table": {"class_path": "tests.helpers.EveryNASBench101Cell"},
@@ -90,7 +114,7 @@ def tiny_proposals(config: dict[str, Any], folder: Path) -> dict[str, Any]:
         arguments |= {"samples": 6, "unlabelled": 10}
         config["data"]["init_args"] |= {"steps": 2}
     config["model"]["init_args"] = merge(arguments, model)
-    return merge(config, {"trainer": {k: v for k, v in TRAINER.items() if not k.startswith("limit")}})
+    return merge(config, trainer)
 
 
 def tiny(config: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -114,14 +138,15 @@ def tiny(config: dict[str, Any], folder: Path) -> dict[str, Any]:
         own = {"proxy": str(small_proxy(folder)), "batch_size": 6, "test": images}
         config["data"] = merge(data, {"init_args": own})
     else:
-        images["init_args"]["augmentations"] = data["init_args"].get("augmentations")  # type: ignore[index]
-        config["data"] = images
+        kept = {k: v for k, v in data["init_args"].items() if k in ("augmentations", "validation_fraction")}
+        config["data"] = merge(images, {"init_args": kept})
     arguments = config["model"]["init_args"]
     if "space" in arguments:
         staged = arguments["space"]["class_path"].endswith("NASBench201Space")
         small = {"channels": 4, "cells_per_stage": 1} if staged else {"channels": 4, "cells": 3, "nodes": 2}
-        arguments = merge(arguments, {"space": {"init_args": small}, "warmup_epochs": 0})
-        arguments = merge(arguments, {"selection_images": 0})
+        arguments = merge(arguments, {"space": {"init_args": small}})
+        if "hypergradient" in arguments:
+            arguments |= {"warmup_epochs": 0, "selection_images": 0}
     if "scheme" in arguments:
         arguments = merge(
             arguments, {"scheme": {"init_args": SCHEMES[arguments["scheme"]["class_path"].split(".")[-1]]}}
@@ -150,7 +175,7 @@ def test_every_stage_fits(name: Path, tmp_path: Path, configs: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config))
     cli = run(["fit", "--config", "tiny.yaml"])
     found = dict.fromkeys(("search", "evolve", "predict"), "architecture.json")
-    of_kind = {"distill": "proxy.safetensors", **found}.get(name.parts[0])
+    of_kind = {"distill": "proxy.safetensors", "supernet": "supernet.safetensors", **found}.get(name.parts[0])
     expected = WRITTEN.get(name.stem, of_kind)
     if expected:
         assert list(tmp_path.glob(f"lightning_logs/**/{expected}"))
