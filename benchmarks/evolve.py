@@ -206,7 +206,7 @@ def report(bench: Bench, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
             shown.append("{:.3f} ± {:.3f}".format(*spread(taus)))
         accuracies = [each["found"][variant] for each in runs]
         line[f"found_accuracy_{variant}"] = spread(accuracies)
-        ranks = [sum(value > accuracy for value in bench.ranked) + 1 for accuracy in accuracies]
+        ranks = [1 + int(sum(value > accuracy for value in bench.ranked)) for accuracy in accuracies]
         line[f"found_rank_{variant}"] = statistics.median(ranks)
         shown.append("{:.2f} ± {:.2f}".format(*spread(accuracies)))
         print(f"{variant:8}" + "".join(f"{each:>18}" for each in shown) + f"{statistics.median(ranks):>14}")
