@@ -363,5 +363,6 @@ class DifferentiableSpace(SupernetSpace):
         for name, kept in self.chosen(architecture).items():
             active = torch.zeros(self.edges, len(self.operations), dtype=torch.bool)
             active[tuple(torch.tensor(kept).t())] = True
-            mixtures[name] = Mixture(active.float(), active.any(1).float(), active)
+            dtype = torch.get_default_dtype()
+            mixtures[name] = Mixture(active.to(dtype), active.any(1).to(dtype), active)
         return mixtures

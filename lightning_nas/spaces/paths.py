@@ -138,10 +138,10 @@ class CostWindow(PathSampler):
 class UntouchedWeights:
     """Keeps the weights of operations that no path of a step used exactly as they were: no momentum, no decay.
 
-    Where an operation has parameters of its own they get no gradient, and optimizers leave them alone. Batched
+    Where an operation has parameters of its own, optimizers leave them alone if they have no gradient. Batched
     supernets keep those of many operations in one tensor; an optimizer's step would move the unused parts, too, by
     their momentum and decay. ``keep`` notes these parts and their optimizer state before the step, ``restore`` puts
-    them back after it. An operation counts as unused where its gradient is zero throughout.
+    them back after it. What has a gradient that is zero throughout counts as unused, as in the published code of SPOS.
 
     Args:
         network: A supernet.
@@ -150,15 +150,21 @@ class UntouchedWeights:
     def __init__(self, network: nn.Module) -> None:
         parameters = dict(network.named_parameters())
         entries = network.per_edge() if isinstance(network, Supernet) else ()
-        self.parts = [
-            (parameters[name], full, part) for _, name, full, part, _ in entries if part and name in parameters
-        ]
+        own = [entry[1:4] for entry in entries if entry[3] and entry[1] in parameters]
+        self.parts = [(parameters[name], full, part) for name, full, part in own]
+        shared = {name for name, _, _ in own}
+        self.whole = [parameter for name, parameter in parameters.items() if name not in shared]
         self._kept: list[tuple[Tensor, Tensor]] = []
         self._new: list[tuple[Tensor, Sequence[int], tuple[int | slice, ...]]] = []
 
     def keep(self, optimizer: Optimizer) -> None:
         """Note the unused parts; gradients are there, the step is not yet taken."""
         self._kept, self._new = [], []
+        moving = [p for p in self.whole if p.grad is not None]
+        if moving:
+            used = torch.stack([p.grad.any() for p in moving if p.grad is not None]).tolist()
+            for p, on in zip(moving, used, strict=True):
+                p.grad = p.grad if on else None
         present = [(p, full, part) for p, full, part in self.parts if p.grad is not None]
         if not present:
             return

@@ -37,6 +37,7 @@ from lightning_nas.spaces.nasbench201 import NASBench201Space
 from lightning_nas.tasks.bilevel import BilevelTask
 from lightning_nas.tasks.distill import DistillTask
 from lightning_nas.tasks.experts import ExpertsTask
+from lightning_nas.tasks.supernet import SupernetTask
 from lightning_nas.tasks.train import TrainTask
 from tests.helpers import quiet_trainer
 
@@ -128,7 +129,14 @@ def experts(folder: Path, batch_size: int) -> tuple[LightningModule, LightningDa
     return task, images(folder, batch_size)
 
 
+def supernet(folder: Path, batch_size: int) -> tuple[LightningModule, LightningDataModule]:
+    space = NASBench201Space(channels=2, cells_per_stage=1)
+    sizes: dict[str, Any] = {"num_classes": 3, "image_shape": (3, 8, 8)}
+    return SupernetTask(space, sgd, output_dir="found", **sizes), images(folder, batch_size)
+
+
 MAKERS = {
+    "supernet": supernet,
     "first order": bilevel(FirstOrder),
     "second order": bilevel(SecondOrder),
     "exact second order": bilevel(ExactSecondOrder),
