@@ -38,7 +38,8 @@ _OWN_NAMES = ("network", "IMAGE_SHAPE", "CLASSES", "MEAN", "STD")
 class PlainFile(Format):
     """``network.py``: the source of the network's class in one file that needs only torch; weights in ``network.pt``.
 
-    The class must be plain: its module imports only torch, the standard library and plain modules of its own package.
+    The class must be plain: its module imports only torch, the standard library and plain modules of its own package or
+    of this library. So must be the classes of objects among its arguments, and ``repr`` of these be source.
     """
 
     file_name = "network.py"
@@ -210,13 +211,13 @@ def _check_import(entry: _Import, module: str, *, nested: bool) -> bool:
     """Whether an import is of torch or the standard library; else it is of the own package, or an error."""
     if _external(entry.module) and entry.name != "*":
         return True
-    own = entry.module.partition(".")[0] == module.partition(".")[0]
+    own = entry.module.partition(".")[0] in (module.partition(".")[0], __name__.partition(".")[0])
     if nested or not own or entry.name in ("", "*") or entry.alias not in ("", entry.name):
         statement = f"from {entry.module} import {entry.name}" if entry.name else f"import {entry.module}"
         raise ConfigError(
             f"{module} cannot be exported because of '{statement}{_alias(entry)}': only torch, the standard "
-            "library and, at the top of the module, 'from module import name' of its own package may go. "
-            "Move what the network needs into a module without that import."
+            "library and, at the top of the module, 'from module import name' of its own package or of this library "
+            "may go. Move what the network needs into a module without that import."
         )
     return False
 
@@ -270,8 +271,16 @@ def _bound(node: ast.stmt) -> list[str]:
     return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
-def _collect(module: str, name: str) -> tuple[list[str], list[_Import]]:
-    """Source texts of all that a class needs, in an order that runs, and the imports that they need.
+def _classes(value: Any) -> set[tuple[str, str]]:
+    """Module and name of the classes of the objects in an argument, other than those of Python itself."""
+    if isinstance(value, (list, tuple, dict)):
+        return {place for each in (value.values() if isinstance(value, dict) else value) for place in _classes(each)}
+    kind = type(value)
+    return set() if kind.__module__ == "builtins" else {(kind.__module__, kind.__qualname__)}
+
+
+def _collect(roots: Sequence[tuple[str, str]]) -> tuple[list[str], list[_Import]]:
+    """Source texts of all that some classes need, in an order that runs, and the imports that they need.
 
     Modules come in the order in which they import each other, statements in the order of their module: what
     ran there runs here.
@@ -279,7 +288,7 @@ def _collect(module: str, name: str) -> tuple[list[str], list[_Import]]:
     sources: dict[str, _Source] = {}
     needed: set[tuple[str, str]] = set()
     imports: set[_Import] = set()
-    waiting = [(module, name)]
+    waiting = list(roots)
     while waiting:
         place = waiting.pop()
         if place in needed:
@@ -297,7 +306,10 @@ def _collect(module: str, name: str) -> tuple[list[str], list[_Import]]:
         waiting += [(place[0], each) for each in used if each in source.statements or each in source.internal]
     _check_names(needed, imports)
     texts = []
-    for each in _import_order(module, sources):
+    order: list[str] = []
+    for module, _ in roots:
+        order += [] if module in order else _import_order(module, sources, set(order))
+    for each in order:
         last = None
         for bound, statement in sources[each].statements.items():
             # one statement may bind several names
@@ -340,8 +352,9 @@ def _render(source: Exportable) -> str:
         "MEAN": tuple(float(m) for m in description.mean),
         "STD": tuple(float(s) for s in description.std),
     }
-    arguments: dict[str, Any] = source.network.arguments  # type: ignore[assignment]  # a dictionary of plain values
-    texts, imports = _collect(network.__module__, network.__name__)
+    arguments: dict[str, Any] = source.network.arguments  # type: ignore[assignment]  # a dictionary
+    roots = [*sorted(_classes(arguments)), (network.__module__, network.__name__)]
+    texts, imports = _collect(roots)
     values = "\n".join(f"{name} = {_literal(value, len(name) + 3)}" for name, value in constants.items())
     lines = [f"        {name}={_literal(value, 10 + len(name), 8)}," for name, value in arguments.items()]
     builder = _BUILDER.format(name=network.__name__, arguments="\n".join(lines))

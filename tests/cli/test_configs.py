@@ -142,8 +142,11 @@ def tiny(config: dict[str, Any], folder: Path) -> dict[str, Any]:
         config["data"] = merge(images, {"init_args": kept})
     arguments = config["model"]["init_args"]
     if "space" in arguments:
-        staged = arguments["space"]["class_path"].endswith("NASBench201Space")
-        small = {"channels": 4, "cells_per_stage": 1} if staged else {"channels": 4, "cells": 3, "nodes": 2}
+        small: dict[str, Any] = {
+            "NASBench201Space": {"channels": 4, "cells_per_stage": 1},
+            "SinglePathSpace": {"widths": [16, 32], "depths": [1, 1], "strides": [2, 2], "last": 8},
+            "DARTSSpace": {"channels": 4, "cells": 3, "nodes": 2},
+        }[arguments["space"]["class_path"].split(".")[-1]]
         arguments = merge(arguments, {"space": {"init_args": small}})
         if "hypergradient" in arguments:
             arguments |= {"warmup_epochs": 0, "selection_images": 0}

@@ -45,6 +45,8 @@ from lightning_nas.spaces.base import SearchSpace
 from lightning_nas.spaces.darts import DARTSSpace
 from lightning_nas.spaces.limited import LimitedSpace
 from lightning_nas.spaces.nasbench201 import NASBench201Space
+from lightning_nas.spaces.single_path import SinglePathSpace
+from lightning_nas.spaces.single_path_blocks import ChoiceBlock
 from lightning_nas.tables.base import Table
 from tests.helpers import distances, started, wandering_experts
 
@@ -81,6 +83,7 @@ def members(base: type) -> list[Any]:
 FAMILIES = [
     Attention,
     Augmentation,
+    ChoiceBlock,
     Discretizer,
     Evaluator,
     Hypergradient,
@@ -254,9 +257,15 @@ def test_matchers_repeat_with_their_seed_and_lead_to_the_proxy(member: Any) -> N
     assert torch.equal(before, torch.get_rng_state())
 
 
+SMALL_SPACES: dict[Any, dict[str, Any]] = {
+    SinglePathSpace: {"widths": [16, 32], "depths": [2, 3], "strides": [1, 2], "stem_stride": 1, "last": 16}
+}
+"""Where a space decides of its networks' sizes: arguments for small images."""
+
+
 @pytest.mark.parametrize("member", [m for m in members(SearchSpace) if m is not LimitedSpace])
 def test_spaces_hold_what_they_sample(member: Any) -> None:
-    space = member()
+    space = member(**SMALL_SPACES.get(member, {}))
     generator = torch.Generator().manual_seed(0)
     for _ in range(10):
         architecture = space.sample(generator)
@@ -270,9 +279,22 @@ def test_spaces_hold_what_they_sample(member: Any) -> None:
         assert all(0 <= c < n for c, n in zip(architecture.choices, space.alphabet, strict=True))
         assert space.text(architecture)
     again = torch.Generator().manual_seed(0)
-    assert space.sample(again) == member().sample(torch.Generator().manual_seed(0))
+    assert space.sample(again) == member(**SMALL_SPACES.get(member, {})).sample(torch.Generator().manual_seed(0))
     options = {"num_classes": 3, "image_shape": (3, 8, 8), "channels": 4, "cells": 2}
     assert space.network(space.largest(), **options)(torch.randn(2, 3, 8, 8)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("member", members(ChoiceBlock))
+def test_choice_blocks_have_the_shape_that_is_asked_for_and_are_made_again(member: Any) -> None:
+    block = member()
+    assert type(block)(**block.arguments()).arguments() == block.arguments()
+    for channels_in, channels_out, stride in ((8, 8, 1), (8, 12, 1), (8, 16, 2), (6, 7, 2)):
+        module = block.module(channels_in, channels_out, stride)
+        x = torch.randn(2, channels_in, 9, 6, requires_grad=True)
+        y = module(x)
+        assert y.shape == (2, channels_out, -(-9 // stride), -(-6 // stride))
+        (gradient,) = torch.autograd.grad(y.square().sum(), x)
+        assert gradient.abs().sum(dim=(0, 2, 3)).all()
 
 
 @pytest.mark.parametrize("member", members(Augmentation))
