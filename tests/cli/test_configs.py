@@ -144,7 +144,7 @@ def tiny(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     if "space" in arguments:
         small: dict[str, Any] = {
             "NASBench201Space": {"channels": 4, "cells_per_stage": 1},
-            "SinglePathSpace": {"widths": [16, 32], "depths": [1, 1], "strides": [2, 2], "last": 8},
+            "SinglePathSpace": {"widths": [32, 64], "depths": [1, 1], "strides": [2, 2], "last": 8},
             "DARTSSpace": {"channels": 4, "cells": 3, "nodes": 2},
         }[arguments["space"]["class_path"].split(".")[-1]]
         arguments = merge(arguments, {"space": {"init_args": small}})
