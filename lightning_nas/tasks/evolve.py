@@ -194,7 +194,7 @@ class EvolveTask(LightningModule):
         values["diversity"] = float(differing.sum() / (len(asked) * (len(asked) - 1)))
         if self.truth is not None:
             sign = -1.0 if objective.endswith("loss") else 1.0
-            truths = [e.objectives.popitem()[1] for e in self.truth.evaluate([a for a, _ in asked])]
+            truths = [next(iter(e.objectives.values())) for e in self.truth.evaluate([a for a, _ in asked])]
             values["truth/kendall_tau"] = kendall_tau([sign * score for score in scores], truths)
         return values
 
