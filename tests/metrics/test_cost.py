@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_nas.metrics.cost import macs, parameters
+from lightning_nas.errors import ConfigError
+from lightning_nas.metrics import cost
+from lightning_nas.metrics.cost import activation_memory, latency, macs, parameters
 from lightning_nas.spaces.darts import DARTSSpace
 from tests.genotypes import DARTS_V1, DARTS_V2, PCDARTS_CIFAR, PCDARTS_IMAGENET, PDARTS
 
@@ -88,3 +90,96 @@ def test_module_is_left_as_it_was() -> None:
     for name, tensor in module.state_dict().items():
         assert tensor.dtype == torch.float64
         assert torch.equal(tensor, before[name])
+
+
+class Clocked(nn.Module):
+    """Takes given seconds by a clock of its own."""
+
+    def __init__(self, seconds: list[float]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1, dtype=torch.float64))
+        self.seconds = iter(seconds)
+        self.now = 0.0
+
+    def __deepcopy__(self, memo: dict) -> "Clocked":
+        return self
+
+    def forward(self, x: Tensor) -> None:
+        assert not self.training
+        assert not torch.is_grad_enabled()
+        assert (x.shape, x.dtype) == ((2, 3, 4, 5), torch.float64)
+        self.now += next(self.seconds)
+
+
+def test_latency_is_the_median_after_a_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    # the passes that count take 1, 2, 3, 4 and 1000 seconds
+    module = Clocked([50.0] * cost.WARM_UP + [3.0, 1000.0, 1.0, 4.0, 2.0])
+    monkeypatch.setattr("lightning_nas.metrics.cost.time.perf_counter", lambda: module.now)
+    found = latency(module, (3, 4, 5), batch_size=2, repeats=5)
+    assert found == (3000.0, 2000.0)
+    assert next(module.seconds, None) is None
+
+
+def test_latency_leaves_module_and_generator_as_they_were() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout()).train()
+    module[1].eval()
+    state = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    before = torch.get_rng_state()
+    found = latency(module, (3, 8, 8), repeats=2)
+    assert found.median > 0
+    assert found.spread >= 0
+    assert activation_memory(module, (3, 8, 8)) > 0
+    assert [each.training for each in module] == [True, False, True]
+    assert all(torch.equal(tensor, state[name]) for name, tensor in module.state_dict().items())
+    assert torch.equal(before, torch.get_rng_state())
+
+
+class Branches(nn.Module):
+    """Keeps its first state until the end, as cells do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.layer(x)
+        second = self.layer(first)
+        second = self.layer(second)
+        return torch.cat([first, second.view(second.shape)], 1)
+
+
+@pytest.mark.parametrize(
+    ("module", "floats"),
+    [
+        # a pixel: the image's 3, the 8 before and after the ReLU; what follows is less
+        (nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 1)), 3 + 8 + 8),
+        (nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(inplace=True), nn.Conv2d(8, 4, 1)), 3 + 8 + 4),
+        # image, both states, and their concatenation of 6
+        (Branches(), 3 + 3 + 3 + 6),
+        (nn.Identity(), 3),
+    ],
+)
+def test_activation_memory_by_hand(module: nn.Module, floats: int) -> None:
+    for _ in range(2):
+        assert activation_memory(module, (3, 6, 10)) == 4 * 60 * floats
+    assert activation_memory(module, (3, 6, 10), batch_size=7) == 7 * 4 * 60 * floats
+    if not isinstance(module, nn.Identity):  # which has no precision of its own
+        assert activation_memory(module.double(), (3, 6, 10)) == 8 * 60 * floats
+
+
+def test_activation_memory_counts_the_states_of_a_cell() -> None:
+    space = DARTSSpace()
+    network = space.network(space.largest(), num_classes=10, image_shape=(3, 8, 8), channels=4, cells=3)
+    whole = activation_memory(network, (3, 8, 8))
+    # at least the output of the first cell, four nodes of 4 channels, beside what it is made of
+    assert whole > 2 * 4 * 16 * 64
+    assert whole == activation_memory(network, (3, 8, 8))
+
+
+def test_impossible_measurements_are_refused() -> None:
+    with pytest.raises(ConfigError, match="batch_size is 0 and repeats 30"):
+        latency(Small(), (4, 8, 6), batch_size=0)
+    with pytest.raises(ConfigError, match="repeats 1; they must be at least 1 and 2"):
+        latency(Small(), (4, 8, 6), repeats=1)
+    with pytest.raises(ConfigError, match="batch_size is 0"):
+        activation_memory(Small(), (4, 8, 6), batch_size=0)
