@@ -7,7 +7,10 @@ import torch
 
 from lightning_nas.architecture import Architecture
 from lightning_nas.errors import ConfigError
-from lightning_nas.evolution.base import DRAWS, Result, Strategy
+from lightning_nas.evolution.base import Result, Strategy
+
+TRIES = 100
+"""Children in a row that may all be known, before random architectures fill a generation."""
 
 
 class PopulationEvolution(Strategy):
@@ -93,7 +96,7 @@ class PopulationEvolution(Strategy):
     def _fill(self, found: dict[str, Architecture], count: int, parents: list[Architecture], make: Any) -> None:
         """Add children until there are ``count``, or too many in a row are known or there already."""
         failed = 0
-        while len(found) < count and failed < DRAWS:
+        while len(found) < count and failed < TRIES:
             child = make(parents)
             key = self.space.key(child)
             new = key not in found and (self.rescore or key not in self.told)

@@ -138,7 +138,9 @@ def tiny(config: dict[str, Any], folder: Path) -> dict[str, Any]:
         own = {"proxy": str(small_proxy(folder)), "batch_size": 6, "test": images}
         config["data"] = merge(data, {"init_args": own})
     else:
-        kept = {k: v for k, v in data["init_args"].items() if k in ("augmentations", "validation_fraction")}
+        kept = {"augmentations": data["init_args"].get("augmentations")}
+        if "validation_fraction" in data["init_args"]:
+            kept["validation_fraction"] = 0.25
         config["data"] = merge(images, {"init_args": kept})
     arguments = config["model"]["init_args"]
     if "space" in arguments:
