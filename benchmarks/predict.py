@@ -58,6 +58,7 @@ METHODS: dict[str, tuple[Callable[[], Strategy], int]] = {
     "regularized_evolution": (RegularizedEvolution, 10),
     "local_search": (LocalSearch, 1),
     "local_search_largest": (lambda: LocalSearch(from_largest=True), 1),
+    "local_search_random_first": (lambda: LocalSearch(first_improvement=True), 1),
     "local_search_first": (lambda: LocalSearch(from_largest=True, first_improvement=True), 1),
     "weaknas": (lambda: WeakPredictors(MLP(), 20, 10, 5000, 20), 5),
     "weaknas_boosting": (lambda: WeakPredictors(pool=5000, parents=5), 10),
