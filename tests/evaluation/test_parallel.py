@@ -140,7 +140,7 @@ def test_a_worker_stays_until_it_fails() -> None:
 
 
 SCRIPT = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 
 def work(number):
@@ -148,6 +148,8 @@ def work(number):
     time.sleep(600)
 
 if __name__ == "__main__":
+    # tests that a shell has started in the background inherit that the signal is ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     from lightning_nas.evaluation.parallel import Processes
     Processes(2).map(work, [0, 1])
 """
