@@ -3,28 +3,37 @@
     python -m benchmarks.evolve --data FILE.npz --tables FOLDER --method shifting --seeds 3
 
 FILE.npz has CIFAR-10 (``x_train``, ``y_train``, ``x_test``, ``y_test``), whose images are averaged down to 8x8 so that
-a CPU trains a supernet in a minute: 8 channels, one cell a stage, without the operation ``none``. A tenth of the
-training images is held out for scores; the score is the loss. A starting supernet is trained on uniform paths, then
-compared:
+a CPU trains a supernet in two minutes: 8 channels, one cell a stage, without the operation ``none``. A tenth of the
+training images is held out for scores; the score is the loss. A starting supernet is trained at a constant learning
+rate on paths of all sizes alike (uniform paths, or a rate that falls, rank worse here), then compared:
 
 - before: as it is, searched by evolution;
-- after: Supernet Shifting, the same evolution with training on every generation;
+- after: Supernet Shifting, the same evolution with training on every generation, an update a batch;
+- accumulated: the same with one update for all cells of a generation, so that there are fewer;
 - longer: as many more batches on uniform paths, then searched by evolution;
+- by_cost: as many more batches on paths of all sizes alike, then searched by evolution;
 - frozen: Supernet Shifting that trains the classifier alone.
 
 Kendall's tau with the true test accuracies, over architectures drawn uniformly (global) and from the true best tenth
 (local), the same for all. The last line is JSON: means and deviations over the seeds; ``gain_interval`` is the 95 %
 interval of local tau after less longer, over resamples of seeds and architectures.
+
+The method transfer moves the starting supernet to CIFAR-100 (``--target``) by Supernet Shifting, and compares with
+supernets that are trained there alone, for as many batches and for twice as many; the interval is against the first.
+The methods nevonas, pevonas and dcnas are described in ``benchmarks/evolve_methods.py``.
 """
 
 import argparse
 import json
+import multiprocessing
 import os
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +55,16 @@ from lightning_nas.tables.nasbench201 import NASBench201Table
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 OPERATIONS = ["skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"]
 SIDE = 8
-VARIANTS = ("before", "after", "longer", "frozen")
+HELD_OUT = 0.1
+"""Part of the training images that scores are taken on, never trained on."""
+SCORED = 1000
+"""Held-out images of a score."""
+BATCH = 64
+VARIANTS = {
+    "shifting": ("before", "after", "accumulated", "longer", "by_cost", "frozen"),
+    "transfer": ("transfer", "scratch", "scratch_twice"),
+}
+COMPARED = {"shifting": ("longer", "after"), "transfer": ("scratch", "transfer")}
 
 
 def smaller(source: str, target: Path, train: int) -> Path:
@@ -69,22 +87,22 @@ class Bench:
         options: The command line's.
         folder: Of what is written.
         data: Images of the right size.
+        column: Of the table, the truth.
     """
 
-    def __init__(self, options: argparse.Namespace, folder: Path, data: Path) -> None:
+    def __init__(self, options: argparse.Namespace, folder: Path, data: Path, column: str = "cifar10_test_200") -> None:
         self.options = options
         self.folder = folder
         table = NASBench201Table(str(Path(options.tables) / "nasbench201.npz"))
-        self.truth = table.column("cifar10_test_200")
+        self.truth = table.column(column)
         self.table = table
         allowed = {"cell": [OPERATIONS] * 6}
         self.sizes = {"channels": options.channels, "cells_per_stage": options.cells, "allowed": allowed}
         self.space = NASBench201Space(**self.sizes)
-        changes = [
-            {"class_path": "lightning_nas.data.augmentation.RandomCrop", "init_args": {"padding": 1}},
-            {"class_path": "lightning_nas.data.augmentation.RandomFlip"},
-        ]
-        self.images = {"path": str(data), "validation_fraction": 0.1, "augmentations": changes, "batch_size": 64}
+        flips = [{"class_path": "lightning_nas.data.augmentation.RandomFlip"}]
+        self.images = {"path": str(data), "validation_fraction": HELD_OUT, "augmentations": flips, "batch_size": BATCH}
+        with np.load(data) as arrays:
+            self.count = int((1 - HELD_OUT) * len(arrays["y_train"]))
         generator = torch.Generator().manual_seed(2024)
         self.sets = {"global": self._different(options.architectures, self.space.sample, generator)}
         inside = [row for row in range(len(table)) if self._holds(table.architecture(row))]
@@ -118,40 +136,71 @@ class Bench:
         written.write_text(yaml.safe_dump(whole))
         return run(["fit", "--config", str(written)]).model
 
-    def train(self, folder: Path, seed: int, steps: int, lr: float, start: str | None = None) -> str:
-        """Train a supernet on uniform paths; its file."""
+    def train(
+        self,
+        folder: Path,
+        seed: int,
+        steps: int,
+        lr: float,
+        start: str | None = None,
+        constant: bool = False,
+        by_cost: bool = False,
+    ) -> str:
+        """Train a supernet on single paths; its file.
+
+        Args:
+            folder: Where to.
+            seed: Of everything random.
+            steps: Batches, one path each.
+            lr: The learning rate.
+            start: What to begin from.
+            constant: Whether the rate stays; it falls along a cosine to 0 if not.
+            by_cost: Whether paths of all sizes are trained alike; uniform ones if not.
+        """
+        found = folder / "supernet.safetensors"
+        if found.is_file():  # by another method, into the same folder
+            return str(found)
         data = {"class_path": "lightning_nas.data.images.ArrayDataModule", "init_args": self.images}
         model: dict[str, Any] = {"optimizer": {"init_args": {"lr": lr}}, "supernet": start}
+        if constant:
+            model["scheduler"] = None
+        if by_cost:
+            path = str(Path(self.options.tables) / "nasbench201.npz")
+            table = {"class_path": "lightning_nas.tables.nasbench201.NASBench201Table", "init_args": {"path": path}}
+            known = {"table": table, "cost_columns": ["cifar10_params"]}
+            costs = {"class_path": "lightning_nas.evaluation.table.TableLookup", "init_args": known}
+            model["paths"] = {"init_args": {"evaluator": costs, "cost": "cifar10_params"}}
         # the scheduler falls to 0 over the epochs that the steps fill
-        epochs = -(-steps // (int(0.9 * self.options.images) // 64))
+        epochs = -(-steps // (self.count // BATCH))
         trainer = {"max_steps": steps, "max_epochs": epochs, "check_val_every_n_epoch": epochs, "limit_val_batches": 0}
-        self.fit(
-            "supernet/uniform.yaml", folder, seed, {"model": {"init_args": model}, "data": data, "trainer": trainer}
-        )
-        return str(folder / "supernet.safetensors")
+        config = "supernet/cost_window.yaml" if by_cost else "supernet/uniform.yaml"
+        self.fit(config, folder, seed, {"model": {"init_args": model}, "data": data, "trainer": trainer})
+        return str(found)
 
-    def search(self, folder: Path, seed: int, supernet: str, shift: dict[str, Any] | None) -> Architecture:
-        """Search a supernet; the architecture that was found. With ``shift`` it is trained on the way."""
+    def search(self, folder: Path, seed: int, supernet: str, config: str, shift: dict[str, Any]) -> Architecture:
+        """Search a supernet by a file of ``configs``; the architecture that was found.
+
+        ``shift`` is how the supernet is trained on the way, empty where it is not.
+        """
         data = {"class_path": "lightning_nas.data.images.ArrayDataModule", "init_args": self.images}
         options = self.options
         model: dict[str, Any] = {
             "strategy": {"init_args": {"parents": options.population // 4}},
-            "evaluator": {"init_args": {"supernet": supernet, "data": data}},
+            "evaluator": {"init_args": {"supernet": supernet, "data": data, "images": SCORED}},
             "objective": "loss",
             "budget": options.generations * options.population,
             "generation": options.population,
         }
-        if shift is not None:
-            given = {"optimizer": {"init_args": {"lr": options.shift_lr}}, "steps": options.shift_steps, **shift}
-            model["shifting"] = {"init_args": given}
-        config = "evolve/spos.yaml" if shift is None else "evolve/supernet_shifting.yaml"
+        if shift:
+            model["shifting"] = {"init_args": shift}
         task = self.fit(config, folder, seed, {"model": {"init_args": model}})
         found: Architecture = task.search.best[0]
         return found
 
     def scores(self, supernet: str) -> dict[str, list[float]]:
         """What a supernet says of both sets; higher is better."""
-        evaluator = SupernetScores(supernet, ArrayDataModule(**{**self.images, "augmentations": None}))
+        data = ArrayDataModule(**{**self.images, "augmentations": None})
+        evaluator = SupernetScores(supernet, data, images=SCORED)
         return {
             name: [-each.objectives["loss"] for each in evaluator.evaluate(architectures)]
             for name, architectures in self.sets.items()
@@ -161,44 +210,119 @@ class Bench:
         """True accuracies of a set."""
         return [float(value) for value in self.truth[self.table.rows(self.sets[name])]]
 
-    def shifting(self, seed: int) -> dict[str, Any]:
-        """All four variants of a seed."""
-        options, folder, seconds = self.options, self.folder / str(seed), {}
-        more = options.generations * options.population * options.shift_steps
-        start = time.perf_counter()
+    @property
+    def shift(self) -> dict[str, Any]:
+        """Training on the way."""
+        optimizer = {"init_args": {"lr": self.options.shift_lr}}
+        return {"optimizer": optimizer, "steps": self.options.shift_steps, "accumulate": False}
 
-        def lap(name: str) -> None:
-            nonlocal start
-            seconds[name] = time.perf_counter() - start
-            start = time.perf_counter()
+    @property
+    def batches(self) -> int:
+        """Batches that a search trains on."""
+        return int(self.options.generations * self.options.population * self.options.shift_steps)
 
-        before = self.train(folder / "start", seed, options.steps, options.lr)
-        lap("start")
-        found = {"before": self.search(folder / "before", seed, before, None)}
-        lap("before")
-        found["after"] = self.search(folder / "after", seed, before, {})
-        lap("after")
-        longer = self.train(folder / "more", seed + 1000, more, options.shift_lr, before)
-        found["longer"] = self.search(folder / "longer", seed, longer, None)
-        lap("longer")
-        found["frozen"] = self.search(folder / "frozen", seed, before, {"frozen_body": True})
-        lap("frozen")
-        files = {"before": before, "longer": longer}
-        files |= {name: str(folder / name / "supernet.safetensors") for name in ("after", "frozen")}
-        scores = {name: self.scores(files[name]) for name in VARIANTS}
-        lap("scores")
-        rows = self.table.rows(list(found.values()))
-        accuracies = dict(zip(found, (float(value) for value in self.truth[rows]), strict=True))
-        print(json.dumps({"seed": seed, "found": accuracies, "seconds": seconds}), flush=True)
-        return {"scores": scores, "found": accuracies, "seconds": seconds}
+
+class Run:
+    """The variants of one seed, with their seconds.
+
+    Args:
+        bench: Where they are searched.
+        seed: Theirs.
+    """
+
+    def __init__(self, bench: Bench, seed: int) -> None:
+        self.bench = bench
+        self.seed = seed
+        self.folder = bench.folder / str(seed)
+        self.seconds: dict[str, float] = {}
+        self.found: dict[str, Architecture] = {}
+        self.files: dict[str, str] = {}
+        self._start = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """Note the seconds since the last time."""
+        self.seconds[name] = time.perf_counter() - self._start
+        self._start = time.perf_counter()
+
+    def train(self, name: str, steps: int, lr: float, start: str | None = None, by_cost: bool = False) -> str:
+        """Train at a constant rate; see ``Bench.train``."""
+        folder = self.folder / f"{name}_trained"
+        found = self.bench.train(folder, self.seed, steps, lr, start, constant=True, by_cost=by_cost)
+        self.lap(f"{name}_trained")
+        return found
+
+    def search(self, name: str, supernet: str, config: str = "evolve/spos.yaml", **shift: Any) -> None:
+        """Search; see ``Bench.search``."""
+        folder = self.folder / name
+        self.found[name] = self.bench.search(folder, self.seed, supernet, config, shift)
+        self.files[name] = str(folder / "supernet.safetensors") if shift else supernet
+        self.lap(name)
+
+    def result(self) -> dict[str, Any]:
+        """Scores by the supernets of all variants, and the true accuracies of what they have found."""
+        bench = self.bench
+        scores = {name: bench.scores(file) for name, file in self.files.items()}
+        self.lap("scores")
+        rows = bench.table.rows(list(self.found.values()))
+        accuracies = dict(zip(self.found, (float(value) for value in bench.truth[rows]), strict=True))
+        print(json.dumps({"seed": self.seed, "found": accuracies, "seconds": self.seconds}), flush=True)
+        return {"scores": scores, "found": accuracies, "seconds": self.seconds}
+
+
+def shifting(bench: Bench, seed: int) -> dict[str, Any]:
+    """All variants of a seed, from one starting supernet."""
+    run, options = Run(bench, seed), bench.options
+    start = run.train("start", options.steps, options.lr, by_cost=True)
+    run.search("before", start)
+    run.search("after", start, "evolve/supernet_shifting.yaml", **bench.shift)
+    run.search("accumulated", start, "evolve/supernet_shifting.yaml", **{**bench.shift, "accumulate": True})
+    run.search("longer", run.train("longer", bench.batches, options.shift_lr, start))
+    run.search("by_cost", run.train("by_cost", bench.batches, options.shift_lr, start, by_cost=True))
+    run.search("frozen", start, "evolve/supernet_shifting.yaml", **bench.shift, frozen_body=True)
+    return run.result()
+
+
+def transfer(bench: Bench, seed: int) -> dict[str, Any]:
+    """A supernet of CIFAR-10 moved to the bench's classes, and supernets of these alone."""
+    options = bench.options
+    source = Bench(options, bench.folder, bench.folder / "smaller.npz")
+    start = Run(source, seed).train("start", options.steps, options.lr, by_cost=True)
+    run = Run(bench, seed)
+    shift = {**bench.shift, "optimizer": {"init_args": {"lr": options.lr}}}  # that of the others
+    run.search("transfer", start, "evolve/transfer.yaml", **shift)
+    run.search("scratch", run.train("scratch", bench.batches, options.lr, by_cost=True))
+    run.search("scratch_twice", run.train("scratch_twice", 2 * bench.batches, options.lr, by_cost=True))
+    return run.result()
+
+
+def one_seed(options: argparse.Namespace, folder: Path, seed: int) -> dict[str, Any]:
+    """One seed in a process of its own."""
+    torch.set_num_threads(1)
+    method = {"shifting": shifting, "transfer": transfer}.get(options.method)
+    return (method or _others()[options.method][0])(made(options, folder), seed)
+
+
+def _others() -> Any:
+    """Methods with measurements of their own."""
+    from benchmarks.evolve_methods import METHODS  # which needs this module
+
+    return METHODS
+
+
+def made(options: argparse.Namespace, folder: Path) -> Bench:
+    """The bench of the method."""
+    if options.method == "transfer":
+        return Bench(options, folder, folder / "target.npz", "cifar100_test_200")
+    return Bench(options, folder, folder / "smaller.npz")
 
 
 def report(bench: Bench, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Print the table of all seeds; the line of JSON."""
-    line: dict[str, Any] = {"method": "shifting", "seeds": len(runs)}
+    method = bench.options.method
+    line: dict[str, Any] = {"method": method, "seeds": len(runs)}
     truths = {name: bench.truths(name) for name in bench.sets}
-    print(f"{'':8}{'local tau':>18}{'global tau':>18}{'found accuracy':>18}{'rank':>14}")
-    for variant in VARIANTS:
+    print(f"{'':14}{'local tau':>18}{'global tau':>18}{'found accuracy':>18}{'rank':>14}")
+    for variant in VARIANTS[method]:
         shown = []
         for name in ("local", "global"):
             taus = [kendall_tau(each["scores"][variant][name], truths[name]) for each in runs]
@@ -209,12 +333,12 @@ def report(bench: Bench, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         ranks = [1 + int(sum(value > accuracy for value in bench.ranked)) for accuracy in accuracies]
         line[f"found_rank_{variant}"] = statistics.median(ranks)
         shown.append("{:.2f} ± {:.2f}".format(*spread(accuracies)))
-        print(f"{variant:8}" + "".join(f"{each:>18}" for each in shown) + f"{statistics.median(ranks):>14}")
-    local = {name: [each["scores"][name]["local"] for each in runs] for name in VARIANTS}
-    interval = gain_interval(local["longer"], local["after"], truths["local"], kendall_tau)
-    line["gain_interval"] = [interval.low, interval.high]
+        print(f"{variant:14}" + "".join(f"{each:>18}" for each in shown) + f"{statistics.median(ranks):>14}")
+    for name in ("local", "global"):
+        worse, better = ([each["scores"][variant][name] for each in runs] for variant in COMPARED[method])
+        interval = gain_interval(worse, better, truths[name], kendall_tau)
+        line["gain_interval" if name == "local" else "global_gain_interval"] = [interval.low, interval.high]
     line["feasible"] = len(bench.ranked)
-    line["seconds"] = sum(sum(each["seconds"].values()) for each in runs)
     return line
 
 
@@ -228,30 +352,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="npz of CIFAR-10")
     parser.add_argument("--tables", default=os.environ.get("LIGHTNING_NAS_DATA"), help="folder of nasbench201.npz")
-    parser.add_argument("--method", required=True, choices=["shifting"])
+    parser.add_argument("--target", help="npz of CIFAR-100, for transfer")
+    parser.add_argument("--method", required=True, choices=["shifting", "transfer", "nevonas", "pevonas", "dcnas"])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--images", type=int, default=10_000, help="training images that are used")
+    parser.add_argument("--images", type=int, default=40_000, help="training images at most")
     parser.add_argument("--channels", type=int, default=8)
     parser.add_argument("--cells", type=int, default=1, help="a stage")
-    parser.add_argument("--steps", type=int, default=3200, help="of the starting supernet")
+    parser.add_argument("--steps", type=int, default=3000, help="of the starting supernet")
     parser.add_argument("--lr", type=float, default=0.1)
-    parser.add_argument("--generations", type=int, default=10)
+    parser.add_argument("--generations", type=int, default=8)
     parser.add_argument("--population", type=int, default=20)
     parser.add_argument("--shift_steps", type=int, default=4, help="batches an architecture and generation")
     parser.add_argument("--shift_lr", type=float, default=0.01)
     parser.add_argument("--architectures", type=int, default=100, help="of each set that taus are measured on")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", help="folder of what is written; a temporary one by default")
+    parser.add_argument("--processes", type=int, default=2, help="seeds at the same time, each with one thread")
+    parser.add_argument("--out", help="folder of what is written, starting supernets too; a temporary one by default")
     options = parser.parse_args()
     if options.tables is None:
         parser.error("say --tables FOLDER or set LIGHTNING_NAS_DATA: the folder of nasbench201.npz")
-    torch.set_num_threads(options.threads)
+    if options.method == "transfer" and options.target is None:
+        parser.error("say --target FILE: npz of CIFAR-100 to transfer to")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(options.out or temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        bench = Bench(options, folder, smaller(options.data, folder / "smaller.npz", options.images))
-        runs = [bench.shifting(seed) for seed in range(options.seeds)]
-        print(json.dumps(report(bench, runs)))
+        smaller(options.data, folder / "smaller.npz", options.images)
+        if options.target:
+            smaller(options.target, folder / "target.npz", options.images)
+        start = time.perf_counter()
+        with ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn")) as pool:
+            runs = list(pool.map(partial(one_seed, options, folder), range(options.seeds)))
+        told = report if options.method in VARIANTS else _others()[options.method][1]
+        line = {"method": options.method, "seeds": options.seeds, **told(made(options, folder), runs)}
+        print(json.dumps({**line, "seconds": time.perf_counter() - start}))
 
 
 if __name__ == "__main__":

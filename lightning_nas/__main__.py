@@ -13,7 +13,7 @@ USAGE = """usage: lightning-nas COMMAND [options]      (lightning-nas COMMAND --
 
 A whole search:
   pipeline   distill, search, train, test and export, from one YAML
-  report     write report.html of a run folder again
+  report     write report.html of a pipeline's or a search's folder
   export     a trained network as one plain .py, a torch program and ONNX, with a model card
 
 Tables of known results:

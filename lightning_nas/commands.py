@@ -227,9 +227,9 @@ def report(args: list[str]) -> None:
     from lightning_nas.report.page import write_report
 
     parser = argparse.ArgumentParser(
-        prog="lightning-nas report", description="Write report.html of a run folder again."
+        prog="lightning-nas report", description="Write report.html of a folder: a pipeline's, or a search's."
     )
-    parser.add_argument("run_dir", type=Path, help="the folder of a pipeline's run")
+    parser.add_argument("run_dir", type=Path, help="the folder of a pipeline's run, or of a search by queries")
     print(write_report(parser.parse_args(args).run_dir))
 
 

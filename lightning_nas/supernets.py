@@ -73,7 +73,8 @@ class TrainedSupernet:
             differing = [n for n in {**expected, **tensors} if _form(expected.get(n)) != _form(tensors.get(n))]
             if differing:
                 raise ValueError(f"{len(differing)} tensors are not those of the space, such as {differing[0]!r}")
-            network = space.supernet(num_classes=classes, image_shape=shape)
+            with torch.random.fork_rng(devices=[]):  # the draws of its first weights
+                network = space.supernet(num_classes=classes, image_shape=shape)
             network.load_state_dict(tensors)
             return cls(network, space, shape, classes, dict(content["info"]))
         except (ConfigError, DataError, ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:

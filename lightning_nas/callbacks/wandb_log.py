@@ -14,6 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning_nas.artifacts import read_json, read_tensors
 from lightning_nas.errors import ConfigError
 from lightning_nas.report.draw import draw_cell, draw_heat_map, draw_images, edge_names, png
+from lightning_nas.report.front import Front
 from lightning_nas.spaces.base import Graph
 from lightning_nas.tasks.bilevel import BilevelTask
 from lightning_nas.tasks.distill import DistillTask
@@ -76,11 +77,12 @@ class WandbLog(Callback):
 
     After epochs of a search: the factors of the mixtures (``alphas/<cell>``) and the cells that would be chosen now
     (``cells/<cell>``). At the end of a distillation: proxy beside real images (``proxy/images``); at that of a search:
-    its selection errors (``selection_errors/<kind>``). Pictures stand where Lightning logged the epoch's metrics last.
+    its selection errors (``selection_errors/<kind>``), or, where costs are minimised, its front (``front/<cost>``).
+    Pictures stand where Lightning logged the epoch's metrics last.
 
-    Files that a task writes become artifacts: ``proxy``, ``architecture``, ``alphas``. They carry their digest as an
-    alias, so that the run that reads one finds which run made it. The run's config has, under ``inputs`` and
-    ``outputs``, the digest of every artifact, and the path and digest of every file in it.
+    Files that a task writes become artifacts: ``proxy``, ``architecture``, ``alphas``, ``front``. They carry their
+    digest as an alias, so that the run that reads one finds which run made it. The run's config has, under ``inputs``
+    and ``outputs``, the digest of every artifact, and the path and digest of every file in it.
 
     Online, a run declares its inputs to W&B, which draws the graph from distillation to final training; a file that no
     run of the project has logged becomes an artifact without a maker. Offline, W&B refuses inputs: equal digests in
@@ -146,6 +148,11 @@ class WandbLog(Callback):
             errors = _selection_errors(outputs["architecture"][0])
             for logger in loggers:
                 _log(logger, errors)
+        if "front" in outputs:
+            front = Front.load(outputs["front"][0])
+            caption = f"{len(front.members)} of {len(front.points)} are on the front"
+            pictures = {f"front/{name}": {caption: png(each, DPI)} for name, each in front.pictures().items()}
+            _log_pictures(loggers, pictures)
         for logger in loggers:
             logger.log_hyperparams({"outputs": _log_outputs(logger, outputs)})
 

@@ -1,7 +1,7 @@
 """What an evaluator is."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,9 +31,11 @@ class Evaluator(ABC):
 
     Attributes:
         version: How often what it says of architectures has changed; evaluations of different versions do not compare.
+        draws: Whether ``evaluate`` may draw from torch's global random generator.
     """
 
     version: int = 0
+    draws: bool = True
 
     def prepare_data(self) -> None:  # noqa: B027
         """Download what is needed, in one process of every machine; by default nothing."""
@@ -41,14 +43,22 @@ class Evaluator(ABC):
     def to(self, device: torch.device) -> None:  # noqa: B027
         """Compute on a device from now on; by default nothing is computed."""
 
-    def costs(self, architecture: Architecture) -> dict[str, float]:
+    def begin(self, round: int) -> None:  # noqa: B027
+        """A round of a search begins; by default all rounds are alike.
+
+        Args:
+            round: Its number, from 0. An evaluator of several fidelities has another one, and another ``version``.
+        """
+
+    def costs(self, architecture: Architecture) -> Mapping[str, float]:
         """What an architecture costs, as far as that is known without a query; by default nothing is.
 
         Args:
             architecture: Any.
 
         Returns:
-            Such as latencies and parameters, by name; lower is better.
+            Such as latencies and parameters, by name; lower is better. What takes long is found out when its name is
+            looked up, so that nothing is paid for a cost that nobody asks for.
         """
         return {}
 

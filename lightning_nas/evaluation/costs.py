@@ -1,11 +1,13 @@
 """What the networks of architectures cost, beside what another evaluator says of them."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from lightning_nas.architecture import Architecture
 from lightning_nas.errors import CheckpointError, ConfigError
@@ -13,11 +15,34 @@ from lightning_nas.evaluation.base import Evaluation, Evaluator
 from lightning_nas.metrics.cost import activation_memory, latency, macs, parameters
 
 
+class _Measured(Mapping[str, float]):
+    """Costs that are found out when they are looked up.
+
+    Args:
+        found: Finds a cost out, by its name.
+    """
+
+    def __init__(self, found: Mapping[str, Callable[[], float]]) -> None:
+        self.found = found
+
+    def __getitem__(self, name: str) -> float:
+        return self.found[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.found)
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.found  # a mapping's own would measure
+
+
 class Costs(Evaluator):
     """Adds the costs of the network that is to be used in the end to the evaluations of another evaluator.
 
     They are known without a query, so that limits of a search hold for them, and stay costs: several objectives, such
-    as accuracy and latency, are made of ``Evaluation.objectives`` and ``Evaluation.cost``. Every network is built and
+    as accuracy and latency, are made of ``Evaluation.objectives`` and ``Evaluation.cost``. A cost of a network is
     measured once, and the search's checkpoints keep the figures, so that a search that goes on compares with the same.
     Where the other evaluator names a cost too, such as the parameters of a smaller network, that of this one holds.
 
@@ -25,9 +50,9 @@ class Costs(Evaluator):
     search's device), ``memory_mb`` (the most megabytes, of 10^6 bytes, of tensors alive at once in a forward pass,
     weights apart); see ``lightning_nas.metrics.cost``.
 
-    A limit on one of them takes all of them for every architecture that is drawn, refused ones too: ask only for what
-    is needed, latencies above all. Nothing else should run while latencies are measured: spread the other evaluator,
-    ``Costs(Parallel(...))``, not this one.
+    What is evaluated has all of them; of what limits refuse only the costs that have limits are measured, in the order
+    of the limits, until one is exceeded: name cheap ones first, latencies last. Nothing else should run while latencies
+    are measured: spread the other evaluator, ``Costs(Parallel(...))``, not this one.
 
     Attributes:
         evaluator: The other one.
@@ -86,6 +111,10 @@ class Costs(Evaluator):
         """That of the other evaluator."""
         return self.evaluator.version
 
+    def begin(self, round: int) -> None:
+        """That of the other evaluator."""
+        self.evaluator.begin(round)
+
     def prepare_data(self) -> None:
         """That of the other evaluator."""
         self.evaluator.prepare_data()
@@ -97,26 +126,40 @@ class Costs(Evaluator):
         self.device = device
         self.evaluator.to(device)
 
-    def costs(self, architecture: Architecture) -> dict[str, float]:
-        """Those of the other evaluator and of the network; see the class, and ``SearchSpace.network``."""
-        space = architecture.space.build()
-        known = self._known.setdefault(repr(architecture.space), {})
-        key = space.key(architecture)
-        if key not in known:
-            known[key] = self._measure(architecture)
-        return {**self.evaluator.costs(architecture), **known[key]}
+    def costs(self, architecture: Architecture) -> Mapping[str, float]:
+        """Those of the other evaluator and of the network; see the class, and ``SearchSpace.network``.
 
-    def _measure(self, architecture: Architecture) -> dict[str, float]:
+        The network is built when the first of its costs is looked up that is not known.
+        """
+        key = architecture.space.build().key(architecture)
+        known = self._known.setdefault(repr(architecture.space), {}).setdefault(key, {})
+        # one network for all that this mapping is asked for
+        network = cache(partial(self._network, architecture))
+        others = self.evaluator.costs(architecture)
+        found: dict[str, Callable[[], float]] = {name: partial(others.__getitem__, name) for name in others}
+        found |= {name: partial(self._cost, known, name, network) for name in self._measures}
+        return _Measured(found)
+
+    def _network(self, architecture: Architecture) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
-            network = architecture.space.build().network(architecture, **self.size)
-        shape = self.size["image_shape"]
-        found = {"parameters": float(parameters(network))}
+            return architecture.space.build().network(architecture, **self.size)
+
+    def _cost(self, known: dict[str, float], name: str, network: Callable[[], nn.Module]) -> float:
+        if name not in known:
+            known[name] = self._measures[name](network())
+        return known[name]
+
+    @property
+    def _measures(self) -> dict[str, Callable[[nn.Module], float]]:
+        """How every cost is measured, by its name."""
+        shape, batch = self.size["image_shape"], self.batch_size
+        found: dict[str, Callable[[nn.Module], float]] = {"parameters": lambda network: float(parameters(network))}
         if self.with_macs:
-            found["macs"] = float(macs(network, shape))
+            found["macs"] = lambda network: float(macs(network, shape))
         if self.with_memory:
-            found["memory_mb"] = activation_memory(network, shape, self.batch_size) / 1e6
+            found["memory_mb"] = lambda network: activation_memory(network, shape, batch) / 1e6
         if self.with_latency:
-            found["latency_ms"] = latency(network.to(self.device), shape, self.batch_size, self.repeats).median
+            found["latency_ms"] = lambda network: latency(network.to(self.device), shape, batch, self.repeats).median
         return found
 
     def evaluate(self, architectures: Sequence[Architecture]) -> list[Evaluation]:

@@ -1,4 +1,4 @@
-"""Evaluations spread over processes or machines."""
+"""Evaluations spread over threads, processes or machines."""
 
 import copy
 import importlib
@@ -30,8 +30,12 @@ class Executor(ABC):
     """Calls a function for every item, somewhere, with one thread of torch a call.
 
     What sums run over depends on the number of threads, so that with the same number results are the same everywhere.
-    Threads of one process are no executor: the random generator that networks draw their weights from is the process's.
+
+    Attributes:
+        shares_generator: Whether calls that run at the same time draw from one random generator, that of the process.
     """
+
+    shares_generator: bool = False
 
     @abstractmethod
     def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
@@ -60,7 +64,7 @@ class Serial(Executor):
 
 
 class Workers(Executor):
-    """Processes that get the function once, and items one by one.
+    """Processes or threads that get the function once, and items one by one.
 
     They stay for the next call, with what they have cached, as long as the function is the same; an exception, or an
     interruption, ends them. An exception arrives as it was raised, with a note that holds the worker's traceback.
@@ -124,8 +128,8 @@ class Workers(Executor):
         self._content = None
 
 
-_held: dict[str, Any] = {}
-"""What this process, a worker, was given."""
+_held = threading.local()
+"""What this worker, a process or a thread, was given."""
 
 
 def answer(content: bytes, item: bytes) -> bytes:
@@ -139,12 +143,12 @@ def answer(content: bytes, item: bytes) -> bytes:
         The pickled result, or what makes the exception again: one that pickles by its arguments may not take them.
     """
     try:
-        if _held.get("content") is not content:
+        if getattr(_held, "content", None) is not content:
             torch.set_num_threads(1)
-            _held.update(function=pickle.loads(content), content=content)
-        return pickle.dumps((_held["function"](pickle.loads(item)), None))
+            _held.function, _held.content = pickle.loads(content), content
+        return pickle.dumps((_held.function(pickle.loads(item)), None))
     except Exception as error:
-        error.add_note(f"In a worker process:\n{traceback.format_exc()}")
+        error.add_note(f"In a worker:\n{traceback.format_exc()}")
         return pickle.dumps((None, (type(error), error.args, vars(error))))
 
 
@@ -214,7 +218,7 @@ def _begin(content: bytes, lives: Connection) -> None:
     # Ctrl-C reaches all processes of a terminal; this one ends with its parent
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(lives,), daemon=True).start()
-    _held["given"] = content
+    _held.given = content
 
 
 def _end_with(lives: Connection) -> None:
@@ -224,7 +228,54 @@ def _end_with(lives: Connection) -> None:
 
 
 def _answer_with_content(item: bytes) -> bytes:
-    return answer(_held["given"], item)
+    return answer(_held.given, item)
+
+
+class Threads(Workers):
+    """Threads of this process, each with a copy of the function of its own.
+
+    For evaluators that draw nothing at random, such as ``SupernetScores``: threads share the generator. They start at
+    once, but only what torch computes runs at the same time.
+
+    Args:
+        workers: How many, at least 1.
+
+    Raises:
+        ConfigError: ``workers`` is below 1.
+    """
+
+    shares_generator = True
+
+    def __init__(self, workers: int = 2) -> None:
+        super().__init__(workers)
+        self._pool: Any = None
+        self._given = b""
+
+    def start(self, content: bytes) -> None:
+        """See ``Workers.start``."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        self._pool, self._given = ThreadPoolExecutor(self.workers), content
+
+    def answers(self, items: Sequence[bytes]) -> Iterator[bytes]:
+        """See ``Workers.answers``."""
+        yield from self._pool.map(partial(answer, self._given), items)
+
+    def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        """See ``Workers.map``."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # new threads take over what was set last in any
+        try:
+            return super().map(function, items)
+        finally:
+            torch.set_num_threads(threads)
+
+    def close(self) -> None:
+        """See ``Executor.close``."""
+        super().close()
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
 
 
 class RayWorkers(Workers):
@@ -316,9 +367,17 @@ class Parallel(Evaluator):
     Args:
         evaluator: What evaluates.
         executor: Where.
+
+    Raises:
+        ConfigError: Evaluations draw at random, and the executor's calls share one generator.
     """
 
     def __init__(self, evaluator: Evaluator, executor: Executor) -> None:
+        if evaluator.draws and executor.shares_generator:
+            raise ConfigError(
+                f"{type(evaluator).__name__} may draw at random, and {type(executor).__name__} share one generator, so "
+                f"that results would differ from run to run. Use {__name__}.Processes."
+            )
         self.evaluator = evaluator
         self.executor = executor
 
@@ -326,6 +385,10 @@ class Parallel(Evaluator):
     def version(self) -> int:  # type: ignore[override]  # it is the other one's
         """That of the other evaluator."""
         return self.evaluator.version
+
+    def begin(self, round: int) -> None:
+        """That of the other evaluator."""
+        self.evaluator.begin(round)
 
     def prepare_data(self) -> None:
         """That of the other evaluator, in this process alone."""
@@ -335,7 +398,7 @@ class Parallel(Evaluator):
         """Where the other evaluator computes."""
         self.evaluator.to(device)
 
-    def costs(self, architecture: Architecture) -> dict[str, float]:
+    def costs(self, architecture: Architecture) -> Mapping[str, float]:
         """Those of the other evaluator, in this process."""
         return self.evaluator.costs(architecture)
 
@@ -359,8 +422,11 @@ class Parallel(Evaluator):
 def _evaluate(evaluator: Evaluator, architecture: Architecture) -> Evaluation:
     """Evaluate one, with draws that depend on nothing but it."""
     before = copy.deepcopy((evaluator.version, evaluator.state_dict()))
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
-        torch.manual_seed(derived_seed("evaluation", *architecture.choices))
+    if evaluator.draws:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
+            torch.manual_seed(derived_seed("evaluation", *architecture.choices))
+            (found,) = evaluator.evaluate([architecture])
+    else:
         (found,) = evaluator.evaluate([architecture])
     if not _same(before, (evaluator.version, evaluator.state_dict())):
         raise ConfigError(

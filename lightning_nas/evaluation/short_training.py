@@ -11,6 +11,7 @@ from lightning_nas.architecture import Architecture
 from lightning_nas.data.augmentation import Augmentation
 from lightning_nas.data.halves import HalvesDataModule
 from lightning_nas.data.sets import classes_of
+from lightning_nas.data.splits import derived_seed
 from lightning_nas.errors import ConfigError, DataError
 from lightning_nas.evaluation.base import Evaluation, Evaluator
 from lightning_nas.metrics.cost import parameters
@@ -27,11 +28,15 @@ class ShortTraining(Evaluator):
     score is taken with batch statistics on the whole search half in random order: after few steps running statistics
     are not worth much, and a batch sorted by class spoils them.
 
+    In a search with rounds, such as by ``Refine``, each can have its own number of steps and of trainings, whose mean
+    is the score; every round has fresh seeds, and its results do not compare with those of others.
+
     Objectives: ``loss`` (lower is better) and ``accuracy`` (a fraction). Cost: ``seconds``, ``parameters``.
 
     Args:
         data: Halves of a data set.
-        steps: Optimizer steps, at least 1.
+        steps: Optimizer steps, at least 1; a list has one number a round, the last one also for all that follow.
+        repeats: Trainings of an architecture, at least 1, likewise.
         batch_size: Images a step.
         channels: Channels of the first cell.
         cells: Number of cells.
@@ -44,7 +49,8 @@ class ShortTraining(Evaluator):
     def __init__(
         self,
         data: HalvesDataModule,
-        steps: int = 80,
+        steps: int | list[int] = 80,
+        repeats: int | list[int] = 1,
         batch_size: int = 32,
         channels: int = 8,
         cells: int = 5,
@@ -53,10 +59,13 @@ class ShortTraining(Evaluator):
         augmentations: list[Augmentation] | None = None,
         seed: int = 0,
     ) -> None:
-        if steps < 1 or batch_size < 2:
-            raise ConfigError(f"steps is {steps} and batch_size {batch_size}; they must be at least 1 and 2.")
+        self.steps = [steps] if isinstance(steps, int) else list(steps)
+        self.repeats = [repeats] if isinstance(repeats, int) else list(repeats)
+        if min(self.steps, default=0) < 1 or min(self.repeats, default=0) < 1 or batch_size < 2:
+            raise ConfigError(
+                f"steps is {steps}, repeats {repeats} and batch_size {batch_size}; they must be at least 1, 1 and 2."
+            )
         self.data = data
-        self.steps = steps
         self.batch_size = batch_size
         self.channels = channels
         self.cells = cells
@@ -75,6 +84,10 @@ class ShortTraining(Evaluator):
         """Train there."""
         self.device = device
         self._halves.clear()
+
+    def begin(self, round: int) -> None:
+        """Train as this round says from now on."""
+        self.version = round
 
     def _half(self, name: str) -> tuple[Tensor, Tensor]:
         """A whole half, shuffled once and resized."""
@@ -99,9 +112,23 @@ class ShortTraining(Evaluator):
 
     def _evaluate(self, architecture: Architecture) -> Evaluation:
         start = time.perf_counter()
+        repeats = self.repeats[min(self.version, len(self.repeats) - 1)]
+        # a first round is as a search without rounds
+        seeds = [
+            derived_seed(self.seed, "round", self.version, i) if self.version or i else self.seed
+            for i in range(repeats)
+        ]
+        networks = [self._trained(architecture, seed) for seed in seeds]
+        scores = [self._score(network) for network in networks]
+        objectives = {name: sum(each[name] for each in scores) / len(scores) for name in scores[0]}
+        cost = {"seconds": time.perf_counter() - start, "parameters": float(parameters(networks[0]))}
+        return Evaluation(objectives, cost)
+
+    def _trained(self, architecture: Architecture, seed: int) -> nn.Module:
+        steps = self.steps[min(self.version, len(self.steps) - 1)]
         images, labels = self._half("train")
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+            torch.manual_seed(seed)
             network = architecture.space.build().network(
                 architecture,
                 num_classes=self.data.num_classes,
@@ -114,12 +141,12 @@ class ShortTraining(Evaluator):
         optimizer = torch.optim.SGD(
             network.parameters(), self.learning_rate, momentum=0.9, weight_decay=5e-4, nesterov=True
         )
-        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
-        generator = torch.Generator().manual_seed(self.seed)
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        generator = torch.Generator().manual_seed(seed)
         # one generator where it can be one
-        draws = generator if images.device.type == "cpu" else torch.Generator(images.device).manual_seed(self.seed)
+        draws = generator if images.device.type == "cpu" else torch.Generator(images.device).manual_seed(seed)
         order = torch.empty(0, dtype=torch.long)
-        for _ in range(self.steps):
+        for _ in range(steps):
             if len(order) < self.batch_size:
                 order = torch.randperm(len(labels), generator=generator)
             batch, order = order[: self.batch_size], order[self.batch_size :]
@@ -131,9 +158,7 @@ class ShortTraining(Evaluator):
             torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
             optimizer.step()
             scheduler.step()
-        objectives = self._score(network)
-        cost = {"seconds": time.perf_counter() - start, "parameters": float(parameters(network))}
-        return Evaluation(objectives, cost)
+        return network
 
     def _score(self, network: nn.Module) -> dict[str, float]:
         """Loss and accuracy on the search half, in random batches of at least half ``SCORED`` images."""

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from lightning_nas.data.splits import derived_seed
 from lightning_nas.errors import ConfigError, DataError
 from lightning_nas.evaluation.base import Evaluation, Evaluator
 from lightning_nas.spaces.base import SupernetSpace
+from lightning_nas.spaces.shared_paths import Logits, SharedPaths
 from lightning_nas.supernets import TrainedSupernet
 
 MOMENTUM = 0.1
@@ -70,14 +71,44 @@ def score_path(supernet: nn.Module, path: Any, calibration: Tensor, held: Sequen
         calibration: Images that the statistics are measured on; none of the others.
         held: Batches of images and labels to score on.
     """
-    loss = hits = count = 0.0
-    with calibrated(supernet, calibration, path):
-        for images, labels in held:
-            logits = supernet(images, path)
-            loss += float(F.cross_entropy(logits, labels, reduction="sum"))
-            hits += float((logits.argmax(1) == classes_of(labels)).sum())
-            count += len(labels)
-    return {"loss": loss / count, "accuracy": hits / count}
+    return score_paths(supernet, [path], calibration, held)[0]
+
+
+def score_paths(
+    supernet: nn.Module, paths: Sequence[Any], calibration: Tensor, held: Sequence[Batch]
+) -> list[dict[str, float]]:
+    """Loss and accuracy of several paths in their order: together where the supernet is one of ``SharedPaths``.
+
+    Args:
+        supernet: The network.
+        paths: The architectures, as the supernet takes them.
+        calibration: Images that the statistics are measured on; none of the others.
+        held: Batches of images and labels to score on.
+    """
+    images = [x for x, _ in held]
+    if isinstance(supernet, SharedPaths) and all(supernet.computes(path) for path in paths):
+        found = supernet.path_logits(paths, calibration, images)
+    else:
+        found = _one_by_one(supernet, paths, calibration, images)
+    sums: list[list[Tensor]] = [[] for _ in paths]
+    with torch.no_grad(), closing(found):
+        for place, batch, logits in found:
+            labels = held[batch][1]
+            loss = F.cross_entropy(logits, labels, reduction="sum")
+            sums[place].append(torch.stack([loss, (logits.argmax(1) == classes_of(labels)).sum().to(loss)]))
+    # read once for all: on a GPU, reading waits for it
+    rows = torch.stack([torch.stack(each) for each in sums]).tolist() if sums else []
+    count = sum(len(labels) for _, labels in held)
+    totals = [[sum(column) for column in zip(*each, strict=True)] for each in rows]
+    return [{"loss": loss / count, "accuracy": hits / count} for loss, hits in totals]
+
+
+def _one_by_one(supernet: nn.Module, paths: Sequence[Any], calibration: Tensor, batches: Sequence[Tensor]) -> Logits:
+    """As ``SharedPaths.path_logits``, for any supernet."""
+    for place, path in enumerate(paths):
+        with calibrated(supernet, calibration, path):
+            for batch, images in enumerate(batches):
+                yield place, batch, supernet(images, path)
 
 
 def fixed_images(data: ImageDataModule, images: LabelledImages, count: int, seed: int) -> Batch:
@@ -101,7 +132,8 @@ class SupernetScores(Evaluator):
     those of the data's validation set, so that nothing was trained on them if the supernet was trained on the same
     data with the same ``validation_fraction`` and ``split_seed``. A score is kept until the supernet's weights move.
 
-    Objectives: ``loss`` (lower is better) and ``accuracy`` (a fraction). Cost: ``seconds``.
+    Objectives: ``loss`` (lower is better) and ``accuracy`` (a fraction). Cost: ``seconds``, shared equally by the
+    architectures that are scored together; zero for a score that was kept.
 
     Attributes:
         version: How often the weights have moved since the start; scores of different versions do not compare.
@@ -118,6 +150,8 @@ class SupernetScores(Evaluator):
     Raises:
         ConfigError: A number is out of its range.
     """
+
+    draws = False
 
     def __init__(
         self,
@@ -147,6 +181,11 @@ class SupernetScores(Evaluator):
         self._calibration: Tensor | None = None
         self._held: list[Batch] = []
         self._scores: dict[tuple[int, str], dict[str, float]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """With the weights: whoever gets this elsewhere need not read them, nor draw a classifier of its own."""
+        _ = self.loaded
+        return dict(vars(self))
 
     def prepare_data(self) -> None:
         """Download the images."""
@@ -206,14 +245,16 @@ class SupernetScores(Evaluator):
     def evaluate(self, architectures: Sequence[Architecture]) -> list[Evaluation]:
         """Score; see the class."""
         space: SupernetSpace = self.loaded.space
-        found = []
-        for architecture in architectures:
-            start = time.perf_counter()
-            key = (self.version, space.key(architecture))
-            if key not in self._scores:
-                self._scores[key] = score_path(self.loaded.network, space.discrete(architecture), *self._batches())
-            found.append(Evaluation(dict(self._scores[key]), {"seconds": time.perf_counter() - start}))
-        return found
+        start = time.perf_counter()
+        keys = [(self.version, space.key(architecture)) for architecture in architectures]
+        new = {key: a for key, a in zip(keys, architectures, strict=True) if key not in self._scores}
+        if new:
+            paths = [space.discrete(architecture) for architecture in new.values()]
+            scores = score_paths(self.loaded.network, paths, *self._batches())
+            self._scores.update(zip(new, scores, strict=True))
+        seconds = (time.perf_counter() - start) / max(len(new), 1)
+        costs = [{"seconds": seconds if new.pop(key, None) is not None else 0.0} for key in keys]
+        return [Evaluation(dict(self._scores[key]), cost) for key, cost in zip(keys, costs, strict=True)]
 
     def state_dict(self) -> dict[str, Any]:
         """The version; the weights are the task's."""

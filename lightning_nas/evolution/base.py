@@ -27,6 +27,7 @@ class Strategy(ABC):
         space: What is searched, from ``start``.
         objective: What decides; lower is better where the name ends in ``loss``.
         generator: Of all random choices.
+        round: Of its evaluations, those of different rounds do not compare; see ``Evaluator.begin``.
         told: Every architecture that an evaluation is known of, by its key, in the order in which they came.
         fitness: Their objective, higher is better, likewise.
     """
@@ -34,6 +35,7 @@ class Strategy(ABC):
     space: SearchSpace
     objective: str
     generator: torch.Generator
+    round: int = 0
     told: dict[str, Architecture]
     fitness: dict[str, float]
 

@@ -1,139 +1,17 @@
 """Evolution of alphas by fitness and novelty (NEvoNAS)."""
 
-from abc import abstractmethod
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_nas.architecture import Architecture
-from lightning_nas.errors import ArchitectureError, ConfigError
-from lightning_nas.evolution.base import Strategy
+from lightning_nas.errors import ConfigError
+from lightning_nas.evolution.alphas import ROUNDS, AlphaEvolution
 from lightning_nas.evolution.pareto import ranked
-
-SAMPLES = 300
-"""Random architectures that show which values the choices of a space take."""
-
-ROUNDS = 100
-"""How often as many children as a generation has are drawn, before those that are architectures must do."""
 
 STALE = 10
 """Generations in a row without a new architecture, before a random generation takes their place."""
-
-
-class AlphaEvolution(Strategy):
-    """A population of alphas: matrices of numbers from 0 to 1, a row a choice, a column a value of it.
-
-    Alphas stand for the architecture of the largest number in every row. Where that is no architecture of the space,
-    they are drawn again. Those of a random architecture are uniform but for a swap in every row, which makes the number
-    of its value the largest. A generation is asked for in parts; what of it is known costs no query and enters with the
-    fitness that it has.
-
-    Attributes:
-        masks: Which values are evolved, bool ``(choices, values)``: those that random architectures have.
-        members: Alphas of the present generation, ``(n, choices, values)``; zero outside the masks.
-        generation: Their architectures.
-        keys: Of these, as ``SearchSpace.key`` has them.
-    """
-
-    population: int
-    masks: Tensor
-    members: Tensor
-    generation: list[Architecture]
-    keys: list[str]
-
-    def start(self, *args: Any, **kwargs: Any) -> None:
-        """Begin a search; see ``Strategy.start``."""
-        super().start(*args, **kwargs)
-        alphabet = self.space.alphabet
-        self.masks = torch.zeros(len(alphabet), max(alphabet), dtype=torch.bool)
-        for _ in range(SAMPLES):
-            self.masks[range(len(alphabet)), self.space.sample(self.generator).choices] = True
-        self._stale = 0
-        self._over = False
-        self._enter(self.nobody())
-
-    @abstractmethod
-    def breed(self) -> Tensor:
-        """Alphas of the next generation; all of the present one is known.
-
-        Returns:
-            None where the search is over. After a bounded number of generations without a new architecture, there must
-            be one with some, or none.
-        """
-
-    def ask(self, count: int) -> list[Architecture]:
-        """What is not known of the present generation, or of the next one that has something new."""
-        while not self._over:
-            if unknown := self._unknown():
-                return unknown[:count]
-            self._enter(self.breed())
-            self._over = not self.generation
-            self._stale = 0 if self._unknown() else self._stale + 1
-        return []
-
-    def training_paths(self) -> list[Architecture]:
-        """The architectures of the present generation, known ones too: a supernet trains on them in turn."""
-        return list(self.generation)
-
-    def _unknown(self) -> list[Architecture]:
-        keyed = dict(zip(self.keys, self.generation, strict=True))
-        return [architecture for key, architecture in keyed.items() if key not in self.told]
-
-    def _enter(self, members: Tensor) -> None:
-        self.members = members
-        self.generation = [self.space.architecture(choices) for choices in self.decode(members).tolist()]
-        self.keys = [self.space.key(a) for a in self.generation]
-
-    def decode(self, alphas: Tensor) -> Tensor:
-        """The choices that alphas ``(n, choices, values)`` stand for, ``(n, choices)``."""
-        return alphas.masked_fill(~self.masks, -torch.inf).argmax(2)
-
-    def nobody(self) -> Tensor:
-        """No alphas."""
-        return self.uniform(0)
-
-    def uniform(self, count: int) -> Tensor:
-        """Uniform alphas, which need not be architectures."""
-        return torch.rand(count, *self.masks.shape, dtype=torch.float64, generator=self.generator) * self.masks
-
-    def valid(self, alphas: Tensor) -> Tensor:
-        """Those alphas that stand for architectures of the space."""
-        return alphas[[self._is_architecture(choices) for choices in self.decode(alphas).tolist()]]
-
-    def _is_architecture(self, choices: list[int]) -> bool:
-        try:
-            self.space.architecture(choices)
-        except ArchitectureError:
-            return False
-        return True
-
-    def strangers(self) -> Tensor:
-        """Alphas of random architectures that are not known; none where the space is exhausted."""
-        drawn = self.fresh(self.population)
-        if not drawn:
-            return self.nobody()
-        chosen = torch.tensor([a.choices for a in drawn]).unsqueeze(2)
-        # a rare value may have been missing so far
-        self.masks = self.masks.clone()
-        self.masks[torch.arange(len(self.masks)), chosen[:, :, 0]] = True
-        alphas = self.uniform(len(drawn))
-        top = self.decode(alphas).unsqueeze(2)
-        largest, other = alphas.gather(2, top), alphas.gather(2, chosen)
-        return alphas.scatter(2, top, other).scatter(2, chosen, largest)
-
-    def state_dict(self) -> dict[str, Any]:
-        """See ``Strategy.state_dict``."""
-        state = {"masks": self.masks, "members": self.members, "stale": self._stale, "over": self._over}
-        return {**super().state_dict(), **state}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See ``Strategy.load_state_dict``."""
-        super().load_state_dict(state)
-        self.masks = state["masks"]
-        self._enter(state["members"])
-        self._stale = state["stale"]
-        self._over = state["over"]
 
 
 class NEvoNAS(AlphaEvolution):
@@ -158,6 +36,8 @@ class NEvoNAS(AlphaEvolution):
         mutation: Probability of a number to mutate, above 0, below 1.
         mutation_eta: The higher, the smaller mutations are; above 1.
         novelty_only: Whether fitness has no say in who survives (the paper's ablation).
+        rescore: Whether survivors are asked for again with every generation, which then takes twice the population:
+            for scores that move.
 
     Raises:
         ConfigError: A number is out of its range.
@@ -172,6 +52,7 @@ class NEvoNAS(AlphaEvolution):
         mutation: float = 0.2,
         mutation_eta: float = 20.0,
         novelty_only: bool = False,
+        rescore: bool = False,
     ) -> None:
         if population < 2 or neighbours < 1:
             raise ConfigError(
@@ -189,6 +70,7 @@ class NEvoNAS(AlphaEvolution):
         self.mutation = mutation
         self.mutation_eta = mutation_eta
         self.novelty_only = novelty_only
+        self.rescore = rescore
 
     def start(self, *args: Any, **kwargs: Any) -> None:
         """Begin a search; see ``Strategy.start``."""
@@ -197,6 +79,17 @@ class NEvoNAS(AlphaEvolution):
         self._survivor_keys: list[str] = []
         self._places = torch.zeros(0, dtype=torch.long)
         self._archive = torch.zeros(0, len(self.masks), dtype=torch.long)
+
+    @property
+    def most_alive(self) -> int:
+        """Survivors and the present generation."""
+        return 2 * self.population
+
+    def alive(self) -> dict[str, Architecture]:
+        """Survivors and the present generation; see ``AlphaEvolution.alive``."""
+        choices = self.decode(self._survivors).tolist()
+        survivors = zip(self._survivor_keys, map(self.space.architecture, choices), strict=True)
+        return {**dict(survivors), **super().alive()}
 
     def breed(self) -> Tensor:
         """Let the best of survivors and generation survive, and cross and mutate them; see ``AlphaEvolution``."""

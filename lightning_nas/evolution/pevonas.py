@@ -4,10 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import yaml
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from lightning_nas.artifacts import write_bytes
 from lightning_nas.errors import ConfigError
-from lightning_nas.evolution.nevonas import ROUNDS, AlphaEvolution
+from lightning_nas.evolution.alphas import ROUNDS, AlphaEvolution
+from lightning_nas.spaces.base import DifferentiableSpace
 
 
 def shrink(alphas: Tensor, keep: int, masks: Tensor | None = None) -> Tensor:
@@ -37,6 +41,89 @@ def shrink(alphas: Tensor, keep: int, masks: Tensor | None = None) -> Tensor:
     return kept & masks
 
 
+def narrowed(
+    space: DifferentiableSpace, alphas: Tensor, keep: int, masks: Tensor | None = None
+) -> dict[str, list[list[str]]]:
+    """The argument ``allowed`` of the part of a space in which every edge takes an operation with a large alpha.
+
+    Args:
+        space: With one cell type, of which every choice is an edge's operation.
+        alphas: ``(edges, operations)``.
+        keep: Operations that an edge keeps, at least 1; all where it has fewer.
+        masks: Which operations there are, bool, likewise; by default those that the space allows.
+
+    Returns:
+        Names of operations, a list an edge, by cell type.
+
+    Raises:
+        ConfigError: The space is another, or see ``shrink``.
+    """
+    cell = _only_cell(space)
+    kept = shrink(alphas, keep, space.allowed[cell] if masks is None else masks)
+    allowed: dict[str, list[list[str]]] = space.restrict({cell: kept}).arguments()["allowed"]
+    return allowed
+
+
+def _only_cell(space: Any) -> str:
+    """The cell type of a space that can be narrowed."""
+    if (
+        not isinstance(space, DifferentiableSpace)
+        or len(space.cell_types) != 1
+        or space.alphabet != (len(space.operations),) * space.edges
+    ):
+        raise ConfigError(
+            f"{type(space).__name__} cannot be narrowed to operations; its choices must be those of the edges of one "
+            "cell type, as in lightning_nas.spaces.nasbench201.NASBench201Space."
+        )
+    return space.cell_types[0]
+
+
+class NarrowedSpace(Callback):
+    """Writes what a search by ``PEvoNAS`` leaves of its space, for the next link of a chain of supernets.
+
+    At the end ``space.yaml`` is in the run's folder: a configuration that goes after another one, whose space then has
+    only the operations that ``narrowed`` keeps of the search's best alphas.
+
+    Args:
+        keep: Operations that an edge keeps, at least 1.
+
+    Raises:
+        ConfigError: ``keep`` is below 1.
+    """
+
+    def __init__(self, keep: int) -> None:
+        if keep < 1:
+            raise ConfigError(f"keep is {keep}; an edge keeps at least 1 operation.")
+        self.keep = keep
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a run that could not be narrowed at its end.
+
+        Raises:
+            ConfigError: It is no search by ``PEvoNAS``, or the space does not fit.
+        """
+        strategy: Any = getattr(pl_module, "strategy", None)
+        if not isinstance(strategy, PEvoNAS):
+            raise ConfigError(
+                f"{type(self).__name__} needs a search whose strategy is PEvoNAS; the task is "
+                f"{type(pl_module).__name__}, its strategy {type(strategy).__name__}. Leave the callback out."
+            )
+        _only_cell(pl_module.space)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the file."""
+        # tasks know the strategies, not the other way round
+        from lightning_nas.tasks.common import output_folder
+
+        strategy: Any = pl_module.strategy
+        space: Any = pl_module.space
+        folder: Any = pl_module.output_dir
+        allowed = narrowed(space, strategy.alphas, self.keep, strategy.masks)
+        content = {"model": {"init_args": {"space": {"init_args": {"allowed": allowed}}}}}
+        text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None)
+        write_bytes(output_folder(trainer, folder) / "space.yaml", text.encode())
+
+
 class PEvoNAS(AlphaEvolution):
     """A genetic algorithm over alphas, in a space that shrinks around its winner.
 
@@ -45,8 +132,12 @@ class PEvoNAS(AlphaEvolution):
     begins again within, the winner among random individuals (which keeps it known; the paper does not say). After the
     last one, all begins again in the whole space, or ends.
 
-    The paper trains a supernet anew for every part of the space. Here the evaluator stays the same; a chain of
-    supernets has ``keep`` empty, ``restarts`` off, and ``shrink(strategy.alphas, n, strategy.masks)`` between links.
+    The paper trains a supernet anew for every part of the space, on random alphas. Here the evaluator stays the same
+    throughout a run. The paper's method is a chain of runs, two a link: ``SupernetTask`` trains a supernet (here on
+    uniform paths), and ``EvolveTask`` searches it with ``keep`` empty, ``restarts`` off and the callback
+    ``NarrowedSpace``. Both runs of the next link take the ``space.yaml`` that this one writes, and its training starts
+    from the former link's ``supernet.safetensors``, which gives the surviving operations their weights. The last link's
+    search has the answer.
 
     References:
         1. Sinha, Chen: Neural Architecture Search using Progressive Evolution, GECCO 2022,
@@ -61,6 +152,8 @@ class PEvoNAS(AlphaEvolution):
         generations: Those that end it in any case, at least 1 (the paper: 100 in NAS-Bench-201).
         keep: Values of every choice that are kept, one number a shrinking, decreasing.
         restarts: Whether all begins again after the last shrinking.
+        rescore: Whether the whole population is asked for in every generation, elites too: for scores that move. Then
+            the best individual is that of the last generation.
 
     Raises:
         ConfigError: A number is out of its range.
@@ -76,6 +169,7 @@ class PEvoNAS(AlphaEvolution):
         generations: int = 100,
         keep: Sequence[int] = (3, 2),
         restarts: bool = True,
+        rescore: bool = False,
     ) -> None:
         if population < 2 or not 1 <= elites < population or not 1 <= tournament <= population:
             raise ConfigError(
@@ -97,6 +191,7 @@ class PEvoNAS(AlphaEvolution):
         self.generations = generations
         self.keep = tuple(keep)
         self.restarts = restarts
+        self.rescore = rescore
 
     def start(self, *args: Any, **kwargs: Any) -> None:
         """Begin a search; see ``Strategy.start``."""
@@ -125,7 +220,8 @@ class PEvoNAS(AlphaEvolution):
 
     def _leader(self) -> tuple[float, Tensor] | None:
         """Fitness and alphas of the best individual so far."""
-        record = self._record
+        # older records do not compare with a generation that was scored anew
+        record = None if self.rescore and self.generation and not self._due else self._record
         for alphas, key in zip(self.members, self.keys, strict=True):
             value = self.fitness.get(key)
             if value is not None and (record is None or value > record[0]):

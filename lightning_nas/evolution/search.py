@@ -63,6 +63,7 @@ class Search:
             What was asked for, evaluated; empty where the search is over.
         """
         asked = strategy.ask(min(count, self.left)) if self.left else []
+        self.evaluator.begin(strategy.round)
         if asked and train is not None:
             train(asked)
         found = list(zip(asked, self.evaluator.evaluate(asked) if asked else [], strict=True))
@@ -80,6 +81,11 @@ class Search:
             ConfigError: Nothing was evaluated.
         """
         return self.results[self._best]
+
+    @property
+    def comparable(self) -> list[Result]:
+        """What the evaluator's present version has evaluated, in the order of the queries."""
+        return self.results[self._version[1] :]
 
     @property
     def _best(self) -> int:

@@ -379,7 +379,8 @@ def curves(run: Run) -> str:
 def _stage_curves(stage: str, logged: Mapping[str, list[Point]]) -> str:
     """The panels of one stage."""
     made = []
-    for word in ("loss", "accuracy", "tau"):
+    logged = {name: points for name, points in logged.items() if not name.startswith("health/")}
+    for word in ("loss", "accuracy", "tau", "diversity"):
         shown = panel(logged, word)
         if shown is None:
             continue

@@ -41,6 +41,10 @@ class Mixture(NamedTuple):
         """The same factors without gradients."""
         return Mixture(self.operations.detach(), self.edges.detach(), self.active)
 
+    def to(self, device: torch.device) -> "Mixture":
+        """The same factors on a device; ``active`` stays on the CPU."""
+        return Mixture(self.operations.to(device), self.edges.to(device), self.active)
+
 
 def _once_counted(cell: nn.Module) -> tuple[Any, Any]:
     """Contexts of the two forward passes of a checkpoint: the second leaves the batch-norm statistics alone."""

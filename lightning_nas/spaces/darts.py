@@ -16,7 +16,7 @@ from lightning_nas.spaces.base import AllowedNames, DifferentiableSpace, Entry, 
 from lightning_nas.spaces.darts_names import per_edge_entries
 from lightning_nas.spaces.darts_network import DARTSNetwork
 from lightning_nas.spaces.mixture import MixedCell
-from lightning_nas.spaces.operations import OPERATIONS
+from lightning_nas.spaces.operations import ALL_OPERATIONS, OPERATIONS
 
 MOST_NODES = 64
 """Inner nodes of the largest cell: its alphas, supernet and drawing still fit any machine."""
@@ -48,7 +48,7 @@ class DARTSSpace(DifferentiableSpace):
 
     Args:
         nodes: Inner nodes of a cell, from 1 to ``MOST_NODES`` (the paper: 4).
-        operations: Names from ``lightning_nas.spaces.operations.OPERATIONS``.
+        operations: Names from ``lightning_nas.spaces.operations.ALL_OPERATIONS``.
         channels: Channels of the supernet's first cell (the paper: 16).
         cells: Cells of the supernet (the paper: 8).
         partial_channels: K: a K-th of the channels enters the operations, the others pass (PC-DARTS: 4; 1 is DARTS).
@@ -71,11 +71,11 @@ class DARTSSpace(DifferentiableSpace):
         partial_channels: int = 1,
         allowed: AllowedNames | None = None,
     ) -> None:
-        unknown = [name for name in operations if name not in OPERATIONS]
+        unknown = [name for name in operations if name not in ALL_OPERATIONS]
         if unknown or len(set(operations)) != len(operations):
             raise ConfigError(
                 f"Operations {unknown or list(operations)!s:.300} are unknown or named twice; there are "
-                f"{list(OPERATIONS)}."
+                f"{list(ALL_OPERATIONS)}."
             )
         if not [name for name in operations if name != "none"]:
             raise ConfigError("A space needs an operation other than 'none'.")
@@ -212,7 +212,7 @@ class DARTSSpace(DifferentiableSpace):
     def largest(self) -> Architecture:
         """The operation with most parameters on every kept edge; sources are the first two with the most."""
         counts = torch.tensor(
-            [sum(p.numel() for p in OPERATIONS[name](16, 1, True).parameters()) for name in self.operations]
+            [sum(p.numel() for p in ALL_OPERATIONS[name](16, 1, True).parameters()) for name in self.operations]
         )
         return self.select({name: counts.expand(self.edges, -1) for name in self.cell_types})
 
@@ -389,9 +389,10 @@ class DARTSSupernet(Supernet):
 
     def forward(self, x: Tensor, mixtures: Mapping[str, Mixture]) -> Tensor:
         """Map images to logits; see ``Supernet.forward``."""
+        placed = {name: mixture.to(x.device) for name, mixture in mixtures.items()}
         s0 = s1 = self.stem(x)
         for cell in self.cells:
-            s0, s1 = s1, self.run(cell, s0, s1, mixtures["reduce" if cell.reduction else "normal"])
+            s0, s1 = s1, self.run(cell, s0, s1, placed["reduce" if cell.reduction else "normal"])
         logits: Tensor = self.classifier(F.adaptive_avg_pool2d(s1, 1).flatten(1))
         return logits
 

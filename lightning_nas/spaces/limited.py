@@ -21,8 +21,8 @@ class LimitedSpace(SearchSpace):
 
     Args:
         space: The other space.
-        costs: What an architecture costs, by name, such as ``Evaluator.costs``.
-        limits: The most that it may cost, by name.
+        costs: What an architecture costs, by name, such as ``Evaluator.costs``; only costs with limits are looked up.
+        limits: The most that it may cost, by name, in the order in which they are looked at.
     """
 
     def __init__(self, space: SearchSpace, costs: Costs, limits: Mapping[str, float]) -> None:
@@ -36,15 +36,23 @@ class LimitedSpace(SearchSpace):
         Raises:
             ConfigError: There is no such cost, or a limit is not above 0.
         """
+        return max(self._shares(architecture), default=0.0)
+
+    def allows(self, architecture: Architecture) -> bool:
+        """Whether an architecture of the other space is in this one; it is not asked beyond the first limit exceeded.
+
+        Raises:
+            ConfigError: There is no such cost, or a limit is not above 0.
+        """
+        return all(share <= 1 for share in self._shares(architecture))
+
+    def _shares(self, architecture: Architecture) -> Iterator[float]:
+        """Ratios of costs to their limits, each found out when it is asked for."""
         costs = self.costs(architecture)
         wrong = {name: value for name, value in self.limits.items() if name not in costs or not value > 0}
         if wrong:
             raise ConfigError(f"Limits {wrong} were given; there are the costs {sorted(costs)}, limits are above 0.")
-        return max((costs[name] / limit for name, limit in self.limits.items()), default=0.0)
-
-    def allows(self, architecture: Architecture) -> bool:
-        """Whether an architecture of the other space is in this one."""
-        return self.excess(architecture) <= 1
+        return (costs[name] / limit for name, limit in self.limits.items())
 
     def spec(self) -> SpaceSpec:
         """That of the other space: a limit does not change what an architecture is."""
@@ -59,9 +67,10 @@ class LimitedSpace(SearchSpace):
         """Raise ``ArchitectureError`` unless the architecture is a point of the other space within the limits."""
         self.space.check(architecture)
         if not self.allows(architecture):
+            costs = self.costs(architecture)
             raise ArchitectureError(
-                f"{self.space.text(architecture)} costs {dict(self.costs(architecture))}, more than {self.limits}. "
-                "Raise the limits, or take another architecture."
+                f"{self.space.text(architecture)} costs { ({name: costs[name] for name in self.limits}) }, more than "
+                f"{self.limits}. Raise the limits, or take another architecture."
             )
 
     def key(self, architecture: Architecture) -> str:

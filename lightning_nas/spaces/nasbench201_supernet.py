@@ -11,6 +11,8 @@ from lightning_nas.differentiable.attention.base import Attention
 from lightning_nas.spaces.base import Entry, Mixture, Supernet
 from lightning_nas.spaces.nasbench201_edges import NARROW, WIDE, Outgoing
 from lightning_nas.spaces.nasbench201_network import NODES, STAGES, ResidualBlock
+from lightning_nas.spaces.nasbench201_paths import path_logits
+from lightning_nas.spaces.shared_paths import Logits, SharedPaths
 
 
 class NASBench201MixedCell(nn.Module):
@@ -63,7 +65,7 @@ def source_rows() -> list[list[int]]:
     return [[node * (node - 1) // 2 + source for node in range(source + 1, NODES)] for source in range(NODES - 1)]
 
 
-class NASBench201Supernet(Supernet):
+class NASBench201Supernet(Supernet, SharedPaths):
     """Stem, three stages of mixed cells with residual blocks between them, classifier.
 
     Args:
@@ -90,6 +92,8 @@ class NASBench201Supernet(Supernet):
     ) -> None:
         super().__init__()
         self.operations = tuple(operations)
+        self.allowed = allowed
+        self.attended = attention is not None
         self.stem = nn.Sequential(nn.Conv2d(channels_in, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
         self.cells = nn.ModuleList()
         for stage in range(STAGES):
@@ -105,7 +109,7 @@ class NASBench201Supernet(Supernet):
 
     def forward(self, x: Tensor, mixtures: Mapping[str, Mixture]) -> Tensor:
         """Map images to logits; see ``Supernet.forward``."""
-        rows, mixture = source_rows(), mixtures["cell"]
+        rows, mixture = source_rows(), mixtures["cell"].to(x.device)
         # taken apart once: all cells share them
         parts = mixture.operations.index_select(0, self.order).split([len(each) for each in rows])
         factors = [dict(zip(self.operations, part.unbind(1), strict=True)) for part in parts]
@@ -116,6 +120,21 @@ class NASBench201Supernet(Supernet):
             x = cell(x) if isinstance(cell, ResidualBlock) else self.run(cell, x, factors, active)
         logits: Tensor = self.classifier(F.adaptive_avg_pool2d(self.lastact(x), 1).flatten(1))
         return logits
+
+    def computes(self, path: Mapping[str, Mixture]) -> bool:
+        """Whether every edge passes one operation that it may take, which no attention changes; see ``SharedPaths``."""
+        mixture = path["cell"]
+        if mixture.active is None or not torch.equal(mixture.active.to(mixture.operations), mixture.operations):
+            return False
+        single = bool((mixture.active.sum(1) == 1).all())
+        return single and not self.attended and not bool((mixture.active & ~self.allowed).any())
+
+    def path_logits(
+        self, paths: Sequence[Mapping[str, Mixture]], calibration: Tensor, batches: Sequence[Tensor]
+    ) -> Logits:
+        """See ``SharedPaths.path_logits``."""
+        columns = [path["cell"].operations.argmax(1).tolist() for path in paths]
+        return path_logits(self, [[self.operations[c] for c in each] for each in columns], calibration, batches)
 
     def per_edge(self) -> Iterator[Entry]:
         """The tensors in the naming of the public NAS-Bench-201 code."""

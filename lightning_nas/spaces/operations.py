@@ -89,6 +89,25 @@ class Zero(nn.Module):
         return torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
 
 
+class Noise(nn.Module):
+    """The operation ``noise``: standard normal noise of the output's size, in training and evaluation alike.
+
+    In a supernet, all edges that leave a state have the same noise, instead of each its own.
+
+    References:
+        1. Zela, Elsken, Saikia, Marrakchi, Brox, Hutter: Understanding and Robustifying Differentiable Architecture
+           Search, ICLR 2020, https://arxiv.org/abs/1909.09656
+    """
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Draw noise like every ``stride``-th pixel of ``x``."""
+        return torch.randn_like(x[:, :, :: self.stride, :: self.stride])
+
+
 def drop_path(x: Tensor, probability: float) -> Tensor:
     """Set whole samples of ``x`` to zero with ``probability`` and scale the others by ``1 / (1 - probability)``."""
     keep = 1.0 - probability
@@ -109,3 +128,9 @@ OPERATIONS: dict[str, Callable[[int, int, bool], nn.Module]] = {
     "dil_conv_5x5": lambda channels, stride, affine: DilConv(channels, 5, stride, affine=affine),
 }
 """From the published name of an operation to its maker ``(channels, stride, affine) -> module``."""
+
+ALL_OPERATIONS: dict[str, Callable[[int, int, bool], nn.Module]] = {
+    **OPERATIONS,
+    "noise": lambda channels, stride, affine: Noise(stride),
+}
+"""Those of the DARTS space, and others that a space may name."""

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from lightning_nas.architecture import Architecture
 from lightning_nas.errors import ArchitectureError, ConfigError
+from lightning_nas.evaluation.base import Evaluator
 from lightning_nas.spaces.base import SearchSpace, Supernet
 
 TRIES = 500
@@ -94,35 +95,62 @@ class CostWindow(PathSampler):
     one is taken, as in the published code.
 
     Args:
-        parameters: Lowest and highest number of parameters of the ordinary network.
+        costs: Lowest and highest cost.
         windows: How many, at least 1.
-        network: Arguments of ``SearchSpace.network`` for that network: ``num_classes``, ``image_shape``, ``channels``,
-            ``cells``.
+        evaluator: What knows the costs, such as a table; by default they are counted in ordinary networks.
+        cost: Which cost of it.
+        network: Arguments of ``SearchSpace.network`` for networks whose ``parameters`` are counted: ``num_classes``,
+            ``image_shape``, ``channels``, ``cells``. Every architecture is built once, which takes some hundredths of
+            a second.
 
     Raises:
-        ConfigError: The range is empty, or there is no window.
+        ConfigError: The range is empty, there is no window, or there is no such cost.
     """
 
     def __init__(
-        self, parameters: tuple[float, float], windows: int = 7, network: dict[str, Any] | None = None
+        self,
+        costs: tuple[float, float],
+        windows: int = 7,
+        evaluator: Evaluator | None = None,
+        cost: str = "parameters",
+        network: dict[str, Any] | None = None,
     ) -> None:
-        if not 0 <= parameters[0] < parameters[1] or windows < 1:
+        if not 0 <= costs[0] < costs[1] or windows < 1:
             raise ConfigError(
-                f"parameters is {parameters} and windows {windows}; expected are two ascending numbers and at least 1."
+                f"costs is {costs} and windows {windows}; expected are two ascending numbers and at least 1."
             )
-        self.lowest, self.highest = parameters
+        if evaluator is None and cost != "parameters":
+            raise ConfigError(f"cost is {cost!r}; without an evaluator only 'parameters' are known. Give an evaluator.")
+        self.lowest, self.highest = costs
         self.windows = windows
+        self.evaluator = evaluator
+        self.cost = cost
         self.network = {"num_classes": 10, "image_shape": (3, 32, 32), "channels": 16, "cells": 5, **(network or {})}
         self._known: dict[str, float] = {}
 
     def _cost(self, space: SearchSpace, architecture: Architecture) -> float:
-        from lightning_nas.metrics.cost import parameters
-
         key = space.key(architecture)
         if key not in self._known:
-            with torch.device("meta"):
-                self._known[key] = float(parameters(space.network(architecture, **self.network)))
+            self._known[key] = (
+                self._parameters(space, architecture) if self.evaluator is None else self._look_up(architecture)
+            )
         return self._known[key]
+
+    def _parameters(self, space: SearchSpace, architecture: Architecture) -> float:
+        from lightning_nas.metrics.cost import parameters
+
+        with torch.device("meta"):
+            return float(parameters(space.network(architecture, **self.network)))
+
+    def _look_up(self, architecture: Architecture) -> float:
+        assert self.evaluator is not None
+        costs = self.evaluator.costs(architecture)
+        if self.cost not in costs:
+            raise ConfigError(
+                f"cost is {self.cost!r}; {type(self.evaluator).__name__} knows {sorted(costs)}. Take one of these, or "
+                "add it there."
+            )
+        return costs[self.cost]
 
     def draw(self, space: SearchSpace, generator: torch.Generator) -> list[Architecture]:
         """See ``PathSampler.draw``."""

@@ -32,9 +32,14 @@ class Wave(nn.Module):
             read (2 for the inputs of the cell, else 1), targets the nodes that read them.
         channels: Channels of the operations.
         stride: 2 halves height and width.
+
+    Attributes:
+        skip_dropout: Share of what skips pass in training that is dropped, while the rest is scaled up; the same values
+            for all nodes. Strided skips, which have weights, are left alone.
     """
 
     order: Tensor
+    skip_dropout: float = 0.0
 
     def __init__(self, operations: Sequence[str], allowed: Tensor, channels: int, stride: int) -> None:
         super().__init__()
@@ -48,8 +53,10 @@ class Wave(nn.Module):
         self.convolutions = sorted((name for name in used if "conv" in name), key=lambda name: name.startswith("dil"))
         self.pools = [name for name in used if "pool" in name]
         self.reduces = "skip_connect" in used and stride == 2
-        self.identity = "skip_connect" in used and stride == 1
-        ordered = self.convolutions + self.pools + ["skip_connect"] * ("skip_connect" in used)
+        skip = ["skip_connect"] * ("skip_connect" in used)
+        # operations without weights
+        self.free = self.pools + ["noise"] * ("noise" in used) + skip * (stride == 1)
+        ordered = self.convolutions + self.free + skip * self.reduces
         self.columns = [self.operations.index(name) for name in ordered]
         self.register_buffer("order", torch.tensor(self.columns, dtype=torch.long), persistent=False)
         weighted = self.convolutions + ["skip_connect"] * self.reduces
@@ -107,12 +114,12 @@ class Wave(nn.Module):
         rows = [wanted[t : t + 1] for t in range(len(wanted))] if single else [wanted]
         return [edges.part(block, t if single else 0) for t, row in enumerate(rows) for block in blocks(row)]
 
-    def free_columns(self, active: Tensor | None) -> tuple[list[str], bool]:
-        """The pools to compute, and whether the identity is needed."""
+    def wanted_free(self, active: Tensor | None) -> list[str]:
+        """The operations without weights that are to be computed."""
         if active is None:
-            return self.pools, self.identity
+            return self.free
         on = dict(zip(self.operations, active.flatten(0, 1).any(0).tolist(), strict=True))
-        return [name for name in self.pools if on[name]], self.identity and on["skip_connect"]
+        return [name for name in self.free if on[name]]
 
     def pool_statistics(self, pools: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Running mean and variance of neighbouring pools, ``(pools * sources, channels)`` each, as views."""

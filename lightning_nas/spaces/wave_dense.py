@@ -73,9 +73,10 @@ class Dense(Path):
         y = y.view(t, n, s, c, self.columns)
         return y if n == k else torch.cat([y, dilated.to(y.dtype)], dim=1)
 
-    def _free(self, pools: Sequence[str], identity: bool) -> Tensor | None:
-        """Pools and identity, ``(operations, S, C, N)``."""
+    def _free(self, names: Sequence[str]) -> Tensor | None:
+        """See ``Path``; ``(operations, S, C, N)``."""
         wave = self.wave
+        pools = [name for name in names if "pool" in name]
         flat = self.x.flatten(0, 1)
         parts = []
         for name in pools:
@@ -90,8 +91,10 @@ class Dense(Path):
         free = []
         if parts:
             free.append(self._normalise(torch.cat(parts).view(1, -1, self.columns), pools).view(shape))
-        if identity:
-            free.append(self.x.view(shape))
+        if "noise" in names:
+            free.append(torch.randn((1, *shape[1:]), dtype=flat.dtype, device=flat.device))
+        if "skip_connect" in names:
+            free.append(self.skipped().view(shape))
         return torch.cat(free) if len(free) > 1 else free[0] if free else None
 
     def _halves(self, relu: Tensor) -> Tensor:

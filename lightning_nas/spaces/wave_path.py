@@ -27,6 +27,8 @@ class Path(ABC):
         states: What enters the operations, ``(B, C, H, W)`` each.
     """
 
+    x: Tensor
+
     def __init__(self, wave: "Wave", states: Sequence[Tensor]) -> None:
         self.wave = wave
         self.batch, _, self.height, self.width = states[0].shape
@@ -38,7 +40,7 @@ class Path(ABC):
         chunks = self.wave.chunks(self.single, active)
         parts = [part for _, _, of_chunk in chunks for part in of_chunk]
         self.prepare(any(part.kinds or part.reduces for part in parts))
-        self.free = self._free(*self.wave.free_columns(active))
+        self.free = self._free(self.wave.wanted_free(active))
         split = weights.split(1) if self.single else [weights]
         totals = [
             self._mix_plain(*chunk, factors, active)
@@ -52,7 +54,7 @@ class Path(ABC):
         wave = self.wave
         # one split costs less than slices: its gradient is one concatenation
         ordered = weights.index_select(2, wave.order).transpose(1, 2)
-        sizes = [len(wave.convolutions), len(wave.pools) + wave.identity, int(wave.reduces)]
+        sizes = [len(wave.convolutions), len(wave.free), int(wave.reduces)]
         of_kinds, of_free, of_reduction = ordered.split(sizes, dim=1)
         results = []
         for part in parts:
@@ -70,8 +72,7 @@ class Path(ABC):
             results.append((rows, total))
         total = self._assembled(count, results)
         if self.free is not None:
-            pools, identity = wave.free_columns(active)
-            chosen = [*map(wave.pools.index, pools), *([len(wave.pools)] if identity else [])]
+            chosen = [wave.free.index(name) for name in wave.wanted_free(active)]
             total = self.add_free(take(of_free, 1, chosen).flatten(1), None, total)
         return self.finish(total, count)
 
@@ -118,13 +119,17 @@ class Path(ABC):
             total = self.add_free(None, factors[..., free_columns].transpose(2, 3).flatten(2), total)
         return self.finish(total, count)
 
+    def skipped(self) -> Tensor:
+        """The states as skips pass them."""
+        rate = self.wave.skip_dropout
+        return F.dropout(self.x, rate) if rate and self.wave.training else self.x
+
     def _columns(self, part: Part) -> list[int]:
         """Columns of a part's convolutions in the mixture."""
         return [self.wave.columns[kind.position] for kind in part.kinds]
 
     def _free_columns(self, active: Tensor | None) -> list[int]:
-        pools, identity = self.wave.free_columns(active)
-        return [self.wave.operations.index(name) for name in [*pools, *(["skip_connect"] if identity else [])]]
+        return [self.wave.operations.index(name) for name in self.wave.wanted_free(active)]
 
     def _filled(
         self, x: Tensor, targets: Sequence[int], sources: Sequence[int], columns: Sequence[int], values: Tensor
@@ -244,8 +249,8 @@ class Path(ABC):
         """Add the strided skip: weight ``(T, S, out, 2 * C)``, bias as in ``project``, factors ``(B, T, S)``."""
 
     @abstractmethod
-    def _free(self, pools: Sequence[str], identity: bool) -> Tensor | None:
-        """Pools, and the identity, of all sources."""
+    def _free(self, names: Sequence[str]) -> Tensor | None:
+        """Operations without weights of all sources: pools, then noise, then the identity; see ``Wave.free``."""
 
     @abstractmethod
     def add_free(self, weights: Tensor | None, factors: Tensor | None, total: Tensor | None) -> Tensor:

@@ -127,16 +127,19 @@ class Wide(Path):
             for d, w, b in zip(inner, weight.unbind(1), bias.unbind(1), strict=True)
         ]
 
-    def _free(self, pools: Sequence[str], identity: bool) -> Tensor | None:
-        """Pools and identity as planes, ``(operations * S, B, H, W, C)``."""
+    def _free(self, names: Sequence[str]) -> Tensor | None:
+        """See ``Path``; as planes, ``(operations * S, B, H, W, C)``."""
         wave = self.wave
+        pools = [name for name in names if "pool" in name]
         pooled = [
             average_pool(self.x, wave.stride) if name.startswith("avg") else F.max_pool2d(self.x, 3, wave.stride, 1)
             for name in pools
         ]
         parts = [self._normalise(torch.cat(pooled, dim=1), pools)] if pooled else []
-        if identity:
-            parts.append(self.x)
+        if "noise" in names:
+            parts.append(torch.randn_like(every_second(self.x, 0) if wave.stride == 2 else self.x))
+        if "skip_connect" in names:
+            parts.append(self.skipped())
         if not parts:
             return None
         planes = [p.permute(0, 2, 3, 1).unflatten(3, (-1, wave.channels)).movedim(3, 0) for p in parts]

@@ -13,22 +13,24 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_nas.architecture import Architecture
-from lightning_nas.artifacts import write_tensors
 from lightning_nas.data.sets import classes_of
+from lightning_nas.data.splits import derived_seed
 from lightning_nas.differentiable.attention.base import Attention
 from lightning_nas.differentiable.discretization.base import Discretizer
 from lightning_nas.differentiable.hypergradient.base import BilevelProblem, Hypergradient, VirtualStep, Weights
 from lightning_nas.differentiable.normalization.base import Normalization
-from lightning_nas.differentiable.regularization.base import Regularizer
+from lightning_nas.differentiable.regularization.base import Regularizer, WeightStep
 from lightning_nas.differentiable.relaxation.base import Relaxation
 from lightning_nas.differentiable.relaxation.softmax import Softmax
-from lightning_nas.errors import ConfigError
 from lightning_nas.metrics.selection import SelectionErrors, selection_errors
 from lightning_nas.spaces.base import DifferentiableSpace, Mixture, Supernet
-from lightning_nas.spaces.convert import inherit, inherit_optimizer
+from lightning_nas.spaces.paths import UntouchedWeights
+from lightning_nas.tasks import supernet_changes
 from lightning_nas.tasks.closed import Closed
 from lightning_nas.tasks.common import EpochMeans, check_state, output_folder
+from lightning_nas.tasks.components import check_batch_norm, check_components, check_schedulers, check_supernet
 from lightning_nas.tasks.execution import Compile, Execution, Memory
+from lightning_nas.tasks.search_files import begin_from, write_search
 
 Batch = tuple[Tensor, Tensor]
 
@@ -68,6 +70,8 @@ class BilevelTask(LightningModule):
         selection_images: Images of the batch on which selection errors are measured; 0 does not measure them.
         seed: Of the alphas at the start and of that batch.
         output_dir: Where artifacts go; by default the folder of this run's logger.
+        supernet: ``supernet.safetensors`` of a search to go on from, its weights and alphas; new ones if null.
+        write_supernet: Whether to write ``supernet.safetensors`` with the alphas at the end.
         channels_last: Memory format of images and ordinary convolutions; see ``lightning_nas.tasks.execution``.
         memory: ``low`` computes cells again in the backward pass instead of keeping what is inside them.
         compile: True compiles every cell; ``graphs`` replays the two passes of a step as CUDA graphs.
@@ -97,6 +101,8 @@ class BilevelTask(LightningModule):
         selection_images: int = 256,
         seed: int = 0,
         output_dir: str | None = None,
+        supernet: str | None = None,
+        write_supernet: bool = False,
         channels_last: bool = True,
         memory: Memory = "normal",
         compile: Compile = False,
@@ -115,69 +121,81 @@ class BilevelTask(LightningModule):
         self.regularizers = regularizers or []
         self.warmup_epochs = warmup_epochs
         self.weight_clip_norm = weight_clip_norm
+        self.alpha_scale = alpha_scale
         self.selection_images = selection_images
         self.seed = seed
         self.output_dir = output_dir
+        self.write_supernet = write_supernet
         edge_alphas = normalization is not None and normalization.edge_alphas
-        if discretizer.edge_alphas and not edge_alphas:
-            raise ConfigError(
-                f"{type(discretizer).__name__} scores by alphas of edges, which {type(normalization).__name__} does "
-                "not train. Use EdgeSoftmax as the normalization, or another discretizer."
-            )
-        if hypergradient.needs_sgd and (memory == "low" or compile is not False):
-            raise ConfigError(
-                f"{type(hypergradient).__name__} evaluates the supernet at weights that are not its own, which memory: "
-                f"{memory} and compile: {compile} cannot do. Use memory: normal and compile: false, or FirstOrder."
-            )
+        check_components(space, hypergradient, discretizer, self.relaxation, normalization, attention, memory, compile)
+        check_supernet(attention, supernet, write_supernet)
         self.settings = (channels_last, memory, compile)
         self.supernet_arguments: dict[str, Any] = {
             "num_classes": num_classes,
             "image_shape": image_shape,
             "attention": attention,
         }
-        self._hold(self._new_supernet())
-        generator = torch.Generator().manual_seed(seed)
-        shape = (space.edges, len(space.operations))
-        self.alphas = nn.ParameterDict(
-            {name: alpha_scale * torch.randn(shape, generator=generator) for name in space.cell_types}
-        )
-        self.edge_alphas = nn.ParameterDict(
-            {name: alpha_scale * torch.randn(shape[0], generator=generator) for name in space.cell_types}
-            if edge_alphas
-            else {}
-        )
+        self.hold(space.supernet(**self.supernet_arguments))
+        shape, of_edges = (space.edges, len(space.operations)), space.cell_types if edge_alphas else ()
+        self.alphas = nn.ParameterDict({name: torch.empty(shape) for name in space.cell_types})
+        self.edge_alphas = nn.ParameterDict({name: torch.empty(shape[0]) for name in of_edges})
+        supernet_changes.draw_alphas(self, seed)
+        self.began = 0  # the epoch in which the present supernet was new
+        if supernet is not None:
+            begin_from(self, supernet)
         self.history: list[dict[str, Tensor]] = []
         self.means = EpochMeans()
         self.weights: dict[str, Tensor] = {}  # the supernet's parameters, kept because a step is short
         self.mixtures()  # a normalization that cannot serve the relaxation says so here
+        for regularizer in self.regularizers:
+            regularizer.attach(self)
         self._finished = False
         self.found: Architecture | None = None
         self.outputs: dict[str, list[Path]] = {}
 
-    def _new_supernet(self) -> Supernet:
-        return self.space.supernet(**self.supernet_arguments)
-
-    def _hold(self, supernet: Supernet) -> None:
+    def hold(self, supernet: Supernet) -> None:
+        """Search in this one from now on."""
         self.supernet = supernet
         self.execution = Execution(supernet, *self.settings)
         self.closed = Closed(self.space)
+        self.untouched = UntouchedWeights(supernet) if self.relaxation.hard else None
 
     @property
     def alpha_list(self) -> tuple[Tensor, ...]:
         """All architecture parameters in a fixed order: those of operations, then those of edges, by cell type."""
         return (*self.alphas.values(), *self.edge_alphas.values())
 
-    def mixtures(self) -> dict[str, Mixture]:
-        """The supernet's factors, differentiable in the alphas."""
+    def mixtures(self, relaxation: Relaxation | None = None) -> dict[str, Mixture]:
+        """The supernet's factors, differentiable in the alphas.
+
+        Args:
+            relaxation: What makes them; by default the task's own, without any draw.
+        """
+        relaxation = relaxation or self.relaxation
         found = {}
         edge_alphas = self.closed.edges(dict(self.edge_alphas))
         for name, alphas in self.closed.alphas(dict(self.alphas)).items():
             if self.normalization is None:
-                mixture = Mixture(self.relaxation.relax(alphas), alphas.new_ones(len(alphas)))
+                mixture = Mixture(relaxation.relax(alphas), alphas.new_ones(len(alphas)))
             else:
-                mixture = self.normalization.normalize(alphas, edge_alphas.get(name), self.relaxation, self.space.nodes)
-            found[name] = self.closed.mixture(name, mixture)
+                mixture = self.normalization.normalize(alphas, edge_alphas.get(name), relaxation, self.space.nodes)
+            mixture = self.closed.mixture(name, mixture)
+            if relaxation.hard:
+                chosen = mixture.operations != 0
+                # a part of what is not chosen is computed all the same, and must not have gradients because of it
+                mixture = Mixture(mixture.operations.masked_fill(~chosen, 0.0), mixture.edges, chosen.cpu())
+            found[name] = mixture
         return found
+
+    @property
+    def progress(self) -> float:
+        """The share of the epochs that is over, from 0 to 1."""
+        return self.current_epoch / max(1, self.trainer.max_epochs or 1)
+
+    def _drawn_mixtures(self, phase: str) -> dict[str, Mixture]:
+        """The factors of one forward pass of a training step."""
+        seed = derived_seed(self.seed, "relaxation", phase, self.global_step)
+        return self.mixtures(self.relaxation.drawn(self.progress, torch.Generator().manual_seed(seed)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of the supernet, ``(batch, classes)``."""
@@ -201,47 +219,47 @@ class BilevelTask(LightningModule):
         Raises:
             ConfigError: The space cannot be restricted so, or several processes hold the weights together.
         """
-        trainer = self._trainer
-        if trainer is not None and trainer.world_size > 1 and trainer.training:
-            raise ConfigError(
-                f"Operations cannot be taken away while {trainer.world_size} processes train the supernet together. "
-                "Restrict the space before the run, or use one device."
-            )
-        self.space = self.space.restrict(allowed)
-        before = self.supernet
-        like = next(before.parameters())
-        after = self._new_supernet().to(like.device, like.dtype).train(before.training)
-        inherit(after, before)
-        self._hold(after)
-        if self.weights:  # there are optimizers
-            inherit_optimizer(self.trainer.optimizers[0], after, before)
-            self.weights = dict(after.named_parameters())
+        supernet_changes.restrict(self, allowed)
 
-    # -- the two losses -------------------------------------------------------------------------------------------
+    def rebuild(self, space: DifferentiableSpace) -> None:
+        """Begin anew in another space: new weights, alphas, optimizers and schedulers, and the warm-up once more.
+
+        Between two epochs of ``fit``; a checkpoint knows of it.
+
+        Args:
+            space: With the same cell types, edges and operations.
+
+        Raises:
+            ConfigError: It has others, the discretizer cannot serve it, or several processes train.
+        """
+        supernet_changes.rebuild(self, space)
 
     def _logits(
         self, images: Tensor, mixtures: Mapping[str, Mixture], weights: Weights | None, frozen: bool = False
     ) -> Tensor:
         if weights is None:
             return self.execution(images, mixtures, frozen=frozen)
-        # at other weights than the live ones: in full precision, and with batch-norm statistics of its own
         buffers = {name: b.clone() for name, b in self.supernet.named_buffers()}
+        return self._virtual(images, {**weights, **buffers}, mixtures)
+
+    def _virtual(self, images: Tensor, state: Weights, mixtures: Mapping[str, Mixture]) -> Tensor:
+        """Logits at other weights and statistics than the live ones, in full precision."""
         with torch.autocast(images.device.type, enabled=False):
-            virtual: Tensor = torch.func.functional_call(
-                self.supernet, {**weights, **buffers}, (self.execution.arranged(images), mixtures)
+            logits: Tensor = torch.func.functional_call(
+                self.supernet, dict(state), (self.execution.arranged(images), mixtures)
             )
-            return virtual
+        return logits
 
     def _train_loss(self, batch: Batch, weights: Weights | None) -> Tensor:
-        return F.cross_entropy(self._logits(batch[0], self.mixtures(), weights), batch[1])
+        return F.cross_entropy(self._logits(batch[0], self._drawn_mixtures("train"), weights), batch[1])
 
     def _penalty(self) -> Tensor:
-        progress = self.current_epoch / max(1, self.trainer.max_epochs or 1)
-        terms = [r.penalty(self.closed.alphas(dict(self.alphas), -torch.inf), progress) for r in self.regularizers]
+        alphas = self.closed.alphas(dict(self.alphas), -torch.inf)
+        terms = [regularizer.penalty(alphas, self.progress) for regularizer in self.regularizers]
         return torch.stack(terms).sum() if terms else self.alpha_list[0].new_zeros(())
 
     def _search_loss(self, batch: Batch, weights: Weights | None) -> Tensor:
-        loss = F.cross_entropy(self._logits(batch[0], self.mixtures(), weights, frozen=True), batch[1])
+        loss = F.cross_entropy(self._logits(batch[0], self._drawn_mixtures("search"), weights, frozen=True), batch[1])
         self.means.add({"search/loss": loss}, len(batch[1]))
         scaler = self._scaler()
         total = loss + self._penalty()
@@ -262,11 +280,7 @@ class BilevelTask(LightningModule):
         Raises:
             ConfigError: Of the execution, or batch norm that is to be synchronised over processes.
         """
-        if any(isinstance(part, nn.SyncBatchNorm) for part in self.supernet.modules()):
-            raise ConfigError(
-                "trainer.sync_batchnorm is true, but the supernet normalises many operations in one pass, by each "
-                "process's part of the batch. Set it to false; larger batches a process have the same effect."
-            )
+        check_batch_norm(self.supernet)
         self.execution.check(self.device, str(self.trainer.precision), self.trainer.world_size)
 
     # -- the step -------------------------------------------------------------------------------------------------
@@ -276,7 +290,7 @@ class BilevelTask(LightningModule):
         optimizers: Any = self.optimizers()  # two, see configure_optimizers
         weight_optimizer, alpha_optimizer = optimizers
         train, search = batch["train"], batch["search"]
-        move_alphas = self.current_epoch >= self.warmup_epochs
+        move_alphas = self.current_epoch - self.began >= self.warmup_epochs
         one_level = self.hypergradient.one_level
         if one_level:
             train = (torch.cat([train[0], search[0]]), torch.cat([train[1], search[1]]))
@@ -299,20 +313,26 @@ class BilevelTask(LightningModule):
         self.means.check(self, batch_idx)
 
     def _weight_phase(self, batch: Batch, optimizer: LightningOptimizer, *, with_alphas: bool) -> None:
-        mixtures = self.mixtures()
+        mixtures = self._drawn_mixtures("train")
         if not with_alphas:
             mixtures = {name: mixture.detached() for name, mixture in mixtures.items()}
         logits = self._logits(batch[0], mixtures, None)
         loss = F.cross_entropy(logits, batch[1])
         objective = loss + self._penalty() if with_alphas else loss
+        for regularizer in self.regularizers:
+            term = regularizer.weight_penalty(WeightStep(batch[0], logits, self._virtual))
+            objective = objective if term is None else objective + term
         if self.trainer.world_size > 1:
             # data parallelism waits for a gradient of every parameter, and these have none here
-            objective = objective + 0.0 * torch.stack([a.sum() for a in self.alpha_list]).sum()
+            idle = self.parameters() if self.untouched is not None else self.alpha_list
+            objective = objective + 0.0 * torch.stack([p.sum() for p in idle]).sum()
         optimizer.zero_grad()
         for alpha in self.alpha_list:
             alpha.grad = None
         self.manual_backward(objective)
         optimizer.step()
+        if self.untouched is not None:
+            self.untouched.restore(optimizer.optimizer)
         accuracy = (logits.argmax(1) == classes_of(batch[1])).float().mean()
         self.means.add({"train/loss": loss, "train/accuracy": accuracy}, len(batch[1]))
 
@@ -326,6 +346,8 @@ class BilevelTask(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip the weights' gradient. A gradient scaler has unscaled it by now, which it had not in the step."""
+        if self.untouched is not None and optimizer is self.trainer.optimizers[0]:
+            self.untouched.keep(optimizer)
         if self.weight_clip_norm and optimizer is self.trainer.optimizers[0]:
             scaler = self._scaler()
             # a fused optimizer unscales within its step
@@ -341,8 +363,10 @@ class BilevelTask(LightningModule):
             if scheduler is not None:
                 scheduler.step()
         with torch.no_grad():
-            factors = {name: m.operations.clone().cpu() for name, m in self.mixtures().items()}
-        self.history.append(factors)
+            mixtures = self.mixtures()
+        self.history.append({name: mixture.operations.clone().cpu() for name, mixture in mixtures.items()})
+        for regularizer in self.regularizers:
+            regularizer.after_epoch(self.supernet, mixtures)
         for name, alphas in self.alphas.items():
             p = alphas.detach().softmax(1)
             self.log(f"search/entropy_{name}", -(p * p.log()).sum(1).mean(), sync_dist=True)
@@ -353,8 +377,6 @@ class BilevelTask(LightningModule):
         accuracy = (logits.argmax(1) == batch[1]).float().mean()
         values = {"val/loss": F.cross_entropy(logits, batch[1]), "val/accuracy": accuracy}
         self.log_dict(values, prog_bar=True, batch_size=len(batch[1]), sync_dist=True)
-
-    # -- the end --------------------------------------------------------------------------------------------------
 
     def measure_selection(self, images: Tensor, labels: Tensor) -> SelectionErrors:
         """Selection errors of the present alphas on one batch; see ``lightning_nas.metrics.selection``."""
@@ -378,32 +400,10 @@ class BilevelTask(LightningModule):
 
     def _finish(self) -> None:
         self._finished = True
-        architecture = self.discretize()
-        self.found = architecture = self.trainer.strategy.broadcast(architecture)
+        self.found = self.trainer.strategy.broadcast(self.discretize())
         folder = output_folder(self.trainer, self.output_dir)
-        if not self.trainer.is_global_zero:
-            return
-        errors = None
-        data: Any = getattr(self.trainer, "datamodule", None)
-        if self.selection_images and hasattr(data, "fixed_batch"):
-            size = min(self.selection_images, len(data.half("search")))
-            images, labels = data.fixed_batch("search", size, self.seed)
-            errors = self.measure_selection(images.to(self.device), labels.to(self.device)).to_dict()
-        written = []
-        if self.history:
-            stacked = {n: torch.stack([factors[n] for factors in self.history]) for n in self.alphas}
-            written.append(write_tensors(folder / "alphas.safetensors", stacked))
-        components = (self.hypergradient, self.relaxation, self.normalization, self.discretizer, *self.regularizers)
-        path = architecture.save(
-            folder / "architecture.json",
-            task=type(self).__name__,
-            components=[type(c).__name__ for c in components if c is not None],
-            text=self.space.text(architecture),
-            epochs=self.trainer.current_epoch,
-            seed=self.seed,
-            selection_errors=errors,
-        )
-        self.outputs["architecture"] = [path, *written]
+        if self.trainer.is_global_zero:
+            self.outputs = write_search(self, folder, self.found)
 
     # -- optimizers and checkpoints -------------------------------------------------------------------------------
 
@@ -419,9 +419,7 @@ class BilevelTask(LightningModule):
         schedulers: list[Any] = [
             make(optimizer) for make, optimizer in zip(self.make_schedulers, optimizers, strict=True) if make
         ]
-        plateau = [s for s in schedulers if isinstance(s, torch.optim.lr_scheduler.ReduceLROnPlateau)]
-        if plateau:
-            raise ConfigError("ReduceLROnPlateau needs a metric, which a search has none of; use another scheduler.")
+        check_schedulers(schedulers)
         return optimizers, schedulers
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -432,7 +430,8 @@ class BilevelTask(LightningModule):
         """
         self.means.save(self, checkpoint)
         checkpoint["alpha_history"] = self.history
-        checkpoint["allowed"] = dict(self.space.allowed)
+        supernet_changes.note(self, checkpoint)
+        checkpoint["regularizers"] = [regularizer.state_dict() for regularizer in self.regularizers]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the history of the factors back.
@@ -440,10 +439,9 @@ class BilevelTask(LightningModule):
         Raises:
             CheckpointError: The checkpoint is of another supernet.
         """
-        allowed, mine = checkpoint["allowed"], self.space.allowed
-        alike = {name: m.shape for name, m in allowed.items()} == {name: m.shape for name, m in mine.items()}
-        if alike and any(not torch.equal(allowed[name].cpu(), mine[name]) for name in mine):
-            self.restrict(allowed)
+        supernet_changes.follow(self, checkpoint)
         check_state(self, checkpoint)
         self.history = list(checkpoint["alpha_history"])
         self.means.load(self, checkpoint)
+        for regularizer, state in zip(self.regularizers, checkpoint["regularizers"], strict=True):
+            regularizer.load_state_dict(state)

@@ -12,17 +12,31 @@ from lightning.pytorch import LightningModule
 from torch import nn
 
 from lightning_nas.architecture import Architecture
+from lightning_nas.artifacts import write_json
 from lightning_nas.data.steps import StepsDataModule
 from lightning_nas.errors import ConfigError, TrainingError
 from lightning_nas.evaluation.base import Evaluator
 from lightning_nas.evaluation.supernet import SupernetScores
 from lightning_nas.evolution.base import Result, Strategy
+from lightning_nas.evolution.nsga import FrontStrategy
 from lightning_nas.evolution.search import Search
 from lightning_nas.evolution.shifting import Shifting
 from lightning_nas.metrics.ranking import kendall_tau
+from lightning_nas.report.front import Front
 from lightning_nas.spaces.base import SearchSpace
 from lightning_nas.spaces.limited import LimitedSpace
 from lightning_nas.tasks.common import last_good, output_folder
+
+
+def innermost(evaluator: Evaluator) -> Evaluator:
+    """What an evaluator has inside all that wraps it; a wrapper has it as its attribute ``evaluator``.
+
+    Args:
+        evaluator: Any, itself where it wraps none.
+    """
+    while isinstance(inner := getattr(evaluator, "evaluator", None), Evaluator):
+        evaluator = inner
+    return evaluator
 
 
 class EvolveTask(LightningModule):
@@ -34,9 +48,15 @@ class EvolveTask(LightningModule):
     it; every generation can be one. At the end ``architecture.json`` holds the best architecture and ``history.json``
     every evaluation in order.
 
-    With ``shifting``, the evaluator is ``SupernetScores``, and before a generation is scored the supernet is trained on
-    it, or on what ``Strategy.training_paths`` names; at the end ``supernet.safetensors`` holds the weights. What was
-    scored by weights of before does not compare: the best architecture is that of the last generation.
+    With ``costs_to_minimise``, such as parameters and latency_ms, ``front.json`` holds the Pareto front: every
+    architecture that no other one dominates, which is as good in the objective and all of these costs and better in
+    one. It is the front of what was evaluated, whichever strategy proposed it: ``NSGA2`` searches for the front, the
+    others for the best alone.
+
+    With ``shifting``, the evaluator is ``SupernetScores``, or has it inside, and before a generation is scored the
+    supernet is trained on it, or on what ``Strategy.training_paths`` names; at the end ``supernet.safetensors`` holds
+    the weights. What was scored by weights of before does not compare: the best architecture, and the front, are those
+    of the last generation.
 
     Attributes:
         search: The account of all queries.
@@ -50,6 +70,7 @@ class EvolveTask(LightningModule):
         generation: Architectures a generation, at least 1.
         objective: Which of the evaluator's objectives decides; lower is better where the name ends in ``loss``.
         limits: The most that an architecture may cost, by the name of the cost; see ``LimitedSpace``.
+        costs_to_minimise: Names of costs of the evaluations; a front is written where there is one at least.
         shifting: How the supernet is trained; it is not if null.
         truth: What knows the architectures' true worth, such as a table: the log then has Kendall's tau of every
             generation's scores with its one objective. The search does not see it.
@@ -58,7 +79,8 @@ class EvolveTask(LightningModule):
         output_dir: Where the files go; by default the folder of this run's logger.
 
     Raises:
-        ConfigError: ``budget`` or ``generation`` is below 1, or there is no supernet to train.
+        ConfigError: ``budget`` or ``generation`` is below 1, there is no supernet to train, or a strategy that searches
+            for a front has no costs to minimise.
     """
 
     def __init__(
@@ -70,6 +92,7 @@ class EvolveTask(LightningModule):
         generation: int = 10,
         objective: str = "accuracy",
         limits: Mapping[str, float] | None = None,
+        costs_to_minimise: Sequence[str] = (),
         shifting: Shifting | None = None,
         truth: Evaluator | None = None,
         report: Evaluator | None = None,
@@ -84,12 +107,19 @@ class EvolveTask(LightningModule):
         self.search = Search(limited, evaluator, budget, objective)
         self.strategy = strategy
         self.generation = generation
+        self.costs_to_minimise = tuple(costs_to_minimise)
+        if isinstance(strategy, FrontStrategy):
+            if not costs_to_minimise:
+                raise ConfigError(
+                    f"{type(strategy).__name__} searches for a front, but costs_to_minimise is empty. Name costs of "
+                    "the evaluations there, such as [parameters], or take another strategy."
+                )
+            strategy.costs = self.costs_to_minimise
         self.shifting = shifting
-        # what wraps an evaluator has it as its attribute ``evaluator``
-        self.scores: Any = evaluator if isinstance(evaluator, SupernetScores) else getattr(evaluator, "evaluator", None)
+        self.scores: Any = innermost(evaluator)
         if shifting is not None and not isinstance(self.scores, SupernetScores):
             raise ConfigError(
-                f"shifting trains a supernet; the evaluator is {type(evaluator).__name__}. Use "
+                f"shifting trains a supernet; the innermost evaluator is {type(self.scores).__name__}. Use "
                 "lightning_nas.evaluation.supernet.SupernetScores, or leave shifting out."
             )
         self.automatic_optimization = shifting is None
@@ -167,7 +197,26 @@ class EvolveTask(LightningModule):
         values = {f"best/{objective}": self.search.best[1].objectives[objective]}
         values |= {"queries": float(len(self.search.results)), "seconds": time.perf_counter() - start}
         values |= self._generation_values(asked)
+        if self.costs_to_minimise:
+            values["front/size"] = float(len(self._front.members))
         self.log_dict(values, prog_bar=True, on_step=True, on_epoch=False, batch_size=1)
+        self._show_total(batch_idx + 1)
+
+    def _show_total(self, done: int) -> None:
+        """Let the bar end where the budget ends: the data have steps for any search."""
+        bar = getattr(self.trainer.progress_bar_callback, "train_progress_bar", None)
+        if bar is not None:
+            bar.total = done + -(-self.search.left // self.generation)
+
+    @property
+    def _front(self) -> Front:
+        """Of what compares.
+
+        Raises:
+            ConfigError: Nothing was evaluated, or an evaluation lacks a cost.
+            DataError: A value is not finite.
+        """
+        return Front(self.search.comparable, self.search.objective, self.costs_to_minimise)
 
     def _train(self, asked: Sequence[Architecture]) -> None:
         """Train the supernet on a generation."""
@@ -203,6 +252,9 @@ class EvolveTask(LightningModule):
         folder = output_folder(self.trainer, self.output_dir)
         name = type(self.strategy).__name__
         self.outputs = self.search.write(folder, self.report, strategy=name, seed=self.seed)
+        if self.costs_to_minimise:
+            found = {"strategy": name, "seed": self.seed, **self._front.to_dict()}
+            self.outputs["front"] = [write_json(folder / "front.json", found)]
         if self.shifting is not None:
             info = {**self.scores.loaded.info, "shifted_generations": self.scores.version}
             path = replace(self.scores.loaded, info=info).save(folder / "supernet.safetensors")

@@ -16,7 +16,7 @@ from lightning_nas.data.sets import Batch, classes_of
 from lightning_nas.data.splits import derived_seed
 from lightning_nas.errors import ConfigError
 from lightning_nas.evaluation.base import Evaluator
-from lightning_nas.evaluation.supernet import fixed_images, score_path
+from lightning_nas.evaluation.supernet import fixed_images, score_paths
 from lightning_nas.metrics.ranking import ranking
 from lightning_nas.spaces.base import SupernetSpace
 from lightning_nas.spaces.paths import PathSampler, UniformPaths, UntouchedWeights
@@ -185,16 +185,15 @@ class SupernetTask(LightningModule):
         generator = torch.Generator().manual_seed(derived_seed(self.seed, "ranked"))
         drawn = {self.space.key(a): a for a in (self.space.sample(generator) for _ in range(self.ranked))}
         architectures = list(drawn.values())
-        scores = [
-            score_path(self.supernet, self.space.discrete(a), calibration.to(self.device), held)["accuracy"]
-            for a in architectures
-        ]
-        found = {"accuracy": sum(scores) / len(scores)}
+        paths = [self.space.discrete(architecture) for architecture in architectures]
+        found = score_paths(self.supernet, paths, calibration.to(self.device), held)
+        scores = [each["accuracy"] for each in found]
+        values = {"accuracy": sum(scores) / len(scores)}
         if self.truth is not None and len(scores) > 1:
             sign = -1.0 if self.objective.endswith("loss") else 1.0
             truths = [sign * each.objectives[self.objective] for each in self.truth.evaluate(architectures)]
-            found |= ranking(scores, truths, seed=self.seed)
-        self.log_dict({f"val/{name}": value for name, value in found.items()}, sync_dist=True)
+            values |= ranking(scores, truths, seed=self.seed)
+        self.log_dict({f"val/{name}": value for name, value in values.items()}, sync_dist=True)
 
     # -- the end ------------------------------------------------------------------------------------------------------
 

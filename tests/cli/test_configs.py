@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from lightning.pytorch.cli import instantiate_class
 
 from lightning_nas.cli import check_config, run
 from lightning_nas.distill.base import Proxy
@@ -77,6 +78,14 @@ def check_tiny(arguments: dict[str, Any], images: dict[str, Any], proxy: str) ->
         arguments[part] = merge(arguments[part], {"init_args": short})
 
 
+SMALL_POPULATIONS: dict[str, dict[str, Any]] = {
+    "PopulationEvolution": {"parents": 2},
+    "NEvoNAS": {"population": 2},
+    "PEvoNAS": {"population": 4, "tournament": 2},
+}
+"""What makes a search of a supernet small."""
+
+
 def small_supernet(config: dict[str, Any], folder: Path) -> None:
     """The same search on a small supernet of two classes, or of those of the data."""
     arguments = config["model"]["init_args"]
@@ -89,7 +98,8 @@ def small_supernet(config: dict[str, Any], folder: Path) -> None:
     images["augmentations"] = given["data"]["init_args"]["augmentations"]
     data = {"class_path": "lightning_nas.data.images.ArrayDataModule", "init_args": images}
     given |= {"supernet": str(path), "data": data, "calibration_images": 8}
-    arguments["strategy"] = merge(arguments["strategy"], {"init_args": {"parents": 2}})
+    small = SMALL_POPULATIONS[arguments["strategy"]["class_path"].split(".")[-1]]
+    arguments["strategy"] = merge(arguments["strategy"], {"init_args": small})
     arguments |= {"budget": 8, "generation": 4}
     if "shifting" in arguments:
         arguments["shifting"] = merge(arguments["shifting"], {"init_args": {"steps": 1, "batch_size": 4}})
@@ -101,6 +111,18 @@ def tiny_proposals(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     if config["model"]["init_args"]["evaluator"]["class_path"].endswith("SupernetScores"):
         small_supernet(config, folder)
         return merge(config, trainer)
+    if config["model"]["init_args"]["evaluator"]["class_path"].endswith("ShortTraining"):
+        data = {"class_path": "lightning_nas.data.images.DigitsDataModule"}
+        small_training = {
+            "steps": [1, 2],
+            "channels": 2,
+            "cells": 1,
+            "image_size": 8,
+            "data": {"init_args": {"data": data}},
+        }
+        arguments = merge(config["model"]["init_args"], {"evaluator": {"init_args": small_training}, "budget": 28})
+        arguments["strategy"]["init_args"]["neighbours"] = 2
+        return merge(config, {"model": {"init_args": arguments}, **trainer})
     arguments = {**config["model"]["init_args"], "budget": 8}
     tables = {
         "NASBench101Table": {"class_path": "tests.helpers.EveryNASBench101Cell"},
@@ -108,13 +130,26 @@ def tiny_proposals(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     }
     model: dict[str, Any] = {}
     for part in {"evaluator", "report"} & arguments.keys():
-        published = arguments[part]["init_args"]["table"]["class_path"].split(".")[-1]
-        model[part] = {"init_args": {"table": tables[published]}}
+        given = arguments[part]["init_args"]
+        published = given.get("evaluator", {"init_args": given})["init_args"]["table"]["class_path"].split(".")[-1]
+        looked_up = {"init_args": {"table": tables[published]}}
+        small = {"evaluator": looked_up, "channels": 2, "cells": 1, "image_shape": [3, 8, 8]}
+        model[part] = {"init_args": small} if "evaluator" in given else looked_up
     if "samples" in arguments:
         arguments |= {"samples": 6, "unlabelled": 10}
         config["data"]["init_args"] |= {"steps": 2}
     config["model"]["init_args"] = merge(arguments, model)
     return merge(config, trainer)
+
+
+def searched_supernet(arguments: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Arguments that select from a small supernet, a step an epoch."""
+    space = instantiate_class((), arguments["space"])
+    network = space.supernet(num_classes=3, image_shape=(3, 32, 32))
+    alphas = {name: torch.zeros(space.edges, len(space.operations)).tolist() for name in space.cell_types}
+    made = TrainedSupernet(network, space, (3, 32, 32), 3, {"alphas": alphas, "edge_alphas": {}})
+    path = made.save(folder / "given" / "supernet.safetensors")
+    return {**arguments, "supernet": str(path), "epochs_between": 1}
 
 
 def tiny(config: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -142,16 +177,23 @@ def tiny(config: dict[str, Any], folder: Path) -> dict[str, Any]:
         if "validation_fraction" in data["init_args"]:
             kept["validation_fraction"] = 0.25
         config["data"] = merge(images, {"init_args": kept})
-    arguments = config["model"]["init_args"]
+    arguments, trainer = config["model"]["init_args"], {**TRAINER, "default_root_dir": str(folder)}
     if "space" in arguments:
         small: dict[str, Any] = {
             "NASBench201Space": {"channels": 4, "cells_per_stage": 1},
             "SinglePathSpace": {"widths": [32, 64], "depths": [1, 1], "strides": [2, 2], "last": 8},
             "DARTSSpace": {"channels": 4, "cells": 3, "nodes": 2},
         }[arguments["space"]["class_path"].split(".")[-1]]
+        if "allowed" in arguments["space"]["init_args"]:  # edge by edge
+            small.pop("nodes")
         arguments = merge(arguments, {"space": {"init_args": small}})
         if "hypergradient" in arguments:
             arguments |= {"warmup_epochs": 0, "selection_images": 0}
+        if "epochs_between" in arguments:
+            arguments, trainer["max_epochs"] = searched_supernet(arguments, folder), 6
+    for callback in config["trainer"].get("callbacks", []):
+        if callback["class_path"].endswith("Progressive"):
+            callback["init_args"]["cells"], trainer["max_epochs"] = [3, 4, 5], 3
     if "scheme" in arguments:
         arguments = merge(
             arguments, {"scheme": {"init_args": SCHEMES[arguments["scheme"]["class_path"].split(".")[-1]]}}
@@ -163,7 +205,7 @@ def tiny(config: dict[str, Any], folder: Path) -> dict[str, Any]:
         short = {"experts": experts, "student_steps": 2, "expert_epochs": 1, "max_start_epoch": 1}
         arguments["matcher"]["init_args"] |= short
     for part in [arguments.get("matcher"), arguments.get("network"), *arguments.get("regularizers", [])]:
-        if isinstance(part, dict) and "distill" in part["class_path"] and "experts" not in part.get("init_args", {}):
+        if isinstance(part, dict) and ".distill." in part["class_path"] and "experts" not in part.get("init_args", {}):
             part["init_args"] = {**part.get("init_args", {}), "width": 4, "depth": 2}
     if arguments.get("architecture"):
         arguments = merge(arguments, {"channels": 4, "cells": 3})
@@ -171,7 +213,7 @@ def tiny(config: dict[str, Any], folder: Path) -> dict[str, Any]:
             path = DARTSSpace().sample(torch.Generator().manual_seed(0)).save(folder / "architecture.json")
             arguments["architecture"] = str(path)
     config["model"]["init_args"] = arguments
-    return merge(config, {"trainer": {**TRAINER, "default_root_dir": str(folder)}})
+    return merge(config, {"trainer": trainer})
 
 
 @pytest.mark.parametrize("name", STAGES, ids=str)

@@ -345,9 +345,12 @@ def test_strategies_ask_for_what_is_new_and_go_on_where_they_were(member: Any, t
     space, strategy = NASBench201Space(), begun(member, 1)
     known = set(strategy.told)
     for step, count in enumerate((1, 7, 3, 30, 2, 20)):
+        before = strategy.round
         asked = strategy.ask(count)
         assert len(asked) <= count
-        assert asked or isinstance(strategy, CodeSearch)  # an untrained one decodes to few architectures
+        # an untrained one decodes to few architectures, and rounds end
+        assert asked or isinstance(strategy, CodeSearch) or strategy.round
+        known = known if strategy.round == before else set()
         keys = {space.key(a) for a in asked}
         assert len(keys) == len(asked)
         assert not keys & known
@@ -380,6 +383,7 @@ def test_strategies_forget_at_a_start_and_end(member: Any) -> None:
         while more := strategy.ask(9):
             asked[-1] += more
             played(strategy, more)
-        assert 48 < len(asked[-1]) <= 64  # mutations may not reach all
+        # mutations may not reach all; rounds look at the neighbours of one
+        assert (6 if strategy.round else 48) < len(asked[-1]) <= 64
     assert asked[0] == asked[1]
     assert asked[0] != asked[2]

@@ -1,16 +1,18 @@
 """Costs beside evaluations, and searches within them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
 
 from lightning_nas.architecture import Architecture
-from lightning_nas.errors import CheckpointError, ConfigError
+from lightning_nas.errors import ArchitectureError, CheckpointError, ConfigError
 from lightning_nas.evaluation.base import Evaluation, Evaluator
 from lightning_nas.evaluation.costs import Costs
 from lightning_nas.metrics.cost import Latency, activation_memory, macs, parameters
 from lightning_nas.spaces.darts import DARTSSpace
+from lightning_nas.spaces.limited import LimitedSpace
 from lightning_nas.spaces.nasbench201 import NASBench201Space
 from tests.tasks.test_evolve import HERE, STRATEGIES, fit
 
@@ -120,6 +122,43 @@ def test_latencies_are_of_the_device_and_kept_by_a_search(measured: list[torch.d
     assert again.evaluator.device.type == "meta"  # type: ignore[attr-defined]
     assert again.costs(CELLS[0])["latency_ms"] == 5.0
     assert [device.type for device in measured] == ["cpu"] * 4 + ["meta"]
+
+
+def test_only_what_is_asked_for_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def counted(name: str, value: float) -> Callable[..., Any]:
+        return lambda network, *rest: calls.append(name) or value  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr("lightning_nas.evaluation.costs.macs", counted("macs", 7.0))
+    monkeypatch.setattr("lightning_nas.evaluation.costs.activation_memory", counted("memory_mb", 2e6))
+    monkeypatch.setattr("lightning_nas.evaluation.costs.latency", counted("latency_ms", Latency(3.0, 0.0)))
+    monkeypatch.setattr("lightning_nas.evaluation.costs.parameters", lambda network: calls.append("parameters") or 500)
+    built: list[Architecture] = []
+    network = NASBench201Space.network
+    monkeypatch.setattr(
+        NASBench201Space, "network", lambda self, a, **size: built.append(a) or network(self, a, **size)
+    )
+    costs = Costs(Counted(), **SIZE, with_memory=True, with_latency=True)
+    cheap = costs.costs(CELLS[0])
+    assert set(cheap) == {"parameters", "dollars", "macs", "memory_mb", "latency_ms"}
+    assert not calls
+    assert not built
+    # a limit that is exceeded ends it; one that is not lets the next one be looked at
+    space = LimitedSpace(SPACE, costs.costs, {"parameters": 400.0, "latency_ms": 5.0})
+    assert not any(space.allows(cell) for cell in CELLS)
+    assert calls == ["parameters"] * len(CELLS)
+    wide = LimitedSpace(SPACE, costs.costs, {"parameters": 600.0, "latency_ms": 5.0})
+    assert wide.allows(CELLS[0])
+    assert calls == ["parameters"] * len(CELLS) + ["latency_ms"]
+    with pytest.raises(ArchitectureError, match=r"costs \{'parameters': 500\.0, 'latency_ms': 3\.0\}, more than"):
+        space.check(CELLS[0])
+    calls.clear()
+    built.clear()
+    (found,) = costs.evaluate(CELLS[1:2])
+    assert found.cost["memory_mb"] == 2.0
+    assert sorted(calls) == ["latency_ms", "macs", "memory_mb"]
+    assert built == CELLS[1:2]
 
 
 def test_the_rest_is_the_other_evaluators() -> None:

@@ -19,13 +19,17 @@ from lightning_nas.data.images import DigitsDataModule
 from lightning_nas.errors import ConfigError, DataError, MissingDependencyError, TrainingError
 from lightning_nas.evaluation.base import Evaluation, Evaluator
 from lightning_nas.evaluation.costs import Costs
-from lightning_nas.evaluation.parallel import Parallel, Processes, RayWorkers, Serial
+from lightning_nas.evaluation.parallel import Parallel, Processes, RayWorkers, Serial, Threads
 from lightning_nas.evaluation.short_training import ShortTraining
+from lightning_nas.evaluation.supernet import SupernetScores
 from lightning_nas.evaluation.table import TableLookup
 from lightning_nas.spaces.darts import DARTSSpace
 from lightning_nas.spaces.nasbench201 import NASBench201Space
 from lightning_nas.tables.nasbench201 import NASBench201Table
 from lightning_nas.tables.synthetic import write_nasbench201
+from tests.evaluation.test_supernet import SPACE as PATHS
+from tests.evaluation.test_supernet import data as images
+from tests.evaluation.test_supernet import saved
 from tests.tasks.test_evolve import HERE, fit
 
 SPACE = DARTSSpace(nodes=2)
@@ -102,6 +106,32 @@ def test_short_trainings_are_the_same_wherever_they_run(processes: Processes) ->
         assert facts(evaluator.evaluate(CELLS)) == expected
         assert facts(evaluator.evaluate([CELLS[3], CELLS[0], CELLS[3]])) == [expected[3], expected[0], expected[3]]
         assert evaluator.evaluate([]) == []
+
+
+def test_threads_score_by_a_supernet_alike(processes: Processes) -> None:
+    path = saved(PATHS.supernet(num_classes=3, image_shape=(3, 8, 8)))
+    drawn = [PATHS.sample(torch.Generator().manual_seed(i)) for i in range(6)]
+    torch.set_num_threads(2)
+    found = []
+    for executor in (Serial(), Threads(2), processes):
+        torch.manual_seed(5)
+        before = torch.get_rng_state()
+        scores = SupernetScores(path, images(5), images=12, new_classes=True)
+        found.append(facts(Parallel(scores, executor).evaluate(drawn)))
+        scores.moved()
+        found.append(facts(Parallel(scores, executor).evaluate(drawn)))
+        executor.close()
+        assert torch.equal(before, torch.get_rng_state())
+        assert torch.get_num_threads() == 2
+    assert all(each == found[0] for each in found)
+    assert len({str(each) for each in found[0]}) > 3
+
+
+def test_threads_are_refused_where_there_are_draws() -> None:
+    with pytest.raises(ConfigError, match=r"ShortTraining may draw at random, and Threads share.*Processes"):
+        Parallel(short_training(), Threads(2))
+    with pytest.raises(DataError, match="as it was raised"):
+        Threads(2).map(behave, [1, DataError("as it was raised")])
 
 
 def test_the_number_of_threads_does_not_matter() -> None:

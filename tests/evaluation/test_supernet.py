@@ -9,8 +9,11 @@ import torch.nn.functional as F
 
 from lightning_nas.data.images import ArrayDataModule
 from lightning_nas.errors import ConfigError, DataError
-from lightning_nas.evaluation.supernet import SupernetScores, calibrated, score_path
+from lightning_nas.evaluation.supernet import SupernetScores, calibrated, score_path, score_paths
+from lightning_nas.spaces.base import Mixture
 from lightning_nas.spaces.nasbench201 import NASBench201Space
+from lightning_nas.spaces.shared_paths import SharedPaths
+from lightning_nas.spaces.single_path import SinglePathSpace
 from lightning_nas.supernets import TrainedSupernet
 
 SPACE = NASBench201Space(channels=4, cells_per_stage=1)
@@ -72,6 +75,60 @@ def test_scores_are_loss_and_accuracy_over_all_images(supernet: Any) -> None:
         logits = supernet(images, path)
     assert found["loss"] == pytest.approx(float(F.cross_entropy(logits, labels)), abs=1e-5)
     assert found["accuracy"] == pytest.approx(float((logits.argmax(1) == labels).float().mean()))
+
+
+def test_several_paths_are_scored_in_their_order(supernet: Any) -> None:
+    images, labels, calibration = torch.randn(30, 3, 8, 8), torch.randint(3, (30,)), torch.randn(64, 3, 8, 8)
+    held = list(zip(images.split(8), labels.split(8), strict=True))
+    paths = [SPACE.discrete(a) for a in (PATH, OTHER, PATH)]
+    found = score_paths(supernet, paths, calibration, held)
+    assert score_paths(supernet, [], calibration, held) == []
+    for path, each in zip(paths, found, strict=True):
+        with calibrated(supernet, calibration, path):
+            logits = supernet(images, path)
+        assert each["loss"] == pytest.approx(float(F.cross_entropy(logits, labels)), abs=1e-5)
+        assert each["accuracy"] == pytest.approx(float((logits.argmax(1) == labels).float().mean()))
+    assert found[0] == found[2] != found[1]
+
+
+def test_spaces_that_cannot_share_go_one_by_one() -> None:
+    torch.manual_seed(0)
+    space = SinglePathSpace(widths=[16, 32], depths=[1, 1], strides=[1, 2], stem_stride=1, last=24)
+    network = space.supernet(num_classes=3, image_shape=(3, 8, 8))
+    assert not isinstance(network, SharedPaths)
+    images, labels, calibration = torch.randn(30, 3, 8, 8), torch.randint(3, (30,)), torch.randn(64, 3, 8, 8)
+    paths = [space.discrete(space.largest()), (0, 0), (1, 2)]
+    held = list(zip(images.split(8), labels.split(8), strict=True))
+    found = score_paths(network, paths, calibration, held)
+    for path, each in zip(paths, found, strict=True):
+        with calibrated(network, calibration, path):
+            logits = network(images, path)
+        assert each["loss"] == pytest.approx(float(F.cross_entropy(logits, labels)), abs=1e-5)
+        assert each["accuracy"] == pytest.approx(float((logits.argmax(1) == labels).float().mean()))
+
+
+def test_statistics_are_taken_back_where_a_score_fails(supernet: Any) -> None:
+    before = {name: value.clone() for name, value in supernet.state_dict().items()}
+    operations, edges, active = SPACE.discrete(PATH)["cell"]
+    path = {"cell": Mixture(operations / 2, edges, active)}  # one by one
+    images = torch.randn(8, 3, 8, 8)
+    with pytest.raises(IndexError, match="out of bounds"):
+        score_paths(supernet, [path], images, [(images, torch.full((8,), 7))])
+    assert supernet.training
+    assert all(torch.equal(value, before[name]) for name, value in supernet.state_dict().items())
+
+
+def test_an_evaluator_scores_several_together(supernet: Any) -> None:
+    path, images = saved(supernet), data()
+    singly = [SupernetScores(path, images).evaluate([a])[0].objectives for a in (PATH, OTHER)]
+    scores = SupernetScores(path, images)
+    kept = scores.evaluate([OTHER])
+    found = scores.evaluate([PATH, OTHER, PATH])
+    assert [each.objectives["accuracy"] for each in found] == [singly[i]["accuracy"] for i in (0, 1, 0)]
+    assert [each.objectives["loss"] for each in found] == pytest.approx([singly[i]["loss"] for i in (0, 1, 0)])
+    assert kept[0].objectives == found[1].objectives
+    assert found[0].cost["seconds"] > 0 < kept[0].cost["seconds"]
+    assert [each.cost["seconds"] for each in found[1:]] == [0, 0]
 
 
 def test_a_score_holds_until_the_weights_move(supernet: Any) -> None:

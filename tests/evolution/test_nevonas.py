@@ -1,18 +1,20 @@
 """NSGA-II over alphas."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
 
 from lightning_nas.architecture import Architecture
+from lightning_nas.data.splits import derived_seed
 from lightning_nas.errors import ConfigError
-from lightning_nas.evaluation.base import Evaluation
+from lightning_nas.evaluation.base import Evaluation, Evaluator
 from lightning_nas.evolution.base import Strategy
 from lightning_nas.evolution.nevonas import NEvoNAS, novelty
 from lightning_nas.evolution.pareto import front, ranked
 from lightning_nas.evolution.random_search import RandomSearch
+from lightning_nas.evolution.search import Search
 from lightning_nas.spaces.darts import DARTSSpace
 from lightning_nas.spaces.nasbench101 import NASBench101Space
 from lightning_nas.spaces.nasbench201 import NASBench201Space
@@ -159,6 +161,81 @@ def test_a_restricted_space_is_searched_to_its_end() -> None:
     assert len(set(found)) == 27
     assert strategy.masks.sum(1).tolist() == [1, 1, 1, 3, 3, 3]
     assert strategy.ask(1) == []
+
+
+class Moving(Evaluator):
+    """Scores that change with every version, in another order each time."""
+
+    def evaluate(self, architectures: Sequence[Architecture]) -> list[Evaluation]:
+        return [Evaluation({"accuracy": self.score(a)}) for a in architectures]
+
+    def score(self, architecture: Architecture) -> float:
+        return float(derived_seed(self.version, *architecture.choices) % 10**6)
+
+    def train(self, architectures: Sequence[Architecture]) -> None:
+        self.version += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"version": self.version}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.version = state["version"]
+
+
+def test_survivors_are_scored_anew_where_scores_move() -> None:
+    evaluator, strategy = Moving(), NEvoNAS(population=6, rescore=True)
+    search = Search(SPACE, evaluator, budget=100)
+    strategy.start(SPACE)
+    sizes = []
+    while found := search.step(strategy, 12, evaluator.train):
+        sizes.append(len(found))
+        alive = strategy.alive()
+        # nothing but what this version says of all that are alive is known
+        assert strategy.fitness == {key: evaluator.score(a) for key, a in alive.items()}
+        assert {SPACE.key(a) for a, _ in found} == alive.keys()
+        assert strategy.best() == search.best[0] == max(alive.values(), key=evaluator.score)
+        choices = torch.cat([strategy._survivors, strategy.members])
+        places, archive = strategy._alive()
+        values = [
+            [evaluator.score(SPACE.architecture(c)), float(n)]
+            for c, n in zip(strategy.decode(choices).tolist(), novelty(archive, places, 5), strict=True)
+        ]
+        expected = choices[ranked(values)[:6]]
+        state = strategy.state_dict()
+        strategy.breed()
+        assert torch.equal(strategy._survivors, expected)
+        strategy.load_state_dict(state)
+    assert len(sizes) > 7
+    assert sizes[0] == 6 < max(sizes) <= 12
+    # a generation is scored as a whole, or not at all
+    assert 88 < sum(sizes) <= 100
+    assert strategy.ask(12)
+
+
+def test_a_search_with_moving_scores_goes_on_alike() -> None:
+    def continued(every: int) -> list[Any]:
+        search, strategy = Search(SPACE, Moving(), budget=80), NEvoNAS(population=5, rescore=True)
+        strategy.start(SPACE)
+        for number in range(100):
+            evaluator: Any = search.evaluator
+            if not search.step(strategy, 10, evaluator.train):
+                return search.history()
+            if number % every == 0:
+                states = search.state_dict(), strategy.state_dict()
+                search, strategy = Search(SPACE, Moving(), budget=80), NEvoNAS(population=5, rescore=True)
+                strategy.start(SPACE, seed=number)
+                search.load_state_dict(states[0])
+                strategy.load_state_dict(states[1])
+        raise AssertionError("the search did not end")
+
+    assert continued(1) == continued(1000)
+
+
+def test_a_generation_must_have_room_for_all_that_are_scored_anew() -> None:
+    strategy = NEvoNAS(population=6, rescore=True)
+    strategy.start(SPACE)
+    with pytest.raises(ConfigError, match="of 11 has no room for 12 individuals"):
+        strategy.ask(11)
 
 
 @pytest.mark.parametrize(

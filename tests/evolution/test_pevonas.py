@@ -1,15 +1,23 @@
 """A genetic algorithm over alphas in a space that shrinks."""
 
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import torch
+import yaml
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_nas.architecture import Architecture
+from lightning_nas.cli import run
+from lightning_nas.data.splits import derived_seed
 from lightning_nas.errors import ConfigError
 from lightning_nas.evaluation.base import Evaluation
-from lightning_nas.evolution.pevonas import PEvoNAS, shrink
+from lightning_nas.evolution.pevonas import NarrowedSpace, PEvoNAS, narrowed, shrink
+from lightning_nas.pipeline_config import merge, read_yaml
+from lightning_nas.spaces.convert import to_per_edge
+from lightning_nas.spaces.darts import DARTSSpace
 from lightning_nas.spaces.nasbench101 import NASBench101Space
 from lightning_nas.spaces.nasbench201 import NASBench201Space
 
@@ -203,3 +211,121 @@ def test_there_are_no_best_alphas_of_nobody() -> None:
     strategy.start(SPACE)
     with pytest.raises(ConfigError, match="Nothing was evaluated"):
         _ = strategy.alphas
+
+
+def drift(version: int) -> Any:
+    return lambda a: float(derived_seed(version, *a.choices) % 10**6)
+
+
+def test_the_whole_population_is_scored_anew_where_scores_move() -> None:
+    strategy = PEvoNAS(population=6, tournament=2, patience=3, keep=(3,), restarts=False, rescore=True)
+    strategy.start(SPACE)
+    with pytest.raises(ConfigError, match="of 5 has no room for 6 individuals"):
+        strategy.ask(5)
+    again = PEvoNAS(population=6, tournament=2, patience=3, keep=(3,), restarts=False, rescore=True)
+    last: list[Architecture] = []
+    for version in range(1000):
+        asked = strategy.ask(6)
+        assert not asked or set(asked) == set(strategy.generation)
+        if not asked:
+            break
+        # among others an elite, the best by the scores of its generation
+        assert not last or strategy._shrunk or max(last, key=drift(version - 1)) in asked
+        strategy.tell([(a, Evaluation({"accuracy": drift(version)(a)})) for a in asked])
+        best = max(asked, key=drift(version))
+        assert strategy.fitness == {SPACE.key(a): drift(version)(a) for a in asked}
+        assert strategy.best() == best
+        assert strategy.alphas.argmax(1).tolist() == list(best.choices)
+        last = asked
+        again.start(SPACE, seed=version)
+        again.load_state_dict(strategy.state_dict())
+        strategy, again = again, strategy
+    else:
+        pytest.fail("the search did not end")
+    assert version > 2 * 3
+    # what the last generation found is known after its end
+    assert strategy.alphas.argmax(1).tolist() == list(max(last, key=drift(version - 1)).choices)
+
+
+def test_a_narrowed_space_allows_the_largest_alphas() -> None:
+    alphas = torch.arange(30.0).reshape(6, 5)
+    given = NASBench201Space(channels=4, allowed={"cell": [["none", "skip_connect", "nor_conv_3x3"]] * 6})
+    allowed = narrowed(given, alphas, 2)
+    assert allowed == {"cell": [["skip_connect", "nor_conv_3x3"]] * 6}
+    masks = torch.zeros(6, 5, dtype=torch.bool)
+    masks[:, :2] = True
+    assert narrowed(given, alphas, 1, masks) == {"cell": [["skip_connect"]] * 6}
+    for space in (NASBench101Space(), DARTSSpace()):
+        with pytest.raises(ConfigError, match="cannot be narrowed to operations"):
+            narrowed(space, torch.rand(3, 3), 2)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="keep is 0"):
+        NarrowedSpace(0)
+
+
+class Start(Callback):
+    """Keeps the weights that a training starts from."""
+
+    weights: ClassVar[dict[str, Tensor]] = {}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        Start.weights = to_per_edge(pl_module.supernet)  # type: ignore[arg-type]
+
+
+QUIET = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False}
+QUIET |= {"enable_progress_bar": False, "enable_model_summary": False, "max_epochs": 1}
+DIGITS = {"class_path": "lightning_nas.data.images.DigitsDataModule"}
+DIGITS |= {"init_args": {"batch_size": 100, "validation_fraction": 0.2}}  # type: ignore[dict-item]
+
+
+def run_small(config: Path, changes: dict[str, Any], *arguments: str) -> Any:
+    """A shipped configuration on digits, with a small supernet."""
+    space = {"init_args": {"channels": 2, "cells_per_stage": 1}}
+    trainer = {**QUIET, **changes.pop("trainer", {})}
+    whole = merge(read_yaml(config), {"model": {"init_args": {"space": space}}, "trainer": trainer})
+    Path("run.yaml").write_text(yaml.safe_dump(merge(whole, changes)))
+    return run(["fit", "--config", "run.yaml", *arguments]).model
+
+
+def test_a_chain_of_supernets_inherits_and_narrows(configs: Path) -> None:
+    overlay: list[str] = []
+    start: list[str] = []
+    small = {"population": 6, "tournament": 2, "patience": 2, "generations": 4}
+    scores = {"data": {**DIGITS}, "images": 40, "calibration_images": 20}
+    found: Any = None
+    before: dict[str, Tensor] = {}
+    sizes: list[int] = []
+    for number, keep in enumerate((3, 2, 2)):
+        folder = f"link{number}"
+        callbacks = [{"class_path": f"{__name__}.Start"}]
+        training = {"data": DIGITS, "trainer": {"callbacks": callbacks, "limit_val_batches": 0}}
+        arguments = [*overlay, *start, "--model.output_dir", folder]
+        trained = run_small(configs / "supernet" / "uniform.yaml", training, *arguments)
+        weights = to_per_edge(trained.supernet)
+        sizes.append(len(weights))
+        if before:
+            for name, value in Start.weights.items():
+                assert torch.equal(value, before[name]), name
+        assert any(not torch.equal(value, weights[name]) for name, value in Start.weights.items())
+        before = weights
+        search: dict[str, Any] = {"strategy": {"init_args": small}, "evaluator": {"init_args": scores}}
+        start = ["--model.supernet", f"{folder}/supernet.safetensors"]
+        given = ["--model.evaluator.supernet", f"{folder}/supernet.safetensors", "--trainer.callbacks.keep", str(keep)]
+        changes = {"model": {"init_args": search}}
+        config = configs / "evolve" / "pevonas_supernet.yaml"
+        found = run_small(config, changes, *overlay, *given, "--model.output_dir", folder)
+        assert found.space.allowed["cell"].sum(1).tolist() == [(5, 3, 2)[number]] * 6
+        kept = found.space.restrict({"cell": shrink(found.strategy.alphas, keep, found.strategy.masks)})
+        written = read_yaml(Path(folder) / "space.yaml")["model"]["init_args"]["space"]["init_args"]
+        assert written == {"allowed": kept.arguments()["allowed"]}
+        kept.check(found.search.best[0])
+        overlay = ["--config", f"{folder}/space.yaml"]
+    assert sizes == sorted(set(sizes), reverse=True)
+    best = Architecture.load("link2/architecture.json")
+    assert best == found.search.best[0]
+    NASBench201Space(**read_yaml(Path("link1/space.yaml"))["model"]["init_args"]["space"]["init_args"]).check(best)
+
+
+def test_only_a_search_by_pevonas_is_narrowed(configs: Path) -> None:
+    callback = [{"class_path": "lightning_nas.evolution.pevonas.NarrowedSpace", "init_args": {"keep": 2}}]
+    with pytest.raises(ConfigError, match="the task is SupernetTask"):
+        run_small(configs / "supernet" / "uniform.yaml", {"data": DIGITS, "trainer": {"callbacks": callback}})

@@ -1,18 +1,24 @@
-"""Fronts of worth and costs, and their picture."""
+"""Fronts of worth and costs, their file, their pictures, and the report of a search."""
 
+import json
+from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 import torch
 
-from lightning_nas.errors import ConfigError, DataError
+from lightning_nas.artifacts import write_json
+from lightning_nas.errors import ArtifactError, ConfigError, DataError
 from lightning_nas.evaluation.base import Evaluation
 from lightning_nas.evolution.base import Result
 from lightning_nas.report.draw import png, svg
-from lightning_nas.report.front import front_picture, front_rows
+from lightning_nas.report.front import Front
+from lightning_nas.report.page import write_report
 from lightning_nas.spaces.nasbench201 import NASBench201Space
 
 SPACE = NASBench201Space()
+POINTS = [(0.9, 5e6), (0.8, 5e6), (0.7, 2e6), (0.2, 1e6), (0.1, 4e6)]
 
 
 def results(objective: str, rows: list[tuple[float, ...]], costs: tuple[str, ...]) -> list[Result]:
@@ -29,80 +35,160 @@ def results(objective: str, rows: list[tuple[float, ...]], costs: tuple[str, ...
 def test_a_front_by_hand() -> None:
     rows = [(0.9, 5.0), (0.8, 5.0), (0.7, 2.0), (0.7, 3.0), (0.2, 1.0), (0.1, 4.0), (0.7, 2.0)]
     found = results("accuracy", rows, ("macs",))
-    front = front_rows(found, "accuracy", ["macs"])
-    assert front == [
+    front = Front(found, "accuracy", ["macs"])
+    assert front.members == [4, 2, 6, 0]  # equal ones are all there
+    assert front.chosen == 0
+    assert front.points == rows
+    assert front.rows() == [
         {
             "architecture": SPACE.text(found[i][0]),
+            "choices": list(found[i][0].choices),
             "objectives": {"accuracy": rows[i][0], "other": 0.0},
             "cost": {"macs": rows[i][1], "seconds": 1.0},
         }
-        for i in (4, 2, 6, 0)  # equal ones are all there
+        for i in (4, 2, 6, 0)
     ]
-    losses = results("loss", rows, ("macs",))
-    assert [row["architecture"] for row in front_rows(losses, "loss", ["macs"])] == [SPACE.text(losses[4][0])] + [
-        SPACE.text(losses[5][0])
-    ]
-    assert front_rows([], "accuracy", ["macs"]) == []
+    losses = Front(results("loss", rows, ("macs",)), "loss", ["macs"])
+    assert losses.members == [4, 5]
+    assert losses.chosen == 5
 
 
 @pytest.mark.parametrize("objective", ["accuracy", "loss"])
 def test_a_front_is_what_its_definition_says(objective: str) -> None:
     rows = [tuple(row) for row in torch.randint(6, (120, 3), generator=torch.Generator().manual_seed(1)).tolist()]
-    found = results(objective, rows, ("macs", "latency_ms"))
 
     def beats(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
         better = a[0] < b[0] if objective == "loss" else a[0] > b[0]
         return a != b and (better or a[0] == b[0]) and a[1] <= b[1] and a[2] <= b[2]
 
-    expected = {SPACE.text(found[i][0]) for i, row in enumerate(rows) if not any(beats(other, row) for other in rows)}
-    front = front_rows(found, objective, ["macs", "latency_ms"])
-    assert {row["architecture"] for row in front} == expected
-    assert 1 < len(front) == len(expected) < 120
-    prices = [row["cost"]["macs"] for row in front]
+    expected = {i for i, row in enumerate(rows) if not any(beats(other, row) for other in rows)}
+    front = Front(results(objective, rows, ("macs", "latency_ms")), objective, ["macs", "latency_ms"])
+    assert set(front.members) == expected
+    assert 1 < len(front.members) == len(expected) < 120
+    prices = [row["cost"]["macs"] for row in front.rows()]
     assert prices == sorted(prices)
+
+
+def test_a_front_is_read_as_it_was_written() -> None:
+    front = Front(results("accuracy", POINTS, ("parameters",)), "accuracy", ["parameters"])
+    write_json("front.json", front.to_dict())
+    again = Front.load("front.json")
+    assert again.to_dict() == front.to_dict()
+    assert again.members == front.members
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"evaluated": []},
+        {"evaluated": [{"choices": [0] * 6, "objectives": {"accuracy": float("nan")}, "cost": {"parameters": 1}}]},
+        {"evaluated": [{"choices": [0] * 6, "objectives": {"accuracy": 1}, "cost": {"macs": 1}}]},
+        {"evaluated": [{"choices": [0] * 6, "objectives": [], "cost": {}}]},
+        {"evaluated": 3},
+        {"costs": []},
+        {"costs": 5},
+        {"space": None},
+        {"objective": "loss"},
+    ],
+)
+def test_a_foreign_front_is_refused(changes: dict[str, Any]) -> None:
+    front = Front(results("accuracy", POINTS, ("parameters",)), "accuracy", ["parameters"])
+    path = write_json("front.json", {**front.to_dict(), **changes})
+    with pytest.raises(ArtifactError, match=r"front\.json holds no front|Not an architecture"):
+        Front.load(path)
 
 
 def test_what_is_wrong_is_said() -> None:
     found = results("accuracy", [(0.5, 1.0), (float("-inf"), 0.0)], ("macs",))
-    for objective, costs in (("synflow", ["macs"]), ("accuracy", ["parameters"]), ("accuracy", [])):
+    for objective, costs in (("synflow", ["macs"]), ("accuracy", ["parameters"])):
         with pytest.raises(
             ConfigError, match=r"objectives \['accuracy', 'other'\] and the costs \['macs', 'seconds'\]"
         ):
-            front_rows(found, objective, costs)
-    with pytest.raises(DataError, match=r"Values \[1\] of 2 are not finite"):
-        front_rows(found, "accuracy", ["macs"])
-    with pytest.raises(DataError, match=r"Values \[0\] of 1 are not finite"):
-        front_picture([(float("nan"), 1.0)], ("macs", "accuracy"))
-    with pytest.raises(DataError, match="one point at least"):
-        front_picture([], ("macs", "accuracy"))
+            Front(found, objective, costs)
+    for some, costs in ((found, []), ([], ["macs"])):
+        with pytest.raises(ConfigError, match="it would be empty"):
+            Front(some, "accuracy", costs)
+    with pytest.raises(DataError, match=r"Evaluations \[1\] of 2 have values that are not finite"):
+        Front(found, "accuracy", ["macs"])
 
 
 def test_the_picture_marks_front_and_choice() -> None:
-    points = [(5e6, 0.9), (5e6, 0.8), (2e6, 0.7), (1e6, 0.2), (4e6, 0.1)]
-    figure = front_picture(points, ("parameters", "accuracy"), chosen=2)
+    def drawn() -> Any:
+        return Front(results("accuracy", POINTS, ("parameters",)), "accuracy", ["parameters"]).pictures()
+
+    figure = drawn()["parameters"]
     (axes,) = figure.axes
     (line,) = axes.lines
     assert line.get_xydata().tolist() == [[1e6, 0.2], [2e6, 0.7], [5e6, 0.9]]
     everyone, chosen = axes.collections
-    assert everyone.get_offsets().tolist() == [list(point) for point in points]
-    assert chosen.get_offsets().tolist() == [[2e6, 0.7]]
+    assert everyone.get_offsets().tolist() == [[cost, worth] for worth, cost in POINTS]
+    assert chosen.get_offsets().tolist() == [[5e6, 0.9]]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("parameters", "accuracy")
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
-        "evaluated",
-        "not dominated: 3 of 5",
-        "chosen",
-    ]
+    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert legend == ["evaluated", "not dominated: 3 of 5", "chosen"]
     picture = svg(figure, alt="a front")
     assert ElementTree.fromstring(picture).get("aria-label") == "a front"
-    assert picture == svg(front_picture(points, ("parameters", "accuracy"), chosen=2), alt="a front")
+    assert picture == svg(drawn()["parameters"], alt="a front")
     assert png(figure).startswith(b"\x89PNG")
 
 
-def test_lower_losses_are_better_and_small_costs_keep_their_ticks() -> None:
-    figure = front_picture([(0.2, 0.9), (0.4, 0.5), (0.5, 0.7)], ("latency_ms", "loss"))
-    (axes,) = figure.axes
-    (line,) = axes.lines
-    assert line.get_xydata().tolist() == [[0.2, 0.9], [0.4, 0.5]]
-    low, high = axes.get_xlim()
-    assert sum(low <= tick <= high for tick in axes.get_xticks()) >= 3
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["evaluated", "not dominated: 2 of 3"]
+def test_of_several_costs_each_has_its_picture() -> None:
+    rows = [(0.9, 0.2, 1.0), (0.5, 0.4, 3.0), (0.7, 0.5, 0.5)]
+    front = Front(results("loss", rows, ("latency_ms", "dollars")), "loss", ["latency_ms", "dollars"])
+    assert front.members == [0, 1, 2]
+    pictures = front.pictures()
+    assert list(pictures) == ["latency_ms", "dollars"]
+    for name, expected in (("latency_ms", [[0.2, 0.9], [0.4, 0.5]]), ("dollars", [[0.5, 0.7], [3.0, 0.5]])):
+        (axes,) = pictures[name].axes
+        (line,) = axes.lines
+        assert line.get_xydata().tolist() == expected
+        low, high = axes.get_xlim()
+        assert sum(low <= tick <= high for tick in axes.get_xticks()) >= 3
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+            "evaluated",
+            "on the front of all costs: 3",
+            "not dominated: 2 of 3",
+            "chosen",
+        ]
+
+
+def searched(folder: Path, rows: list[tuple[float, ...]]) -> Front:
+    """What a search leaves."""
+    found = results("accuracy", rows, ("parameters",))
+    front = Front(found, "accuracy", ["parameters"])
+    best = found[front.chosen]
+    told = {"objective": "accuracy", "objectives": dict(best[1].objectives), "queries": len(found)}
+    best[0].save(folder / "architecture.json", **told)
+    write_json(folder / "history.json", {**told, "strategy": "NSGA2 & <b>"})
+    write_json(folder / "front.json", front.to_dict())
+    return front
+
+
+def test_the_report_of_a_search_has_its_front(tmp_path: Path) -> None:
+    front = searched(tmp_path, POINTS)
+    (tmp_path / "metrics.csv").write_text("step,epoch,best/accuracy,diversity\n0,0,0.8,0.7\n1,0,0.9,0.5\n")
+    page = write_report(tmp_path).read_text()
+    assert "Searched: accuracy 0.9 by 5 queries" in page
+    assert "NSGA2 &amp; &lt;b&gt;" in page
+    assert "Of 5 evaluated architectures, 3 are on the Pareto front" in page
+    places = [page.index(f"<td>{row['architecture']}</td>") for row in front.rows()]
+    assert places == sorted(places)
+    assert 'aria-label="accuracy over parameters of all evaluated architectures, with their front"' in page
+    assert 'aria-label="diversity of the stage search by step: diversity ends at 0.5"' in page
+    (tmp_path / "front.json").unlink()
+    assert "Pareto" not in write_report(tmp_path).read_text()
+
+
+def test_a_long_front_is_cut_and_a_broken_file_is_named(tmp_path: Path) -> None:
+    searched(tmp_path, [(i / 100, float(i)) for i in range(53)])
+    page = write_report(tmp_path).read_text()
+    assert "3 more are in front.json." in page
+    assert page.count("|</td>") == 50
+    (tmp_path / "front.json").write_text("{")
+    with pytest.raises(ArtifactError, match=r"front\.json"):
+        write_report(tmp_path)
+    (tmp_path / "front.json").unlink()
+    content = json.loads((tmp_path / "history.json").read_text())
+    write_json(tmp_path / "history.json", {**content, "objectives": {}})
+    with pytest.raises(ArtifactError, match=r"history\.json is not what a search writes"):
+        write_report(tmp_path)

@@ -1,5 +1,6 @@
 """Paths of a supernet, and weights that stay where no path went."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,11 +8,14 @@ import torch
 import torch.nn.functional as F
 
 from lightning_nas.errors import ConfigError
+from lightning_nas.evaluation.table import TableLookup
 from lightning_nas.spaces.base import Mixture
 from lightning_nas.spaces.convert import from_per_edge, to_per_edge
 from lightning_nas.spaces.darts import DARTSSpace
 from lightning_nas.spaces.nasbench201 import NASBench201Space
 from lightning_nas.spaces.paths import CostWindow, FairPaths, UniformPaths, UntouchedWeights
+from lightning_nas.tables.nasbench201 import NASBench201Table
+from lightning_nas.tables.synthetic import write_nasbench201
 
 NO_NONE = ["skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"]
 SMALL: list[Any] = [
@@ -105,3 +109,31 @@ def test_costs_are_drawn_alike() -> None:
     assert 10 < sum(cost > 10_000 for cost in costs) < 30
     with pytest.raises(ConfigError, match="two ascending numbers"):
         CostWindow((2, 1))
+    with pytest.raises(ConfigError, match="Give an evaluator"):
+        CostWindow((1, 2), cost="macs")
+
+
+def test_costs_come_from_a_table(tmp_path: Path) -> None:
+    table = NASBench201Table(str(write_nasbench201(tmp_path / "t.npz", seed=0)))
+    known = TableLookup(table, cost_columns=["cifar10_params"])
+    space = NASBench201Space()
+    highest = float(table.column("cifar10_params").max())
+    sampler = CostWindow((0, highest), windows=4, evaluator=known, cost="cifar10_params")
+    generator = torch.Generator().manual_seed(0)
+    drawn = [sampler.draw(space, generator)[0] for _ in range(200)]
+    params = table.column("cifar10_params")[table.rows(drawn)]
+    assert 25 < (params > 0.75 * highest).sum() < 75  # a quarter, as in every window
+    assert (table.column("cifar10_params") > 0.75 * highest).mean() < 0.01
+    assert known.queried == {}
+    with pytest.raises(ConfigError, match="cost is 'macs'; TableLookup knows"):
+        CostWindow((1, 2), evaluator=known, cost="macs").draw(space, generator)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("space", SMALL, ids=lambda s: type(s).__name__)
+def test_paths_are_computed_on_the_gpu(space: Any) -> None:
+    supernet = space.supernet(num_classes=3, image_shape=(3, 8, 8)).eval()
+    path = space.discrete(space.sample(torch.Generator().manual_seed(0)))
+    images = torch.randn(2, 3, 8, 8)
+    here = supernet(images, path)
+    torch.testing.assert_close(supernet.cuda()(images.cuda(), path).cpu(), here, rtol=1e-3, atol=1e-3)

@@ -1,22 +1,32 @@
 """Searches by proposals, through the command line."""
 
+import csv
 import json
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from torch.optim import SGD
 
 from lightning_nas.architecture import Architecture
 from lightning_nas.artifacts import read_json
 from lightning_nas.cli import run
-from lightning_nas.errors import CheckpointError, ConfigError
+from lightning_nas.data.images import ArrayDataModule
+from lightning_nas.errors import ArchitectureError, CheckpointError, ConfigError
 from lightning_nas.evaluation.base import Evaluation, Evaluator
+from lightning_nas.evaluation.supernet import SupernetScores
 from lightning_nas.evolution.base import Strategy
+from lightning_nas.evolution.nsga import NSGA2
+from lightning_nas.evolution.shifting import Shifting
+from lightning_nas.report.front import Front
 from lightning_nas.spaces.limited import LimitedSpace
 from lightning_nas.spaces.nasbench201 import NASBench201Space
-from lightning_nas.tasks.evolve import EvolveTask
+from lightning_nas.supernets import TrainedSupernet
+from lightning_nas.tasks.evolve import EvolveTask, innermost
 
 HERE = "tests.tasks.test_evolve"
 STRATEGIES = {
@@ -24,6 +34,10 @@ STRATEGIES = {
     "evolution": {
         "class_path": "lightning_nas.evolution.regularized_evolution.RegularizedEvolution",
         "init_args": {"population": 6, "tournament": 3},
+    },
+    "front": {
+        "class_path": "lightning_nas.evolution.nsga.NSGA2",
+        "init_args": {"population": 6},
     },
     "local": {"class_path": "lightning_nas.evolution.local_search.LocalSearch"},
     "first": {
@@ -75,6 +89,20 @@ class Known(Evaluator):
         ]
 
 
+class Wrapped(Evaluator):
+    """Adds nothing.
+
+    Args:
+        evaluator: The other one.
+    """
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        self.evaluator = evaluator
+
+    def evaluate(self, architectures: Sequence[Architecture]) -> list[Evaluation]:
+        return self.evaluator.evaluate(architectures)
+
+
 class Nothing(Strategy):
     """Asks for nothing."""
 
@@ -91,6 +119,7 @@ def fit(*args: str, trainer: Any = None, **model: Any) -> EvolveTask:
         "budget": 23,
         "generation": 4,
         "output_dir": "out",
+        "costs_to_minimise": ["convolutions"],
         **model,
     }
     keep = {
@@ -124,6 +153,12 @@ def test_a_search_spends_its_budget_and_leaves_the_best(name: str) -> None:
     assert (
         json.loads(Path("out/architecture.json").read_text())["provenance"]["strategy"] == type(task.strategy).__name__
     )
+
+
+def test_the_progress_bar_ends_with_the_budget() -> None:
+    task = fit(trainer={"enable_progress_bar": True})
+    bar = task.trainer.progress_bar_callback.train_progress_bar
+    assert bar.total == bar.n == 6  # 23 queries, four a generation
 
 
 @pytest.mark.parametrize("name", list(STRATEGIES))
@@ -179,9 +214,96 @@ def test_a_report_looks_at_what_was_found() -> None:
     assert written["reported"] == {"accuracy": min(losses)}
 
 
+@pytest.mark.parametrize("name", ["random", "front"])
+def test_the_front_of_what_was_evaluated_is_written(name: str) -> None:
+    task = fit(strategy=STRATEGIES[name])
+    history = task.search.history()
+    values = [(-row["objectives"]["accuracy"], row["cost"]["convolutions"]) for row in history]
+
+    def beaten(a: tuple[float, float]) -> bool:
+        return any(b != a and b[0] <= a[0] and b[1] <= a[1] for b in values)
+
+    expected = {row["architecture"] for row, value in zip(history, values, strict=True) if not beaten(value)}
+    written = read_json(Path("out/front.json"), repair="")
+    assert {row["architecture"] for row in written["front"]} == expected
+    assert task.outputs["front"] == [Path("out/front.json")]
+    assert (written["objective"], written["costs"]) == ("accuracy", ["convolutions"])
+    space = NASBench201Space()
+    for row in written["front"]:
+        read = Architecture.from_dict({"space": written["space"], "choices": row["choices"]})
+        assert space.text(read) == row["architecture"]
+        assert row["cost"] == {"convolutions": float(row["choices"].count(3)), "seconds": 2.0}
+    assert len(written["evaluated"]) == 23
+
+
+def test_without_costs_there_is_no_front() -> None:
+    task = fit(costs_to_minimise=[])
+    assert set(task.outputs) == {"architecture", "history"}
+    assert not Path("out/front.json").exists()
+
+
+def test_curves_of_generations_are_logged() -> None:
+    """A generation is a step: what is written of it is what its queries say."""
+    logger = {"class_path": "CSVLogger", "init_args": {"save_dir": ".", "name": "curves"}}
+    task = fit(truth={"class_path": f"{HERE}.Known"}, trainer={"logger": logger})
+    with Path("curves/version_0/metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == list(range(6))
+    queried = [a.choices for a, _ in task.search.results]
+    values = [e.objectives["accuracy"] for _, e in task.search.results]
+    for row, end in zip(rows, (4, 8, 12, 16, 20, 23), strict=True):
+        own = slice((end - 1) // 4 * 4, end)
+        pairs = list(combinations(queried[own], 2))
+        differing = sum(sum(x != y for x, y in zip(a, b, strict=True)) / 6 for a, b in pairs) / len(pairs)
+        assert float(row["queries"]) == end
+        assert float(row["best/accuracy"]) == pytest.approx(max(values[:end]))
+        assert float(row["mean/accuracy"]) == pytest.approx(sum(values[own]) / len(values[own]))
+        assert float(row["diversity"]) == pytest.approx(differing)
+        assert float(row["truth/kendall_tau"]) == pytest.approx(1.0)
+        assert float(row["front/size"]) == len(Front(task.search.results[:end], "accuracy", ["convolutions"]).members)
+
+
+def test_the_innermost_evaluator_is_found_at_any_depth() -> None:
+    known = Known()
+    assert innermost(known) is known
+    assert innermost(Wrapped(Wrapped(Wrapped(known)))) is known
+    wrapped = Wrapped(Wrapped(SupernetScores("supernet.safetensors", ArrayDataModule("images.npz"))))
+    task = EvolveTask(NASBench201Space(), Nothing(), wrapped, shifting=Shifting(SGD))
+    assert isinstance(task.scores, SupernetScores)
+    with pytest.raises(ConfigError, match="the innermost evaluator is Known"):
+        EvolveTask(NASBench201Space(), Nothing(), Wrapped(Wrapped(known)), shifting=Shifting(SGD))
+
+
+def test_a_supernet_of_another_space_is_refused() -> None:
+    own = NASBench201Space(("none", "nor_conv_3x3"), channels=4, cells_per_stage=1)
+    network = own.supernet(num_classes=2, image_shape=(3, 8, 8))
+    path = TrainedSupernet(network, own, (3, 8, 8), 2, {}).save("supernet.safetensors")
+    pixels, labels = np.zeros((8, 8, 8, 3), np.uint8), np.arange(8) % 2
+    np.savez("images.npz", x_train=pixels, y_train=labels, x_test=pixels, y_test=labels)
+    images = ArrayDataModule("images.npz")
+    task = EvolveTask(NASBench201Space(), Nothing(), SupernetScores(str(path), images))
+    with pytest.raises(ArchitectureError, match="Use the space that the search used"):
+        task.search.evaluator.evaluate([NASBench201Space().largest()])
+
+
+def test_an_empty_front_is_refused_after_the_first_generation() -> None:
+    for name in ("random", "front"):
+        with pytest.raises(ConfigError, match=r"the costs \['convolutions', 'seconds'\], not \['volume'\]"):
+            fit(strategy=STRATEGIES[name], costs_to_minimise=["seconds", "volume"])
+        assert not Path("out/history.json").exists()
+    with pytest.raises(ConfigError, match="NSGA2 searches for a front, but costs_to_minimise is empty"):
+        EvolveTask(NASBench201Space(), NSGA2(), Known())
+
+
 def test_what_is_wrong_is_said() -> None:
     with pytest.raises(ConfigError, match="budget is 0"):
         EvolveTask(NASBench201Space(), Nothing(), Known(), budget=0)
+    with pytest.raises(ConfigError, match="generation is 0"):
+        EvolveTask(NASBench201Space(), Nothing(), Known(), generation=0)
+    rescored = {"parents": 5, "rescore": True}
+    population = {"class_path": "lightning_nas.evolution.population.PopulationEvolution", "init_args": rescored}
+    with pytest.raises(ConfigError, match="A generation of 4 has no room beside its 4 parents"):
+        fit(strategy=population)
     with pytest.raises(ConfigError, match="max_epochs is 2"):
         fit("--trainer.max_epochs", "2")
     with pytest.raises(ConfigError, match=r"\['accuracy'\], not 'loss'"):

@@ -287,7 +287,7 @@ def test_a_supernet_moves_to_other_classes() -> None:
 
 
 def test_what_cannot_be_trained_is_refused() -> None:
-    with pytest.raises(ConfigError, match="the evaluator is Convolutions"):
+    with pytest.raises(ConfigError, match="the innermost evaluator is Convolutions"):
         EvolveTask(SPACE, PopulationEvolution(), Convolutions(), shifting=Shifting(sgd(0.1)))
     other = EvolveTask(
         NASBench201Space(operations=("none", "nor_conv_3x3")),

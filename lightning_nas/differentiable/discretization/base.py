@@ -18,6 +18,14 @@ class Discretizer(ABC):
 
     edge_alphas: bool = False
 
+    def check(self, space: DifferentiableSpace) -> None:
+        """Look at the space that is to be discretized; by default any will do.
+
+        Raises:
+            ConfigError: This discretizer cannot serve it.
+        """
+        return
+
     @abstractmethod
     def scores(self, alphas: Tensor, edge_alphas: Tensor | None, nodes: Sequence[slice]) -> Tensor:
         """Scores of one cell type, the higher the better.

@@ -1,0 +1,153 @@
+"""Time scores of NAS-Bench-201 architectures by a supernet's weights, together against one by one, in turn.
+
+    python -m benchmarks.scoring_speed --setting small
+
+One by one is what any supernet gets: a pass in training mode on the images for the statistics, then one in eval mode on
+those of the score. The last line is JSON: median ratios of the times and median milliseconds an architecture by how
+many are scored together, the largest difference of losses, and operations that compute something, an architecture.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+if not __package__:
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from lightning_nas.evaluation.supernet import score_paths
+from lightning_nas.spaces.nasbench201 import NASBench201Space
+
+Scores = list[dict[str, float]]
+
+VIEWS = ("empty", "view", "as_strided", "select", "expand", "reshape", "permute", "transpose", "resize", "detach")
+"""Parts of the names of operations that touch no data."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is scored: cells are those of a stage, images those of the score; 256 others give the statistics."""
+
+    channels: int
+    cells: int
+    side: int
+    images: int
+
+
+SETTINGS = {
+    "small": Setting(8, 1, 8, 500),
+    "medium": Setting(8, 1, 16, 500),
+    "large": Setting(16, 5, 32, 256),
+}
+
+
+class OneByOne(nn.Module):
+    """Hides that a supernet computes several architectures together."""
+
+    def __init__(self, supernet: nn.Module) -> None:
+        super().__init__()
+        self.supernet = supernet
+
+    def forward(self, x: Tensor, path: Any) -> Tensor:
+        """Logits."""
+        logits: Tensor = self.supernet(x, path)
+        return logits
+
+
+class Scoring:
+    """Some architectures, and what scores them.
+
+    Args:
+        setting: Sizes.
+        count: How many architectures.
+        device: Where.
+        children: Whether they are one architecture and its neighbours, as in an evolution, rather than drawn uniformly.
+    """
+
+    def __init__(self, setting: Setting, count: int, device: str, children: bool) -> None:
+        torch.manual_seed(0)
+        space = NASBench201Space(channels=setting.channels, cells_per_stage=setting.cells)
+        shape = (3, setting.side, setting.side)
+        self.supernet = space.supernet(num_classes=10, image_shape=shape).to(device)
+        self.general = OneByOne(self.supernet)
+        generator = torch.Generator().manual_seed(0)
+        first = space.sample(generator)
+        drawn = [first, *space.neighbours(first)] if children else [space.sample(generator) for _ in range(count)]
+        self.paths = [space.discrete(architecture) for architecture in drawn[:count]]
+        self.calibration = torch.randn(256, *shape, device=device)
+        labels = torch.randint(10, (setting.images,), device=device)
+        self.held = [(torch.randn(setting.images, *shape, device=device), labels)]
+
+    def one_by_one(self) -> Scores:
+        """The general way."""
+        return score_paths(self.general, self.paths, self.calibration, self.held)
+
+    def together(self, count: int) -> Scores:
+        """So many at a time."""
+        found = []
+        for start in range(0, len(self.paths), count):
+            found += score_paths(self.supernet, self.paths[start : start + count], self.calibration, self.held)
+        return found
+
+    def losses(self, score: Callable[[], Scores]) -> Tensor:
+        """Of all architectures."""
+        return torch.tensor([each["loss"] for each in score()], dtype=torch.float64)
+
+    def milliseconds(self, score: Callable[[], Scores]) -> float:
+        """Wall time of an architecture; reading the scores has waited for the device."""
+        start = time.perf_counter()
+        score()
+        return 1000 * (time.perf_counter() - start) / len(self.paths)
+
+    def operations(self, score: Callable[[], Scores]) -> float:
+        """How many operations compute something, an architecture: about the kernels that a GPU would start."""
+        with profile(activities=[ProfilerActivity.CPU]) as found:
+            score()
+        leaves = [e for e in found.events() if e.name.startswith("aten::") and not e.cpu_children]
+        return sum(not any(part in e.name for part in VIEWS) for e in leaves) / len(self.paths)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--setting", choices=list(SETTINGS), default="small")
+    parser.add_argument("--together", type=int, nargs="+", default=[1, 2, 4, 8, 16])
+    parser.add_argument("--paths", type=int, default=16, help="how many architectures")
+    parser.add_argument("--children", action="store_true", help="neighbours of one architecture, none drawn uniformly")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    scoring = Scoring(SETTINGS[arguments.setting], arguments.paths, arguments.device, arguments.children)
+    ways: dict[str, Callable[[], Scores]] = {"one by one": scoring.one_by_one}
+    ways |= {str(count): partial(scoring.together, count) for count in arguments.together}
+    losses = {name: scoring.losses(score) for name, score in ways.items()}  # warms up, too
+    rounds = [{name: scoring.milliseconds(score) for name, score in ways.items()} for _ in range(arguments.rounds)]
+    ratios = {n: statistics.median(r["one by one"] / r[n] for r in rounds) for n in ways}
+    medians = {n: statistics.median(r[n] for r in rounds) for n in ways}
+    counts = {n: scoring.operations(score) for n, score in ways.items()}
+    print(f"{arguments.setting}, {len(scoring.paths)} architectures, {arguments.device}")
+    print(f"{'together':>10}  {'ms':>8}  {'ratio':>5}  {'operations':>10}")
+    for name in ways:
+        print(f"{name:>10}  {medians[name]:8.2f}  {ratios[name]:5.2f}  {counts[name]:10.0f}")
+    result = {
+        "setting": arguments.setting,
+        "children": arguments.children,
+        "ratios": {name: round(value, 3) for name, value in ratios.items() if name != "one by one"},
+        "milliseconds": {name: round(value, 3) for name, value in medians.items()},
+        "operations": {name: round(value) for name, value in counts.items()},
+        "max_difference": max(float((each - losses["one by one"]).abs().max()) for each in losses.values()),
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

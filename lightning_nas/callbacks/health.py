@@ -1,0 +1,309 @@
+"""Whether a differentiable search is on its way to a collapse."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+
+from lightning_nas.errors import ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from lightning_nas.architecture import Architecture
+    from lightning_nas.tasks.bilevel import BilevelTask
+
+PARAMETER_FREE = frozenset({"none", "skip_connect", "max_pool_3x3", "avg_pool_3x3"})
+"""Operations without weights, where they keep height and width."""
+
+
+class HealthMonitor(Callback):
+    """Measures after an epoch of a ``BilevelTask`` what is known to come before a collapse, and warns once of each.
+
+    It logs ``health/parameter_free_CELL`` and ``health/skip_CELL`` (shares of the operations that would be chosen now),
+    ``health/entropy_CELL`` (mean over the edges of the entropy of their factors, 1 where all are equal),
+    ``health/eigenvalue`` (the largest of the Hessian of the search loss by the alphas), ``health/gap_loss`` and
+    ``health/gap_accuracy`` (how much worse the supernet is with what would be chosen now than with its mixtures) and
+    ``health/unchanged_epochs`` (since when the same would be chosen). All that needs images is measured on the same
+    ones of the search half, with batch statistics, and leaves the search as it is to the last bit. Every process
+    measures, and takes over what the main one found.
+
+    A collapse is a share of skip connections above ``skip_limit``, or a mean eigenvalue that within ``window``
+    measurements has grown so far that the earlier is less than ``growth`` of the later one.
+
+    References:
+        1. Zela et al.: Understanding and Robustifying Differentiable Architecture Search, ICLR 2020,
+           https://arxiv.org/abs/1909.09656
+        2. Liang et al.: DARTS+: Improved Differentiable Architecture Search with Early Stopping, 2019,
+           https://arxiv.org/abs/1909.06035
+
+    Args:
+        every_n_epochs: How often, at least 1.
+        images: Of the search half that it measures on; 0 leaves out what needs images.
+        seed: Of the choice of these images.
+        eigenvalue: Whether to measure it; it needs second derivatives, as ``ExactSecondOrder`` does.
+        tolerance: Relative error of the eigenvalue at which its iterations end.
+        skip_limit: Largest share of skip connections in a cell, from 0 to 1 (DARTS+ stops at 2 of 8).
+        window: Measurements that eigenvalues are averaged over, and compared across (R-DARTS: 5).
+        growth: Smallest ratio of the earlier to the later mean eigenvalue (R-DARTS: 0.75).
+        entropy_limit: Entropy above which a cell's alphas have not decided anything yet.
+        entropy_epochs: Epochs after which that is worth a warning.
+        stop: Whether a collapse ends the search.
+
+    Raises:
+        ConfigError: A number is out of range.
+    """
+
+    def __init__(
+        self,
+        every_n_epochs: int = 1,
+        images: int = 64,
+        seed: int = 0,
+        eigenvalue: bool = True,
+        tolerance: float = 1e-2,
+        skip_limit: float = 0.5,
+        window: int = 5,
+        growth: float = 0.75,
+        entropy_limit: float = 0.999,
+        entropy_epochs: int = 10,
+        stop: bool = False,
+    ) -> None:
+        for name, value, least in (
+            ("every_n_epochs", every_n_epochs, 1),
+            ("images", images, 0),
+            ("window", window, 1),
+            ("entropy_epochs", entropy_epochs, 1),
+        ):
+            if value < least:
+                raise ConfigError(f"{name} is {value}; it must be at least {least}.")
+        if not 0 < tolerance < 1:
+            raise ConfigError(f"tolerance is {tolerance}; it must be between 0 and 1.")
+        for name, number in (("skip_limit", skip_limit), ("growth", growth), ("entropy_limit", entropy_limit)):
+            if not 0 <= number <= 1:
+                raise ConfigError(f"{name} is {number}; it must be from 0 to 1.")
+        self.every_n_epochs = every_n_epochs
+        self.images = images
+        self.seed = seed
+        self.eigenvalue = eigenvalue and images > 0
+        self.tolerance = tolerance
+        self.skip_limit = skip_limit
+        self.window = window
+        self.growth = growth
+        self.entropy_limit = entropy_limit
+        self.entropy_epochs = entropy_epochs
+        self.stop = stop
+        self.eigenvalues: list[float] = []
+        self.warned: list[str] = []
+        self.genotype = ""
+        self.changed = 0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse what cannot be measured.
+
+        Raises:
+            ConfigError: The task is no ``BilevelTask`` or gives no second derivatives, or the data have no search half.
+        """
+        from lightning_nas.tasks.bilevel import BilevelTask
+
+        if not isinstance(pl_module, BilevelTask):
+            raise ConfigError(
+                f"HealthMonitor looks at the alphas of a BilevelTask, which {type(pl_module).__name__} does not have. "
+                "Leave it out of trainer.callbacks."
+            )
+        data: Any = getattr(trainer, "datamodule", None)
+        if self.images and not hasattr(data, "fixed_batch"):
+            raise ConfigError(
+                f"HealthMonitor measures on fixed images of the search half, which {type(data).__name__} does not "
+                "hand out. Use lightning_nas.data.halves.HalvesDataModule, or images: 0."
+            )
+        _, memory, compile_ = pl_module.settings
+        if self.eigenvalue and (memory == "low" or compile_ is not False):
+            raise ConfigError(
+                "HealthMonitor's eigenvalue needs second derivatives, which the task's memory: "
+                f"{memory} and compile: {compile_} do not give. Use memory: normal and compile: false, or "
+                "eigenvalue: false."
+            )
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure, log, warn and, if it is asked for, end the search."""
+        epoch = trainer.current_epoch
+        if (epoch + 1) % self.every_n_epochs:
+            return
+        task: Any = pl_module
+        found = task.discretize()
+        values = {**self._shares(task, found), **self._entropies(task)}
+        key = task.space.key(found)
+        if key != self.genotype:
+            self.genotype, self.changed = key, epoch
+        values["unchanged_epochs"] = float(epoch - self.changed)
+        if self.images:
+            data: Any = getattr(trainer, "datamodule", None)
+            images, labels = data.fixed_batch("search", min(self.images, len(data.half("search"))), self.seed)
+            like = next(task.supernet.parameters())
+            batch = (images.to(like.device, like.dtype), labels.to(like.device))
+            values |= gap(task, found, *batch)
+            if self.eigenvalue:
+                values["eigenvalue"] = largest_eigenvalue(task, *batch, self.tolerance)
+        values = trainer.strategy.broadcast(values)
+        pl_module.log_dict({f"health/{name}": value for name, value in values.items()})
+        if self.eigenvalue:
+            self.eigenvalues.append(values["eigenvalue"])
+        if self._collapsed(values, epoch) and self.stop:
+            trainer.should_stop = True
+
+    def _shares(self, task: "BilevelTask", found: "Architecture") -> dict[str, float]:
+        values = {}
+        for cell, kept in task.space.chosen(found).items():
+            names = [task.space.operations[operation] for _, operation in kept]
+            values[f"parameter_free_{cell}"] = sum(name in PARAMETER_FREE for name in names) / len(names)
+            values[f"skip_{cell}"] = names.count("skip_connect") / len(names)
+        return values
+
+    def _entropies(self, task: "BilevelTask") -> dict[str, float]:
+        import torch
+
+        values = {}
+        with torch.no_grad():
+            mixtures = task.mixtures()
+        for cell, mixture in mixtures.items():
+            allowed = task.space.allowed[cell].sum(1)
+            open_ = (allowed > 1).to(mixture.operations.device) & (mixture.operations.sum(1) > 0)
+            if open_.any():
+                factors = mixture.operations[open_].double()
+                factors = factors / factors.sum(1, keepdim=True)
+                most = allowed.to(open_.device)[open_].double().log()
+                values[f"entropy_{cell}"] = float((torch.special.entr(factors).sum(1) / most).mean())
+        return values
+
+    def _collapsed(self, values: Mapping[str, float], epoch: int) -> bool:
+        """Whether the search has collapsed; says so, and what else is wrong, once."""
+        collapsed = False
+        for name, value in values.items():
+            kind, _, cell = name.partition("_")
+            if kind == "skip" and value > self.skip_limit:
+                collapsed = True
+                self._warn(
+                    name,
+                    f"{value:.0%} of the operations that the {cell} cell would take now, after epoch {epoch}, are skip "
+                    f"connections, more than {self.skip_limit:.0%}: the search collapses. Stop it earlier, or use "
+                    "regularizers or another normalization.",
+                )
+            if kind == "entropy" and value > self.entropy_limit and epoch + 1 >= self.entropy_epochs:
+                self._warn(
+                    name,
+                    f"After {epoch + 1} epochs the alphas of the {cell} cell are still equal (entropy {value:.4f} of "
+                    "1). Raise the learning rate of the alphas, or their warm-up ends too late.",
+                )
+        if len(self.eigenvalues) >= 2 * self.window:
+            later = sum(self.eigenvalues[-self.window :]) / self.window
+            earlier = sum(self.eigenvalues[-2 * self.window : -self.window]) / self.window
+            if later > 0 and earlier / later < self.growth:
+                collapsed = True
+                self._warn(
+                    "eigenvalue",
+                    f"The largest eigenvalue of the Hessian by the alphas has grown from {earlier:.3g} to {later:.3g} "
+                    f"(means of {self.window} measurements) by epoch {epoch}: what is chosen from now on gets worse "
+                    "when it is discretized. Stop here, or raise the weight decay of the weights.",
+                )
+        return collapsed
+
+    def _warn(self, kind: str, text: str) -> None:
+        if kind not in self.warned:
+            self.warned.append(kind)
+            rank_zero_warn(text)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it has seen."""
+        names = ("eigenvalues", "warned", "genotype", "changed")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what a run before has seen."""
+        self.eigenvalues, self.warned = list(state_dict["eigenvalues"]), list(state_dict["warned"])
+        self.genotype, self.changed = state_dict["genotype"], state_dict["changed"]
+
+
+def gap(task: "BilevelTask", found: "Architecture", images: "Tensor", labels: "Tensor") -> dict[str, float]:
+    """How much worse the supernet is as one architecture than with its mixtures, with batch statistics.
+
+    Args:
+        task: The search.
+        found: The architecture.
+        images: ``(batch, channels, height, width)``.
+        labels: Int64 ``(batch,)``.
+
+    Returns:
+        ``gap_loss``, the architecture's less the supernet's, and ``gap_accuracy``, the other way round.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    with torch.no_grad(), _Training(task):
+        discrete = {}
+        for cell, mixture in task.space.discrete(found).items():
+            operations, edges = (part.to(images.device, images.dtype) for part in mixture[:2])
+            discrete[cell] = mixture._replace(operations=operations, edges=edges)
+        weights = dict(task.supernet.named_parameters())
+        both = [task._logits(images, mixtures, weights) for mixtures in (task.mixtures(), discrete)]
+        losses = [float(F.cross_entropy(logits, labels)) for logits in both]
+        accuracies = [float((logits.argmax(1) == labels).double().mean()) for logits in both]
+    return {"gap_loss": losses[1] - losses[0], "gap_accuracy": accuracies[0] - accuracies[1]}
+
+
+def largest_eigenvalue(task: "BilevelTask", images: "Tensor", labels: "Tensor", tolerance: float = 1e-2) -> float:
+    """Largest eigenvalue of the Hessian of the supernet's loss by the alphas, with batch statistics.
+
+    Lanczos iterations, whose products with the Hessian are exact: each costs one pass backward through the gradient.
+    Differences of gradients are no substitute: between two near points some ReLU switches, and the gradient jumps.
+
+    Args:
+        task: The search.
+        images: ``(batch, channels, height, width)``.
+        labels: Int64 ``(batch,)``.
+        tolerance: Relative error at which the iterations end.
+    """
+    import numpy as np
+    import torch
+    import torch.nn.functional as F
+    from scipy.sparse.linalg import LinearOperator, eigsh
+
+    alphas = task.alpha_list
+    weights = {name: weight.detach() for name, weight in task.supernet.named_parameters()}
+    with torch.enable_grad(), _Training(task):
+        loss = F.cross_entropy(task._logits(images, task.mixtures(), weights), labels)
+        parts = torch.autograd.grad(loss, alphas, create_graph=True, allow_unused=True, materialize_grads=True)
+    gradient = torch.cat([part.flatten() for part in parts])
+    if not gradient.requires_grad:
+        return 0.0
+
+    def product(vector: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+        direction = torch.from_numpy(np.array(vector, dtype=np.float64).reshape(-1)).to(gradient)
+        found = torch.autograd.grad(
+            gradient, alphas, direction, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+        flat: np.ndarray[Any, Any] = torch.cat([part.flatten() for part in found]).double().cpu().numpy()
+        return flat
+
+    start = np.random.default_rng(0).standard_normal(len(gradient))
+    if not product(start).any():  # no alpha counts any more, from which Lanczos cannot start
+        return 0.0
+    hessian = LinearOperator((len(start), len(start)), matvec=product, dtype=np.float64)
+    (value,) = eigsh(hessian, k=1, which="LA", v0=start, tol=tolerance, return_eigenvectors=False)
+    return float(value)
+
+
+class _Training:
+    """Puts a supernet into training mode, and every part of it back into its own."""
+
+    def __init__(self, task: "BilevelTask") -> None:
+        self.supernet = task.supernet
+
+    def __enter__(self) -> None:
+        self.modes = {part: part.training for part in self.supernet.modules()}
+        self.supernet.train()
+
+    def __exit__(self, *error: object) -> None:
+        for part, mode in self.modes.items():
+            part.training = mode

@@ -1,0 +1,87 @@
+"""The limit of skip connections of P-DARTS."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from lightning_nas.architecture import Architecture
+from lightning_nas.differentiable.discretization.base import Discretizer
+from lightning_nas.differentiable.discretization.top_two import TopTwo
+from lightning_nas.errors import ConfigError
+from lightning_nas.spaces.base import DifferentiableSpace
+
+SKIP = "skip_connect"
+
+
+class SkipCap(Discretizer):
+    """At most so many skip connections in a cell: while there are more, the chosen one that scores least is given up.
+
+    It is given up by scoring below everything else, and edges and operations are selected again; so another operation
+    of the edge, or another edge, takes its place.
+
+    References:
+        1. Chen, Xie, Wu, Tian: Progressive Differentiable Architecture Search: Bridging the Depth Gap between Search
+           and Evaluation, ICCV 2019, https://arxiv.org/abs/1904.12760
+
+    Args:
+        most: Skip connections that may stay (the paper: 2).
+        cell_type: The cell that is limited (the paper: the normal one).
+        discretizer: What scores the operations, at least 0 each; by default ``TopTwo``.
+
+    Raises:
+        ConfigError: ``most`` is negative.
+    """
+
+    def __init__(self, most: int = 2, cell_type: str = "normal", discretizer: Discretizer | None = None) -> None:
+        if most < 0:
+            raise ConfigError(f"most is {most}; it must be at least 0.")
+        self.most = most
+        self.cell_type = cell_type
+        self.discretizer = discretizer or TopTwo()
+        self.edge_alphas = self.discretizer.edge_alphas
+
+    def check(self, space: DifferentiableSpace) -> None:
+        """Refuse a space without such cells, or one that must take more skip connections.
+
+        Raises:
+            ConfigError: It is such a space.
+        """
+        self.discretizer.check(space)
+        if self.cell_type not in space.cell_types or SKIP not in space.operations:
+            raise ConfigError(
+                f"SkipCap limits {SKIP} in the cell {self.cell_type!r}; the space has the cells "
+                f"{list(space.cell_types)} with {list(space.operations)}. Name one of them, or leave SkipCap out."
+            )
+        scores = {name: torch.ones(space.edges, len(space.operations)) for name in space.cell_types}
+        scores[self.cell_type][:, space.operations.index(SKIP)] = -1.0
+        least = len(self._skips(space.select(scores), space))
+        if least > self.most:
+            raise ConfigError(
+                f"SkipCap is to leave at most {self.most} skip connections, but every architecture of the space has at "
+                f"least {least}. Allow other operations, or raise `most`."
+            )
+
+    def scores(self, alphas: Tensor, edge_alphas: Tensor | None, nodes: Sequence[slice]) -> Tensor:
+        """``(edges, operations)`` scores before any skip connection is given up."""
+        return self.discretizer.scores(alphas, edge_alphas, nodes)
+
+    def discretize(
+        self, alphas: Mapping[str, Tensor], edge_alphas: Mapping[str, Tensor], space: DifferentiableSpace
+    ) -> Architecture:
+        """See ``Discretizer.discretize``."""
+        scores = {
+            name: self.scores(a, edge_alphas.get(name), space.nodes).detach().clone() for name, a in alphas.items()
+        }
+        own, column = scores[self.cell_type], space.operations.index(SKIP)
+        found = space.select(scores)
+        # every turn gives up another one, and `check` has seen to it that there is enough else
+        while len(skips := self._skips(found, space)) > self.most:
+            own[min(skips, key=lambda edge: float(own[edge, column])), column] = -1.0
+            found = space.select(scores)
+        return found
+
+    def _skips(self, architecture: Architecture, space: DifferentiableSpace) -> list[int]:
+        """The edges that an architecture has skip connections on."""
+        column = space.operations.index(SKIP)
+        return [edge for edge, operation in space.chosen(architecture)[self.cell_type] if operation == column]

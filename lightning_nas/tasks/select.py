@@ -1,0 +1,309 @@
+"""Selection of an architecture by perturbation of a trained supernet."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_nas.architecture import Architecture
+from lightning_nas.artifacts import read_json
+from lightning_nas.data.splits import derived_seed
+from lightning_nas.differentiable.relaxation.base import Relaxation
+from lightning_nas.errors import ConfigError
+from lightning_nas.spaces.base import DifferentiableSpace, Mixture
+from lightning_nas.tasks.bilevel import BilevelTask
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was decided about one edge.
+
+    Attributes:
+        epoch: When, from 0.
+        cell: Cell type.
+        edge: Row of the alphas.
+        operation: Column of the operation that it keeps; None where the edge was deleted.
+        scores: What was measured without every candidate, by operation or by row of the alphas.
+    """
+
+    epoch: int
+    cell: str
+    edge: int
+    operation: int | None
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is decided when.
+
+    Attributes:
+        edges: For every cell type, the edges in the order in which they get their operation.
+        nodes: For every cell type, the nodes that read too many inputs, in the order in which they lose them.
+        epochs: The epoch at whose start each step is made, the edges' first.
+        length: Epochs in all.
+    """
+
+    edges: dict[str, list[int]]
+    nodes: dict[str, list[int]]
+    epochs: list[int]
+    length: int
+
+    @classmethod
+    def of(cls, space: DifferentiableSpace, epochs_between: int, seed: int) -> "Plan":
+        """Make the plan of a space.
+
+        Args:
+            space: The space.
+            epochs_between: Epochs from one step to the next.
+            seed: Of the orders, each cell type has its own.
+        """
+        kept = space.inputs_kept
+        pruned = [i for i, node in enumerate(space.nodes) if kept is not None and node.stop - node.start > kept]
+        edges, nodes = {}, {}
+        for cell in space.cell_types:
+            generator = torch.Generator().manual_seed(derived_seed(seed, "selection", cell))
+            edges[cell] = torch.randperm(space.edges, generator=generator).tolist()
+            nodes[cell] = [pruned[i] for i in torch.randperm(len(pruned), generator=generator).tolist()]
+        steps = space.edges + len(pruned)
+        # as published: the last step is in the last epoch, which without nodes to prune comes one earlier
+        length = max(steps, epochs_between * (steps - 1) + bool(pruned))
+        return cls(edges, nodes, [epochs_between * i for i in range(steps - 1)] + [length - 1], length)
+
+
+class SelectTask(BilevelTask):
+    """Selects by perturbation (DARTS-PT): what the supernet misses most when it is removed stays.
+
+    It goes on from the supernet of a search. At the start of every ``epochs_between``-th epoch one edge of every cell
+    type, in random order, gets its operation: each is removed (its factor 0, those of the others as they are), and the
+    one without which the supernet does worst becomes the edge's only one, with the edge's whole factor. Then, where
+    nodes keep some of their inputs, every node in random order loses, one after the other, the inputs without which
+    the supernet does best. In between weights and alphas train on as in ``BilevelTask``, as do its arguments not
+    named here. That a node's deleted inputs stay away while its next one is chosen is a reconstruction.
+
+    Removals are measured on images of the search half that are the same for all, with batch statistics, without moving
+    the running ones. Of several processes each measures all, and takes over what the main one found.
+    ``architecture.json`` holds every decision with its scores; selection errors, of which removal is the reference,
+    are not measured.
+
+    References:
+        1. Wang, Cheng, Chen, Tang, Hsieh: Rethinking Architecture Selection in Differentiable NAS, ICLR 2021,
+           https://arxiv.org/abs/2108.04392
+
+    Attributes:
+        plan: What is decided when.
+        decisions: All that were made.
+
+    Args:
+        supernet: ``supernet.safetensors`` of a search with ``write_supernet: true``.
+        epochs_between: Epochs from one step to the next, at least 1 (the paper: 5).
+        fixed_alphas: Whether all factors of an edge are equal and stay so, and only weights train.
+        by_loss: Whether the worst is the highest loss; by default the lowest accuracy, as published.
+        selection_images: Images that removals are measured on; 0 takes the whole search half, as published.
+        selection_batch_size: How many of them share their batch statistics (published: 64).
+        seed: Of the orders and of the choice of images.
+        **options: See ``BilevelTask``.
+
+    Raises:
+        ArtifactError: ``supernet`` is missing, or of another space, or without alphas.
+        ConfigError: A number is out of range, or components don't go together.
+    """
+
+    def __init__(
+        self,
+        supernet: str,
+        epochs_between: int = 5,
+        fixed_alphas: bool = False,
+        by_loss: bool = False,
+        selection_images: int = 0,
+        selection_batch_size: int = 64,
+        seed: int = 0,
+        **options: Any,
+    ) -> None:
+        for name, value, least in (
+            ("epochs_between", epochs_between, 1),
+            ("selection_images", selection_images, 0),
+            ("selection_batch_size", selection_batch_size, 2),
+        ):
+            if value < least:
+                raise ConfigError(f"{name} is {value}; it must be at least {least}.")
+        self.decisions: list[Decision] = []  # the mixtures that the search makes at its start ask for them
+        super().__init__(supernet=supernet, selection_images=0, seed=seed, **options)
+        self.steps_made = 0
+        self.by_loss = by_loss
+        self.images_measured = selection_images
+        self.selection_batch_size = selection_batch_size
+        self.fixed_alphas = fixed_alphas
+        if fixed_alphas:
+            for alpha in self.alpha_list:
+                torch.nn.init.zeros_(alpha)
+        self.plan = Plan.of(self.space, epochs_between, seed)
+
+    def mixtures(self, relaxation: Relaxation | None = None) -> dict[str, Mixture]:
+        """The supernet's factors, those of decided edges fixed; see ``BilevelTask.mixtures``."""
+        mixtures = super().mixtures(relaxation)
+        for cell in {decision.cell for decision in self.decisions}:
+            mixtures[cell] = self._decided(cell, mixtures[cell])
+        return mixtures
+
+    def _decided(self, cell: str, mixture: Mixture) -> Mixture:
+        fixed = torch.zeros(len(mixture.edges), dtype=torch.bool)
+        kept = torch.zeros(mixture.operations.shape, dtype=torch.bool)
+        for decision in (d for d in self.decisions if d.cell == cell):
+            fixed[decision.edge] = True
+            kept[decision.edge] = False  # an edge that got its operation may have been deleted since
+            if decision.operation is not None:
+                kept[decision.edge, decision.operation] = True
+        device = mixture.edges.device
+        edges = torch.where((fixed & ~kept.any(1)).to(device), 0.0, mixture.edges)
+        operations = torch.where(fixed[:, None].to(device), kept.to(device) * edges[:, None], mixture.operations)
+        if self._trainer is not None and self._trainer.world_size > 1:
+            return Mixture(operations, edges)  # data parallelism waits for a gradient of every parameter
+        active = torch.ones_like(kept) if mixture.active is None else mixture.active
+        return Mixture(operations, edges, torch.where(fixed[:, None], kept, active))
+
+    def discretize(self) -> Architecture:
+        """The architecture that decisions and, where there is none yet, the alphas stand for now."""
+        edge_alphas = self.closed.edges(dict(self.edge_alphas))
+        scores = {}
+        for cell, alphas in self.closed.alphas(dict(self.alphas)).items():
+            found = self.discretizer.scores(alphas, edge_alphas.get(cell), self.space.nodes).detach().clone()
+            for decision in (d for d in self.decisions if d.cell == cell):
+                if decision.operation is None:
+                    found[decision.edge] = torch.finfo(found.dtype).min
+                else:
+                    others = torch.arange(found.shape[1], device=found.device) != decision.operation
+                    found[decision.edge, others] = -torch.inf
+            scores[cell] = found
+        return self.space.select(scores)
+
+    def training_step(self, batch: dict[str, tuple[Tensor, Tensor]], batch_idx: int) -> None:
+        """Move the alphas, unless they are fixed, then the weights."""
+        if self.fixed_alphas:
+            optimizers: Any = self.optimizers()
+            self._weight_phase(batch["train"], optimizers[0], with_alphas=False)
+        else:
+            super().training_step(batch, batch_idx)
+
+    # -- decisions ------------------------------------------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        """Refuse a training of another length than the plan's, and data without a search half.
+
+        Raises:
+            ConfigError: Either, or see ``BilevelTask.on_fit_start``.
+        """
+        super().on_fit_start()
+        if self.trainer.max_epochs != self.plan.length:
+            raise ConfigError(
+                f"trainer.max_epochs is {self.trainer.max_epochs}, but {len(self.plan.epochs)} steps of the selection "
+                f"take {self.plan.length} epochs. Set trainer.max_epochs to {self.plan.length}."
+            )
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if not hasattr(data, "fixed_batch"):
+            raise ConfigError(
+                f"The selection measures on fixed images of the search half, which {type(data).__name__} does not "
+                "hand out. Use lightning_nas.data.halves.HalvesDataModule."
+            )
+
+    def on_train_epoch_start(self) -> None:
+        """Make the step that is due."""
+        while self.steps_made < len(self.plan.epochs) and self.plan.epochs[self.steps_made] <= self.current_epoch:
+            self._make_step(self.steps_made)
+            self.steps_made += 1
+
+    def _make_step(self, step: int) -> None:
+        data: Any = getattr(self.trainer, "datamodule", None)
+        size = self.images_measured or len(data.half("search"))
+        images, labels = data.fixed_batch("search", size, self.seed)
+        parts = -(-size // self.selection_batch_size)
+        like = next(self.supernet.parameters())
+        images = images.to(like.device, like.dtype).tensor_split(parts)
+        batches = list(zip(images, labels.to(like.device).tensor_split(parts), strict=True))
+        for cell in self.space.cell_types:
+            if step < self.space.edges:
+                self._decide_operation(cell, self.plan.edges[cell][step], batches)
+            else:
+                self._decide_inputs(cell, self.plan.nodes[cell][step - self.space.edges], batches)
+
+    def _decide_operation(self, cell: str, edge: int, batches: Sequence[tuple[Tensor, Tensor]]) -> None:
+        candidates = [o for o in self.space.allowed[cell][edge].nonzero().flatten().tolist() if o != self.space.none]
+        scores = {}
+        if len(candidates) > 1:
+            scores = {o: self._measure(cell, edge, o, batches) for o in candidates}
+        # nothing but ``none`` is no operation: the space never keeps such an edge
+        operation = self._worst(scores, candidates) if candidates else None
+        named = {self.space.operations[o]: score for o, score in scores.items()}
+        self.decisions.append(Decision(self.current_epoch, cell, edge, operation, named))
+
+    def _decide_inputs(self, cell: str, node: int, batches: Sequence[tuple[Tensor, Tensor]]) -> None:
+        edges = self.space.nodes[node]
+        last = {d.edge: d.operation for d in self.decisions if d.cell == cell}
+        kept = [edge for edge in range(edges.start, edges.stop) if last[edge] is not None]
+        while len(kept) > (self.space.inputs_kept or 0):
+            scores = {edge: self._measure(cell, edge, slice(None), batches) for edge in kept}
+            sign = -1 if self.by_loss else 1
+            least = max(kept, key=lambda edge: sign * scores[edge])
+            named = {str(edge): score for edge, score in scores.items()}
+            self.decisions.append(Decision(self.current_epoch, cell, least, None, named))
+            kept.remove(least)
+
+    def _worst(self, scores: Mapping[int, float], candidates: Sequence[int]) -> int:
+        """The candidate whose removal hurts most, of equals the first."""
+        sign = 1 if self.by_loss else -1
+        return max(candidates, key=lambda o: sign * scores[o]) if scores else candidates[0]
+
+    @torch.no_grad()
+    def _measure(self, cell: str, edge: int, removed: int | slice, batches: Sequence[tuple[Tensor, Tensor]]) -> float:
+        """Accuracy or loss of the supernet without an operation of an edge, or without all of them."""
+        mixtures = self.mixtures()
+        operations, edges, active = mixtures[cell]
+        operations, edges = operations.clone(), edges.clone()
+        operations[edge, removed] = 0
+        if isinstance(removed, slice):
+            edges[edge] = 0
+        mixtures[cell] = Mixture(operations, edges, None if active is None else active & (operations != 0).cpu())
+        weights = dict(self.supernet.named_parameters())
+        modes = {part: part.training for part in self.supernet.modules()}
+        self.supernet.train()
+        total = 0.0
+        for images, labels in batches:
+            logits = self._logits(images, mixtures, weights)
+            if self.by_loss:
+                total += float(F.cross_entropy(logits, labels, reduction="sum"))
+            else:
+                total += int((logits.argmax(1) == labels).sum())
+        for part, mode in modes.items():
+            part.training = mode
+        measured: float = self.trainer.strategy.broadcast(total / sum(len(labels) for _, labels in batches))
+        return measured
+
+    # -- what is written ------------------------------------------------------------------------------------------
+
+    def _finish(self) -> None:
+        super()._finish()
+        if self.trainer.is_global_zero and self.found is not None:
+            path = self.outputs["architecture"][0]
+            known = read_json(path, repair="Run the selection again.")["provenance"]
+            self.found.save(
+                path,
+                **known,
+                decided_by="loss" if self.by_loss else "accuracy",
+                fixed_alphas=self.fixed_alphas,
+                decisions=[asdict(decision) for decision in self.decisions],
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the decisions; see ``BilevelTask.on_save_checkpoint``."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["decisions"] = [asdict(decision) for decision in self.decisions]
+        checkpoint["steps_made"] = self.steps_made
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the decisions back; see ``BilevelTask.on_load_checkpoint``."""
+        super().on_load_checkpoint(checkpoint)
+        self.decisions = [Decision(**kept) for kept in checkpoint["decisions"]]
+        self.steps_made = checkpoint["steps_made"]
