@@ -1,4 +1,4 @@
-"""One YAML from images to a found network: distill, check the proxy, search, train, test, export."""
+"""One YAML from images to a found network: distill, check the proxy, search, refine, train, test, export."""
 
 import os
 import platform
@@ -213,10 +213,12 @@ class Pipeline:
 
         import torch
 
+        from lightning_nas.architecture import Architecture
         from lightning_nas.commands import size, trained_network
         from lightning_nas.report.page import write_report
 
-        architecture = read_json(self.run_dir / "architecture.json", repair="Run the search again.")
+        architecture = Architecture.load(self.run_dir / "architecture.json")
+        searched = read_json(self.stages.search_dir / "architecture.json", repair="Run the search again.")["provenance"]
         distilled = self.run_dir / "proxy.json"
         proxy = read_json(distilled, repair="Run the distillation again.") if distilled.is_file() else {}
         measured = self.run_dir / "fidelity.json"
@@ -245,8 +247,9 @@ class Pipeline:
             "random_test_accuracy_std": statistics.stdev(randoms) if len(randoms) > 1 else None,
             "random_test_accuracies": randoms,
             "random_parameters": [size(trained_network(path)[1])["parameters"] for path in checkpoints],
-            "genotype": architecture["provenance"]["text"],
-            "selection_errors": architecture["provenance"]["selection_errors"],
+            "genotype": architecture.space.build().text(architecture),
+            "searched_genotype": searched["text"],
+            "selection_errors": searched["selection_errors"],
             "export_difference": exported["difference"],
             "export_differences": {Path(f["path"]).name: f["difference"] for f in exported["files"]},
             "peak_memory_mb": round(peak / 1024, 1),

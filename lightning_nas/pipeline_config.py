@@ -9,7 +9,7 @@ import yaml
 
 from lightning_nas.errors import ConfigError
 
-STAGES = ("distill", "fidelity", "search", "train", "export")
+STAGES = ("distill", "fidelity", "search", "refine", "train", "export")
 _KEYS = {"seed_everything", "num_threads", "data", "trainer", "random_architectures", "stages"}
 
 
@@ -67,7 +67,8 @@ def parse(args: Sequence[str]) -> tuple[dict[str, Any], Path | None, Path]:
     """
     parser = argparse.ArgumentParser(
         prog="lightning-nas pipeline",
-        description="One YAML from images to a found network: distill, check the proxy, search, train, test, export.",
+        description="One YAML from images to a found network: distill, check the proxy, search, refine, train, test, "
+        "export.",
         epilog="Any key of the YAML can be given as --key.of.yaml VALUE: --stages.distill other.yaml takes another "
         "stage file, --stages.search.trainer.max_epochs 5 changes one of its values, --data.root DIR one of the data.",
         allow_abbrev=False,

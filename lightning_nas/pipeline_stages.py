@@ -10,8 +10,10 @@ from typing import Any
 from lightning_nas.errors import ConfigError
 from lightning_nas.pipeline_config import merge, read_yaml
 
-_FIDELITY = {"max_epochs": 1, "precision": "32-true", "log_every_n_steps": 1}
-"""Settings of a trainer that the stage ``fidelity`` needs, whatever the others share."""
+_ONE_EPOCH = {"max_epochs": 1, "precision": "32-true", "log_every_n_steps": 1}
+"""Settings of a trainer that the stages ``fidelity`` and ``refine`` need, whatever the others share."""
+
+_ONE_PROCESS = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
 
 _PROXY_DATA = "lightning_nas.data.distilled.DistilledDataModule"
 
@@ -124,6 +126,28 @@ class Stages:
         searched = {} if space is None else {"space": space}
         config["data"]["init_args"] = {"seed": self.seed, **(config["data"].get("init_args") or {}), **searched}
 
+    def _fill_refine(self, arguments: dict[str, Any]) -> None:
+        """Architectures of the space that is searched, beginning with what was found, on the same images."""
+        searched = self.config_of("search")
+        arguments["space"] = searched["model"]["init_args"]["space"]
+        found = {"starts": [str(self.search_dir / "architecture.json")]}
+        strategy = arguments["strategy"]
+        strategy["init_args"] = self._on_search({**(strategy.get("init_args") or {}), **found}, searched["data"])
+        arguments["evaluator"] = self._on_search(arguments["evaluator"], searched["data"])
+
+    def _on_search(self, part: dict[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+        """A configuration, with the search's data and alphas wherever it has its own."""
+        filled = dict(part)
+        for key, value in part.items():
+            if key == "alphas":
+                filled[key] = [str(self.search_dir / "alphas.safetensors")]
+            elif key == "data":
+                filled[key] = deepcopy(dict(data))
+                filled.setdefault("seed", self.seed)
+            elif isinstance(value, dict):
+                filled[key] = self._on_search(value, data)
+        return filled
+
     def _hold_out(self, data: dict[str, Any]) -> None:
         """Keep the images that later stages score on from the distillation.
 
@@ -152,14 +176,19 @@ class Stages:
     def fits(self) -> list[str]:
         """The stages that are fits, in their order; without a distillation there is no proxy to check."""
         stages = self.config["stages"]
-        names = [name for name in ("distill", "fidelity", "search", "train") if stages.get(name)]
+        names = [name for name in ("distill", "fidelity", "search", "refine", "train") if stages.get(name)]
         return [name for name in names if name != "fidelity" or stages.get("distill")]
+
+    @property
+    def search_dir(self) -> Path:
+        """Where the search writes: a subfolder where a later stage writes what was found."""
+        return self.run_dir / "search" if self.config["stages"].get("refine") else self.run_dir
 
     def config_of(self, name: str, folder: str | None = None) -> dict[str, Any]:
         """The full configuration of one stage's ``fit``.
 
         Args:
-            name: ``distill``, ``fidelity``, ``search`` or ``train``.
+            name: ``distill``, ``fidelity``, ``search``, ``refine`` or ``train``.
             folder: Subfolder of the run for its logs and checkpoints, by default the name.
         """
         own, over = self._stage_file(name)
@@ -173,6 +202,8 @@ class Stages:
         arguments: dict[str, Any] = config["model"].setdefault("init_args", {})
         if name == "fidelity":
             self._fill_fidelity(config)
+        elif name == "refine":
+            self._fill_refine(arguments)
         elif name == "search" and self.config["stages"].get("distill"):
             config["data"] = self._distilled(config["data"])
         else:
@@ -180,15 +211,15 @@ class Stages:
         if name == "train":
             arguments["architecture"] = str(self.run_dir / "architecture.json")
         else:
-            arguments["output_dir"] = str(self.run_dir)
+            arguments["output_dir"] = str(self.search_dir if name == "search" else self.run_dir)
             if name != "fidelity":
                 arguments.setdefault("seed", self.seed)
         if name == "distill":
             self._hold_out(config["data"])
-        if name == "fidelity" or (name == "distill" and not arguments.get("matcher")):  # a control trains nothing
-            config["trainer"] |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}
-        if name == "fidelity":
-            config["trainer"] |= _FIDELITY
+        if name == "distill" and not arguments.get("matcher"):  # a control trains nothing
+            config["trainer"] |= _ONE_PROCESS
+        if name in ("fidelity", "refine"):
+            config["trainer"] |= _ONE_PROCESS | _ONE_EPOCH
         for key in ("max_epochs", "fast_dev_run"):
             if config["trainer"].get(key) in ((0,) if key == "max_epochs" else (True,)):
                 raise ConfigError(f"trainer.{key} of stage {name} is {config['trainer'][key]}: a stage must train.")

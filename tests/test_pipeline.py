@@ -192,7 +192,7 @@ def test_without_distillation_no_proxy_is_checked(tmp_path: Path, configs: Path)
     assert distill["data"]["init_args"]["data"]["init_args"]["validation_fraction"] == 0
 
 
-@pytest.mark.parametrize("name", sorted(p.name for p in (ROOT / "configs" / "pipeline").glob("*.yaml")))
+@pytest.mark.parametrize("name", ["cifar10.yaml", "cifar10_cpu.yaml", "digits.yaml"])
 def test_the_check_of_the_proxy_is_a_fit_of_one_process(name: str, tmp_path: Path, configs: Path) -> None:
     args = ["--config", str(configs / "pipeline" / name), "--trainer.devices", "4", "--trainer.strategy", "ddp"]
     args += ["--trainer.max_epochs", "7", "--trainer.precision", "bf16-true", "--data.seed", "5"]
@@ -277,6 +277,71 @@ def test_cifar_pipeline_runs_on_arrays(tmp_path: Path) -> None:
     assert summary["random_test_accuracy"] is None
     assert summary["fidelity"] is None
     assert "fidelity" not in table(summary)
+
+
+SMALL_REFINEMENT = {
+    "trainer.enable_progress_bar": "false",
+    "trainer.limit_train_batches": 1,
+    "trainer.callbacks": "null",
+    "data.class_path": "lightning_nas.data.images.ArrayDataModule",
+    "random_architectures": 0,
+    "stages.search.trainer.max_epochs": 1,
+    "stages.search.data.init_args.batch_size": 4,
+    "stages.search.data.init_args.data.init_args.image_size": 8,
+    "stages.search.model.init_args.space.init_args.channels": 2,
+    "stages.refine.model.init_args.strategy.init_args.neighbours": 2,
+    "stages.refine.trainer.limit_train_batches": "1.0",
+    "stages.train.trainer.max_epochs": 1,
+    "stages.train.data.init_args.batch_size": 8,
+    "stages.train.model.init_args.channels": 2,
+    "stages.train.model.init_args.cells": 1,
+    "stages.export.formats": "[py]",
+}
+SHORT = "stages.refine.model.init_args.evaluator.init_args.evaluator.init_args.evaluator.init_args"
+SMALL_REFINEMENT |= {f"{SHORT}.{key}": 2 for key in ("steps", "channels", "cells", "batch_size")}
+SMALL_REFINEMENT[f"{SHORT}.image_size"] = 8
+
+
+def test_what_a_search_finds_is_refined_before_it_is_trained(tmp_path: Path) -> None:
+    path, run_dir = arrays(tmp_path / "images.npz"), tmp_path / "run"
+    pairs = {**SMALL_REFINEMENT, "data.path": path}
+    args = ["--config", str(ROOT / "configs" / "pipeline" / "nasbench201_cpu.yaml"), "--run_dir", str(run_dir)]
+    main(["pipeline", *args, *(part for key, value in pairs.items() for part in (f"--{key}", str(value)))])
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert list(summary["seconds"]) == ["search", "refine", "train", "export"]
+    found, searched = (Architecture.load(run_dir / at) for at in ("architecture.json", "search/architecture.json"))
+    space = found.space.build()
+    assert searched.space == found.space
+    assert (summary["genotype"], summary["searched_genotype"]) == (space.text(found), space.text(searched))
+    refined = yaml.safe_load((run_dir / "refine.yaml").read_text())
+    search = yaml.safe_load((run_dir / "search.yaml").read_text())
+    arguments = refined["model"]["init_args"]
+    assert arguments["strategy"]["init_args"]["starts"] == [str(run_dir / "search" / "architecture.json")]
+    for prior in (arguments["strategy"]["init_args"]["order"], arguments["evaluator"]["init_args"]["prior"]):
+        assert prior["init_args"]["alphas"] == [str(run_dir / "search" / "alphas.safetensors")]
+    training = arguments["evaluator"]["init_args"]["evaluator"]["init_args"]["evaluator"]["init_args"]
+    assert training["data"] == search["data"]
+    history = json.loads((run_dir / "history.json").read_text())["history"]
+    # the start and two neighbours, then the finals; the start is in all of them
+    assert [row["architecture"] for row in history].count(space.text(searched)) == 3
+    trained = torch.load(run_dir / "train" / "checkpoints" / "last.ckpt", weights_only=True)["hyper_parameters"]
+    assert str(run_dir / "architecture.json") in str(trained)
+    html = (run_dir / "report.html").read_text()
+    assert "Weights of the operations" in html
+    assert "no alphas.safetensors" not in html
+
+
+def test_a_refinement_sees_the_proxy_that_the_search_has_seen(tmp_path: Path, configs: Path) -> None:
+    args = ["--config", str(configs / "pipeline" / "nasbench201_cpu.yaml")]
+    args += ["--stages.distill", "../distill/scheme1.yaml", "--seed_everything", "3"]
+    refined: Any = stage(args, "refine", configs / "pipeline", tmp_path)
+    search: Any = stage(args, "search", configs / "pipeline", tmp_path)
+    training = refined["model"]["init_args"]["evaluator"]["init_args"]["evaluator"]["init_args"]["evaluator"]
+    assert training["init_args"]["data"] == search["data"]
+    assert search["data"]["init_args"]["proxy"] == str(tmp_path / "proxy.safetensors")
+    assert training["init_args"]["seed"] == 3
+    write_bytes(tmp_path / "refine.yaml", yaml.safe_dump(refined).encode())
+    assert refined["trainer"]["max_epochs"] == 1
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,10 @@ class ImageDataModule(LightningDataModule, ABC):
         seed: Of the order and of the augmentations.
         split_seed: Of the choice of ``train_limit`` images and of the validation set, equal on all processes.
         num_workers: Processes that read ahead; sets held on a GPU need none.
+        image_size: Side that images held in memory are averaged down to; their own if null.
+
+    Raises:
+        ConfigError: An argument is out of its range.
     """
 
     def __init__(
@@ -56,8 +60,11 @@ class ImageDataModule(LightningDataModule, ABC):
         seed: int = 0,
         split_seed: int = 0,
         num_workers: int = 0,
+        image_size: int | None = None,
     ) -> None:
         super().__init__()
+        if image_size is not None and image_size < 1:
+            raise ConfigError(f"image_size is {image_size}; it must be at least 1 pixel, or null for the images' own.")
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; it must be at least 1.")
         if not 0 <= validation_fraction < 1:
@@ -71,6 +78,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.seed = seed
         self.split_seed = split_seed
         self.num_workers = num_workers
+        self.image_size = image_size
         self._normalization: Tensor | None = None
         self._limit_val_batches: int | float | None = None
 
@@ -112,7 +120,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
     @cached_property
     def _data(self) -> _TrainingData:
-        whole = self.load_train()
+        whole = self._averaged(self.load_train())
         check_training_set(whole)
         mean, std = self.statistics(whole)
         train, validation = whole, None
@@ -131,9 +139,21 @@ class ImageDataModule(LightningDataModule, ABC):
                 )
         return _TrainingData(train, validation, mean, std)
 
+    def _averaged(self, images: LabelledImages) -> LabelledImages:
+        """Images of the side ``image_size``, every pixel the mean of those that it covers."""
+        size, sides = self.image_size, images.image_shape[1:]
+        if size is None or sides == (size, size):
+            return images
+        if not isinstance(images, ImageSet) or size > min(sides):
+            raise DataError(
+                f"Images of {sides[0]}x{sides[1]} pixels, {type(images).__name__}, cannot be averaged down to "
+                f"image_size {size}. Set it to null or a smaller side, for images that are held in memory."
+            )
+        return images.averaged(size)
+
     @cached_property
     def _test(self) -> LabelledImages:
-        test = self.load_test()
+        test = self._averaged(self.load_test())
         if not len(test):
             raise DataError("The test set is empty. Add images, or don't test.")
         if test.image_shape != self.image_shape:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from lightning_nas.data.base import ImageDataModule
 from lightning_nas.data.loaders import IN_MEMORY, whole
 from lightning_nas.data.sets import FolderSet, ImageSet, LabelledImages
-from lightning_nas.errors import ConfigError, DataError
+from lightning_nas.errors import DataError
 
 __all__ = [
     "ArrayDataModule",
@@ -179,20 +179,18 @@ class FolderDataModule(ImageDataModule):
     """
 
     def __init__(self, root: str, image_size: int, stream: bool | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        if image_size < 1:
-            raise ConfigError(f"image_size is {image_size}; it must be at least 1 pixel.")
+        super().__init__(image_size=image_size, **kwargs)
         self.root = Path(root)
-        self.image_size = image_size
+        self._side = image_size
         self.stream = stream
 
     def load_train(self) -> LabelledImages:
         """List ``root/train``, and decode it if it is small."""
-        return self._decoded(FolderSet(self.root / "train", self.image_size))
+        return self._decoded(FolderSet(self.root / "train", self._side))
 
     def load_test(self) -> LabelledImages:
         """List ``root/test``, whose classes must be among those of training, and decode it if it is small."""
-        return self._decoded(FolderSet(self.root / "test", self.image_size, self.class_names))
+        return self._decoded(FolderSet(self.root / "test", self._side, self.class_names))
 
     def _decoded(self, folder: FolderSet) -> LabelledImages:
         if self.stream if self.stream is not None else folder.nbytes > IN_MEMORY:
@@ -234,8 +232,9 @@ class CIFARDataModule(ImageDataModule):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """``(3, 32, 32)``, known without the files."""
-        return 3, 32, 32
+        """``(3, 32, 32)``, or of ``image_size``, known without the files."""
+        side = self.image_size or 32
+        return 3, side, side
 
     def statistics(self, images: LabelledImages) -> tuple[list[float], list[float]]:
         """The published mean and deviation of every channel."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -102,6 +103,16 @@ class ImageSet(LabelledImages):
         """``(channels, height, width)``."""
         _, channels, height, width = self.images.shape
         return channels, height, width
+
+    def averaged(self, size: int) -> "ImageSet":
+        """The same images, averaged down.
+
+        Args:
+            size: Their side, at most that of these.
+        """
+        parts = [F.adaptive_avg_pool2d(part.float(), size) for part in self.images.split(4096)]
+        pixels = [part.round().to(torch.uint8) if self.images.dtype == torch.uint8 else part for part in parts]
+        return ImageSet(torch.cat(pixels), self.labels, self.class_names, self.groups)
 
     def __getitems__(self, indices: list[int]) -> Batch:
         """Images ``(batch, channels, height, width)`` and labels ``(batch,)``, where the images live."""

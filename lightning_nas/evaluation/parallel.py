@@ -380,6 +380,7 @@ class Parallel(Evaluator):
             )
         self.evaluator = evaluator
         self.executor = executor
+        self._round: int | None = None
 
     @property
     def version(self) -> int:  # type: ignore[override]  # it is the other one's
@@ -388,6 +389,7 @@ class Parallel(Evaluator):
 
     def begin(self, round: int) -> None:
         """That of the other evaluator."""
+        self._round = round
         self.evaluator.begin(round)
 
     def prepare_data(self) -> None:
@@ -416,11 +418,21 @@ class Parallel(Evaluator):
         Raises:
             ConfigError: The other evaluator's state has changed.
         """
-        return self.executor.map(partial(_evaluate, self.evaluator), architectures)
+        items = [(self._round, architecture) for architecture in architectures]
+        if self._round is not None:
+            self.evaluator.begin(0)  # what is sent is the same in every round, so that workers stay
+        try:
+            return self.executor.map(partial(_evaluate, self.evaluator), items)
+        finally:
+            if self._round is not None:
+                self.evaluator.begin(self._round)
 
 
-def _evaluate(evaluator: Evaluator, architecture: Architecture) -> Evaluation:
-    """Evaluate one, with draws that depend on nothing but it."""
+def _evaluate(evaluator: Evaluator, item: tuple[int | None, Architecture]) -> Evaluation:
+    """Evaluate one, in a round where there are some, with draws that depend on nothing but it."""
+    round, architecture = item
+    if round is not None:
+        evaluator.begin(round)
     before = copy.deepcopy((evaluator.version, evaluator.state_dict()))
     if evaluator.draws:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):

@@ -9,7 +9,7 @@ import torch
 from lightning_nas.architecture import Architecture
 from lightning_nas.data.splits import derived_seed
 from lightning_nas.errors import CheckpointError, ConfigError, TrainingError
-from lightning_nas.evaluation.base import Evaluation
+from lightning_nas.evaluation.base import Evaluation, Evaluator
 from lightning_nas.spaces.base import SearchSpace
 
 DRAWS = 1000
@@ -150,3 +150,24 @@ class Strategy(ABC):
         architectures = [self.space.architecture(choices) for choices in state["choices"]]
         self.told = {self.space.key(a): a for a in architectures}
         self.fitness = dict(zip(self.told, state["fitness"], strict=True))
+
+
+def ordered(architectures: Sequence[Architecture], scores: Evaluator) -> list[Architecture]:
+    """Architectures by what an evaluator says of them, the best first; equals stay in their order.
+
+    Args:
+        architectures: Any.
+        scores: With one objective.
+
+    Raises:
+        ConfigError: There are others.
+    """
+    values = []
+    for evaluation in scores.evaluate(architectures):
+        if len(evaluation.objectives) != 1:
+            raise ConfigError(
+                f"order gives {sorted(evaluation.objectives)}; it must give one objective. Choose another."
+            )
+        ((name, value),) = evaluation.objectives.items()
+        values.append(value if name.endswith("loss") else -value)
+    return [architectures[i] for i in sorted(range(len(architectures)), key=values.__getitem__)]

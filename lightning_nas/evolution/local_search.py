@@ -6,8 +6,8 @@ import torch
 
 from lightning_nas.architecture import Architecture
 from lightning_nas.errors import ConfigError
-from lightning_nas.evaluation.base import Evaluation, Evaluator
-from lightning_nas.evolution.base import Strategy
+from lightning_nas.evaluation.base import Evaluator
+from lightning_nas.evolution.base import Strategy, ordered
 
 
 class LocalSearch(Strategy):
@@ -95,8 +95,7 @@ class LocalSearch(Strategy):
         near = list(others.values())
         near = [near[i] for i in torch.randperm(len(near), generator=self.generator).tolist()]
         if self.order is not None:
-            scores = [_score(evaluation) for evaluation in self.order.evaluate(near)]
-            near = [near[i] for i in sorted(range(len(near)), key=lambda i: -scores[i])]
+            near = ordered(near, self.order)
         self.current, self._near = architecture, near[: self.patience]
 
     def _better(self) -> Architecture | None:
@@ -121,15 +120,3 @@ class LocalSearch(Strategy):
         self.current = None if current is None else self.space.architecture(current)
         self._near = [self.space.architecture(choices) for choices in state["near"]]
         self._started = state["started"]
-
-
-def _score(evaluation: Evaluation) -> float:
-    """The only objective, higher is better.
-
-    Raises:
-        ConfigError: There are others.
-    """
-    if len(evaluation.objectives) != 1:
-        raise ConfigError(f"order gives {sorted(evaluation.objectives)}; it must give one objective. Choose another.")
-    ((name, value),) = evaluation.objectives.items()
-    return -value if name.endswith("loss") else value

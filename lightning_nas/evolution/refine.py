@@ -7,7 +7,8 @@ import torch
 
 from lightning_nas.architecture import Architecture
 from lightning_nas.errors import ArchitectureError, ConfigError
-from lightning_nas.evolution.base import Result, Strategy
+from lightning_nas.evaluation.base import Evaluator
+from lightning_nas.evolution.base import Result, Strategy, ordered
 
 
 class Refine(Strategy):
@@ -22,8 +23,10 @@ class Refine(Strategy):
     Args:
         starts: ``architecture.json`` of searches that have ended; the space's largest architecture where there is none.
         with_largest: Whether the largest architecture is a start beside them.
-        neighbours: How many of a start's neighbours are looked at, drawn at random, at least 1; all if null.
+        neighbours: How many of a start's neighbours are looked at, at least 1: the first in ``order``; all if null.
         finals: How many contenders beside the starts come into round 1, 2 and so on, at least 1 each, not rising.
+        order: What scores the neighbours by its one objective, at no cost, such as ``AlphaPrior``; null for random
+            order.
 
     Raises:
         ConfigError: A number is out of its range.
@@ -35,6 +38,7 @@ class Refine(Strategy):
         with_largest: bool = False,
         neighbours: int | None = None,
         finals: Sequence[int] = (4, 2),
+        order: Evaluator | None = None,
     ) -> None:
         if neighbours is not None and neighbours < 1:
             raise ConfigError(f"neighbours is {neighbours}; it must be at least 1, or null for all.")
@@ -46,6 +50,7 @@ class Refine(Strategy):
         self.with_largest = with_largest
         self.neighbours = neighbours
         self.finals = tuple(finals)
+        self.order = order
         self._clear()
 
     def _clear(self) -> None:
@@ -83,8 +88,8 @@ class Refine(Strategy):
     def _near(self, architecture: Architecture) -> list[Architecture]:
         """The neighbours that are looked at."""
         near = list(self.space.neighbours(architecture))
-        order = torch.randperm(len(near), generator=self.generator).tolist()
-        return [near[i] for i in order[: self.neighbours]]
+        near = [near[i] for i in torch.randperm(len(near), generator=self.generator).tolist()]
+        return (near if self.order is None else ordered(near, self.order))[: self.neighbours]
 
     def _enter(self, architectures: Sequence[Architecture]) -> None:
         """Begin a round with these, of equals the first."""

@@ -154,7 +154,8 @@ def read_run(folder: Path) -> Run:
         run.operations = space.operations
     run.rows = _row_names(space, run.graphs)
     run.class_names = _class_names(folder)
-    run.alphas = _optional(run, "alphas.safetensors", 3)
+    searched = "search/alphas.safetensors"  # where another stage came after the search
+    run.alphas = _optional(run, searched if (folder / searched).is_file() else "alphas.safetensors", 3)
     run.pictures = _optional(run, "pictures.safetensors", 5)
     if summary.fidelity() is not None:
         run.ranked = _ranked(run)

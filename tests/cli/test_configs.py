@@ -9,6 +9,7 @@ import torch
 import yaml
 from lightning.pytorch.cli import instantiate_class
 
+from lightning_nas.artifacts import write_tensors
 from lightning_nas.cli import check_config, run
 from lightning_nas.distill.base import Proxy
 from lightning_nas.distill.images import PlainImages
@@ -105,24 +106,35 @@ def small_supernet(config: dict[str, Any], folder: Path) -> None:
         arguments["shifting"] = merge(arguments["shifting"], {"init_args": {"steps": 1, "batch_size": 4}})
 
 
+def small_refinement(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Trainings of a step or two, after a search that is made up."""
+    arguments = config["model"]["init_args"]
+    space = NASBench201Space()
+    start = space.largest().save(folder / "given" / "architecture.json")
+    factors = {"cell": torch.full((1, space.edges, len(space.operations)), 0.2)}
+    alphas = [str(write_tensors(folder / "given" / "alphas.safetensors", factors))]
+    strategy, evaluator = arguments["strategy"]["init_args"], arguments["evaluator"]
+    strategy["neighbours"] = 2
+    if "starts" in strategy:
+        strategy["starts"] = [str(start)]
+        strategy["order"]["init_args"]["alphas"] = evaluator["init_args"]["prior"]["init_args"]["alphas"] = alphas
+    while "evaluator" in evaluator["init_args"]:
+        evaluator = evaluator["init_args"]["evaluator"]
+    data = {"init_args": {"data": {"class_path": "lightning_nas.data.images.DigitsDataModule"}}}
+    evaluator["init_args"] |= {"steps": [1, 2], "channels": 2, "cells": 1, "image_size": 8}
+    evaluator["init_args"]["data"] = merge(evaluator["init_args"]["data"], data)
+    arguments["budget"] = 28
+    return config
+
+
 def tiny_proposals(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The same strategy on made-up results, or on a small supernet."""
     trainer = {"trainer": {k: v for k, v in TRAINER.items() if not k.startswith("limit")}}
     if config["model"]["init_args"]["evaluator"]["class_path"].endswith("SupernetScores"):
         small_supernet(config, folder)
         return merge(config, trainer)
-    if config["model"]["init_args"]["evaluator"]["class_path"].endswith("ShortTraining"):
-        data = {"class_path": "lightning_nas.data.images.DigitsDataModule"}
-        small_training = {
-            "steps": [1, 2],
-            "channels": 2,
-            "cells": 1,
-            "image_size": 8,
-            "data": {"init_args": {"data": data}},
-        }
-        arguments = merge(config["model"]["init_args"], {"evaluator": {"init_args": small_training}, "budget": 28})
-        arguments["strategy"]["init_args"]["neighbours"] = 2
-        return merge(config, {"model": {"init_args": arguments}, **trainer})
+    if config["model"]["init_args"]["strategy"]["class_path"].endswith("Refine"):
+        return merge(small_refinement(config, folder), trainer)
     arguments = {**config["model"]["init_args"], "budget": 8}
     tables = {
         "NASBench101Table": {"class_path": "tests.helpers.EveryNASBench101Cell"},

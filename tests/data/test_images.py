@@ -26,7 +26,7 @@ from lightning_nas.data.images import (
     FolderSet,
     ImageSet,
 )
-from lightning_nas.errors import DataError
+from lightning_nas.errors import ConfigError, DataError
 from tests.data.fake import Recorder, arrays, cifar, folders, module, npz, pixels
 from tests.helpers import quiet_trainer
 
@@ -367,3 +367,18 @@ def test_real_cifar10(tmp_path: Path) -> None:
     assert 0.15 < float(zero) < 0.25
     for (_, _, (_, one)), (_, _, (_, two)) in zip(task.seen["train"], changed.seen["train"], strict=True):
         assert torch.equal(one, two)
+
+
+def test_images_are_averaged_down(tmp_path: Path) -> None:
+    whole, small = DigitsDataModule(), DigitsDataModule(image_size=4)
+    for images, averaged in ((whole.train_set, small.train_set), (whole.load_test(), small._test)):
+        assert isinstance(images, ImageSet)
+        assert isinstance(averaged, ImageSet)
+        blocks = images.images.double().unflatten(3, (4, 2)).unflatten(2, (4, 2)).mean((3, 5))
+        assert torch.equal(averaged.images, blocks.round().to(torch.uint8))
+        assert torch.equal(averaged.labels, images.labels)
+    assert small.image_shape == (1, 4, 4)
+    with pytest.raises(DataError, match="Images of 8x8 pixels, ImageSet, cannot be averaged down to image_size 9"):
+        _ = DigitsDataModule(image_size=9).train_set
+    with pytest.raises(ConfigError, match="image_size is 0"):
+        DigitsDataModule(image_size=0)

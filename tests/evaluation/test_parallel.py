@@ -282,3 +282,27 @@ def test_ray() -> None:
     finally:
         executor.close()
         ray.shutdown()
+
+
+class Rounds(Evaluator):
+    """Says which round it is, and which process says so."""
+
+    draws = False
+
+    def begin(self, round: int) -> None:
+        self.version = round
+
+    def evaluate(self, architectures: Sequence[Architecture]) -> list[Evaluation]:
+        return [Evaluation({"loss": float(self.version)}, {"process": float(os.getpid())}) for _ in architectures]
+
+
+def test_workers_stay_from_round_to_round() -> None:
+    parallel = Parallel(Rounds(), Processes(1))
+    found = []
+    for round in (0, 1, 2):
+        parallel.begin(round)
+        found += parallel.evaluate(CELLS[:1])
+        assert parallel.version == round
+    assert [each.objectives["loss"] for each in found] == [0.0, 1.0, 2.0]
+    assert len({each.cost["process"] for each in found}) == 1
+    parallel.executor.close()

@@ -1,0 +1,286 @@
+"""Differentiable searches at one budget, alone and refined, against the table of NAS-Bench-201.
+
+    python -m benchmarks.search --space nasbench201 --data FILE.npz --tables FOLDER --method default --seeds 5
+
+FILE.npz has CIFAR-10 (``x_train``, ``y_train``, ``x_test``, ``y_test``), whose images are averaged down to 16x16. A
+seed draws its own images (``--images``), splits them in halves, and searches with a file of ``configs/search`` in a
+supernet of 8 channels and one cell a stage without the operation ``none``: as many steps on as many images for every
+method, the same optimizers, what a method adds as in its file. The table says what the found cell is worth: mean test
+accuracy after 200 epochs on all images.
+
+``default`` is ``configs/pipeline/nasbench201_cpu.yaml``: its search, then its stage ``refine``, in two processes.
+Beside it, on the same images: ``largest_refine``, the same refinement of the largest cell, which costs nothing to name
+and has no prior; and the best of k random cells by the same short training, as many as take the seconds of ``default``.
+With ``--proxy scheme1`` all of this sees a distilled proxy, made first, and a tenth of the real images as the search
+half.
+
+The last line is JSON: accuracies in percent, seconds of a whole search, ``k`` a mean.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+if not __package__:
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from lightning_nas.architecture import Architecture
+from lightning_nas.cli import run
+from lightning_nas.pipeline_config import read_yaml
+from lightning_nas.pipeline_stages import Stages
+from lightning_nas.spaces.nasbench201 import NASBench201Space
+from lightning_nas.tables.nasbench201 import NASBench201Table
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+PIPELINE = CONFIGS / "pipeline" / "nasbench201_cpu.yaml"
+SIDE = 16
+HELD_OUT = 0.1
+"""Part of the real images that a search on a proxy scores on."""
+QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+SHARED = ("space", "weight_optimizer", "weight_scheduler", "alpha_optimizer", "seed", "selection_images")
+"""What all methods have in common with the pipeline's search."""
+DISTILLATION: dict[str, Any] = {
+    "config": "../distill/scheme1.yaml",
+    "model": {
+        "init_args": {
+            "matcher": {"init_args": {"width": 32}},
+            "regularizers": [
+                {"class_path": "lightning_nas.distill.contrast.AdversarialContrast", "init_args": {"width": 32}}
+            ],
+        }
+    },
+    "data": {"init_args": {"images_per_class": 64, "steps_per_epoch": 60, "data": {"init_args": {"image_size": SIDE}}}},
+    "trainer": {"max_epochs": 10},
+}
+"""Scheme 1 as in the pipeline for a CPU, but longer."""
+
+
+def smaller(source: str, target: Path) -> Path:
+    """The images of a file, averaged down."""
+    arrays = dict(np.load(source))
+    for name in ("x_train", "x_test"):
+        images = arrays[name]
+        factor = images.shape[1] // SIDE
+        arrays[name] = images.reshape(len(images), SIDE, factor, SIDE, factor, 3).mean((2, 4)).round().astype(np.uint8)
+    np.savez(target, **arrays)
+    return target
+
+
+class Bench:
+    """One data set and one table.
+
+    Args:
+        options: The command line's.
+        folder: Of what is written.
+    """
+
+    def __init__(self, options: argparse.Namespace, folder: Path) -> None:
+        self.options = options
+        self.folder = folder
+        self.data = smaller(options.data, folder / "images.npz")
+        self.table = NASBench201Table(str(Path(options.tables) / "nasbench201.npz"))
+        self.truth = self.table.column(options.column)
+
+    def accuracy(self, architecture: Architecture) -> float:
+        """What the table says of it, in percent."""
+        return float(self.truth[self.table.rows([architecture])[0]])
+
+    def rank(self, accuracy: float) -> int:
+        """How many cells are at least as good; all cells of the table count."""
+        return 1 + int((self.truth > accuracy).sum())
+
+    def stages(self, seed: int, folder: Path) -> Stages:
+        """The pipeline's own configurations, on the images of a seed."""
+        options, config = self.options, read_yaml(PIPELINE)
+        images = {"path": str(self.data), "train_limit": options.images, "split_seed": seed}
+        config["data"] = {"class_path": "lightning_nas.data.images.ArrayDataModule", "init_args": images}
+        config["seed_everything"] = seed
+        if options.epochs:
+            config["stages"]["search"]["trainer"]["max_epochs"] = options.epochs
+        if options.proxy:
+            config["stages"]["distill"] = DISTILLATION
+            data = config["stages"]["search"]["data"]["init_args"]
+            held_out = {"validation_fraction": HELD_OUT, "split_seed": seed}
+            part = {"class_path": config["data"]["class_path"], "init_args": held_out}
+            data |= {"proxy": "", "held_out": part, "augmentations": data.pop("data")["init_args"]["augmentations"]}
+            config["stages"]["search"]["data"]["class_path"] = "lightning_nas.data.distilled.DistilledDataModule"
+        return Stages(config, folder, PIPELINE.parent)
+
+    def fit(self, config: dict[str, Any], folder: Path) -> tuple[Any, float]:
+        """Run a stage's configuration; the task and the seconds."""
+        folder.mkdir(parents=True, exist_ok=True)
+        config = deepcopy(config)
+        config["model"]["init_args"]["output_dir"] = str(folder)
+        kept = [each for each in config["trainer"].get("callbacks") or [] if "lightning_nas" in each["class_path"]]
+        config["trainer"] |= QUIET | {"callbacks": kept, "default_root_dir": str(folder)}
+        written = folder / "config.yaml"
+        written.write_text(yaml.safe_dump(config))
+        start = time.perf_counter()
+        task = run(["fit", "--config", str(written)]).model
+        return task, time.perf_counter() - start
+
+
+class Seed:
+    """The measurements of one seed.
+
+    Args:
+        bench: Where.
+        seed: Of the images and of everything random.
+    """
+
+    def __init__(self, bench: Bench, seed: int) -> None:
+        self.bench = bench
+        self.folder = bench.folder / str(seed)
+        self.stages = bench.stages(seed, self.folder)
+        self.found: dict[str, Any] = {"seed": seed}
+        if bench.options.proxy:
+            config = self.stages.config_of("distill")
+            self.found["distill_seconds"] = bench.fit(config, self.folder)[1]
+
+    def note(self, name: str, architecture: Architecture) -> None:
+        """Keep what a cell is worth."""
+        self.found[name] = self.bench.accuracy(architecture)
+        self.found[f"{name}_cell"] = architecture.space.build().text(architecture)
+
+    def search(self, method: str) -> None:
+        """A file of ``configs/search`` in the pipeline's place."""
+        config = self.stages.config_of("search")
+        if method != "default":
+            own = read_yaml(CONFIGS / "search" / f"{method}.yaml")
+            shared = {key: config["model"]["init_args"][key] for key in SHARED if key in config["model"]["init_args"]}
+            arguments = {**own["model"]["init_args"], **shared}
+            config["model"] = {**own["model"], "init_args": arguments}
+            config["trainer"]["callbacks"] = own["trainer"].get("callbacks")
+        config["model"]["init_args"]["selection_images"] = 0
+        task, seconds = self.bench.fit(config, self.stages.search_dir)
+        self.note("search_alone", task.found)
+        self.found |= {"seconds": seconds, "steps": task.trainer.global_step // len(task.trainer.optimizers)}
+        self.found["steps_per_second"] = self.found["steps"] / seconds
+
+    def refine(self) -> None:
+        """The pipeline's next stage."""
+        task, seconds = self.bench.fit(self.stages.config_of("refine"), self.folder / "refined")
+        self.note("accuracy", task.search.best[0])
+        self.found["seconds"] += seconds
+
+    def largest(self) -> None:
+        """The same refinement of the largest cell, without a prior."""
+        arguments = self._without_prior()
+        arguments["strategy"]["init_args"] |= {"starts": [], "order": None, "neighbours": None}
+        task, seconds = self.bench.fit(self._evolve(arguments), self.folder / "largest")
+        self.note("largest_refine", task.search.best[0])
+        self.found["largest_refine_seconds"] = seconds
+
+    def random(self) -> None:
+        """Random cells by the same short trainings, in the same time."""
+        arguments = self._without_prior()
+        arguments["strategy"] = {"class_path": "lightning_nas.evolution.random_search.RandomSearch"}
+        arguments |= {"budget": 1000, "generation": 2}
+        config = self._evolve(arguments)
+        timer = {"class_path": "Timer", "init_args": {"duration": {"seconds": self.found["seconds"]}}}
+        config["trainer"]["callbacks"] = [timer]
+        task, _ = self.bench.fit(config, self.folder / "random")
+        self.note("best_of_k", task.search.best[0])
+        self.found["k"] = len(task.search.results)
+
+    def _without_prior(self) -> dict[str, Any]:
+        arguments = deepcopy(self.stages.config_of("refine")["model"]["init_args"])
+        arguments |= {"evaluator": arguments["evaluator"]["init_args"]["evaluator"], "objective": "loss"}
+        return arguments
+
+    def _evolve(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        config = self.stages.config_of("refine")
+        config["model"]["init_args"] = arguments
+        return config
+
+
+def measure(bench: Bench, seed: int) -> dict[str, Any]:
+    """One seed."""
+    run = Seed(bench, seed)
+    run.search(bench.options.method)
+    if bench.options.method == "default":
+        run.refine()
+        run.largest()
+    else:
+        run.found["accuracy"] = run.found["search_alone"]
+    if not bench.options.alone:
+        run.random()
+    print(json.dumps(run.found), flush=True)
+    return run.found
+
+
+def report(bench: Bench, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The line of JSON."""
+
+    def mean(name: str) -> float | None:
+        values = [each[name] for each in runs if name in each]
+        return statistics.mean(values) if values else None
+
+    accuracies = [each["accuracy"] for each in runs]
+    space = NASBench201Space(**read_yaml(PIPELINE)["stages"]["search"]["model"]["init_args"]["space"]["init_args"])
+    inside = [bench.truth[row] for row in range(len(bench.table)) if _holds(space, bench.table.architecture(row))]
+    return {
+        "method": bench.options.method,
+        "seeds": len(runs),
+        "mean_accuracy": statistics.mean(accuracies),
+        "std_accuracy": statistics.stdev(accuracies) if len(runs) > 1 else 0.0,
+        "search_alone_mean": mean("search_alone"),
+        "search_alone_least": min(each["search_alone"] for each in runs),
+        "largest_refine_mean": mean("largest_refine"),
+        "median_rank": statistics.median(bench.rank(accuracy) for accuracy in accuracies),
+        "random_mean": float(np.mean(inside)),
+        "best_of_k": mean("best_of_k"),
+        "k": mean("k"),
+        "largest": bench.accuracy(space.largest()),
+        "seconds": mean("seconds"),
+        "seconds_most": max(each["seconds"] for each in runs),
+        "steps": mean("steps"),
+        "steps_per_second": mean("steps_per_second"),
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def _holds(space: NASBench201Space, architecture: Architecture) -> bool:
+    names = architecture.space.build().operations  # type: ignore[attr-defined]
+    return all(names[choice] in space.operations for choice in architecture.choices)
+
+
+def main() -> None:
+    """Measure, print, and end with a line of JSON."""
+    methods = ["default", *sorted(path.stem for path in (CONFIGS / "search").glob("*.yaml"))]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--space", required=True, choices=["nasbench201"])
+    parser.add_argument("--data", required=True, help="npz of CIFAR-10")
+    parser.add_argument("--tables", default=os.environ.get("LIGHTNING_NAS_DATA"), help="folder of nasbench201.npz")
+    parser.add_argument("--column", default="cifar10_test_200", help="of the table, what a cell is worth")
+    parser.add_argument("--method", required=True, choices=methods)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first_seed", type=int, default=0)
+    parser.add_argument("--images", type=int, default=5000, help="training images of a search, both halves")
+    parser.add_argument("--epochs", type=int, help="of a search; by default those of the pipeline")
+    parser.add_argument("--proxy", choices=["scheme1"], help="search on a distilled proxy, not on the images")
+    parser.add_argument("--alone", action="store_true", help="leave the random cells out")
+    options = parser.parse_args()
+    if options.tables is None:
+        parser.error("say --tables FOLDER or set LIGHTNING_NAS_DATA: the folder of nasbench201.npz")
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(options, Path(folder))
+        seeds = range(options.first_seed, options.first_seed + options.seeds)
+        print(json.dumps(report(bench, [measure(bench, seed) for seed in seeds])))
+
+
+if __name__ == "__main__":
+    main()
