@@ -9,8 +9,8 @@ method, the same optimizers, what a method adds as in its file. The table says w
 accuracy after 200 epochs on all images.
 
 ``default`` is ``configs/pipeline/nasbench201_cpu.yaml``: its search, then its stage ``refine``, in two processes.
-Beside it, on the same images: ``largest_refine``, the same refinement of the largest cell, which costs nothing to name
-and has no prior; and the best of k random cells by the same short training, as many as take the seconds of ``default``.
+Beside it, on the same images: ``largest_refine``, the same refinement of the largest cell alone, with all its
+neighbours; and the best of k random cells by the same short trainings, as many as take the seconds of ``default``.
 With ``--proxy scheme1`` all of this sees a distilled proxy, made first, and a tenth of the real images as the search
 half.
 
@@ -176,34 +176,23 @@ class Seed:
         self.found["seconds"] += seconds
 
     def largest(self) -> None:
-        """The same refinement of the largest cell, without a prior."""
-        arguments = self._without_prior()
-        arguments["strategy"]["init_args"] |= {"starts": [], "order": None, "neighbours": None}
-        task, seconds = self.bench.fit(self._evolve(arguments), self.folder / "largest")
+        """The same refinement of the largest cell alone, which has no search to say what to look at: all neighbours."""
+        config = self.stages.config_of("refine")
+        config["model"]["init_args"]["strategy"]["init_args"] |= {"starts": [], "order": None, "neighbours": None}
+        task, seconds = self.bench.fit(config, self.folder / "largest")
         self.note("largest_refine", task.search.best[0])
         self.found["largest_refine_seconds"] = seconds
 
     def random(self) -> None:
         """Random cells by the same short trainings, in the same time."""
-        arguments = self._without_prior()
-        arguments["strategy"] = {"class_path": "lightning_nas.evolution.random_search.RandomSearch"}
-        arguments |= {"budget": 1000, "generation": 2}
-        config = self._evolve(arguments)
+        config = self.stages.config_of("refine")
+        strategy = {"class_path": "lightning_nas.evolution.random_search.RandomSearch"}
+        config["model"]["init_args"] |= {"strategy": strategy, "budget": 1000, "generation": 2}
         timer = {"class_path": "Timer", "init_args": {"duration": {"seconds": self.found["seconds"]}}}
         config["trainer"]["callbacks"] = [timer]
         task, _ = self.bench.fit(config, self.folder / "random")
         self.note("best_of_k", task.search.best[0])
         self.found["k"] = len(task.search.results)
-
-    def _without_prior(self) -> dict[str, Any]:
-        arguments = deepcopy(self.stages.config_of("refine")["model"]["init_args"])
-        arguments |= {"evaluator": arguments["evaluator"]["init_args"]["evaluator"], "objective": "loss"}
-        return arguments
-
-    def _evolve(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        config = self.stages.config_of("refine")
-        config["model"]["init_args"] = arguments
-        return config
 
 
 def measure(bench: Bench, seed: int) -> dict[str, Any]:

@@ -317,12 +317,12 @@ def test_what_a_search_finds_is_refined_before_it_is_trained(tmp_path: Path) -> 
     search = yaml.safe_load((run_dir / "search.yaml").read_text())
     arguments = refined["model"]["init_args"]
     assert arguments["strategy"]["init_args"]["starts"] == [str(run_dir / "search" / "architecture.json")]
-    for prior in (arguments["strategy"]["init_args"]["order"], arguments["evaluator"]["init_args"]["prior"]):
-        assert prior["init_args"]["alphas"] == [str(run_dir / "search" / "alphas.safetensors")]
+    order = arguments["strategy"]["init_args"]["order"]
+    assert order["init_args"]["alphas"] == [str(run_dir / "search" / "alphas.safetensors")]
     training = arguments["evaluator"]["init_args"]["evaluator"]["init_args"]["evaluator"]["init_args"]
     assert training["data"] == search["data"]
     history = json.loads((run_dir / "history.json").read_text())["history"]
-    # the start and two neighbours, then the finals; the start is in all of them
+    # the start and its neighbours, then the finals; the start is in all of them
     assert [row["architecture"] for row in history].count(space.text(searched)) == 3
     trained = yaml.safe_load((run_dir / "train.yaml").read_text())["model"]["init_args"]["architecture"]
     assert trained == str(run_dir / "architecture.json")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lightning_nas.architecture import Architecture
+    from lightning_nas.spaces.base import Mixture
     from lightning_nas.tasks.bilevel import BilevelTask
 
 PARAMETER_FREE = frozenset({"none", "skip_connect", "max_pool_3x3", "avg_pool_3x3"})
@@ -112,12 +113,8 @@ class HealthMonitor(Callback):
                 f"HealthMonitor looks at the alphas of a BilevelTask, which {type(pl_module).__name__} does not have. "
                 "Leave it out of trainer.callbacks."
             )
-        data: Any = getattr(trainer, "datamodule", None)
-        if self.images and not hasattr(data, "fixed_batch"):
-            raise ConfigError(
-                f"HealthMonitor measures on fixed images of the search half, which {type(data).__name__} does not "
-                "hand out. Use lightning_nas.data.halves.HalvesDataModule, or images: 0."
-            )
+        if self.images:
+            check_images(self, trainer)
         _, memory, compile_ = pl_module.settings
         if self.eigenvalue and (memory == "low" or compile_ is not False):
             raise ConfigError(
@@ -139,10 +136,7 @@ class HealthMonitor(Callback):
             self.genotype, self.changed = key, epoch
         values["unchanged_epochs"] = float(epoch - self.changed)
         if self.images:
-            data: Any = getattr(trainer, "datamodule", None)
-            images, labels = data.fixed_batch("search", min(self.images, len(data.half("search"))), self.seed)
-            like = next(task.supernet.parameters())
-            batch = (images.to(like.device, like.dtype), labels.to(like.device))
+            batch = fixed_images(task, self.images, self.seed)
             values |= gap(task, found, *batch)
             if self.eigenvalue:
                 values["eigenvalue"] = largest_eigenvalue(task, *batch, self.tolerance)
@@ -225,6 +219,38 @@ class HealthMonitor(Callback):
         self.genotype, self.changed = state_dict["genotype"], state_dict["changed"]
 
 
+def check_images(callback: Callback, trainer: Trainer) -> None:
+    """Refuse data that hand out no fixed images.
+
+    Args:
+        callback: What would measure on them.
+        trainer: Of the search.
+
+    Raises:
+        ConfigError: They don't.
+    """
+    data: Any = getattr(trainer, "datamodule", None)
+    if not hasattr(data, "fixed_batch"):
+        raise ConfigError(
+            f"{type(callback).__name__} measures on fixed images of the search half, which {type(data).__name__} does "
+            "not hand out. Use lightning_nas.data.halves.HalvesDataModule, or images: 0."
+        )
+
+
+def fixed_images(task: "BilevelTask", count: int, seed: int) -> "tuple[Tensor, Tensor]":
+    """The same images of the search half whenever it is asked for, and their labels, where the search is.
+
+    Args:
+        task: The search, on data that ``check_images`` has let pass.
+        count: How many at most.
+        seed: Of the choice.
+    """
+    data: Any = task.trainer.datamodule  # type: ignore[attr-defined]  # set by fit(datamodule=...)
+    images, labels = data.fixed_batch("search", min(count, len(data.half("search"))), seed)
+    like = next(task.supernet.parameters())
+    return images.to(like.device, like.dtype), labels.to(like.device)
+
+
 def gap(task: "BilevelTask", found: "Architecture", images: "Tensor", labels: "Tensor") -> dict[str, float]:
     """How much worse the supernet is as one architecture than with its mixtures, with batch statistics.
 
@@ -237,19 +263,32 @@ def gap(task: "BilevelTask", found: "Architecture", images: "Tensor", labels: "T
     Returns:
         ``gap_loss``, the architecture's less the supernet's, and ``gap_accuracy``, the other way round.
     """
+    discrete = {}
+    for cell, mixture in task.space.discrete(found).items():
+        operations, edges = (part.to(images.device, images.dtype) for part in mixture[:2])
+        discrete[cell] = mixture._replace(operations=operations, edges=edges)
+    losses, accuracies = zip(*(worth(task, mixtures, images, labels) for mixtures in (None, discrete)), strict=True)
+    return {"gap_loss": losses[1] - losses[0], "gap_accuracy": accuracies[0] - accuracies[1]}
+
+
+def worth(
+    task: "BilevelTask", mixtures: "Mapping[str, Mixture] | None", images: "Tensor", labels: "Tensor"
+) -> tuple[float, float]:
+    """Loss and accuracy of a supernet, with batch statistics; nothing is moved.
+
+    Args:
+        task: The search.
+        mixtures: The factors; those of its alphas if None.
+        images: ``(batch, channels, height, width)``.
+        labels: Int64 ``(batch,)``.
+    """
     import torch
     import torch.nn.functional as F
 
     with torch.no_grad(), _Training(task):
-        discrete = {}
-        for cell, mixture in task.space.discrete(found).items():
-            operations, edges = (part.to(images.device, images.dtype) for part in mixture[:2])
-            discrete[cell] = mixture._replace(operations=operations, edges=edges)
         weights = dict(task.supernet.named_parameters())
-        both = [task._logits(images, mixtures, weights) for mixtures in (task.mixtures(), discrete)]
-        losses = [float(F.cross_entropy(logits, labels)) for logits in both]
-        accuracies = [float((logits.argmax(1) == labels).double().mean()) for logits in both]
-    return {"gap_loss": losses[1] - losses[0], "gap_accuracy": accuracies[0] - accuracies[1]}
+        logits = task._logits(images, task.mixtures() if mixtures is None else mixtures, weights)
+        return float(F.cross_entropy(logits, labels)), float((logits.argmax(1) == labels).double().mean())
 
 
 def largest_eigenvalue(task: "BilevelTask", images: "Tensor", labels: "Tensor", tolerance: float = 1e-2) -> float:

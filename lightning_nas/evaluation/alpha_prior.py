@@ -1,5 +1,6 @@
-"""What differentiable searches say of architectures, alone and beside what another evaluator measures."""
+"""What is known of architectures before they are trained, alone and beside what another evaluator measures."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -88,11 +89,12 @@ class AlphaPrior(Evaluator):
 
 
 class WithPrior(Evaluator):
-    """Weighs what another evaluator measures against what a differentiable search says of an architecture.
+    """Weighs the loss of a short training against what was known of the architecture before.
 
-    ``prior_loss = loss - weight * log_prior``. Short trainings favour what learns fast, such as skip connections
-    anywhere; a search favours what can learn more, but looks at every edge alone. With both, an architecture that the
-    search thought little of must win clearly.
+    ``prior_loss = loss - weight * log_prior - capacity * log(parameters)``. Short trainings favour what learns fast,
+    such as skip connections anywhere and small convolutions. Two things say what they cannot: a search, which has
+    compared the operations of every edge, and the number of parameters, as the loss of networks that are trained to the
+    end falls about linearly with its logarithm. What has less of either must win clearly.
 
     Objectives: ``prior_loss`` (lower is better), and those of the other evaluator.
 
@@ -100,20 +102,24 @@ class WithPrior(Evaluator):
         evaluator: The other one.
 
     Args:
-        evaluator: What measures ``loss``.
-        prior: What the search says.
+        evaluator: What measures ``loss`` and, where ``capacity`` is not 0, the cost ``parameters``.
+        prior: What a search says; nothing if null.
         weight: What a unit of ``log_prior`` is worth, in units of the loss, at least 0.
+        capacity: What a unit of ``log(parameters)`` is worth, likewise.
 
     Raises:
-        ConfigError: ``weight`` is below 0.
+        ConfigError: A number is below 0.
     """
 
-    def __init__(self, evaluator: Evaluator, prior: AlphaPrior, weight: float = 1.0) -> None:
-        if not weight >= 0:
-            raise ConfigError(f"weight is {weight}; it must be at least 0.")
+    def __init__(
+        self, evaluator: Evaluator, prior: AlphaPrior | None = None, weight: float = 1.0, capacity: float = 0.0
+    ) -> None:
+        if not (weight >= 0 and capacity >= 0):
+            raise ConfigError(f"weight is {weight}, capacity {capacity}; they must be at least 0.")
         self.evaluator = evaluator
         self.prior = prior
         self.weight = weight
+        self.capacity = capacity
         self.draws = evaluator.draws
 
     @property
@@ -128,6 +134,10 @@ class WithPrior(Evaluator):
     def prepare_data(self) -> None:
         """That of the other evaluator."""
         self.evaluator.prepare_data()
+
+    def close(self) -> None:
+        """That of the other evaluator."""
+        self.evaluator.close()
 
     def to(self, device: torch.device) -> None:
         """Where the other evaluator computes."""
@@ -150,19 +160,25 @@ class WithPrior(Evaluator):
 
         Raises:
             ArtifactError: The prior cannot be read.
-            ConfigError: It is of another space, or the other evaluator measures no loss.
+            ConfigError: It is of another space, or the other evaluator measures no loss or counts no parameters.
         """
-        priors = self.prior.evaluate(architectures)
+        logs = [0.0] * len(architectures)
+        if self.prior is not None:
+            logs = [each.objectives["log_prior"] for each in self.prior.evaluate(architectures)]
         found = self.evaluator.evaluate(architectures)
         return [
-            replace(evaluation, objectives={"prior_loss": self._weighed(evaluation, prior), **evaluation.objectives})
-            for evaluation, prior in zip(found, priors, strict=True)
+            replace(evaluation, objectives={"prior_loss": self._weighed(evaluation, log), **evaluation.objectives})
+            for evaluation, log in zip(found, logs, strict=True)
         ]
 
-    def _weighed(self, evaluation: Evaluation, prior: Evaluation) -> float:
-        if "loss" not in evaluation.objectives:
+    def _weighed(self, evaluation: Evaluation, log_prior: float) -> float:
+        lacks = [] if "loss" in evaluation.objectives else ["the objective loss"]
+        if self.capacity and not evaluation.cost.get("parameters", 0) > 0:
+            lacks.append("the cost parameters")
+        if lacks:
             raise ConfigError(
-                f"{type(self.evaluator).__name__} gives {sorted(evaluation.objectives)}, no loss that a prior could be "
-                "weighed against. Use an evaluator with one, such as ShortTraining."
+                f"{type(self.evaluator).__name__} gives {sorted(evaluation.objectives)} and {sorted(evaluation.cost)}, "
+                f"but not {' and '.join(lacks)}. Use an evaluator that does, such as ShortTraining."
             )
-        return evaluation.objectives["loss"] - self.weight * prior.objectives["log_prior"]
+        size = self.capacity * math.log(evaluation.cost["parameters"]) if self.capacity else 0.0
+        return evaluation.objectives["loss"] - self.weight * log_prior - size

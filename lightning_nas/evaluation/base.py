@@ -69,6 +69,9 @@ class Evaluator(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
         """Take the state back."""
 
+    def close(self) -> None:  # noqa: B027
+        """Let go of what outlives a call, such as processes; by default nothing does."""
+
     @abstractmethod
     def evaluate(self, architectures: Sequence[Architecture]) -> list[Evaluation]:
         """One evaluation per architecture, in their order."""

@@ -119,6 +119,10 @@ class Costs(Evaluator):
         """That of the other evaluator."""
         self.evaluator.prepare_data()
 
+    def close(self) -> None:
+        """That of the other evaluator."""
+        self.evaluator.close()
+
     def to(self, device: torch.device) -> None:
         """Evaluate and measure there; what was measured elsewhere is forgotten."""
         if device != self.device:

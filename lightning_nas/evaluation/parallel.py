@@ -396,6 +396,11 @@ class Parallel(Evaluator):
         """That of the other evaluator, in this process alone."""
         self.evaluator.prepare_data()
 
+    def close(self) -> None:
+        """Let the workers go; another evaluation starts new ones."""
+        self.executor.close()
+        self.evaluator.close()
+
     def to(self, device: torch.device) -> None:
         """Where the other evaluator computes."""
         self.evaluator.to(device)

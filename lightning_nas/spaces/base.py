@@ -113,6 +113,17 @@ class Supernet(nn.Module, ABC):
     def per_edge(self) -> Iterator[Entry]:
         """The tensors in the naming of the public code; those of attention, which it lacks, are left out."""
 
+    @abstractmethod
+    def owner(self, public: str) -> tuple[str, int, int] | None:
+        """Cell type, edge and operation, as indices into the alphas, that a tensor belongs to.
+
+        Args:
+            public: One of the public names of ``per_edge``.
+
+        Returns:
+            None for what belongs to no operation, such as a stem.
+        """
+
 
 class SearchSpace(ABC):
     """A set of architectures: sampling, neighbourhood, identity, networks.

@@ -1,6 +1,7 @@
 """The DARTS space (Liu et al., 2019): two cell types, each a graph with two chosen inputs a node."""
 
 import ast
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
@@ -399,3 +400,11 @@ class DARTSSupernet(Supernet):
     def per_edge(self) -> Iterator[Entry]:
         """The tensors in the naming of the public DARTS and PC-DARTS code."""
         return per_edge_entries(self)
+
+    def owner(self, public: str) -> tuple[str, int, int] | None:
+        """See ``Supernet.owner``."""
+        found = re.match(r"cells\.(\d+)\._ops\.(\d+)\._ops\.(\d+)\.", public)
+        if found is None:
+            return None
+        cell, edge, operation = map(int, found.groups())
+        return "reduce" if self.cells[cell].reduction else "normal", edge, operation

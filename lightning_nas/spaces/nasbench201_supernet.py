@@ -1,5 +1,6 @@
 """The supernet of NAS-Bench-201: cells in which every edge mixes all operations, evaluated by source state."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -139,6 +140,14 @@ class NASBench201Supernet(Supernet, SharedPaths):
     def per_edge(self) -> Iterator[Entry]:
         """The tensors in the naming of the public NAS-Bench-201 code."""
         return per_edge_entries(self)
+
+    def owner(self, public: str) -> tuple[str, int, int] | None:
+        """See ``Supernet.owner``."""
+        found = re.match(r"cells\.\d+\.edges\.(\d+)<-(\d+)\.(\d+)\.", public)
+        if found is None:
+            return None
+        node, source, operation = map(int, found.groups())
+        return "cell", node * (node - 1) // 2 + source, operation
 
 
 def per_edge_entries(supernet: nn.Module) -> Iterator[Entry]:

@@ -171,6 +171,9 @@ class BilevelTask(LightningModule):
         Args:
             relaxation: What makes them; by default the task's own, without any draw.
         """
+        fixed = self.closed.fixed(self.alpha_list[0])
+        if fixed is not None:
+            return fixed
         relaxation = relaxation or self.relaxation
         found = {}
         edge_alphas = self.closed.edges(dict(self.edge_alphas))
@@ -290,7 +293,7 @@ class BilevelTask(LightningModule):
         optimizers: Any = self.optimizers()  # two, see configure_optimizers
         weight_optimizer, alpha_optimizer = optimizers
         train, search = batch["train"], batch["search"]
-        move_alphas = self.current_epoch - self.began >= self.warmup_epochs
+        move_alphas = self.current_epoch - self.began >= self.warmup_epochs and self.closed.frozen is None
         one_level = self.hypergradient.one_level
         if one_level:
             train = (torch.cat([train[0], search[0]]), torch.cat([train[1], search[1]]))

@@ -1,10 +1,11 @@
-"""Alphas of a space from which operations were taken away."""
+"""Alphas of a space from which operations were taken away, or that are not asked any more."""
 
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from lightning_nas.architecture import Architecture
 from lightning_nas.spaces.base import DifferentiableSpace, Mixture
 
 EMPTY = -1e9
@@ -16,9 +17,14 @@ class Closed:
 
     Args:
         space: The space; one that allows everything closes nothing.
+
+    Attributes:
+        frozen: The architecture that the supernet is from now on, whatever the alphas are; None while it is searched.
     """
 
     def __init__(self, space: DifferentiableSpace) -> None:
+        self.space = space
+        self.frozen: Architecture | None = None
         self.masks = {name: ~mask for name, mask in space.allowed.items() if not mask.all()}
 
     def alphas(self, alphas: Mapping[str, Tensor], empty: float = EMPTY) -> dict[str, Tensor]:
@@ -41,6 +47,17 @@ class Closed:
         for name in opened.keys() & self.masks.keys():
             opened[name] = opened[name].masked_fill(self.masks[name].all(1).to(opened[name].device), EMPTY)
         return opened
+
+    def fixed(self, like: Tensor) -> dict[str, Mixture] | None:
+        """The factors of a frozen architecture; None where there is none.
+
+        Args:
+            like: Of their device and type.
+        """
+        if self.frozen is None:
+            return None
+        discrete = self.space.discrete(self.frozen).items()
+        return {name: Mixture(m.operations.to(like), m.edges.to(like), m.active) for name, m in discrete}
 
     def mixture(self, name: str, mixture: Mixture) -> Mixture:
         """The factors of a cell type, 0 for what is not allowed."""

@@ -180,6 +180,11 @@ class EvolveTask(LightningModule):
         self.search.clear()
         self.strategy.start(self.search.space, self.search.objective, self.seed)
 
+    def teardown(self, stage: str) -> None:
+        """Let go of workers."""
+        for evaluator in self._evaluators:
+            evaluator.close()
+
     def configure_optimizers(self) -> Any:
         """That of the supernet. Where there is none Lightning counts a step a generation all the same."""
         return None if self.shifting is None else self.shifting.optimizer(self.scores)

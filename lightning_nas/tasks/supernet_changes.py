@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lightning_nas.architecture import Architecture
 from lightning_nas.data.splits import derived_seed
 from lightning_nas.errors import ConfigError
 from lightning_nas.spaces.base import DifferentiableSpace, Supernet
@@ -50,6 +51,23 @@ def rebuild(task: "BilevelTask", space: DifferentiableSpace) -> None:
         task.trainer.strategy.setup_optimizers(task.trainer)
 
 
+def freeze(task: "BilevelTask", found: Architecture) -> None:
+    """End the search, not the training: the supernet is one architecture from now on, whatever the alphas are.
+
+    Args:
+        task: The search; its alphas stay as they are.
+        found: A point of its space; operations of others go.
+
+    Raises:
+        ConfigError: Several processes hold the weights together.
+    """
+    allowed = {name: torch.zeros_like(mask) for name, mask in task.space.allowed.items()}
+    for name, pairs in task.space.chosen(found).items():
+        allowed[name][tuple(torch.tensor(pairs).t())] = True
+    restrict(task, allowed)
+    task.closed.frozen = found
+
+
 def _check_alone(task: "BilevelTask", what: str) -> None:
     trainer = task._trainer
     if trainer is not None and trainer.world_size > 1 and trainer.training:
@@ -84,6 +102,7 @@ def note(task: "BilevelTask", checkpoint: dict[str, Any]) -> None:
     """Write into a checkpoint which supernet its weights are of."""
     checkpoint["allowed"] = dict(task.space.allowed)
     checkpoint["space"], checkpoint["began"] = task.space.arguments(), task.began
+    checkpoint["frozen"] = None if task.closed.frozen is None else list(task.closed.frozen.choices)
 
 
 def follow(task: "BilevelTask", checkpoint: dict[str, Any]) -> None:
@@ -95,3 +114,5 @@ def follow(task: "BilevelTask", checkpoint: dict[str, Any]) -> None:
     alike = {name: m.shape for name, m in allowed.items()} == {name: m.shape for name, m in mine.items()}
     if alike and any(not torch.equal(allowed[name].cpu(), mine[name]) for name in mine):
         task.restrict(allowed)
+    if checkpoint["frozen"] is not None:
+        task.closed.frozen = task.space.architecture(checkpoint["frozen"])

@@ -117,7 +117,7 @@ def small_refinement(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     strategy["neighbours"] = 2
     if "starts" in strategy:
         strategy["starts"] = [str(start)]
-        strategy["order"]["init_args"]["alphas"] = evaluator["init_args"]["prior"]["init_args"]["alphas"] = alphas
+        strategy["order"]["init_args"]["alphas"] = alphas
     while "evaluator" in evaluator["init_args"]:
         evaluator = evaluator["init_args"]["evaluator"]
     data = {"init_args": {"data": {"class_path": "lightning_nas.data.images.DigitsDataModule"}}}
@@ -206,6 +206,8 @@ def tiny(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     for callback in config["trainer"].get("callbacks", []):
         if callback["class_path"].endswith("Progressive"):
             callback["init_args"]["cells"], trainer["max_epochs"] = [3, 4, 5], 3
+        if callback["class_path"].endswith("FreezeArchitecture"):
+            callback["init_args"]["epoch"], trainer["max_epochs"] = 1, 2
     if "scheme" in arguments:
         arguments = merge(
             arguments, {"scheme": {"init_args": SCHEMES[arguments["scheme"]["class_path"].split(".")[-1]]}}

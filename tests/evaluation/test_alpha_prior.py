@@ -71,6 +71,24 @@ def test_a_loss_is_weighed_against_the_prior(tmp_path: Path) -> None:
     assert found.objectives == {"prior_loss": pytest.approx(2.0 - 0.5 * 6 * math.log(0.8)), "loss": 2.0}
 
 
+def test_capacity_is_the_logarithm_of_the_number_of_parameters(tmp_path: Path) -> None:
+    large, small = (Evaluation({"loss": loss}, {"parameters": n}) for loss, n in ((2.0, 800.0), (1.9, 100.0)))
+
+    class Sized(Evaluator):
+        def evaluate(self, architectures: Sequence[Architecture]) -> list[Evaluation]:
+            return [large, small]
+
+    found = WithPrior(Sized(), capacity=0.1).evaluate([SPACE.largest()] * 2)
+    assert [each.objectives["prior_loss"] for each in found] == [
+        pytest.approx(2.0 - 0.1 * math.log(800)),
+        pytest.approx(1.9 - 0.1 * math.log(100)),
+    ]
+    assert found[0].objectives["prior_loss"] < found[1].objectives["prior_loss"]
+    assert [each.cost for each in found] == [large.cost, small.cost]
+    with pytest.raises(ConfigError, match="but not the cost parameters"):
+        WithPrior(Constant(), capacity=0.1).evaluate([SPACE.largest()])
+
+
 @pytest.mark.parametrize(("gain", "weight", "moves"), [(1.3, 1.0, False), (1.5, 1.0, True), (0.1, 0.0, True)])
 def test_a_refinement_leaves_what_the_search_has_found_only_for_a_clear_win(
     tmp_path: Path, gain: float, weight: float, moves: bool
@@ -106,7 +124,7 @@ def test_what_is_no_prior_of_the_space_is_refused(tmp_path: Path) -> None:
         AlphaPrior([path]).evaluate([NASBench101Space().largest()])
     with pytest.raises(ConfigError, match="weight is -1"):
         WithPrior(Constant(), AlphaPrior([path]), weight=-1)
-    with pytest.raises(ConfigError, match=r"AlphaPrior gives \['log_prior'\], no loss"):
+    with pytest.raises(ConfigError, match=r"AlphaPrior gives \['log_prior'\] and \[\], but not the objective loss"):
         WithPrior(AlphaPrior([path]), AlphaPrior([path])).evaluate([SPACE.largest()])
     with pytest.raises(ArtifactError, match=r"no.safetensors"):
         AlphaPrior([str(tmp_path / "no.safetensors")]).evaluate([SPACE.largest()])

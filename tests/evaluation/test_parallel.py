@@ -17,6 +17,7 @@ from lightning_nas.architecture import Architecture
 from lightning_nas.data.halves import HalvesDataModule
 from lightning_nas.data.images import DigitsDataModule
 from lightning_nas.errors import ConfigError, DataError, MissingDependencyError, TrainingError
+from lightning_nas.evaluation.alpha_prior import WithPrior
 from lightning_nas.evaluation.base import Evaluation, Evaluator
 from lightning_nas.evaluation.costs import Costs
 from lightning_nas.evaluation.parallel import Parallel, Processes, RayWorkers, Serial, Threads
@@ -304,5 +305,7 @@ def test_workers_stay_from_round_to_round() -> None:
         found += parallel.evaluate(CELLS[:1])
         assert parallel.version == round
     assert [each.objectives["loss"] for each in found] == [0.0, 1.0, 2.0]
-    assert len({each.cost["process"] for each in found}) == 1
-    parallel.executor.close()
+    (worker,) = {int(each.cost["process"]) for each in found}
+    WithPrior(parallel).close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker, 0)

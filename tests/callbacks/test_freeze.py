@@ -1,0 +1,118 @@
+"""Single-stage search: what is frozen stays, what is trained goes on."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from lightning_nas.architecture import Architecture
+from lightning_nas.callbacks.freeze import FreezeArchitecture
+from lightning_nas.differentiable.discretization.product_score import ProductScore
+from lightning_nas.differentiable.discretization.top_two import TopTwo
+from lightning_nas.differentiable.normalization.edge_softmax import EdgeSoftmax
+from lightning_nas.differentiable.relaxation.sigmoid import Sigmoid
+from lightning_nas.errors import ConfigError
+from lightning_nas.metrics.cost import parameters
+from lightning_nas.spaces.darts import DARTSSpace
+from lightning_nas.spaces.nasbench201 import NASBench201Space
+from lightning_nas.tasks.bilevel import BilevelTask
+from tests.callbacks.test_progressive import fit, make
+
+SPACES: dict[str, Any] = {
+    "darts": lambda: DARTSSpace(nodes=2, channels=2, cells=3),
+    "nasbench201": lambda: NASBench201Space(channels=2, cells_per_stage=1),
+}
+
+
+def search(folder: Path, space: str, **options: Any) -> BilevelTask:
+    return make(folder, **{"space": SPACES[space](), "discretizer": TopTwo(), "write_supernet": True, **options})
+
+
+class Alphas(Callback):
+    """What the alphas and the found architecture are at the start of every epoch."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[dict[str, Any], Architecture]] = []
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        alphas = {name: value.detach().clone() for name, value in pl_module.alphas.items()}
+        self.seen.append((alphas, pl_module.discretize()))
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"relaxation": Sigmoid()}, {"normalization": EdgeSoftmax(), "discretizer": ProductScore()}],
+    ids=["softmax", "sigmoid", "edges"],
+)
+def test_the_frozen_supernet_is_one_network(tmp_path: Path, space: str, options: dict[str, Any]) -> None:
+    task, watch = search(tmp_path, space, **options), Alphas()
+    whole = parameters(task.supernet)
+    fit(task, FreezeArchitecture(epoch=2, images=8), watch, max_epochs=5)
+    assert task.found is not None
+    alphas = [each for each, _ in watch.seen]
+    assert any(not torch.equal(alphas[0][n], alphas[2][n]) for n in alphas[0])
+    assert all(torch.equal(alphas[2][n], alphas[4][n]) and torch.equal(alphas[4][n], task.alphas[n]) for n in alphas[2])
+    assert {found.choices for _, found in watch.seen[2:]} == {task.found.choices}
+    # what is computed is the architecture in the whole supernet with these weights, at factors of one
+    for name, mixture in task.space.discrete(task.found).items():
+        assert torch.equal(task.mixtures()[name].operations, mixture.operations)
+        assert torch.equal(task.mixtures()[name].edges, mixture.edges)
+    assert parameters(task.supernet) < whole
+    measured = json.loads((tmp_path / "gap.json").read_text())
+    assert {name: set(measured[name]) for name in ("mixtures", "frozen", "trained")} == {
+        name: {"loss", "accuracy"} for name in ("mixtures", "frozen", "trained")
+    }
+    assert measured["mixtures"]["loss"] != measured["frozen"]["loss"] != measured["trained"]["loss"]
+    assert (tmp_path / "supernet.safetensors").is_file()
+
+
+def test_weights_go_on_as_they_were(tmp_path: Path) -> None:
+    """The operations that stay have the weights that they had in the supernet, to the last bit."""
+    from lightning_nas.spaces.convert import to_per_edge
+
+    task = search(tmp_path, "nasbench201")
+    states: list[dict[str, Any]] = []
+
+    class Around(FreezeArchitecture):
+        def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+            states.append(to_per_edge(pl_module.supernet))
+            super().on_train_epoch_start(trainer, pl_module)
+            states.append(to_per_edge(pl_module.supernet))
+
+    fit(task, Around(epoch=1, images=8), max_epochs=2)
+    before, after = states[2:4]
+    assert len(after) < len(before)
+    assert all(torch.equal(value, before[name]) for name, value in after.items())
+    owners = {task.supernet.owner(name) for name in after} - {None}
+    assert task.found is not None
+    kept = {("cell", edge, o) for edge, o in enumerate(task.found.choices)}
+    assert owners <= kept
+
+
+def test_a_resumed_run_equals_one_without_a_stop(tmp_path: Path) -> None:
+    whole = search(tmp_path / "whole", "darts")
+
+    def saved() -> ModelCheckpoint:
+        return ModelCheckpoint(dirpath=tmp_path / "saved", save_top_k=-1, filename="{epoch}")
+
+    fit(whole, FreezeArchitecture(epoch=2, images=8), saved(), max_epochs=5, enable_checkpointing=True)
+    for epoch in (0, 1, 3):
+        again = search(tmp_path / str(epoch), "darts")
+        path = tmp_path / "saved" / f"epoch={epoch}.ckpt"
+        fit(again, FreezeArchitecture(epoch=2, images=8), saved(), max_epochs=5, path=path, enable_checkpointing=True)
+        for name, value in whole.state_dict().items():
+            assert torch.equal(value, again.state_dict()[name]), (epoch, name)
+        read = [json.loads((tmp_path / at / "gap.json").read_text()) for at in ("whole", str(epoch))]
+        assert read[0] == read[1]
+
+
+def test_what_cannot_be_frozen_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="epoch is 0"):
+        FreezeArchitecture(epoch=0)
+    with pytest.raises(ConfigError, match="frozen at the start of epoch 3, but the last of 3 is epoch 2"):
+        fit(search(tmp_path, "nasbench201"), FreezeArchitecture(epoch=3), max_epochs=3)

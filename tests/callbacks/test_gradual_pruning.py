@@ -1,0 +1,134 @@
+"""GOLD-NAS: what is pruned, what stays, and how the weight of the cost moves."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from lightning_nas.architecture import Architecture
+from lightning_nas.callbacks.gradual_pruning import GradualPruning
+from lightning_nas.differentiable.discretization.sigmoid_score import SigmoidScore
+from lightning_nas.differentiable.hypergradient.one_level import OneLevel
+from lightning_nas.differentiable.regularization.expected_cost import ExpectedCost
+from lightning_nas.differentiable.relaxation.sigmoid import Sigmoid
+from lightning_nas.errors import ConfigError
+from lightning_nas.metrics.cost import parameters
+from lightning_nas.spaces.darts import DARTSSpace
+from lightning_nas.spaces.nasbench201 import NASBench201Space
+from lightning_nas.tasks.bilevel import BilevelTask
+from tests.callbacks.test_progressive import fit, make
+
+OPERATIONS = ("skip_connect", "nor_conv_1x1", "nor_conv_3x3")
+
+
+def search(folder: Path, space: Any = None, **options: Any) -> BilevelTask:
+    space = space or NASBench201Space(operations=OPERATIONS, channels=2, cells_per_stage=1)
+    defaults = {"regularizers": [ExpectedCost(weight=0.1)], "hypergradient": OneLevel(), "discretizer": SigmoidScore()}
+    defaults |= {"alpha_optimizer": lambda p: torch.optim.SGD(p, lr=0.0), "warmup_epochs": 0, "alpha_scale": 0.0}
+    return make(folder, space=space, relaxation=Sigmoid(), **{**defaults, **options})
+
+
+def weigh(task: BilevelTask, name: str, values: dict[tuple[int, int], float]) -> None:
+    """Set factors."""
+    with torch.no_grad():
+        for at, factor in values.items():
+            task.alphas[name][at] = torch.tensor(factor).logit()
+
+
+def test_the_weakest_go_first_and_an_edge_keeps_one(tmp_path: Path) -> None:
+    task = search(tmp_path)
+    weak = {(0, 0): 0.01, (0, 1): 0.02, (0, 2): 0.03, (3, 1): 0.04, (4, 2): 0.049, (5, 0): 0.051}
+    weigh(task, "cell", weak)
+    before, numbers = parameters(task.supernet), []
+
+    class Watch(GradualPruning):
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            super().on_train_epoch_end(trainer, pl_module)
+            numbers.append(((~pl_module.space.allowed["cell"]).nonzero().tolist(), task.regularizers[0].weight))  # type: ignore[attr-defined]
+
+    pruning = Watch(least=2, most=2, growth=2.0, images=8)
+    fit(task, pruning, max_epochs=4)
+    gone = [each for each, _ in numbers]
+    assert gone[0] == [[0, 0], [0, 1]]
+    assert gone[1] == [[0, 0], [0, 1], [3, 1], [4, 2]]  # the last operation of edge 0 stays, however weak
+    assert gone[2] == gone[3] == gone[1]
+    # two went twice: the weight halves; then none: it doubles
+    assert [weight for _, weight in numbers] == [0.05, 0.025, 0.05, 0.1]
+    # what is left of three cells with 2, 4 and 8 channels: the 1x1 of two edges and the 3x3 of one have gone
+    assert parameters(task.supernet) == before - (4 + 16 + 64) * (1 + 1 + 9)
+    moved = task.trainer.optimizers[0]
+    assert {id(p) for group in moved.param_groups for p in group["params"]} == {
+        id(p) for p in task.supernet.parameters()
+    }
+    series = json.loads((tmp_path / "series.json").read_text())["series"]
+    assert [point["operations"] for point in series] == [16, 14]
+    assert [point["epoch"] for point in series] == [0, 1]
+    assert series[-1]["parameters"] == parameters(task.supernet)
+    assert all(0 < point["loss"] < 10 and 0 <= point["accuracy"] <= 1 for point in series)
+    assert Architecture.load(tmp_path / "architecture.json").choices[0] == 2
+
+
+def test_no_node_of_darts_loses_its_inputs(tmp_path: Path) -> None:
+    space = DARTSSpace(nodes=2, channels=2, cells=3, operations=("skip_connect", "sep_conv_3x3"))
+    task = search(tmp_path, space)
+    for name in ("normal", "reduce"):
+        weigh(task, name, {(edge, operation): 0.01 for edge in range(5) for operation in range(2)})
+    fit(task, GradualPruning(most=100, images=0), max_epochs=2)
+    for mask in task.space.allowed.values():
+        edges = mask.any(1)
+        assert (int(edges[:2].sum()), int(edges[2:].sum())) == (2, 2)
+        assert int(mask.sum()) == 4
+    assert task.found is not None
+
+
+def test_a_search_ends_where_little_enough_is_left(tmp_path: Path) -> None:
+    task = search(tmp_path)
+    weigh(task, "cell", {(edge, 0): 0.01 + edge / 1000 for edge in range(6)})
+    fit(task, GradualPruning(most=4, until=13, images=0), max_epochs=9)
+    assert int(task.space.allowed["cell"].sum()) == 13
+    assert task.trainer.current_epoch == 2
+
+
+def test_the_cost_drives_factors_below_the_threshold(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"alpha_optimizer": lambda p: torch.optim.Adam(p, lr=0.5)}
+    task = search(tmp_path, regularizers=[ExpectedCost(weight=50.0)], **options)
+    fit(task, GradualPruning(most=100, growth=1.0, images=0), max_epochs=8)
+    # every edge keeps one operation, and most lose the dearest
+    kept = task.space.allowed["cell"]
+    assert int(kept.sum()) == 6
+    assert not kept[:, 2].all()
+
+
+def test_a_resumed_run_equals_one_without_a_stop(tmp_path: Path) -> None:
+    def made(folder: Path) -> tuple[BilevelTask, GradualPruning]:
+        options: dict[str, Any] = {"alpha_optimizer": lambda p: torch.optim.Adam(p, lr=0.5)}
+        task = search(folder, regularizers=[ExpectedCost(weight=20.0)], **options)
+        return task, GradualPruning(most=2, growth=1.5, images=8)
+
+    whole, pruning = made(tmp_path / "whole")
+
+    def saved() -> ModelCheckpoint:
+        return ModelCheckpoint(dirpath=tmp_path / "saved", save_top_k=-1, filename="{epoch}")
+
+    fit(whole, pruning, saved(), max_epochs=6, enable_checkpointing=True)
+    assert len(pruning.series) >= 3
+    again, resumed = made(tmp_path / "again")
+    fit(again, resumed, saved(), max_epochs=6, path=tmp_path / "saved" / "epoch=2.ckpt", enable_checkpointing=True)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+    assert resumed.series == pruning.series
+    assert again.regularizers[0].weight == whole.regularizers[0].weight  # type: ignore[attr-defined]
+    read = [json.loads((tmp_path / at / "series.json").read_text())["series"] for at in ("whole", "again")]
+    assert read[0] == read[1]
+
+
+def test_what_cannot_be_pruned_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="least 3, most 2"):
+        GradualPruning(least=3, most=2)
+    with pytest.raises(ConfigError, match="one ExpectedCost among its regularizers"):
+        fit(search(tmp_path, regularizers=[]), GradualPruning(images=0))
+    with pytest.raises(ConfigError, match="until is 18, but the space has 18"):
+        fit(search(tmp_path), GradualPruning(until=18, images=0))
