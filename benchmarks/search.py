@@ -123,7 +123,9 @@ class Bench:
         folder.mkdir(parents=True, exist_ok=True)
         config = deepcopy(config)
         config["model"]["init_args"]["output_dir"] = str(folder)
-        kept = [each for each in config["trainer"].get("callbacks") or [] if "lightning_nas" in each["class_path"]]
+        # the pipeline's own, a bar and a checkpoint, are not part of what is measured
+        unwanted = ("TQDMProgressBar", "ModelCheckpoint")
+        kept = [each for each in config["trainer"].get("callbacks") or [] if each["class_path"] not in unwanted]
         config["trainer"] |= QUIET | {"callbacks": kept, "default_root_dir": str(folder)}
         written = folder / "config.yaml"
         written.write_text(yaml.safe_dump(config))

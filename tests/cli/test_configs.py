@@ -59,7 +59,7 @@ SCHEMES: dict[str, dict[str, Any]] = {
 """What makes every scheme small."""
 
 
-WRITTEN = {"quality": None, "experts": "experts.safetensors", "fidelity": "fidelity.json"}
+WRITTEN = {"gm_nas_split": "split.json", "quality": None, "experts": "experts.safetensors", "fidelity": "fidelity.json"}
 """What a stage leaves, where that is not its folder's kind of artifact."""
 
 
@@ -201,6 +201,9 @@ def tiny(config: dict[str, Any], folder: Path) -> dict[str, Any]:
         arguments = merge(arguments, {"space": {"init_args": small}})
         if "hypergradient" in arguments:
             arguments |= {"warmup_epochs": 0, "selection_images": 0}
+        if config["model"]["class_path"].endswith("SplitTask"):
+            searched = searched_supernet({key: arguments[key] for key in ("space",)}, folder)
+            arguments["supernet"], trainer["limit_train_batches"] = searched["supernet"], 1
         if "epochs_between" in arguments:
             arguments, trainer["max_epochs"] = searched_supernet(arguments, folder), 6
     for callback in config["trainer"].get("callbacks", []):
