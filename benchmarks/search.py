@@ -155,6 +155,7 @@ class Seed:
         """Keep what a cell is worth."""
         self.found[name] = self.bench.accuracy(architecture)
         self.found[f"{name}_cell"] = architecture.space.build().text(architecture)
+        print(json.dumps(self.found), flush=True)
 
     def search(self, method: str) -> None:
         """A file of ``configs/search`` in the pipeline's place."""
@@ -190,7 +191,7 @@ class Seed:
         config = self.stages.config_of("refine")
         strategy = {"class_path": "lightning_nas.evolution.random_search.RandomSearch"}
         config["model"]["init_args"] |= {"strategy": strategy, "budget": 1000, "generation": 2}
-        timer = {"class_path": "Timer", "init_args": {"duration": {"seconds": self.found["seconds"]}}}
+        timer = {"class_path": "Timer", "init_args": {"duration": {"seconds": round(self.found["seconds"])}}}
         config["trainer"]["callbacks"] = [timer]
         task, _ = self.bench.fit(config, self.folder / "random")
         self.note("best_of_k", task.search.best[0])
@@ -208,7 +209,6 @@ def measure(bench: Bench, seed: int) -> dict[str, Any]:
         run.found["accuracy"] = run.found["search_alone"]
     if not bench.options.alone:
         run.random()
-    print(json.dumps(run.found), flush=True)
     return run.found
 
 

@@ -9,7 +9,6 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning_nas.errors import ConfigError
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
     from lightning_nas.architecture import Architecture
@@ -25,7 +24,8 @@ class HealthMonitor(Callback):
 
     It logs ``health/parameter_free_CELL`` and ``health/skip_CELL`` (shares of the operations that would be chosen now),
     ``health/entropy_CELL`` (mean over the edges of the entropy of their factors, 1 where all are equal),
-    ``health/eigenvalue`` (the largest of the Hessian of the search loss by the alphas), ``health/gap_loss`` and
+    ``health/eigenvalue`` (the largest of the Hessian of the search loss by the alphas), ``health/sharpness`` (how much
+    that loss rises in random directions of the weights), ``health/gap_loss`` and
     ``health/gap_accuracy`` (how much worse the supernet is with what would be chosen now than with its mixtures) and
     ``health/unchanged_epochs`` (since when the same would be chosen). All that needs images is measured on the same
     ones of the search half, with batch statistics, and leaves the search as it is to the last bit. Every process
@@ -46,6 +46,7 @@ class HealthMonitor(Callback):
         seed: Of the choice of these images.
         eigenvalue: Whether to measure it; it needs second derivatives, as ``ExactSecondOrder`` does.
         tolerance: Relative error of the eigenvalue at which its iterations end.
+        radius: How far from the weights the sharpness is measured, as a share of their norm; 0 leaves it out.
         skip_limit: Largest share of skip connections in a cell, from 0 to 1 (DARTS+ stops at 2 of 8).
         window: Measurements that eigenvalues are averaged over, and compared across (R-DARTS: 5).
         growth: Smallest ratio of the earlier to the later mean eigenvalue (R-DARTS: 0.75).
@@ -64,6 +65,7 @@ class HealthMonitor(Callback):
         seed: int = 0,
         eigenvalue: bool = True,
         tolerance: float = 1e-2,
+        radius: float = 0.0,
         skip_limit: float = 0.5,
         window: int = 5,
         growth: float = 0.75,
@@ -79,8 +81,10 @@ class HealthMonitor(Callback):
         ):
             if value < least:
                 raise ConfigError(f"{name} is {value}; it must be at least {least}.")
-        if not 0 < tolerance < 1:
-            raise ConfigError(f"tolerance is {tolerance}; it must be between 0 and 1.")
+        if not 0 < tolerance < 1 or radius < 0:
+            raise ConfigError(
+                f"tolerance is {tolerance}, radius {radius}; expected are one between 0 and 1, and at least 0."
+            )
         for name, number in (("skip_limit", skip_limit), ("growth", growth), ("entropy_limit", entropy_limit)):
             if not 0 <= number <= 1:
                 raise ConfigError(f"{name} is {number}; it must be from 0 to 1.")
@@ -89,6 +93,7 @@ class HealthMonitor(Callback):
         self.seed = seed
         self.eigenvalue = eigenvalue and images > 0
         self.tolerance = tolerance
+        self.radius = radius if images else 0.0
         self.skip_limit = skip_limit
         self.window = window
         self.growth = growth
@@ -139,7 +144,9 @@ class HealthMonitor(Callback):
             batch = fixed_images(task, self.images, self.seed)
             values |= gap(task, found, *batch)
             if self.eigenvalue:
-                values["eigenvalue"] = largest_eigenvalue(task, *batch, self.tolerance)
+                values["eigenvalue"] = alpha_eigenvalue(task, *batch, self.tolerance)
+            if self.radius:
+                values["sharpness"] = sharpness(task, *batch, self.radius)
         values = trainer.strategy.broadcast(values)
         pl_module.log_dict({f"health/{name}": value for name, value in values.items()})
         if self.eigenvalue:
@@ -291,46 +298,44 @@ def worth(
         return float(F.cross_entropy(logits, labels)), float((logits.argmax(1) == labels).double().mean())
 
 
-def largest_eigenvalue(task: "BilevelTask", images: "Tensor", labels: "Tensor", tolerance: float = 1e-2) -> float:
+def alpha_eigenvalue(task: "BilevelTask", images: "Tensor", labels: "Tensor", tolerance: float = 1e-2) -> float:
     """Largest eigenvalue of the Hessian of the supernet's loss by the alphas, with batch statistics.
-
-    Lanczos iterations, whose products with the Hessian are exact: each costs one pass backward through the gradient.
-    Differences of gradients are no substitute: between two near points some ReLU switches, and the gradient jumps.
 
     Args:
         task: The search.
         images: ``(batch, channels, height, width)``.
         labels: Int64 ``(batch,)``.
-        tolerance: Relative error at which the iterations end.
+        tolerance: See ``lightning_nas.metrics.sharpness.largest_eigenvalue``.
     """
-    import numpy as np
     import torch
     import torch.nn.functional as F
-    from scipy.sparse.linalg import LinearOperator, eigsh
 
-    alphas = task.alpha_list
+    from lightning_nas.metrics.sharpness import largest_eigenvalue
+
     weights = {name: weight.detach() for name, weight in task.supernet.named_parameters()}
     with torch.enable_grad(), _Training(task):
         loss = F.cross_entropy(task._logits(images, task.mixtures(), weights), labels)
-        parts = torch.autograd.grad(loss, alphas, create_graph=True, allow_unused=True, materialize_grads=True)
-    gradient = torch.cat([part.flatten() for part in parts])
-    if not gradient.requires_grad:
-        return 0.0
+        return largest_eigenvalue(loss, task.alpha_list, tolerance)
 
-    def product(vector: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
-        direction = torch.from_numpy(np.array(vector, dtype=np.float64).reshape(-1)).to(gradient)
-        found = torch.autograd.grad(
-            gradient, alphas, direction, retain_graph=True, allow_unused=True, materialize_grads=True
-        )
-        flat: np.ndarray[Any, Any] = torch.cat([part.flatten() for part in found]).double().cpu().numpy()
-        return flat
 
-    start = np.random.default_rng(0).standard_normal(len(gradient))
-    if not product(start).any():  # no alpha counts any more, from which Lanczos cannot start
-        return 0.0
-    hessian = LinearOperator((len(start), len(start)), matvec=product, dtype=np.float64)
-    (value,) = eigsh(hessian, k=1, which="LA", v0=start, tol=tolerance, return_eigenvectors=False)
-    return float(value)
+def sharpness(task: "BilevelTask", images: "Tensor", labels: "Tensor", radius: float) -> float:
+    """How much the supernet's loss rises around its weights, with batch statistics.
+
+    Args:
+        task: The search.
+        images: ``(batch, channels, height, width)``.
+        labels: Int64 ``(batch,)``.
+        radius: See ``lightning_nas.metrics.sharpness.loss_rise``.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    from lightning_nas.metrics.sharpness import loss_rise
+
+    with torch.no_grad(), _Training(task):
+        mixtures = task.mixtures()
+        weights = dict(task.supernet.named_parameters())
+        return loss_rise(lambda w: F.cross_entropy(task._logits(images, mixtures, w), labels), weights, radius)
 
 
 class _Training:

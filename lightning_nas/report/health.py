@@ -10,6 +10,7 @@ QUANTITIES = {
     "health/skip": "share of skip connections",
     "health/entropy": "entropy of the factors, 1 where all are equal",
     "health/eigenvalue": "largest eigenvalue of the Hessian by the alphas",
+    "health/sharpness": "rise of the loss near the weights",
     "health/gap": "how much worse the supernet is when discretized",
     "health/unchanged": "epochs without a change of the architecture",
 }

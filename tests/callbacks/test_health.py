@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 
 from lightning_nas.callbacks import health
-from lightning_nas.callbacks.health import HealthMonitor, gap, largest_eigenvalue
+from lightning_nas.callbacks.health import HealthMonitor, alpha_eigenvalue, gap, sharpness
 from lightning_nas.differentiable.discretization.top_two import TopTwo
 from lightning_nas.differentiable.hypergradient.first_order import FirstOrder
 from lightning_nas.errors import ConfigError
@@ -71,16 +71,39 @@ def test_the_eigenvalue_is_that_of_the_whole_hessian(space: Any) -> None:
     before = {name: value.clone() for name, value in task.state_dict().items()}
     task.supernet.eval()
     assert truth[-1] > 1e-3
-    assert largest_eigenvalue(task, images, labels, 1e-12) == pytest.approx(float(truth[-1]), rel=1e-9)
-    assert largest_eigenvalue(task, images, labels) == pytest.approx(float(truth[-1]), rel=0.01)
+    assert alpha_eigenvalue(task, images, labels, 1e-12) == pytest.approx(float(truth[-1]), rel=1e-9)
+    assert alpha_eigenvalue(task, images, labels) == pytest.approx(float(truth[-1]), rel=0.01)
     assert all(torch.equal(value, before[name]) for name, value in task.state_dict().items())
     assert not any(part.training for part in task.supernet.modules())
+
+
+def test_the_sharpness_is_the_rise_of_the_loss_near_the_weights() -> None:
+    task = make(NASBENCH201).double()
+    images, labels = FixedHalves(batches=2).sets["search"][:]
+    before = {name: value.clone() for name, value in task.state_dict().items()}
+    found = sharpness(task, images, labels, 0.3)
+    assert all(torch.equal(value, before[name]) for name, value in task.state_dict().items())
+    weights = {name: weight.detach() for name, weight in task.supernet.named_parameters()}
+    norm = torch.cat([weight.flatten() for weight in weights.values()]).norm()
+    generator, rises = torch.Generator().manual_seed(0), []
+    for _ in range(4):
+        drawn = {n: torch.randn(w.shape, generator=generator, dtype=torch.float64) for n, w in weights.items()}
+        scale = 0.3 * norm / torch.cat([d.flatten() for d in drawn.values()]).norm()
+        losses = []
+        for share in (0.0, 1.0):
+            state = {n: w + share * scale * drawn[n] for n, w in weights.items()}
+            state |= {n: b.clone() for n, b in task.supernet.named_buffers()}
+            with torch.no_grad():
+                logits: Any = torch.func.functional_call(task.supernet.train(), state, (images, task.mixtures()))
+            losses.append(float(F.cross_entropy(logits, labels)))
+        rises.append(losses[1] - losses[0])
+    assert found == pytest.approx(sum(rises) / 4, rel=1e-9)
 
 
 def test_alphas_that_count_for_nothing_have_no_curvature() -> None:
     space = DARTS.restrict({name: torch.tensor([[False] * 3 + [True]] * 5) for name in ("normal", "reduce")})
     images, labels = FixedHalves(batches=2).sets["search"][:]
-    assert largest_eigenvalue(make(space).double(), images, labels) == 0
+    assert alpha_eigenvalue(make(space).double(), images, labels) == 0
 
 
 def test_the_gap_is_between_mixtures_and_one_hot_factors() -> None:
@@ -190,7 +213,7 @@ def test_eigenvalues_are_compared_across_a_window(
 ) -> None:
     """Means of two: 1 after two epochs, then 1.3 or 1.4, of which 0.75 is 0.975 or 1.05."""
     values = iter([0.5, 1.5, later - 0.5, later + 0.5, 0.0])
-    monkeypatch.setattr(health, "largest_eigenvalue", lambda *arguments: next(values))
+    monkeypatch.setattr(health, "alpha_eigenvalue", lambda *arguments: next(values))
     monitor = HealthMonitor(window=2, stop=True, images=4, skip_limit=1.0)
     if collapsed:
         with pytest.warns(UserWarning, match=r"has grown from 1 to 1\.4"):
