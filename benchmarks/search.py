@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from lightning.pytorch import Callback
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -76,6 +77,21 @@ def smaller(source: str, target: Path) -> Path:
         arrays[name] = images.reshape(len(images), SIDE, factor, SIDE, factor, 3).mean((2, 4)).round().astype(np.uint8)
     np.savez(target, **arrays)
     return target
+
+
+class StepTimer(Callback):
+    """Seconds of every training step."""
+
+    def __init__(self) -> None:
+        self.step_seconds: list[float] = []
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Start the clock."""
+        self._start = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Stop it."""
+        self.step_seconds.append(time.perf_counter() - self._start)
 
 
 class Bench:
@@ -126,6 +142,7 @@ class Bench:
         # the pipeline's own, a bar and a checkpoint, are not part of what is measured
         unwanted = ("TQDMProgressBar", "ModelCheckpoint")
         kept = [each for each in config["trainer"].get("callbacks") or [] if each["class_path"] not in unwanted]
+        kept.append({"class_path": "benchmarks.search.StepTimer"})
         config["trainer"] |= QUIET | {"callbacks": kept, "default_root_dir": str(folder)}
         written = folder / "config.yaml"
         written.write_text(yaml.safe_dump(config))
@@ -158,19 +175,33 @@ class Seed:
         print(json.dumps(self.found), flush=True)
 
     def search(self, method: str) -> None:
-        """A file of ``configs/search`` in the pipeline's place."""
+        """A file of ``configs/search`` in the pipeline's place; a selection goes on from the search of DARTS."""
+        config, before = self._search(method), 0.0
+        arguments = config["model"]["init_args"]
+        if "epochs_between" in arguments:
+            first = self._search("darts")
+            first["model"]["init_args"]["write_supernet"] = True
+            before = self.bench.fit(first, self.folder / "darts")[1]
+            arguments |= {"supernet": str(self.folder / "darts" / "supernet.safetensors"), "epochs_between": 1}
+            config["trainer"]["max_epochs"] = NASBench201Space().edges
+        task, seconds = self.bench.fit(config, self.stages.search_dir)
+        self.note("search_alone", task.found)
+        timer = next(each for each in task.trainer.callbacks if hasattr(each, "step_seconds"))
+        self.found |= {"seconds": before + seconds, "steps": len(timer.step_seconds)}
+        self.found["step_ms"] = 1e3 * statistics.median(timer.step_seconds)
+
+    def _search(self, method: str) -> dict[str, Any]:
         config = self.stages.config_of("search")
+        config["model"]["init_args"]["selection_images"] = 0
         if method != "default":
             own = read_yaml(CONFIGS / "search" / f"{method}.yaml")
             shared = {key: config["model"]["init_args"][key] for key in SHARED if key in config["model"]["init_args"]}
-            arguments = {**own["model"]["init_args"], **shared}
-            config["model"] = {**own["model"], "init_args": arguments}
-            config["trainer"]["callbacks"] = own["trainer"].get("callbacks")
-        config["model"]["init_args"]["selection_images"] = 0
-        task, seconds = self.bench.fit(config, self.stages.search_dir)
-        self.note("search_alone", task.found)
-        self.found |= {"seconds": seconds, "steps": task.trainer.global_step // len(task.trainer.optimizers)}
-        self.found["steps_per_second"] = self.found["steps"] / seconds
+            config["model"] = {**own["model"], "init_args": {**own["model"]["init_args"], **shared}}
+            config["trainer"]["callbacks"] = callbacks = own["trainer"].get("callbacks") or []
+            for each in callbacks:
+                if "epoch" in each["init_args"]:  # at which an architecture is frozen: half of the way
+                    each["init_args"]["epoch"] = config["trainer"]["max_epochs"] // 2
+        return config
 
     def refine(self) -> None:
         """The pipeline's next stage."""
@@ -204,7 +235,8 @@ def measure(bench: Bench, seed: int) -> dict[str, Any]:
     run.search(bench.options.method)
     if bench.options.method == "default":
         run.refine()
-        run.largest()
+        if not bench.options.alone:
+            run.largest()
     else:
         run.found["accuracy"] = run.found["search_alone"]
     if not bench.options.alone:
@@ -238,7 +270,7 @@ def report(bench: Bench, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "seconds": mean("seconds"),
         "seconds_most": max(each["seconds"] for each in runs),
         "steps": mean("steps"),
-        "steps_per_second": mean("steps_per_second"),
+        "steps_per_second": 1e3 / statistics.mean(each["step_ms"] for each in runs),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
 
@@ -262,7 +294,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=5000, help="training images of a search, both halves")
     parser.add_argument("--epochs", type=int, help="of a search; by default those of the pipeline")
     parser.add_argument("--proxy", choices=["scheme1"], help="search on a distilled proxy, not on the images")
-    parser.add_argument("--alone", action="store_true", help="leave the random cells out")
+    parser.add_argument("--alone", action="store_true", help="leave the random cells and the largest one out")
     options = parser.parse_args()
     if options.tables is None:
         parser.error("say --tables FOLDER or set LIGHTNING_NAS_DATA: the folder of nasbench201.npz")
