@@ -6,7 +6,8 @@ FILE.npz has CIFAR-10 (``x_train``, ``y_train``, ``x_test``, ``y_test``), whose 
 seed draws its own images (``--images``), splits them in halves, and searches with a file of ``configs/search`` in a
 supernet of 8 channels and one cell a stage without the operation ``none``: as many steps on as many images for every
 method, the same optimizers, what a method adds as in its file. The table says what the found cell is worth: mean test
-accuracy after 200 epochs on all images.
+accuracy after 200 epochs on all images. In the space ``darts`` there is no table: half of the file's images are for
+searches, on the other half networks of the found cells and of random ones are trained briefly, the truth of this bench.
 
 ``default`` is ``configs/pipeline/nasbench201_cpu.yaml``: its search, then its stage ``refine``, in two processes.
 Beside it, on the same images: ``largest_refine``, the same refinement of the largest cell alone, with all its
@@ -14,7 +15,7 @@ neighbours; and the best of k random cells by the same short trainings, as many 
 With ``--proxy scheme1`` all of this sees a distilled proxy, made first, and a tenth of the real images as the search
 half.
 
-The last line is JSON: accuracies in percent, seconds of a whole search, ``k`` a mean.
+The last line is JSON: accuracies in percent, seconds of a whole search, ``k`` a mean; selection errors are rates.
 """
 
 import argparse
@@ -37,10 +38,16 @@ from lightning.pytorch import Callback
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from lightning_nas.architecture import Architecture
+from lightning_nas.architecture import Architecture, find_class
+from lightning_nas.artifacts import read_json
 from lightning_nas.cli import run
+from lightning_nas.data.augmentation import RandomCrop, RandomFlip
+from lightning_nas.data.halves import HalvesDataModule
+from lightning_nas.data.images import ArrayDataModule
+from lightning_nas.evaluation.short_training import ShortTraining
 from lightning_nas.pipeline_config import read_yaml
 from lightning_nas.pipeline_stages import Stages
+from lightning_nas.spaces.base import SearchSpace
 from lightning_nas.spaces.nasbench201 import NASBench201Space
 from lightning_nas.tables.nasbench201 import NASBench201Table
 
@@ -114,12 +121,30 @@ class Bench:
         return float(self.truth[self.table.rows([architecture])[0]])
 
     def rank(self, accuracy: float) -> int:
-        """How many cells are at least as good; all cells of the table count."""
+        """The place of a cell among all cells of the table."""
         return 1 + int((self.truth > accuracy).sum())
+
+    @property
+    def space(self) -> SearchSpace:
+        """What is searched."""
+        found = self.config()["stages"]["search"]["model"]["init_args"]["space"]
+        return find_class(found["class_path"], SearchSpace)(**found["init_args"])  # type: ignore[no-any-return]
+
+    def random_mean(self) -> float:
+        """Mean accuracy of all cells of the space."""
+        names = self.space.operations  # type: ignore[attr-defined]
+        cells = [self.table.architecture(row) for row in range(len(self.table))]
+        published = cells[0].space.build().operations  # type: ignore[attr-defined]
+        inside = [all(published[choice] in names for choice in cell.choices) for cell in cells]
+        return float(self.truth[np.array(inside)].mean())
+
+    def config(self) -> dict[str, Any]:
+        """The pipeline of the space."""
+        return read_yaml(PIPELINE)
 
     def stages(self, seed: int, folder: Path) -> Stages:
         """The pipeline's own configurations, on the images of a seed."""
-        options, config = self.options, read_yaml(PIPELINE)
+        options, config = self.options, self.config()
         images = {"path": str(self.data), "train_limit": options.images, "split_seed": seed}
         config["data"] = {"class_path": "lightning_nas.data.images.ArrayDataModule", "init_args": images}
         config["seed_everything"] = seed
@@ -149,6 +174,59 @@ class Bench:
         start = time.perf_counter()
         task = run(["fit", "--config", str(written)]).model
         return task, time.perf_counter() - start
+
+
+class TrainedBench(Bench):
+    """The DARTS space, where the truth is a training of its own, on the images that searches do not see.
+
+    Args:
+        options: The command line's.
+        folder: Of what is written.
+    """
+
+    def __init__(self, options: argparse.Namespace, folder: Path) -> None:
+        self.options = options
+        self.folder = folder
+        arrays = dict(np.load(smaller(options.data, folder / "all.npz")))
+        half = len(arrays["y_train"]) // 2
+        for name, part in (("images", slice(half)), ("others", slice(half, None))):
+            cut = {"x_train": arrays["x_train"][part], "y_train": arrays["y_train"][part]}
+            np.savez(folder / f"{name}.npz", **{**arrays, **cut})
+        self.data = folder / "images.npz"
+        others = HalvesDataModule(ArrayDataModule(str(folder / "others.npz")))
+        changes = [RandomCrop(padding=2), RandomFlip()]
+        self.trained = ShortTraining(others, options.steps, 2, channels=8, cells=5, augmentations=changes, seed=1000)
+        self._known: dict[str, float] = {}
+        self._random: list[float] = []
+
+    def accuracy(self, architecture: Architecture) -> float:
+        """What a network of 8 channels and 5 cells learns in ``--steps`` steps, in percent, mean of two trainings."""
+        key = self.space.key(architecture)
+        if key not in self._known:
+            (found,) = self.trained.evaluate([architecture])
+            self._known[key] = 100 * found.objectives["accuracy"]
+        return self._known[key]
+
+    def rank(self, accuracy: float) -> int:
+        """The place of a cell among the random ones."""
+        return 1 + sum(value > accuracy for value in self._random)
+
+    def random_mean(self) -> float:
+        """Mean accuracy of random cells."""
+        if not self._random:
+            generator, space = torch.Generator().manual_seed(2024), self.space
+            self._random = [self.accuracy(space.sample(generator)) for _ in range(self.options.random_cells)]
+        return statistics.mean(self._random)
+
+    def config(self) -> dict[str, Any]:
+        """The same pipeline in the DARTS space, with a small supernet."""
+        config = super().config()
+        model = config["stages"]["search"]["model"]["init_args"]
+        model["space"] = {
+            "class_path": "lightning_nas.spaces.darts.DARTSSpace",
+            "init_args": {"channels": 4, "cells": 3},
+        }
+        return config
 
 
 class Seed:
@@ -186,13 +264,16 @@ class Seed:
             config["trainer"]["max_epochs"] = NASBench201Space().edges
         task, seconds = self.bench.fit(config, self.stages.search_dir)
         self.note("search_alone", task.found)
+        errors = read_json(self.stages.search_dir / "architecture.json", repair="")["provenance"]["selection_errors"]
+        self.found |= {
+            kind: errors[kind]["rate"] for kind in ("edges", "operations") if errors and errors[kind]["count"]
+        }
         timer = next(each for each in task.trainer.callbacks if hasattr(each, "step_seconds"))
         self.found |= {"seconds": before + seconds, "steps": len(timer.step_seconds)}
         self.found["step_ms"] = 1e3 * statistics.median(timer.step_seconds)
 
     def _search(self, method: str) -> dict[str, Any]:
         config = self.stages.config_of("search")
-        config["model"]["init_args"]["selection_images"] = 0
         if method != "default":
             own = read_yaml(CONFIGS / "search" / f"{method}.yaml")
             shared = {key: config["model"]["init_args"][key] for key in SHARED if key in config["model"]["init_args"]}
@@ -252,8 +333,7 @@ def report(bench: Bench, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         return statistics.mean(values) if values else None
 
     accuracies = [each["accuracy"] for each in runs]
-    space = NASBench201Space(**read_yaml(PIPELINE)["stages"]["search"]["model"]["init_args"]["space"]["init_args"])
-    inside = [bench.truth[row] for row in range(len(bench.table)) if _holds(space, bench.table.architecture(row))]
+    random = bench.random_mean()
     return {
         "method": bench.options.method,
         "seeds": len(runs),
@@ -263,10 +343,12 @@ def report(bench: Bench, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "search_alone_least": min(each["search_alone"] for each in runs),
         "largest_refine_mean": mean("largest_refine"),
         "median_rank": statistics.median(bench.rank(accuracy) for accuracy in accuracies),
-        "random_mean": float(np.mean(inside)),
+        "random_mean": random,
         "best_of_k": mean("best_of_k"),
         "k": mean("k"),
-        "largest": bench.accuracy(space.largest()),
+        "largest": bench.accuracy(bench.space.largest()),
+        "selection_errors_edges": mean("edges"),
+        "selection_errors_operations": mean("operations"),
         "seconds": mean("seconds"),
         "seconds_most": max(each["seconds"] for each in runs),
         "steps": mean("steps"),
@@ -275,16 +357,11 @@ def report(bench: Bench, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _holds(space: NASBench201Space, architecture: Architecture) -> bool:
-    names = architecture.space.build().operations  # type: ignore[attr-defined]
-    return all(names[choice] in space.operations for choice in architecture.choices)
-
-
 def main() -> None:
     """Measure, print, and end with a line of JSON."""
     methods = ["default", *sorted(path.stem for path in (CONFIGS / "search").glob("*.yaml"))]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--space", required=True, choices=["nasbench201"])
+    parser.add_argument("--space", required=True, choices=["nasbench201", "darts"])
     parser.add_argument("--data", required=True, help="npz of CIFAR-10")
     parser.add_argument("--tables", default=os.environ.get("LIGHTNING_NAS_DATA"), help="folder of nasbench201.npz")
     parser.add_argument("--column", default="cifar10_test_200", help="of the table, what a cell is worth")
@@ -294,13 +371,15 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=5000, help="training images of a search, both halves")
     parser.add_argument("--epochs", type=int, help="of a search; by default those of the pipeline")
     parser.add_argument("--proxy", choices=["scheme1"], help="search on a distilled proxy, not on the images")
+    parser.add_argument("--steps", type=int, default=400, help="of the trainings that are the truth in the space darts")
+    parser.add_argument("--random_cells", type=int, default=8, help="trained there for comparison")
     parser.add_argument("--alone", action="store_true", help="leave the random cells and the largest one out")
     options = parser.parse_args()
-    if options.tables is None:
+    if options.tables is None and options.space == "nasbench201":
         parser.error("say --tables FOLDER or set LIGHTNING_NAS_DATA: the folder of nasbench201.npz")
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(options, Path(folder))
+        bench = (Bench if options.space == "nasbench201" else TrainedBench)(options, Path(folder))
         seeds = range(options.first_seed, options.first_seed + options.seeds)
         print(json.dumps(report(bench, [measure(bench, seed) for seed in seeds])))
 
