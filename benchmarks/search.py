@@ -282,6 +282,11 @@ class Seed:
             for each in callbacks:
                 if "epoch" in each["init_args"]:  # at which an architecture is frozen: half of the way
                     each["init_args"]["epoch"] = config["trainer"]["max_epochs"] // 2
+        arguments = config["model"]["init_args"]
+        for part in self.bench.options.without:
+            arguments[part] = [] if part == "regularizers" else None
+            if part == "normalization":  # whose alphas of edges the discretizer would need
+                arguments["discretizer"] = {"class_path": "lightning_nas.differentiable.discretization.top_two.TopTwo"}
         return config
 
     def refine(self) -> None:
@@ -336,6 +341,7 @@ def report(bench: Bench, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     random = bench.random_mean()
     return {
         "method": bench.options.method,
+        "without": bench.options.without,
         "seeds": len(runs),
         "mean_accuracy": statistics.mean(accuracies),
         "std_accuracy": statistics.stdev(accuracies) if len(runs) > 1 else 0.0,
@@ -373,6 +379,8 @@ def main() -> None:
     parser.add_argument("--proxy", choices=["scheme1"], help="search on a distilled proxy, not on the images")
     parser.add_argument("--steps", type=int, default=400, help="of the trainings that are the truth in the space darts")
     parser.add_argument("--random_cells", type=int, default=8, help="trained there for comparison")
+    parts = ["attention", "normalization", "regularizers"]
+    parser.add_argument("--without", nargs="+", default=[], choices=parts, help="leave these components out")
     parser.add_argument("--alone", action="store_true", help="leave the random cells and the largest one out")
     options = parser.parse_args()
     if options.tables is None and options.space == "nasbench201":
