@@ -58,6 +58,11 @@ class FreezeArchitecture(Callback):
                 f"{type(pl_module).__name__}. Leave it out of trainer.callbacks."
             )
         check_images(self, trainer)
+        if self.epoch <= pl_module.warmup_epochs:
+            raise ConfigError(
+                f"The architecture is frozen at the start of epoch {self.epoch}, but the alphas do not move in the "
+                f"first {pl_module.warmup_epochs} epochs, the warm-up. Freeze later."
+            )
         epochs = trainer.max_epochs or -1
         if 0 <= epochs <= self.epoch:
             raise ConfigError(
@@ -86,12 +91,14 @@ class FreezeArchitecture(Callback):
         return loss, accuracy
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write ``gap.json``."""
+        """Write ``gap.json``, unless the run was stopped before there was a gap."""
         task: Any = pl_module
+        if task.closed.frozen is None:
+            return
         self._measure(task, "trained")
         folder = output_folder(trainer, task.output_dir)
-        if trainer.is_global_zero:
-            write_json(folder / "gap.json", {"epoch": self.epoch, "images": self.images, **self.measured})
+        content = {"epoch": self.epoch, "images": self.images, **self.measured}
+        task.outputs["gap"] = [write_json(folder / "gap.json", content)]
 
     def state_dict(self) -> dict[str, Any]:
         """What was measured."""

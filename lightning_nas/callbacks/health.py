@@ -315,7 +315,8 @@ def alpha_eigenvalue(task: "BilevelTask", images: "Tensor", labels: "Tensor", to
     weights = {name: weight.detach() for name, weight in task.supernet.named_parameters()}
     with torch.enable_grad(), _Training(task):
         loss = F.cross_entropy(task._logits(images, task.mixtures(), weights), labels)
-        return largest_eigenvalue(loss, task.alpha_list, tolerance)
+        # that of a frozen architecture does not depend on them
+        return largest_eigenvalue(loss, task.alpha_list, tolerance) if loss.requires_grad else 0.0
 
 
 def sharpness(task: "BilevelTask", images: "Tensor", labels: "Tensor", radius: float) -> float:

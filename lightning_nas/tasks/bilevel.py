@@ -406,7 +406,7 @@ class BilevelTask(LightningModule):
         self.found = self.trainer.strategy.broadcast(self.discretize())
         folder = output_folder(self.trainer, self.output_dir)
         if self.trainer.is_global_zero:
-            self.outputs = write_search(self, folder, self.found)
+            self.outputs |= write_search(self, folder, self.found)
 
     # -- optimizers and checkpoints -------------------------------------------------------------------------------
 

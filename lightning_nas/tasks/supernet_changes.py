@@ -34,6 +34,11 @@ def restrict(task: "BilevelTask", allowed: Mapping[str, Tensor]) -> None:
 def rebuild(task: "BilevelTask", space: DifferentiableSpace) -> None:
     """Begin anew in another space; see ``BilevelTask.rebuild``."""
     _check_alone(task, "A search cannot begin anew")
+    if task.closed.frozen is not None:
+        raise ConfigError(
+            "The architecture is frozen, so the search cannot begin anew in another space. Freeze it after the last "
+            "change of the space."
+        )
     named = [(each.cell_types, each.nodes, each.operations) for each in (task.space, space)]
     if named[0] != named[1]:
         raise ConfigError(
@@ -114,5 +119,5 @@ def follow(task: "BilevelTask", checkpoint: dict[str, Any]) -> None:
     alike = {name: m.shape for name, m in allowed.items()} == {name: m.shape for name, m in mine.items()}
     if alike and any(not torch.equal(allowed[name].cpu(), mine[name]) for name in mine):
         task.restrict(allowed)
-    if checkpoint["frozen"] is not None:
+    if alike and checkpoint["frozen"] is not None:
         task.closed.frozen = task.space.architecture(checkpoint["frozen"])

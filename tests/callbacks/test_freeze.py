@@ -1,6 +1,7 @@
 """Single-stage search: what is frozen stays, what is trained goes on."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,19 +9,26 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_nas.architecture import Architecture
 from lightning_nas.callbacks.freeze import FreezeArchitecture
+from lightning_nas.callbacks.health import HealthMonitor
+from lightning_nas.callbacks.progressive import Progressive
 from lightning_nas.differentiable.discretization.product_score import ProductScore
 from lightning_nas.differentiable.discretization.top_two import TopTwo
 from lightning_nas.differentiable.normalization.edge_softmax import EdgeSoftmax
 from lightning_nas.differentiable.relaxation.sigmoid import Sigmoid
-from lightning_nas.errors import ConfigError
+from lightning_nas.errors import CheckpointError, ConfigError
 from lightning_nas.metrics.cost import parameters
+from lightning_nas.spaces.convert import to_per_edge
 from lightning_nas.spaces.darts import DARTSSpace
 from lightning_nas.spaces.nasbench201 import NASBench201Space
+from lightning_nas.supernets import TrainedSupernet
 from lightning_nas.tasks.bilevel import BilevelTask
-from tests.callbacks.test_progressive import fit, make
+from tests.callbacks.test_progressive import PHASES, fit, make
+from tests.helpers import StopAfterFirst, quiet_trainer
 
 SPACES: dict[str, Any] = {
     "darts": lambda: DARTSSpace(nodes=2, channels=2, cells=3),
@@ -28,8 +36,9 @@ SPACES: dict[str, Any] = {
 }
 
 
-def search(folder: Path, space: str, **options: Any) -> BilevelTask:
-    return make(folder, **{"space": SPACES[space](), "discretizer": TopTwo(), "write_supernet": True, **options})
+def search(folder: Path, name: str, **options: Any) -> BilevelTask:
+    defaults = {"space": SPACES[name](), "discretizer": TopTwo(), "write_supernet": True, "warmup_epochs": 0}
+    return make(folder, **{**defaults, **options})
 
 
 class Alphas(Callback):
@@ -68,13 +77,52 @@ def test_the_frozen_supernet_is_one_network(tmp_path: Path, space: str, options:
         name: {"loss", "accuracy"} for name in ("mixtures", "frozen", "trained")
     }
     assert measured["mixtures"]["loss"] != measured["frozen"]["loss"] != measured["trained"]["loss"]
-    assert (tmp_path / "supernet.safetensors").is_file()
+    assert task.outputs["gap"] == [tmp_path / "gap.json"]
+    written = TrainedSupernet.load(tmp_path / "supernet.safetensors").network.state_dict()
+    assert written.keys() == task.supernet.state_dict().keys()
+    assert all(torch.equal(value, written[name]) for name, value in task.supernet.state_dict().items())
+
+
+def network_of(task: BilevelTask) -> Any:
+    """The ordinary network of the found architecture, an operation a module, with the supernet's weights."""
+    assert task.found is not None
+    network = task.space.network(task.found, num_classes=3, image_shape=(3, 8, 8), channels=2, cells=1)
+    state = {}
+    for name, value in to_per_edge(task.supernet).items():
+        edge = re.match(r"(cells\.\d+)\.edges\.(\d)<-(\d)\.\d\.op\.(.*)", name)
+        if edge is None:
+            state[name.replace(".op.", ".")] = value
+        else:
+            cell, node, source = edge[1], int(edge[2]), int(edge[3])
+            names = [task.space.operations[o] for o in task.found.choices][node * (node - 1) // 2 :][:source]
+            state[f"{cell}.nodes.{node - 1}.{sum(n != 'none' for n in names)}.{edge[4]}"] = value
+    left = network.load_state_dict(state, strict=False)
+    assert not left.unexpected_keys
+    # the supernet's batch norms of operations scale by one and add nothing, as new ones do
+    assert all(re.search(r"nodes\..*\.2\.(weight|bias)$", key) for key in left.missing_keys)
+    return network
+
+
+def test_what_is_validated_is_the_ordinary_network(tmp_path: Path) -> None:
+    space = NASBench201Space(channels=2, cells_per_stage=1, operations=("nor_conv_3x3", "skip_connect", "nor_conv_1x1"))
+    task = search(tmp_path, "nasbench201", space=space, relaxation=Sigmoid())
+    with torch.no_grad():
+        for edge in range(6):
+            task.alphas["cell"][edge, edge % 3] = 2.0
+    fit(task, FreezeArchitecture(epoch=1, images=8), max_epochs=3)
+    network = network_of(task)
+    x, y = torch.randn(20, 3, 8, 8), torch.arange(20) % 3
+    logits = [each.train()(x) for each in (task, network)]  # by batch statistics, which both move
+    torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-5)
+    (measured,) = quiet_trainer().validate(task, DataLoader(TensorDataset(x, y), batch_size=20), verbose=False)
+    with torch.no_grad():
+        expected = network.eval()(x)
+    assert measured["val/loss"] == pytest.approx(float(cross_entropy(expected, y)), rel=1e-4)
+    assert measured["val/accuracy"] == pytest.approx(float((expected.argmax(1) == y).float().mean()))
 
 
 def test_weights_go_on_as_they_were(tmp_path: Path) -> None:
     """The operations that stay have the weights that they had in the supernet, to the last bit."""
-    from lightning_nas.spaces.convert import to_per_edge
-
     task = search(tmp_path, "nasbench201")
     states: list[dict[str, Any]] = []
 
@@ -116,3 +164,30 @@ def test_what_cannot_be_frozen_is_refused(tmp_path: Path) -> None:
         FreezeArchitecture(epoch=0)
     with pytest.raises(ConfigError, match="frozen at the start of epoch 3, but the last of 3 is epoch 2"):
         fit(search(tmp_path, "nasbench201"), FreezeArchitecture(epoch=3), max_epochs=3)
+    with pytest.raises(ConfigError, match="do not move in the first 2 epochs"):
+        fit(search(tmp_path, "nasbench201", warmup_epochs=2), FreezeArchitecture(epoch=2), max_epochs=3)
+    phases = Progressive(**{**PHASES, "skip_dropout": (0.0, 0.0, 0.0)})
+    with pytest.raises(ConfigError, match="frozen, so the search cannot begin anew"):
+        fit(search(tmp_path, "darts"), phases, FreezeArchitecture(epoch=4, images=8))
+
+
+def test_a_search_that_was_stopped_before_has_no_gap(tmp_path: Path) -> None:
+    task = fit(search(tmp_path, "nasbench201"), FreezeArchitecture(epoch=2, images=8), StopAfterFirst(), max_epochs=3)
+    assert task.found is not None
+    assert not (tmp_path / "gap.json").exists()
+    assert "gap" not in task.outputs
+
+
+def test_the_health_of_a_frozen_search_is_measured(tmp_path: Path) -> None:
+    health = HealthMonitor(images=8)
+    fit(search(tmp_path, "darts"), FreezeArchitecture(epoch=1, images=8), health, max_epochs=3)
+    assert health.eigenvalues[0] != 0.0
+    assert health.eigenvalues[1:] == [0.0, 0.0]
+
+
+def test_a_frozen_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
+    keep = ModelCheckpoint(tmp_path, "last", enable_version_counter=False)
+    fit(search(tmp_path, "darts"), FreezeArchitecture(epoch=1, images=8), keep, max_epochs=2, enable_checkpointing=True)
+    other = search(tmp_path, "darts", space=DARTSSpace(nodes=3, channels=2, cells=3))
+    with pytest.raises(CheckpointError, match="of another network"):
+        fit(other, FreezeArchitecture(epoch=1, images=8), max_epochs=3, path=tmp_path / "last.ckpt")

@@ -47,6 +47,8 @@ def test_the_weakest_go_first_and_an_edge_keeps_one(tmp_path: Path) -> None:
     class Watch(GradualPruning):
         def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
             super().on_train_epoch_end(trainer, pl_module)
+            written = json.loads((tmp_path / "series.json").read_text())["series"]
+            assert [point["epoch"] for point in written] == [0, 1][: trainer.current_epoch + 1]
             numbers.append(((~pl_module.space.allowed["cell"]).nonzero().tolist(), task.regularizers[0].weight))  # type: ignore[attr-defined]
 
     pruning = Watch(least=2, most=2, growth=2.0, images=8)
@@ -59,16 +61,19 @@ def test_the_weakest_go_first_and_an_edge_keeps_one(tmp_path: Path) -> None:
     assert [weight for _, weight in numbers] == [0.05, 0.025, 0.05, 0.1]
     # what is left of three cells with 2, 4 and 8 channels: the 1x1 of two edges and the 3x3 of one have gone
     assert parameters(task.supernet) == before - (4 + 16 + 64) * (1 + 1 + 9)
-    moved = task.trainer.optimizers[0]
-    assert {id(p) for group in moved.param_groups for p in group["params"]} == {
-        id(p) for p in task.supernet.parameters()
-    }
+    moved, left = task.trainer.optimizers[0], {id(p) for p in task.supernet.parameters()}
+    assert {id(p) for group in moved.param_groups for p in group["params"]} == left
+    assert {id(p) for p in moved.state} == left
+    held = sum(state["momentum_buffer"].numel() for state in moved.state.values())
+    assert held == parameters(task.supernet)
     series = json.loads((tmp_path / "series.json").read_text())["series"]
     assert [point["operations"] for point in series] == [16, 14]
     assert [point["epoch"] for point in series] == [0, 1]
     assert series[-1]["parameters"] == parameters(task.supernet)
     assert all(0 < point["loss"] < 10 and 0 <= point["accuracy"] <= 1 for point in series)
     assert Architecture.load(tmp_path / "architecture.json").choices[0] == 2
+    assert task.outputs["series"] == [tmp_path / "series.json"]
+    assert task.outputs["architecture"]
 
 
 def test_no_node_of_darts_loses_its_inputs(tmp_path: Path) -> None:
@@ -90,6 +95,31 @@ def test_a_search_ends_where_little_enough_is_left(tmp_path: Path) -> None:
     fit(task, GradualPruning(most=4, until=13, images=0), max_epochs=9)
     assert int(task.space.allowed["cell"].sum()) == 13
     assert task.trainer.current_epoch == 2
+
+
+def test_a_search_that_had_ended_ends_at_once(tmp_path: Path) -> None:
+    ends = []
+    for path in (None, tmp_path / "epoch=1.ckpt"):
+        task = search(tmp_path)
+        weigh(task, "cell", {(edge, 0): 0.01 for edge in range(6)})
+        keep = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1, enable_version_counter=False)
+        pruning = GradualPruning(most=4, until=13, images=8)
+        fit(task, pruning, keep, max_epochs=9, path=path, enable_checkpointing=True)
+        assert task.trainer.current_epoch == 2
+        state = {name: value.clone() for name, value in task.state_dict().items()}
+        ends.append((state, pruning.series, (tmp_path / "series.json").read_text(), set(task.outputs)))
+    for name, value in ends[0][0].items():
+        assert torch.equal(value, ends[1][0][name]), name
+    assert ends[0][1:] == ends[1][1:]
+
+
+def test_the_weight_rests_when_nothing_more_can_go(tmp_path: Path) -> None:
+    task = search(tmp_path)
+    weigh(task, "cell", {(edge, operation): 0.01 for edge in range(6) for operation in range(3)})
+    fit(task, GradualPruning(most=9, growth=2.0, images=0), max_epochs=5)
+    assert int(task.space.allowed["cell"].sum()) == 6
+    # nine went, then the three others; a weight that went on to double would end at 0.2
+    assert task.regularizers[0].weight == 0.1 / 4  # type: ignore[attr-defined]
 
 
 def test_the_cost_drives_factors_below_the_threshold(tmp_path: Path) -> None:
@@ -130,5 +160,11 @@ def test_what_cannot_be_pruned_is_refused(tmp_path: Path) -> None:
         GradualPruning(least=3, most=2)
     with pytest.raises(ConfigError, match="one ExpectedCost among its regularizers"):
         fit(search(tmp_path, regularizers=[]), GradualPruning(images=0))
-    with pytest.raises(ConfigError, match="until is 18, but the space has 18"):
-        fit(search(tmp_path), GradualPruning(until=18, images=0))
+    for until in (18, 5):
+        with pytest.raises(
+            ConfigError, match=f"until is {until}, but the space has 18 .* 6 cannot go. Set it from 6 to 17"
+        ):
+            fit(search(tmp_path), GradualPruning(until=until, images=0))
+    with_none = NASBench201Space(operations=("none", *OPERATIONS), channels=2, cells_per_stage=1)
+    with pytest.raises(ConfigError, match="Leave none out"):
+        fit(search(tmp_path, with_none), GradualPruning(images=0))

@@ -70,6 +70,14 @@ def test_the_cost_of_the_first_supernet_stays(tmp_path: Path) -> None:
     assert torch.equal(other.costs["cell"], before)
 
 
+def test_before_a_search_nothing_costs() -> None:
+    alphas = torch.randn(4, 3, requires_grad=True)
+    penalty = ExpectedCost(weight=2.0).penalty({"cell": alphas}, 0.5)
+    assert float(penalty.detach()) == 0.0
+    (gradient,) = torch.autograd.grad(penalty, alphas)
+    assert not gradient.any()
+
+
 def test_what_cannot_fall_is_refused(tmp_path: Path) -> None:
     for relaxation in (Softmax(), GumbelSoftmax()):
         with pytest.raises(ConfigError, match=f"those of {type(relaxation).__name__} have the sum 1"):

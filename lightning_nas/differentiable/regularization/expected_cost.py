@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_nas.differentiable.regularization.base import Regularizer
 from lightning_nas.differentiable.relaxation.base import Relaxation
+from lightning_nas.differentiable.relaxation.sigmoid import Sigmoid
 from lightning_nas.errors import ConfigError
 from lightning_nas.spaces.base import DifferentiableSpace, Supernet
 
@@ -20,7 +21,8 @@ class ExpectedCost(Regularizer):
     ``count`` the number of operations; both are of the supernet that the search began with, so that what is pruned
     lowers the penalty. ``uniform`` makes operations without parameters cost something, too. Of a factor's gradient
     nothing is left where the relaxation has it fixed, as a softmax has their sum: it needs ``Sigmoid``, or another one
-    whose factors can all fall. ``GradualPruning`` raises and lowers the weight.
+    whose factors can all fall. Before a search has it, nothing costs anything. ``GradualPruning`` raises and lowers the
+    weight.
 
     A reconstruction: the paper counts FLOPs, with two functions of them; here it is parameters, plus the uniform term.
 
@@ -38,13 +40,12 @@ class ExpectedCost(Regularizer):
         ConfigError: A number is negative.
     """
 
-    relaxation: Relaxation
-
     def __init__(self, weight: float = 0.1, uniform: float = 1.0) -> None:
         if weight < 0 or uniform < 0:
             raise ConfigError(f"weight is {weight}, uniform {uniform}; they must be at least 0.")
         self.weight = weight
         self.uniform = uniform
+        self.relaxation: Relaxation = Sigmoid()
         self.costs: dict[str, Tensor] = {}
 
     def attach(self, task: Any) -> None:
@@ -77,7 +78,8 @@ class ExpectedCost(Regularizer):
 
     def penalty(self, alphas: Mapping[str, Tensor], progress: float) -> Tensor:
         """The term, a scalar; what the space does not allow has the factor 0."""
-        terms = [(self.relaxation.relax(a) * self.costs[name].to(a)).sum() for name, a in alphas.items()]
+        free = torch.zeros(())
+        terms = [(self.relaxation.relax(a) * self.costs.get(name, free).to(a)).sum() for name, a in alphas.items()]
         return self.weight * torch.stack(terms).sum()
 
     def state_dict(self) -> dict[str, Any]:
