@@ -144,7 +144,7 @@ class WandbLog(Callback):
             return
         if isinstance(pl_module, DistillTask):
             _log_pictures(loggers, {"proxy/images": _proxy(outputs["proxy"][0])})
-        if isinstance(pl_module, BilevelTask):
+        if isinstance(pl_module, BilevelTask) and "architecture" in outputs:
             errors = _selection_errors(outputs["architecture"][0])
             for logger in loggers:
                 _log(logger, errors)
