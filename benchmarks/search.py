@@ -308,7 +308,9 @@ class Seed:
         config = self.stages.config_of("refine")
         strategy = {"class_path": "lightning_nas.evolution.random_search.RandomSearch"}
         config["model"]["init_args"] |= {"strategy": strategy, "budget": 1000, "generation": 2}
-        timer = {"class_path": "Timer", "init_args": {"duration": {"seconds": round(self.found["seconds"])}}}
+        # the default of interval is an enum, which a configuration cannot say
+        limits = {"duration": {"seconds": round(self.found["seconds"])}, "interval": "step"}
+        timer = {"class_path": "Timer", "init_args": limits}
         config["trainer"]["callbacks"] = [timer]
         task, _ = self.bench.fit(config, self.folder / "random")
         self.note("best_of_k", task.search.best[0])

@@ -20,7 +20,7 @@ class FreezeArchitecture(Callback):
     end. What the mixtures lose by that, the discretization gap, is logged as ``freeze/gap_loss`` and
     ``freeze/gap_accuracy`` and written to ``gap.json``: loss and accuracy on fixed images of the search half, with
     batch statistics, of the mixtures, of the frozen architecture, and of that at the end of the training.
-    ``write_supernet`` of the task writes the weights.
+    ``write_supernet`` of the task writes the weights, which learn from the train half only, as before.
 
     A reconstruction from the paper's summary. Its split of the data, more images for the weights than for the alphas,
     is the ``search_fraction`` of ``HalvesDataModule``. One process only.

@@ -32,8 +32,9 @@ class GradualPruning(Callback):
     left, loss and accuracy of the supernet on fixed images of the search half, which a one-level search trains on, too,
     by batch statistics, and the architecture that the discretizer would read.
 
-    A reconstruction. In the paper any set of operations that survives is a network; here the series says what the
-    supernet is worth with them, and the discretizer reads an architecture of the space. One process only.
+    A reconstruction. In the paper every cell has factors of its own and any set of operations that survives is a
+    network; here the cells of a type share theirs, the series says what the supernet is worth with them, and the
+    discretizer reads an architecture of the space. How the weight moves is ours. One process only.
 
     References:
         1. Bi, Xie, Chen, Wei, Tian: GOLD-NAS: Gradual, One-Level, Differentiable, 2020, https://arxiv.org/abs/2007.03331
