@@ -188,6 +188,10 @@ class UntouchedWeights:
     def keep(self, optimizer: Optimizer) -> None:
         """Note the unused parts; gradients are there, the step is not yet taken."""
         self._kept, self._new = [], []
+        for group in optimizer.param_groups:
+            if group.get("fused") and group.get("momentum"):  # such an SGD ends where some have no momentum yet
+                for p in group["params"]:
+                    optimizer.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
         moving = [p for p in self.whole if p.grad is not None]
         if moving:
             used = torch.stack([p.grad.any() for p in moving if p.grad is not None]).tolist()
