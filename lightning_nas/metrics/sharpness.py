@@ -34,7 +34,7 @@ def largest_eigenvalue(loss: Tensor, parameters: Sequence[Tensor], tolerance: fl
         found = torch.autograd.grad(
             gradient, parameters, direction, retain_graph=True, allow_unused=True, materialize_grads=True
         )
-        flat: np.ndarray[Any, Any] = torch.cat([part.flatten() for part in found]).double().cpu().numpy()
+        flat: np.ndarray[Any, Any] = torch.cat([part.detach().flatten() for part in found]).double().cpu().numpy()
         return flat
 
     start = np.random.default_rng(0).standard_normal(len(gradient))

@@ -88,7 +88,7 @@ def test_codes_with_high_scores_are_good_architectures(made: Any, strategy: Any)
     assert len(asked) == 4
     assert not set(asked) & set(known)
     assert max(a.choices.count(2) for a in asked) >= 5
-    assert sum(a.choices.count(2) for a in asked) / 4 > 4
+    assert sum(a.choices.count(2) for a in asked) / 4 > 3  # the known ones have 1.9
 
 
 def test_what_is_no_architecture_is_worth_nothing_and_not_asked_for(made: Any) -> None:
