@@ -115,6 +115,7 @@ class Bench:
         self.data = smaller(options.data, folder / "images.npz")
         self.table = NASBench201Table(str(Path(options.tables) / "nasbench201.npz"))
         self.truth = self.table.column(options.column)
+        self.step_seconds: list[float] = []
 
     def accuracy(self, architecture: Architecture) -> float:
         """What the table says of it, in percent."""
@@ -173,7 +174,9 @@ class Bench:
         written.write_text(yaml.safe_dump(config))
         start = time.perf_counter()
         task = run(["fit", "--config", str(written)]).model
-        return task, time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        self.step_seconds += next(each for each in task.trainer.callbacks if hasattr(each, "step_seconds")).step_seconds
+        return task, seconds
 
 
 class TrainedBench(Bench):
@@ -196,6 +199,7 @@ class TrainedBench(Bench):
         others = HalvesDataModule(ArrayDataModule(str(folder / "others.npz")))
         changes = [RandomCrop(padding=2), RandomFlip()]
         self.trained = ShortTraining(others, options.steps, 2, channels=8, cells=5, augmentations=changes, seed=1000)
+        self.step_seconds = []
         self._known: dict[str, float] = {}
         self._random: list[float] = []
 
@@ -254,34 +258,70 @@ class Seed:
 
     def search(self, method: str) -> None:
         """A file of ``configs/search`` in the pipeline's place; a selection goes on from the search of DARTS."""
-        config, before = self._search(method), 0.0
+        config, before, folder = self._search(method), 0.0, self.stages.search_dir
         arguments = config["model"]["init_args"]
+        self.bench.step_seconds.clear()
         if "epochs_between" in arguments:
             first = self._search("darts")
             first["model"]["init_args"]["write_supernet"] = True
             before = self.bench.fit(first, self.folder / "darts")[1]
             arguments |= {"supernet": str(self.folder / "darts" / "supernet.safetensors"), "epochs_between": 1}
             config["trainer"]["max_epochs"] = NASBench201Space().edges
-        task, seconds = self.bench.fit(config, self.stages.search_dir)
+        if method == "gm_nas":
+            task, seconds, folder = self._split(config)
+        else:
+            task, seconds = self.bench.fit(config, folder)
         self.note("search_alone", task.found)
-        errors = read_json(self.stages.search_dir / "architecture.json", repair="")["provenance"]["selection_errors"]
+        errors = read_json(folder / "architecture.json", repair="")["provenance"]["selection_errors"]
         self.found |= {
             kind: errors[kind]["rate"] for kind in ("edges", "operations") if errors and errors[kind]["count"]
         }
-        timer = next(each for each in task.trainer.callbacks if hasattr(each, "step_seconds"))
-        self.found |= {"seconds": before + seconds, "steps": len(timer.step_seconds)}
-        self.found["step_ms"] = 1e3 * statistics.median(timer.step_seconds)
+        steps = self.bench.step_seconds
+        self.found |= {"seconds": before + seconds, "steps": len(steps), "step_ms": 1e3 * statistics.median(steps)}
+
+    def _split(self, config: dict[str, Any]) -> tuple[Any, float, Path]:
+        """GM-NAS: a third of the epochs with equal alphas, then a search in each of two parts; the better one's."""
+        config["trainer"]["max_epochs"] = epochs = config["trainer"]["max_epochs"] // 3
+        whole, split = deepcopy(config), deepcopy(config)
+        whole["model"]["init_args"]["warmup_epochs"] = epochs
+        _, seconds = self.bench.fit(whole, self.folder / "whole")
+        split["model"] = read_yaml(CONFIGS / "search" / "gm_nas_split.yaml")["model"]
+        supernet = str(self.folder / "whole" / "supernet.safetensors")
+        split["model"]["init_args"] |= {"space": config["model"]["init_args"]["space"], "supernet": supernet}
+        split["trainer"] |= {"max_epochs": 1, "limit_train_batches": 10}
+        seconds += self.bench.fit(split, self.folder / "split")[1]
+        found = []
+        for number in (0, 1):
+            part, folder = deepcopy(config), self.folder / f"part_{number}"
+            narrowed = read_yaml(self.folder / "split" / f"search_{number}.yaml")
+            part["model"]["init_args"] |= narrowed["model"]["init_args"]
+            task, more = self.bench.fit(part, folder)
+            seconds += more
+            found.append((float(task.trainer.callback_metrics["search/loss"]), number, task, folder))
+        _, _, task, folder = min(found)
+        return task, seconds, folder
 
     def _search(self, method: str) -> dict[str, Any]:
         config = self.stages.config_of("search")
         if method != "default":
             own = read_yaml(CONFIGS / "search" / f"{method}.yaml")
             shared = {key: config["model"]["init_args"][key] for key in SHARED if key in config["model"]["init_args"]}
+            partial = own["model"]["init_args"]["space"]["init_args"].get("partial_channels")
             config["model"] = {**own["model"], "init_args": {**own["model"]["init_args"], **shared}}
+            epochs, arguments = config["trainer"]["max_epochs"], config["model"]["init_args"]
+            if partial:
+                arguments["space"]["init_args"]["partial_channels"] = partial
+            if "warmup_epochs" in arguments:
+                arguments["warmup_epochs"] = round(epochs * arguments["warmup_epochs"] / own["trainer"]["max_epochs"])
             config["trainer"]["callbacks"] = callbacks = own["trainer"].get("callbacks") or []
             for each in callbacks:
                 if "epoch" in each["init_args"]:  # at which an architecture is frozen: half of the way
-                    each["init_args"]["epoch"] = config["trainer"]["max_epochs"] // 2
+                    each["init_args"]["epoch"] = epochs // 2
+                if "kept" in each["init_args"]:  # phases, each a cell deeper and with a schedule of its own
+                    cells = arguments["space"]["init_args"]["cells"]
+                    each["init_args"]["cells"] = [cells, cells + 1, cells + 2]
+                    arguments["weight_scheduler"] = own["model"]["init_args"]["weight_scheduler"]
+                    arguments["weight_scheduler"]["init_args"]["T_0"] = epochs // 3
         arguments = config["model"]["init_args"]
         for part in self.bench.options.without:
             arguments[part] = [] if part == "regularizers" else None
@@ -367,7 +407,9 @@ def report(bench: Bench, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, print, and end with a line of JSON."""
-    methods = ["default", *sorted(path.stem for path in (CONFIGS / "search").glob("*.yaml"))]
+    others = ("gm_nas_split", "nasbench201_darts", "s1", "s2", "s3", "s4")  # a part of a method, and spaces
+    stems = sorted(path.stem for path in (CONFIGS / "search").glob("*.yaml"))
+    methods = ["default", *(stem for stem in stems if stem not in others)]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--space", required=True, choices=["nasbench201", "darts"])
     parser.add_argument("--data", required=True, help="npz of CIFAR-10")
