@@ -240,7 +240,8 @@ def check_images(callback: Callback, trainer: Trainer) -> None:
     if not hasattr(data, "fixed_batch"):
         raise ConfigError(
             f"{type(callback).__name__} measures on fixed images of the search half, which {type(data).__name__} does "
-            "not hand out. Use lightning_nas.data.halves.HalvesDataModule, or images: 0."
+            f"not hand out. Use lightning_nas.data.halves.HalvesDataModule, or leave {type(callback).__name__}'s "
+            "measurements out."
         )
 
 
@@ -340,15 +341,20 @@ def sharpness(task: "BilevelTask", images: "Tensor", labels: "Tensor", radius: f
 
 
 class _Training:
-    """Puts a supernet into training mode, and every part of it back into its own."""
+    """Puts a supernet into training mode without dropout, and every part of it back into its own."""
 
     def __init__(self, task: "BilevelTask") -> None:
         self.supernet = task.supernet
 
     def __enter__(self) -> None:
         self.modes = {part: part.training for part in self.supernet.modules()}
+        self.rates: dict[Any, Any] = {part: part.skip_dropout for part in self.modes if hasattr(part, "skip_dropout")}
         self.supernet.train()
+        for part in self.rates:
+            part.skip_dropout = 0.0
 
     def __exit__(self, *error: object) -> None:
         for part, mode in self.modes.items():
             part.training = mode
+        for part, rate in self.rates.items():
+            part.skip_dropout = rate

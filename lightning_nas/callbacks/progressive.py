@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lightning_nas.differentiable.discretization.skip_cap import SkipCap
 from lightning_nas.errors import ConfigError
 from lightning_nas.spaces.darts import DARTSSpace
 from lightning_nas.spaces.wave import Wave
@@ -80,6 +81,15 @@ class Progressive(Callback):
         if cells not in self.cells:
             raise ConfigError(
                 f"The space has {cells} cells, the phases have {list(self.cells)}. Give the space those of the first."
+            )
+        names = task.space.operations
+        capped = "skip_connect" in names and isinstance(task.discretizer, SkipCap)
+        fewest = 1 + ("none" in names) + capped
+        if self.kept and not (fewest <= self.kept[-1] and self.kept[0] < len(names)):
+            raise ConfigError(
+                f"kept is {list(self.kept)} of {len(names)} operations; it must begin below their number, and end at "
+                f"{fewest} or more: with none{' and skip_connect' if capped else ''} alone, a node could have too few "
+                "inputs. Raise kept, or leave operations out of the space."
             )
         if trainer.world_size > 1:
             raise ConfigError(

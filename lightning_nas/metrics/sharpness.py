@@ -40,6 +40,8 @@ def largest_eigenvalue(loss: Tensor, parameters: Sequence[Tensor], tolerance: fl
     start = np.random.default_rng(0).standard_normal(len(gradient))
     if not product(start).any():  # no parameter counts any more, from which Lanczos cannot start
         return 0.0
+    if len(start) == 1:
+        return float(product(np.ones(1))[0])
     hessian = LinearOperator((len(start), len(start)), matvec=product, dtype=np.float64)
     (value,) = eigsh(hessian, k=1, which="LA", v0=start, tol=tolerance, return_eigenvectors=False)
     return float(value)

@@ -1,14 +1,12 @@
 """Supernet weights from and to the naming of the public code, one module an edge and operation; pruning by name."""
 
-import copy
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_nas.errors import DataError
+from lightning_nas.errors import ConfigError, DataError
 from lightning_nas.spaces.base import Supernet
 
 State = dict[str, Tensor]
@@ -91,8 +89,16 @@ def inherit_optimizer(optimizer: Optimizer, supernet: Supernet, wider: Supernet)
         optimizer: Of the weights of ``wider``, with one parameter group; changed in place.
         supernet: Whose weights it shall move.
         wider: Whose weights it moved.
+
+    Raises:
+        ConfigError: It has several parameter groups, or a state that is neither of the weights' shapes nor a number.
     """
-    (group,) = optimizer.param_groups
+    if len(optimizer.param_groups) != 1:
+        raise ConfigError(
+            f"{type(optimizer).__name__} has {len(optimizer.param_groups)} parameter groups, of which a change of the "
+            "supernet keeps one. Give it all weights in one group."
+        )
+    group = optimizer.param_groups[0]
     before = dict(wider.named_parameters())
     after = dict(supernet.named_parameters())
     states = {name: optimizer.state[p] for name, p in before.items() if p in optimizer.state}
@@ -101,15 +107,35 @@ def inherit_optimizer(optimizer: Optimizer, supernet: Supernet, wider: Supernet)
         optimizer.state.pop(p, None)
     group["params"] = list(after.values())
     for key in keys:
-        held = {name: state[key] for name, state in states.items()}
-        shaped = {name: v for name, v in held.items() if isinstance(v, Tensor) and v.shape == before[name].shape}
+        held = {name: state[key] for name, state in states.items() if state.get(key) is not None}
+        if not held:
+            continue
+        shaped = all(isinstance(v, Tensor) and v.shape == before[name].shape for name, v in held.items())
+        counts = all(not isinstance(v, Tensor) or v.numel() == 1 for v in held.values())
+        if not (shaped or counts):
+            raise ConfigError(
+                f"{type(optimizer).__name__} keeps {key!r} in other shapes than those of the weights, which a change "
+                "of the supernet cannot move. Use SGD, Adam or AdamW."
+            )
+        # what never had a gradient, such as an operation that was not drawn yet, is as at the start
         if shaped:
-            public = to_per_edge(wider, shaped)
-            own = {name: torch.zeros_like(p) for name, p in after.items()}
-            used = _fill(supernet, public, own)
-            own |= {name: public[name] for name in own if name not in used and name in public}
-            moved: Mapping[str, Any] = own
-        else:  # a count of steps, equal for all
-            moved = {name: copy.deepcopy(next(iter(held.values()))) for name in after}
-        for name, p in after.items():
-            optimizer.state[p][key] = moved[name]
+            filled = {name: held.get(name, torch.zeros_like(p)) for name, p in before.items()}
+            for name, value in _moved(supernet, after, wider, filled).items():
+                optimizer.state[after[name]][key] = value
+        else:  # a count of steps belongs to a whole parameter: one number an element, of which all are the same
+            sample = next(iter(held.values()))
+            filled = {
+                name: torch.full_like(p, float(held.get(name, 0)), dtype=torch.float64) for name, p in before.items()
+            }
+            for name, value in _moved(supernet, after, wider, filled).items():
+                count = float(value.max())
+                new = torch.full_like(sample, count) if isinstance(sample, Tensor) else type(sample)(count)
+                optimizer.state[after[name]][key] = new
+
+
+def _moved(supernet: Supernet, after: Mapping[str, Tensor], wider: Supernet, values: State) -> State:
+    """Values of all weights of one supernet, as those of the weights of another, by name."""
+    public = to_per_edge(wider, values)
+    own = {name: torch.zeros_like(p, dtype=next(iter(values.values())).dtype) for name, p in after.items()}
+    used = _fill(supernet, public, own)
+    return own | {name: public[name] for name in own if name not in used and name in public}

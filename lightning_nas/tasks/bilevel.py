@@ -22,13 +22,22 @@ from lightning_nas.differentiable.normalization.base import Normalization
 from lightning_nas.differentiable.regularization.base import Regularizer, WeightStep
 from lightning_nas.differentiable.relaxation.base import Relaxation
 from lightning_nas.differentiable.relaxation.softmax import Softmax
+from lightning_nas.errors import CheckpointError
 from lightning_nas.metrics.selection import SelectionErrors, selection_errors
 from lightning_nas.spaces.base import DifferentiableSpace, Mixture, Supernet
 from lightning_nas.spaces.paths import UntouchedWeights
 from lightning_nas.tasks import supernet_changes
 from lightning_nas.tasks.closed import Closed
 from lightning_nas.tasks.common import EpochMeans, check_state, output_folder
-from lightning_nas.tasks.components import check_batch_norm, check_components, check_schedulers, check_supernet
+from lightning_nas.tasks.components import (
+    check_batch_norm,
+    check_components,
+    check_epochs,
+    check_halves,
+    check_numbers,
+    check_schedulers,
+    check_supernet,
+)
 from lightning_nas.tasks.execution import Compile, Execution, Memory
 from lightning_nas.tasks.search_files import begin_from, write_search
 
@@ -110,6 +119,7 @@ class BilevelTask(LightningModule):
         image_shape: tuple[int, int, int] = (3, 32, 32),
     ) -> None:
         super().__init__()
+        check_numbers(warmup_epochs, weight_clip_norm, alpha_scale, selection_images)
         self.automatic_optimization = False
         self.space = space
         self.hypergradient = hypergradient
@@ -281,9 +291,10 @@ class BilevelTask(LightningModule):
         """Refuse settings that this device cannot follow.
 
         Raises:
-            ConfigError: Of the execution, or batch norm that is to be synchronised over processes.
+            ConfigError: Of the execution, the epochs, or batch norm that is to be synchronised over processes.
         """
         check_batch_norm(self.supernet)
+        check_epochs(self.trainer.max_epochs, self.relaxation, self.regularizers)
         self.execution.check(self.device, str(self.trainer.precision), self.trainer.world_size)
 
     # -- the step -------------------------------------------------------------------------------------------------
@@ -292,6 +303,7 @@ class BilevelTask(LightningModule):
         """Move the alphas, then the weights."""
         optimizers: Any = self.optimizers()  # two, see configure_optimizers
         weight_optimizer, alpha_optimizer = optimizers
+        check_halves(batch)
         train, search = batch["train"], batch["search"]
         move_alphas = self.current_epoch - self.began >= self.warmup_epochs and self.closed.frozen is None
         one_level = self.hypergradient.one_level
@@ -370,9 +382,10 @@ class BilevelTask(LightningModule):
         self.history.append({name: mixture.operations.clone().cpu() for name, mixture in mixtures.items()})
         for regularizer in self.regularizers:
             regularizer.after_epoch(self.supernet, mixtures)
-        for name, alphas in self.alphas.items():
-            p = alphas.detach().softmax(1)
-            self.log(f"search/entropy_{name}", -(p * p.log()).sum(1).mean(), sync_dist=True)
+        for name, alphas in self.closed.alphas(dict(self.alphas)).items():
+            self.log(
+                f"search/entropy_{name}", torch.special.entr(alphas.detach().softmax(1)).sum(1).mean(), sync_dist=True
+            )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and accuracy of the supernet on Lightning's validation set."""
@@ -435,13 +448,21 @@ class BilevelTask(LightningModule):
         checkpoint["alpha_history"] = self.history
         supernet_changes.note(self, checkpoint)
         checkpoint["regularizers"] = [regularizer.state_dict() for regularizer in self.regularizers]
+        checkpoint["regularizer_classes"] = [type(regularizer).__name__ for regularizer in self.regularizers]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the history of the factors back.
 
         Raises:
-            CheckpointError: The checkpoint is of another supernet.
+            CheckpointError: The checkpoint is of another supernet, or of other regularizers.
         """
+        own = [type(regularizer).__name__ for regularizer in self.regularizers]
+        saved = checkpoint.get("regularizer_classes")
+        if saved != own:
+            raise CheckpointError(
+                f"The checkpoint is of a search with the regularizers {saved!s:.200}, this one has {own}. Give it the "
+                "same, or begin without the checkpoint."
+            )
         supernet_changes.follow(self, checkpoint)
         check_state(self, checkpoint)
         self.history = list(checkpoint["alpha_history"])

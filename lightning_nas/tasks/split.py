@@ -99,12 +99,29 @@ class SplitTask(BilevelTask):
             (cell, edge, row.nonzero().flatten().tolist())
             for cell, allowed in space.allowed.items()
             for edge, row in enumerate(allowed)
-            if int(row.sum()) == most
+            if int(row.sum()) == most and self._leaves_inputs(cell, edge)
         ]
+        if not self.candidates:
+            raise ConfigError(
+                f"{supernet} cannot be split: on every edge one part could be none alone, and a node would have too "
+                "few inputs. Search in it without none among its operations, or split a wider one."
+            )
         count = len(space.operations)
         for cell in space.cell_types:
             self.register_buffer(f"sums_{cell}", torch.zeros(space.edges, count, count, dtype=torch.float64))
         self.split: tuple[str, int, Split] | None = None
+
+    def _leaves_inputs(self, cell: str, edge: int) -> bool:
+        """Whether an edge can be split however its operations group: none alone takes an input away."""
+        names, mask = self.space.operations, self.space.allowed[cell].clone()
+        if "none" not in names or not mask[edge, names.index("none")] or int(mask[edge].sum()) > 3:
+            return True
+        mask[edge] = torch.tensor([name == "none" for name in names])
+        try:
+            self.space.restrict({cell: mask})
+        except ConfigError:
+            return False
+        return True
 
     @property
     def sums(self) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from lightning_nas.callbacks.progressive import Progressive
 from lightning_nas.differentiable.discretization.product_score import ProductScore
 from lightning_nas.differentiable.discretization.top_two import TopTwo
 from lightning_nas.differentiable.normalization.edge_softmax import EdgeSoftmax
+from lightning_nas.differentiable.relaxation.gumbel_softmax import HardGumbelSoftmax
 from lightning_nas.differentiable.relaxation.sigmoid import Sigmoid
 from lightning_nas.errors import CheckpointError, ConfigError
 from lightning_nas.metrics.cost import parameters
@@ -191,3 +192,35 @@ def test_a_frozen_checkpoint_of_another_network_is_refused(tmp_path: Path) -> No
     other = search(tmp_path, "darts", space=DARTSSpace(nodes=3, channels=2, cells=3))
     with pytest.raises(CheckpointError, match="of another network"):
         fit(other, FreezeArchitecture(epoch=1, images=8), max_epochs=3, path=tmp_path / "last.ckpt")
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+        lambda p: torch.optim.Adam(p, lr=0.1),
+        lambda p: torch.optim.AdamW(p, lr=0.1, fused=True),
+    ],
+)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_operations_that_were_never_drawn_have_no_state_to_move(tmp_path: Path, optimizer: Any, seed: int) -> None:
+    task = search(tmp_path, "darts", relaxation=HardGumbelSoftmax(), weight_optimizer=optimizer, seed=seed)
+    fit(task, FreezeArchitecture(epoch=1, images=8), max_epochs=2)
+    states = task.trainer.optimizers[0].state
+    assert task.closed.frozen is not None
+    assert states
+    assert all(torch.as_tensor(value).isfinite().all() for state in states.values() for value in state.values())
+
+
+def test_optimizers_whose_state_cannot_be_moved_are_refused(tmp_path: Path) -> None:
+    def grouped(parameters: Any) -> torch.optim.Optimizer:
+        first, *rest = parameters
+        return torch.optim.SGD([{"params": [first]}, {"params": rest}], lr=0.1)
+
+    for optimizer, reason in (
+        (torch.optim.Adafactor, "Adafactor keeps .* in other shapes"),
+        (grouped, "2 parameter groups"),
+    ):
+        task = search(tmp_path, "darts", weight_optimizer=optimizer)
+        with pytest.raises(ConfigError, match=reason):
+            fit(task, FreezeArchitecture(epoch=1, images=8), max_epochs=2)

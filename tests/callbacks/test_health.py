@@ -242,7 +242,7 @@ def test_what_cannot_be_measured_is_refused() -> None:
         with pytest.raises(ConfigError, match=f"{name} is {value}"):
             HealthMonitor(**{name: value})  # type: ignore[arg-type]
     monitor = HealthMonitor()
-    with pytest.raises(ConfigError, match="HalvesDataModule, or images: 0"):
+    with pytest.raises(ConfigError, match="HalvesDataModule, or leave HealthMonitor's measurements out"):
         monitor.on_fit_start(quiet_trainer(max_epochs=1), make())
     trainer = quiet_trainer(max_epochs=1)
     trainer.datamodule = FixedHalves()  # type: ignore[attr-defined]

@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
+from lightning_nas.callbacks.health import fixed_images, worth
 from lightning_nas.callbacks.interruption import Interruption
 from lightning_nas.callbacks.progressive import Progressive
 from lightning_nas.callbacks.step_seed import StepSeed
@@ -191,6 +192,28 @@ def test_skips_lose_a_share_of_their_values_in_training(side: int) -> None:
 def test_phases_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="expected are growing cells"):
         Progressive(**{**PHASES, **options})
+
+
+@pytest.mark.parametrize("kept", [(8, 3), (5, 2)])
+def test_phases_that_could_leave_too_little_are_refused(kept: tuple[int, int], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="must begin below their number, and end at 3 or more"):
+        fit(make(tmp_path), Progressive(**{**PHASES, "kept": kept}))
+    fit(make(tmp_path, discretizer=TopTwo()), Progressive(**{**PHASES, "kept": (5, 2)}))
+
+
+def test_what_is_measured_is_measured_without_dropout(tmp_path: Path) -> None:
+    values: list[float] = []
+
+    class Measure(Callback):
+        def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            before = torch.get_rng_state()
+            values.extend(worth(pl_module, None, *fixed_images(pl_module, 8, 0))[0] for _ in range(2))  # type: ignore[arg-type]
+            assert torch.equal(torch.get_rng_state(), before)
+
+    task = fit(make(tmp_path), Progressive(**{**PHASES, "skip_dropout": (0.5, 0.6, 0.7)}), Measure())
+    assert values[::2] == values[1::2]
+    assert len(set(values)) == EPOCHS
+    assert task.found is not None
 
 
 @pytest.mark.parametrize(

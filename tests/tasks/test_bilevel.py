@@ -9,16 +9,20 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins import MixedPrecision, Precision
 from torch import Tensor
 
 from lightning_nas.architecture import Architecture
 from lightning_nas.artifacts import read_tensors
+from lightning_nas.data.images import DigitsDataModule
 from lightning_nas.differentiable.attention.base import Attention
 from lightning_nas.differentiable.attention.channel import ChannelAttention
 from lightning_nas.differentiable.attention.operation import OperationAttention
 from lightning_nas.differentiable.discretization.joint_score import JointScore
 from lightning_nas.differentiable.discretization.product_score import ProductScore
+from lightning_nas.differentiable.discretization.sigmoid_score import SigmoidScore
+from lightning_nas.differentiable.discretization.skip_cap import SkipCap
 from lightning_nas.differentiable.discretization.top_two import TopTwo
 from lightning_nas.differentiable.hypergradient.exact_second_order import ExactSecondOrder
 from lightning_nas.differentiable.hypergradient.first_order import FirstOrder
@@ -28,7 +32,7 @@ from lightning_nas.differentiable.normalization.edge_softmax import EdgeSoftmax
 from lightning_nas.differentiable.normalization.joint_softmax import JointSoftmax
 from lightning_nas.differentiable.regularization.beta_decay import BetaDecay
 from lightning_nas.differentiable.regularization.edge_variance import EdgeVariance
-from lightning_nas.errors import ConfigError
+from lightning_nas.errors import CheckpointError, ConfigError
 from lightning_nas.spaces.base import Mixture
 from lightning_nas.spaces.darts import DARTSSpace
 from lightning_nas.tasks.bilevel import BilevelTask
@@ -325,3 +329,53 @@ def test_half_precision_follows_full_precision(tmp_path: Path) -> None:
     start = torch.cat([p.detach().flatten() for p in make(tmp_path).alpha_list])
     moved, difference = (ends[0] - start).norm(), (ends[1] - ends[0]).norm()
     assert 0 < difference < 0.5 * moved  # Adam's steps are as long, and mostly in the same direction
+
+
+@pytest.mark.parametrize("name", ["warmup_epochs", "weight_clip_norm", "alpha_scale", "selection_images"])
+def test_numbers_out_of_range_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} is -1; it must be a number from 0 on"):
+        make(tmp_path, **{name: -1})
+
+
+@pytest.mark.parametrize("made", [lambda: BetaDecay(-1.0), lambda: EdgeVariance(-1.0)])
+def test_weights_below_0_are_refused(made: Any) -> None:
+    with pytest.raises(ConfigError, match="at least 0"):
+        made()
+
+
+def test_scores_that_compare_edges_need_alphas_that_do(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="JointScore compares .* Use JointSoftmax"):
+        make(tmp_path, discretizer=SkipCap(discretizer=JointScore()))
+    with pytest.raises(ConfigError, match="SigmoidScore compares .* Use Sigmoid as the relaxation"):
+        make(tmp_path, discretizer=SigmoidScore())
+
+
+def test_what_follows_the_course_of_a_search_needs_its_length(tmp_path: Path) -> None:
+    trainer = quiet_trainer(max_epochs=-1, max_steps=3, precision="64-true")
+    with pytest.raises(ConfigError, match=r"max_epochs is -1, but .*'BetaDecay'"):
+        trainer.fit(make(tmp_path, regularizers=[BetaDecay()]), datamodule=FixedHalves(batches=1))
+    trainer = quiet_trainer(max_epochs=-1, max_steps=3, precision="64-true")
+    trainer.fit(make(tmp_path), datamodule=FixedHalves(batches=1))
+    assert trainer.current_epoch > 0
+
+
+def test_data_without_halves_are_refused(tmp_path: Path) -> None:
+    task = make(tmp_path, image_shape=(1, 8, 8), num_classes=10)
+    with pytest.raises(ConfigError, match="halves train and search"):
+        quiet_trainer(max_epochs=1).fit(task, datamodule=DigitsDataModule())
+
+
+def test_a_checkpoint_of_other_regularizers_is_refused(tmp_path: Path) -> None:
+    saved = ModelCheckpoint(tmp_path, filename="last")
+    trainer = quiet_trainer(max_epochs=1, precision="64-true", callbacks=[saved], enable_checkpointing=True)
+    trainer.fit(make(tmp_path, regularizers=[BetaDecay()]), datamodule=FixedHalves(batches=1))
+    for others in ([], [EdgeVariance()]):
+        again, trainer = make(tmp_path, regularizers=others), quiet_trainer(max_epochs=2, precision="64-true")
+        with pytest.raises(CheckpointError, match=r"regularizers \['BetaDecay'\], this one has"):
+            trainer.fit(again, datamodule=FixedHalves(batches=1), ckpt_path=tmp_path / "last.ckpt")
+
+
+def test_the_entropy_of_certain_alphas_is_0(tmp_path: Path) -> None:
+    task = make(tmp_path, alpha_scale=1e5, warmup_epochs=9)  # whose softmax is 0 and 1
+    fit(task, FixedHalves(batches=1))
+    assert float(task.trainer.callback_metrics["search/entropy_normal"]) == 0.0

@@ -167,5 +167,10 @@ def test_what_cannot_be_split_is_refused(tmp_path: Path) -> None:
     sizes: dict[str, Any] = {"num_classes": 3, "image_shape": (3, 8, 8)}
     with pytest.raises(ConfigError, match="no edge takes more than one operation"):
         SplitTask(space.restrict({"cell": single}), str(tmp_path / "supernet.safetensors"), **sizes)
+    few = DARTSSpace(nodes=1, operations=("none", "skip_connect", "sep_conv_3x3"), channels=2, cells=3)
+    fit(make(tmp_path, space=few, discretizer=TopTwo(), write_supernet=True), max_epochs=1)
+    with pytest.raises(ConfigError, match="could be none alone"):
+        SplitTask(few, str(tmp_path / "supernet.safetensors"), **sizes)
+    fit(make(tmp_path, space=space.restrict({"cell": single}), discretizer=TopTwo(), write_supernet=True), max_epochs=1)
     with pytest.raises(ArtifactError, match="lacks weights"):
         SplitTask(space, str(tmp_path / "supernet.safetensors"), **sizes)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_nas.differentiable.regularization.base import Regularizer
+from lightning_nas.errors import ConfigError
 
 
 class BetaDecay(Regularizer):
@@ -17,10 +18,15 @@ class BetaDecay(Regularizer):
         1. Ye et al.: beta-DARTS: Beta-Decay Regularization for DARTS, CVPR 2022, https://arxiv.org/abs/2203.01665
 
     Args:
-        weight: Factor at the end of the search, to which it rises linearly from 0 (the paper: 50).
+        weight: Factor at the end of the search, at least 0, to which it rises linearly from 0 (the paper: 50).
+
+    Raises:
+        ConfigError: The weight is below 0.
     """
 
     def __init__(self, weight: float = 50.0) -> None:
+        if weight < 0:
+            raise ConfigError(f"weight is {weight}; it must be at least 0.")
         self.weight = weight
 
     def penalty(self, alphas: Mapping[str, Tensor], progress: float) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_nas.differentiable.regularization.base import Regularizer
+from lightning_nas.errors import ConfigError
 
 
 class EdgeVariance(Regularizer):
@@ -17,9 +18,14 @@ class EdgeVariance(Regularizer):
 
     Args:
         weight: Factor, at least 0.
+
+    Raises:
+        ConfigError: The weight is below 0.
     """
 
     def __init__(self, weight: float = 1.0) -> None:
+        if weight < 0:
+            raise ConfigError(f"weight is {weight}; it must be at least 0.")
         self.weight = weight
 
     def penalty(self, alphas: Mapping[str, Tensor], progress: float) -> Tensor:

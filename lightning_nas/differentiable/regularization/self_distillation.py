@@ -20,9 +20,9 @@ class SelfDistillation(Regularizer):
 
     ``p`` is the softmax of the supernet's logits over the temperature, ``vote`` the mean of those of the last
     ``teachers`` epochs' supernets, each with its own weights and factors, on the same batch and normalised by its
-    statistics. Until the first epoch has ended there is no term. The alphas have none either. Every teacher takes the
-    memory of a supernet and the time of a forward pass. Those of before a change of the supernet, such as operations
-    that were taken away, are dropped.
+    statistics. Until the first epoch has ended there is no term. The alphas have none either, except under
+    ``OneLevel``, where they follow the weights' loss. Every teacher takes the memory of a supernet and the time of a
+    forward pass. Those of before a change of the supernet, such as operations that were taken away, are dropped.
 
     A reconstruction: of the paper only the abstract is public. Which earlier supernets, how many, the temperature, the
     weight, and that the alphas have no such term, are ours.
@@ -70,7 +70,7 @@ class SelfDistillation(Regularizer):
             )
 
     def penalty(self, alphas: Mapping[str, Tensor], progress: float) -> Tensor:
-        """Zero: the alphas have no term."""
+        """Zero: the alphas have no term of their own."""
         return 0.0 * torch.stack([a[a.isfinite()].sum() for a in alphas.values()]).sum()
 
     def vote(self, step: WeightStep) -> Tensor:
