@@ -430,6 +430,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.tables is None and options.space == "nasbench201":
         parser.error("say --tables FOLDER or set LIGHTNING_NAS_DATA: the folder of nasbench201.npz")
+    if options.space != "darts" and options.method in ("p_darts", "pc_darts"):
+        parser.error(f"{options.method} is of --space darts: depths and partial channels are that space's")
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         bench = (Bench if options.space == "nasbench201" else TrainedBench)(options, Path(folder))

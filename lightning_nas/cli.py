@@ -20,7 +20,7 @@ from lightning_nas.callbacks.run_config import CHECKPOINT_KEY, RunConfig
 from lightning_nas.callbacks.run_folder import RunFolder
 from lightning_nas.callbacks.step_seed import StepSeed
 from lightning_nas.callbacks.wandb_log import WandbLog
-from lightning_nas.errors import CheckpointError, ConfigError, DataError
+from lightning_nas.errors import CheckpointError, ConfigError, DataError, NASError
 
 _SCHEDULERS = ("scheduler", "weight_scheduler", "alpha_scheduler")
 
@@ -232,6 +232,7 @@ def run(args: list[str] | None = None, make: Callable[..., NASCLI] = NASCLI) -> 
         make: Called with ``args`` by name.
 
     Raises:
+        NASError: A constructor refuses its arguments.
         ConfigError: Lightning refuses the configuration.
         DataError: A worker process of a loader has died.
     """
@@ -244,6 +245,11 @@ def run(args: list[str] | None = None, make: Callable[..., NASCLI] = NASCLI) -> 
             return make(args=args)
         except MisconfigurationException as error:
             raise ConfigError(f"Lightning refuses the configuration: {error}") from error
+        except ValueError as error:  # the parser wraps what a constructor says in what it thinks of the union of types
+            found = _own(error)
+            if found is None:
+                raise
+            raise found from None
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
@@ -251,6 +257,13 @@ def run(args: list[str] | None = None, make: Callable[..., NASCLI] = NASCLI) -> 
                 f"A process that reads images has died: {error}. Memory (also shared memory, /dev/shm) is the usual "
                 "cause. Use fewer num_workers, 0 for none, or smaller batches; a run goes on from its last checkpoint."
             ) from error
+
+
+def _own(error: BaseException | None) -> NASError | None:
+    """The typed error behind another one, if there is one."""
+    while error is not None and not isinstance(error, NASError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _is_no_advert(record: logging.LogRecord) -> bool:

@@ -67,7 +67,8 @@ class Pipeline:
 
         Raises:
             ConfigError: The run folder holds another pipeline's run, or a stage's configuration is wrong: said before
-                the first stage starts.
+                the first stage starts, but for what only a constructor knows. A stage that has not begun may then be
+                given another configuration.
             MissingDependencyError: The packages of a format that the network is to be exported in are not installed.
         """
         from lightning_nas.cli import check_config
@@ -84,7 +85,7 @@ class Pipeline:
         texts = {name: yaml.safe_dump(config, sort_keys=False) for name, config in configs.items()}
         for name, text in texts.items():
             path = self.run_dir / f"{name}.yaml"
-            if path.is_file() and path.read_text() != text:
+            if path.is_file() and path.read_text() != text and self._begun(name):
                 raise ConfigError(
                     f"{path} is of a run with another configuration. Use another --run_dir, or delete "
                     f"{self.run_dir} to start anew."
@@ -106,6 +107,11 @@ class Pipeline:
     def random_architectures(self) -> int:
         """How many random architectures are trained like the found one."""
         return int(self.config.get("random_architectures", 3))
+
+    def _begun(self, name: str) -> bool:
+        """Whether a stage has left anything that another configuration would not have made."""
+        folder = self.run_dir / name
+        return (folder / "done.json").is_file() or (folder / "checkpoints" / "last.ckpt").is_file()
 
     def _stage(self, name: str, *, test: bool) -> None:
         done = self.run_dir / name / "done.json"

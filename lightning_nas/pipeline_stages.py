@@ -1,5 +1,6 @@
 """The configurations of a pipeline's stages: their own files, with what the pipeline knows filled in."""
 
+import importlib
 import inspect
 from collections.abc import Mapping
 from copy import deepcopy
@@ -73,6 +74,8 @@ class Stages:
         if "data" in own:  # a module that wraps one of images
             return {**stage, "init_args": {**own, "data": self._data(own["data"])}}
         loading = set(inspect.signature(ImageDataModule.__init__).parameters)
+        if stage.get("class_path") != class_path:
+            _check_options(stage)
         kept = {key: value for key, value in own.items() if key in loading or stage.get("class_path") == class_path}
         return {"class_path": class_path, "init_args": {"seed": self.seed, **kept, **arguments}}
 
@@ -81,6 +84,8 @@ class Stages:
         own = dict(stage.get("init_args") or {})
         if "proxy" in own:
             return self._on_proxy(stage)
+        for part in (stage, own.get("data") or {}):
+            _check_options(part)
         images = dict((own.get("data") or {}).get("init_args") or {})
         loading = {
             "augmentations": images,
@@ -131,9 +136,15 @@ class Stages:
         searched = self.config_of("search")
         arguments["space"] = searched["model"]["init_args"]["space"]
         found = {"starts": [str(self.search_dir / "architecture.json")]}
-        strategy = arguments["strategy"]
+        strategy, evaluator = (_described(arguments, part) for part in ("strategy", "evaluator"))
+        taken = _parameters(strategy["class_path"])
+        if taken is not None and "starts" not in taken:
+            raise ConfigError(
+                f"stages.refine has the strategy {strategy['class_path']}, which begins with no architecture of the "
+                "search; it needs one with `starts`, such as lightning_nas.evolution.refine.Refine."
+            )
         strategy["init_args"] = self._on_search({**(strategy.get("init_args") or {}), **found}, searched["data"])
-        arguments["evaluator"] = self._on_search(arguments["evaluator"], searched["data"])
+        arguments |= {"strategy": strategy, "evaluator": self._on_search(evaluator, searched["data"])}
 
     def _on_search(self, part: dict[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
         """A configuration, with the search's data and alphas wherever it has its own."""
@@ -243,6 +254,47 @@ class Stages:
         }
         trainer["callbacks"] = [*(trainer.get("callbacks") or []), checkpoint]
         trainer["default_root_dir"] = str(self.run_dir)
+
+
+def _parameters(class_path: Any) -> set[str] | None:
+    """Names of what a class's constructor takes, with those that it passes on; None where there is no such class."""
+    module, _, name = str(class_path).rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+        kinds = inspect.getmro(found)
+        return {each for kind in kinds for each in inspect.signature(vars(kind).get("__init__", kind)).parameters}
+    except (ImportError, AttributeError, ValueError, TypeError):
+        return None
+
+
+def _check_options(part: Mapping[str, Any]) -> None:
+    """Refuse options of data whose place the pipeline's take: the parser, which knows, never sees them.
+
+    Raises:
+        ConfigError: The class does not take one.
+    """
+    taken, given = _parameters(part.get("class_path")), part.get("init_args") or {}
+    unknown = [] if taken is None else sorted(given.keys() - taken)
+    if unknown:
+        raise ConfigError(
+            f"{part['class_path']} takes no {', '.join(unknown)}. Correct the name, or name a class_path that takes it."
+        )
+
+
+def _described(arguments: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A class and its arguments, also where the class alone is named.
+
+    Raises:
+        ConfigError: It is something else.
+    """
+    given = arguments.get(name)
+    part = {"class_path": given} if isinstance(given, str) else given
+    if not isinstance(part, Mapping) or not isinstance(part.get("class_path"), str):
+        raise ConfigError(
+            f"stages.refine has the {name} {given!r:.200}; expected are class_path and init_args, as in "
+            "configs/evolve/refine_search.yaml."
+        )
+    return dict(part)
 
 
 def _within(config: Any, *keys: str) -> Any:

@@ -52,15 +52,19 @@ class TrainedSupernet:
         return path
 
     @classmethod
-    def load(cls, path: str | Path) -> "TrainedSupernet":
+    def load(cls, path: str | Path, repair: str = _REPAIR) -> "TrainedSupernet":
         """Read both files.
+
+        Args:
+            path: ``supernet.safetensors``.
+            repair: What to do where it cannot be read.
 
         Raises:
             ArtifactError: A file is missing, truncated, foreign or of a newer schema, or the two don't fit.
         """
         path = Path(path)
-        tensors = read_tensors(path, repair=_REPAIR)
-        content = read_json(path.with_suffix(".json"), repair=_REPAIR)
+        tensors = read_tensors(path, repair=repair)
+        content = read_json(path.with_suffix(".json"), repair=repair)
         try:
             shape, classes = tuple(content["image_shape"]), content["num_classes"]
             if len(shape) != 3 or not all(type(n) is int and 0 < n <= _LARGEST for n in (*shape, classes)):
@@ -80,7 +84,7 @@ class TrainedSupernet:
         except (ConfigError, DataError, ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
             raise ArtifactError(
                 f"{path} holds no supernet of the space that {path.with_suffix('.json')} describes: "
-                f"{type(error).__name__}, {str(error):.500}. {_REPAIR}"
+                f"{type(error).__name__}, {str(error):.500}. {repair}"
             ) from None
 
     def with_classes(self, num_classes: int) -> "TrainedSupernet":

@@ -442,3 +442,47 @@ def test_on_several_devices_every_stage_is_a_process_of_its_own(
     assert [Path(command[5]).name for command in ran] == ["distill.yaml", "search.yaml"]
     assert (tmp_path / "run" / "distill" / "done.json").is_file()
     assert not (tmp_path / "run" / "search" / "done.json").exists()
+
+
+def test_options_that_no_class_takes_are_refused(tmp_path: Path, configs: Path) -> None:
+    whole = ["--config", str(configs / "pipeline" / "nasbench201_cpu.yaml")]
+    whole += ["--data.class_path", "lightning_nas.data.images.ArrayDataModule", "--data.path", "x.npz"]
+    proxy = ["--config", str(configs / "pipeline" / "cifar10_cpu.yaml")]
+    for args, option, value, name in (
+        (whole, "train.data.init_args.batchsize", "3", "CIFAR10DataModule takes no batchsize"),
+        (whole, "search.data.init_args.data.init_args.augmentation", "null", "CIFAR10DataModule takes no augmentation"),
+        (proxy, "search.data.init_args.searchfraction", "0.9", "HalvesDataModule takes no searchfraction"),
+        (proxy, "search.data.init_args.held_out", "{class_path: x}", "HalvesDataModule takes no held_out"),
+    ):
+        with pytest.raises(ConfigError, match=name):
+            stage([*args, f"--stages.{option}", value], option.split(".")[0], configs / "pipeline", tmp_path)
+
+
+def test_a_refinement_that_cannot_begin_with_what_was_found_is_refused(tmp_path: Path, configs: Path) -> None:
+    for options, reason in (
+        (["--stages.refine", str(configs / "search" / "darts.yaml")], "has the strategy None; expected are class_path"),
+        (["--stages.refine", str(configs / "evolve" / "random_search.yaml")], "needs one with `starts`"),
+        (["--stages.refine.model.init_args.evaluator", "null"], "has the evaluator None"),
+    ):
+        args = ["--config", str(configs / "pipeline" / "nasbench201_cpu.yaml"), *options]
+        with pytest.raises(ConfigError, match=reason):
+            stage(args, "refine", configs / "pipeline", tmp_path)
+    named = ["--stages.refine.model.init_args.strategy", "lightning_nas.evolution.refine.Refine"]
+    args = ["--config", str(configs / "pipeline" / "nasbench201_cpu.yaml"), *named]
+    refined: Any = stage(args, "refine", configs / "pipeline", tmp_path)
+    assert refined["model"]["init_args"]["strategy"]["init_args"]["starts"]
+
+
+def test_a_stage_that_has_not_begun_may_be_corrected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Pipeline, name: str, *, test: bool) -> None:
+        raise ConfigError(f"{name} cannot be built")
+
+    monkeypatch.setattr(Pipeline, "_stage", refuse)
+    run_dir = tmp_path / "run"
+    for epochs in (1, 2):
+        with pytest.raises(SystemExit, match="distill cannot be built"):
+            main(["pipeline", *arguments(run_dir, stages__train__trainer__max_epochs=epochs)])
+        assert yaml.safe_load((run_dir / "train.yaml").read_text())["trainer"]["max_epochs"] == epochs
+    write_bytes(run_dir / "train" / "checkpoints" / "last.ckpt", b"begun")
+    with pytest.raises(SystemExit, match=r"train\.yaml is of a run with another configuration"):
+        main(["pipeline", *arguments(run_dir, stages__train__trainer__max_epochs=3)])

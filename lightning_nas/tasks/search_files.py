@@ -13,6 +13,8 @@ from lightning_nas.supernets import TrainedSupernet
 if TYPE_CHECKING:
     from lightning_nas.tasks.bilevel import BilevelTask
 
+WRITE_SUPERNET = "Write it by a search of this space, with --model.write_supernet true, or check the path."
+
 
 def write_search(task: "BilevelTask", folder: Path, found: Architecture) -> dict[str, list[Path]]:
     """Write what a search has found: the architecture, the factors of every epoch and, if it says so, the supernet.
@@ -75,19 +77,20 @@ def begin_from(task: "BilevelTask", path: str) -> None:
     Raises:
         ArtifactError: It is missing, or of another space, or has no alphas of this shape.
     """
-    loaded = TrainedSupernet.load(path)
+    loaded = TrainedSupernet.load(path, repair=WRITE_SUPERNET)
     loaded.hand_on(task.supernet)
     for kind, own in (("alphas", task.alphas), ("edge_alphas", task.edge_alphas)):
         known = loaded.info.get(kind)
         for name, alphas in own.items():
+            if known is None:
+                raise ArtifactError(f"{path} has no {kind}: it is of no search. {WRITE_SUPERNET}")
             try:
-                values = torch.tensor(known[name], dtype=alphas.dtype)  # type: ignore[index]
+                values = torch.tensor(known[name], dtype=alphas.dtype)
                 if values.shape != alphas.shape or not values.isfinite().all():
                     raise ValueError(f"they are {tuple(values.shape)}, finite {tuple(alphas.shape)} are needed")
             except (TypeError, ValueError, LookupError, RuntimeError) as error:
                 raise ArtifactError(
-                    f"{path} has no {kind} of {name!r}: {type(error).__name__}, {error!s:.200}. Write it by a search "
-                    "of this space, with write_supernet: true."
+                    f"{path} has no {kind} of {name!r}: {type(error).__name__}, {error!s:.200}. {WRITE_SUPERNET}"
                 ) from None
             with torch.no_grad():
                 alphas.copy_(values)

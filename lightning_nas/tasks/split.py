@@ -22,6 +22,8 @@ from lightning_nas.spaces.convert import inherit
 from lightning_nas.supernets import TrainedSupernet
 from lightning_nas.tasks.bilevel import BilevelTask
 from lightning_nas.tasks.common import output_folder
+from lightning_nas.tasks.components import check_halves
+from lightning_nas.tasks.search_files import WRITE_SUPERNET
 
 
 class SplitTask(BilevelTask):
@@ -88,7 +90,7 @@ class SplitTask(BilevelTask):
             image_shape=image_shape,
         )
         self.automatic_optimization = True  # Lightning counts steps, which checkpoints need, without an optimizer, too
-        self.loaded = TrainedSupernet.load(supernet)
+        self.loaded = TrainedSupernet.load(supernet, repair=WRITE_SUPERNET)
         most = max(int(allowed.sum(1).max()) for allowed in space.allowed.values())
         if most < 2:
             raise ConfigError(
@@ -145,6 +147,7 @@ class SplitTask(BilevelTask):
 
     def training_step(self, batch: Mapping[str, tuple[Tensor, Tensor]], batch_idx: int) -> None:
         """Add the disagreement of one batch."""
+        check_halves(batch)
         images, labels = batch["train"]
         mixtures = {name: mixture.detached() for name, mixture in self.mixtures().items()}
         for cell, edge, operations in self.candidates:

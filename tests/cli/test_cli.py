@@ -184,3 +184,14 @@ def test_what_lightning_refuses_is_said_without_a_traceback(search: Path) -> Non
     bar = ["--trainer.enable_progress_bar=false", "--trainer.callbacks+=TQDMProgressBar"]
     with pytest.raises(SystemExit, match="ConfigError: Lightning refuses the configuration: .*TQDMProgressBar"):
         main(["fit", "--config", str(search), *bar])
+
+
+def test_what_a_constructor_refuses_is_said_in_one_paragraph(tmp_path: Path) -> None:
+    config = str(Path(__file__).resolve().parents[2] / "configs" / "search" / "gm_nas_split.yaml")
+    missing = tmp_path / "supernet.safetensors"
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", "--config", config, "--model.supernet", str(missing)])
+    said = str(stopped.value)
+    assert said.startswith(f"lightning-nas: ArtifactError: {missing}")
+    assert "--model.write_supernet true" in said
+    assert "Traceback" not in said

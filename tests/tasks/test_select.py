@@ -257,5 +257,5 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
         make(space, tmp_path, supernet=searched(SPACES[1], tmp_path))
     network = space.supernet(num_classes=3, image_shape=SHAPE)
     plain = TrainedSupernet(network, space, SHAPE, 3, {}).save(tmp_path / "plain.safetensors")
-    with pytest.raises(ArtifactError, match="has no alphas of 'normal'"):
+    with pytest.raises(ArtifactError, match="has no alphas: it is of no search"):
         make(space, tmp_path, supernet=str(plain))
