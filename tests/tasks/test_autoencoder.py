@@ -117,5 +117,5 @@ def test_what_is_wrong_is_said() -> None:
     allowed = {"cell": [["none"]] * 2 + [["none", "skip_connect"]] * 4}
     with pytest.raises(DataError, match="gave 16 architectures, samples is 60"):
         fit(space={**SMALL, "init_args": {"operations": ["none", "skip_connect"], "allowed": allowed}})
-    with pytest.raises(ValueError, match="samples is 80, budget 70"):
+    with pytest.raises(ConfigError, match="samples is 80, budget 70"):
         fit(samples=80)
