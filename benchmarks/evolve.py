@@ -44,12 +44,12 @@ import yaml
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lightning_nas.architecture import Architecture
-from lightning_nas.cli import run
+from lightning_nas.cli.lightning import run
 from lightning_nas.data.images import ArrayDataModule
-from lightning_nas.evaluation.supernet import SupernetScores
+from lightning_nas.evaluation.supernet import SupernetEvaluator
 from lightning_nas.metrics.ranking import gain_interval, kendall_tau
-from lightning_nas.pipeline_config import merge, read_yaml
-from lightning_nas.spaces.nasbench201 import NASBench201Space
+from lightning_nas.pipeline.config import merge, read_yaml
+from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.tables.nasbench201 import NASBench201Table
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -200,7 +200,7 @@ class Bench:
     def scores(self, supernet: str) -> dict[str, list[float]]:
         """What a supernet says of both sets; higher is better."""
         data = ArrayDataModule(**{**self.images, "augmentations": None})
-        evaluator = SupernetScores(supernet, data, images=SCORED)
+        evaluator = SupernetEvaluator(supernet, data, images=SCORED)
         return {
             name: [-each.objectives["loss"] for each in evaluator.evaluate(architectures)]
             for name, architectures in self.sets.items()

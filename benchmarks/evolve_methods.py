@@ -3,8 +3,8 @@
 - nevonas: on the table (1,000 queries), and on a supernet (as many queries as generations times population): NEvoNAS,
   novelty alone, DC-NAS, random search, and NEvoNAS that trains the supernet on every generation; true accuracy of what
   is found.
-- pevonas: a chain of three supernets with 4, 3 and 2 operations an edge, as ``lightning_nas.evolution.pevonas`` has it,
-  against the same chain with new weights in every link, and against one supernet of the whole space that has as many
+- pevonas: a chain of three supernets with 4, 3 and 2 operations per edge, as ``lightning_nas.strategies.pevonas`` has
+  it, against the same chain with new weights in every link, and against one supernet of the whole space that has as many
   steps as the chain. Kendall's tau within each link's space, over architectures drawn uniformly (global) and from its
   true best tenth (local, 20 at least), the same for all that are compared.
 - dcnas: do early accuracies rank better within clusters than over all? Architectures are trained briefly, clustered by
@@ -33,14 +33,14 @@ from benchmarks.evolve_table import run as run_on_table
 from benchmarks.predict import Problem
 from lightning_nas.architecture import Architecture
 from lightning_nas.data.images import ArrayDataModule
-from lightning_nas.evaluation.supernet import fixed_images
-from lightning_nas.evolution.dcnas import cluster_correlations
 from lightning_nas.metrics.ranking import gain_interval, kendall_tau
-from lightning_nas.pipeline_config import read_yaml
-from lightning_nas.prediction.predictors import one_hot
-from lightning_nas.spaces.nasbench201 import NASBench201Space
+from lightning_nas.pipeline.config import read_yaml
+from lightning_nas.predictors.regressors import one_hot
+from lightning_nas.spaces.nasbench201.space import NASBench201Space
+from lightning_nas.strategies.dcnas import cluster_correlations
+from lightning_nas.supernets.scoring import fixed_images
 
-EVOLUTION = "lightning_nas.evolution"
+EVOLUTION = "lightning_nas.strategies"
 TABLE_QUERIES = 1000
 PUBLISHED = {"NEvoNAS": "93.50 ± 0.30", "novelty alone": "90.75", "accuracy alone": "90.64"}
 """CIFAR-10 test accuracies of NAS-Bench-201's cells, as reported by the authors of NEvoNAS."""

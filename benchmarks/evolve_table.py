@@ -20,12 +20,12 @@ from pathlib import Path
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.predict import Problem, search
-from lightning_nas.evolution.base import Strategy
-from lightning_nas.evolution.dcnas import DCNAS
-from lightning_nas.evolution.nevonas import NEvoNAS
-from lightning_nas.evolution.pevonas import PEvoNAS
-from lightning_nas.evolution.random_search import RandomSearch
-from lightning_nas.evolution.regularized_evolution import RegularizedEvolution
+from lightning_nas.strategies.base import Strategy
+from lightning_nas.strategies.dcnas import DCNAS
+from lightning_nas.strategies.nevonas import NEvoNAS
+from lightning_nas.strategies.pevonas import PEvoNAS
+from lightning_nas.strategies.random_search import RandomSearch
+from lightning_nas.strategies.regularized_evolution import RegularizedEvolution
 
 METHODS: dict[str, tuple[Callable[[], Strategy], int]] = {
     "nevonas": (NEvoNAS, 20),

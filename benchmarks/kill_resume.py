@@ -31,10 +31,10 @@ import yaml
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import lightning_nas.cli  # noqa: F401  # imported before the forks, once for all
+import lightning_nas.cli.lightning  # noqa: F401  # imported before the forks, once for all
 from lightning_nas.__main__ import main as command
-from lightning_nas.pipeline_config import parse
-from lightning_nas.pipeline_stages import Stages
+from lightning_nas.pipeline.config import parse
+from lightning_nas.pipeline.stages import Stages
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "pipeline" / "digits.yaml"
 SMALL = {

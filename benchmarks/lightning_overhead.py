@@ -31,10 +31,10 @@ if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lightning_nas.data.halves import HalvesDataModule
 from lightning_nas.data.images import DigitsDataModule
-from lightning_nas.differentiable.discretization.top_two import TopTwo
+from lightning_nas.differentiable.discretization.softmax_score import SoftmaxScore
 from lightning_nas.differentiable.hypergradient.first_order import FirstOrder
 from lightning_nas.spaces.base import Mixture
-from lightning_nas.spaces.darts import DARTSSpace
+from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.tasks.bilevel import BilevelTask
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -155,7 +155,7 @@ def measure(
     task = BilevelTask(
         space,
         FirstOrder(),
-        TopTwo(),
+        SoftmaxScore(),
         weight_optimizer,
         alpha_optimizer,
         weight_clip_norm=CLIP,

@@ -28,19 +28,19 @@ import yaml
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lightning_nas.architecture import Architecture
-from lightning_nas.cli import run
+from lightning_nas.cli.lightning import run
 from lightning_nas.errors import BudgetError
-from lightning_nas.evaluation.synflow import SynFlow
 from lightning_nas.evaluation.table import TableLookup
-from lightning_nas.evolution.base import Strategy
-from lightning_nas.evolution.local_search import LocalSearch
-from lightning_nas.evolution.random_search import RandomSearch
-from lightning_nas.evolution.regularized_evolution import RegularizedEvolution
-from lightning_nas.pipeline_config import merge, read_yaml
-from lightning_nas.prediction.predictors import MLP, RandomForest
-from lightning_nas.prediction.weak import WeakPredictors
+from lightning_nas.evaluation.zero_cost.synflow import SynFlow
+from lightning_nas.pipeline.config import merge, read_yaml
+from lightning_nas.predictors.regressors import MLP, RandomForest
 from lightning_nas.spaces.base import SearchSpace
-from lightning_nas.spaces.limited import LimitedSpace
+from lightning_nas.spaces.constrained import ConstrainedSpace
+from lightning_nas.strategies.base import Strategy
+from lightning_nas.strategies.local_search import LocalSearch
+from lightning_nas.strategies.random_search import RandomSearch
+from lightning_nas.strategies.regularized_evolution import RegularizedEvolution
+from lightning_nas.strategies.weaknas import WeakPredictors
 from lightning_nas.tables.base import Table
 from lightning_nas.tables.nasbench101 import NASBench101Table
 from lightning_nas.tables.nasbench201 import NASBench201Table
@@ -139,7 +139,7 @@ class Problem:
     def space(self, evaluator: TableLookup) -> SearchSpace:
         """What is searched."""
         space = self.table.space
-        return LimitedSpace(space, evaluator.costs, self.limits) if self.limits else space
+        return ConstrainedSpace(space, evaluator.costs, self.limits) if self.limits else space
 
 
 def search(problem: Problem, make: Callable[[], Strategy], count: int, budget: int, seed: int) -> dict[str, float]:

@@ -24,12 +24,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lightning_nas.architecture import Architecture
-from lightning_nas.data.steps import StepsDataModule
+from lightning_nas.data.dummy import DummyDataModule
 from lightning_nas.evaluation.base import Evaluation, Evaluator
-from lightning_nas.prediction.code_search import SwarmSearch
-from lightning_nas.prediction.predictors import RandomForest, one_hot
-from lightning_nas.prediction.swarm import CompetitiveSwarm
-from lightning_nas.spaces.nasbench101 import NASBench101Space
+from lightning_nas.predictors.regressors import RandomForest, one_hot
+from lightning_nas.predictors.swarm import CompetitiveSwarm
+from lightning_nas.spaces.nasbench101.space import NASBench101Space
+from lightning_nas.strategies.code_search import SwarmSearch
 from lightning_nas.tasks.autoencoder import AutoEncoderTask
 
 NETWORKS = 423_624
@@ -81,7 +81,7 @@ def train(space: NASBench101Space) -> tuple[AutoEncoderTask, float, float]:
         quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
         trainer = Trainer(max_epochs=1, accelerator="cpu", callbacks=[clock], enable_model_summary=False, **quiet)
         start = time.perf_counter()
-        trainer.fit(task, datamodule=StepsDataModule(STEPS))
+        trainer.fit(task, datamodule=DummyDataModule(STEPS))
         return task, clock.seconds, clock.start - start
 
 

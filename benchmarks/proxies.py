@@ -23,18 +23,18 @@ import yaml
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lightning_nas.architecture import Architecture
-from lightning_nas.cli import run
+from lightning_nas.cli.lightning import run
 from lightning_nas.data.augmentation import Augmentation, RandomCrop, RandomFlip
-from lightning_nas.data.distilled import DistilledDataModule
 from lightning_nas.data.halves import HalvesDataModule
 from lightning_nas.data.images import ArrayDataModule
 from lightning_nas.distill.base import Proxy
+from lightning_nas.distill.data_module import DistilledDataModule
 from lightning_nas.evaluation.short_training import ShortTraining
 from lightning_nas.metrics.ranking import bootstrap_interval, kendall_tau, regret
-from lightning_nas.pipeline_config import merge, read_yaml
+from lightning_nas.pipeline.config import merge, read_yaml
 from lightning_nas.spaces.base import SearchSpace
-from lightning_nas.spaces.darts import DARTSSpace
-from lightning_nas.spaces.nasbench201 import NASBench201Space
+from lightning_nas.spaces.darts.space import DARTSSpace
+from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.tables.nasbench201 import NASBench201Table
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"

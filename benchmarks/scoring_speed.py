@@ -24,8 +24,8 @@ from torch.profiler import ProfilerActivity, profile
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from lightning_nas.evaluation.supernet import score_paths
-from lightning_nas.spaces.nasbench201 import NASBench201Space
+from lightning_nas.spaces.nasbench201.space import NASBench201Space
+from lightning_nas.supernets.scoring import score_paths
 
 Scores = list[dict[str, float]]
 

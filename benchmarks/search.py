@@ -38,17 +38,19 @@ from lightning.pytorch import Callback
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from lightning_nas.architecture import Architecture, find_class
-from lightning_nas.artifacts import read_json
-from lightning_nas.cli import run
+from lightning_nas.architecture import Architecture
+from lightning_nas.cli.lightning import run
 from lightning_nas.data.augmentation import RandomCrop, RandomFlip
 from lightning_nas.data.halves import HalvesDataModule
 from lightning_nas.data.images import ArrayDataModule
 from lightning_nas.evaluation.short_training import ShortTraining
-from lightning_nas.pipeline_config import read_yaml
-from lightning_nas.pipeline_stages import Stages
+from lightning_nas.files.artifacts import read_json
+from lightning_nas.files.classes import find_class
+from lightning_nas.pipeline.config import read_yaml
+from lightning_nas.pipeline.stages import Stages
+from lightning_nas.spaces.artifact import build_space
 from lightning_nas.spaces.base import SearchSpace
-from lightning_nas.spaces.nasbench201 import NASBench201Space
+from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.tables.nasbench201 import NASBench201Table
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -136,7 +138,7 @@ class Bench:
         """Mean accuracy of all cells of the space."""
         names = self.space.operations  # type: ignore[attr-defined]
         cells = [self.table.architecture(row) for row in range(len(self.table))]
-        published = cells[0].space.build().operations  # type: ignore[attr-defined]
+        published = build_space(cells[0].space).operations  # type: ignore[attr-defined]
         inside = [all(published[choice] in names for choice in cell.choices) for cell in cells]
         return float(self.truth[np.array(inside)].mean())
 
@@ -158,7 +160,7 @@ class Bench:
             held_out = {"validation_fraction": HELD_OUT, "split_seed": seed}
             part = {"class_path": config["data"]["class_path"], "init_args": held_out}
             data |= {"proxy": "", "held_out": part, "augmentations": data.pop("data")["init_args"]["augmentations"]}
-            config["stages"]["search"]["data"]["class_path"] = "lightning_nas.data.distilled.DistilledDataModule"
+            config["stages"]["search"]["data"]["class_path"] = "lightning_nas.distill.data_module.DistilledDataModule"
         return Stages(config, folder, PIPELINE.parent)
 
     def fit(self, config: dict[str, Any], folder: Path) -> tuple[Any, float]:
@@ -228,7 +230,7 @@ class TrainedBench(Bench):
         config = super().config()
         model = config["stages"]["search"]["model"]["init_args"]
         model["space"] = {
-            "class_path": "lightning_nas.spaces.darts.DARTSSpace",
+            "class_path": "lightning_nas.spaces.darts.space.DARTSSpace",
             "init_args": {"channels": 4, "cells": 3},
         }
         return config
@@ -254,7 +256,7 @@ class Seed:
     def note(self, name: str, architecture: Architecture) -> None:
         """Keep what a cell is worth."""
         self.found[name] = self.bench.accuracy(architecture)
-        self.found[f"{name}_cell"] = architecture.space.build().text(architecture)
+        self.found[f"{name}_cell"] = build_space(architecture.space).text(architecture)
         print(json.dumps(self.found), flush=True)
 
     def search(self, method: str) -> None:
@@ -327,7 +329,9 @@ class Seed:
         for part in self.bench.options.without:
             arguments[part] = [] if part == "regularizers" else None
             if part == "normalization":  # whose alphas of edges the discretizer would need
-                arguments["discretizer"] = {"class_path": "lightning_nas.differentiable.discretization.top_two.TopTwo"}
+                arguments["discretizer"] = {
+                    "class_path": "lightning_nas.differentiable.discretization.softmax_score.SoftmaxScore"
+                }
         return config
 
     def refine(self) -> None:
@@ -347,7 +351,7 @@ class Seed:
     def random(self) -> None:
         """Random cells by the same short trainings, in the same time."""
         config = self.stages.config_of("refine")
-        strategy = {"class_path": "lightning_nas.evolution.random_search.RandomSearch"}
+        strategy = {"class_path": "lightning_nas.strategies.random_search.RandomSearch"}
         config["model"]["init_args"] |= {"strategy": strategy, "budget": 1000, "generation": 2}
         # the default of interval is an enum, which a configuration cannot say
         limits = {"duration": {"seconds": round(self.found["seconds"])}, "interval": "step"}

@@ -19,12 +19,12 @@ from lightning.pytorch import Trainer, seed_everything
 
 from lightning_nas.data.halves import HalvesDataModule
 from lightning_nas.data.images import DigitsDataModule
-from lightning_nas.differentiable.discretization.top_two import TopTwo
+from lightning_nas.differentiable.discretization.softmax_score import SoftmaxScore
 from lightning_nas.differentiable.hypergradient.base import BilevelProblem, Hypergradient
 from lightning_nas.differentiable.hypergradient.exact_second_order import ExactSecondOrder
 from lightning_nas.differentiable.hypergradient.first_order import FirstOrder
 from lightning_nas.differentiable.hypergradient.second_order import SecondOrder
-from lightning_nas.spaces.darts import DARTSSpace
+from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.tasks.bilevel import BilevelTask
 
 RADII = (1e-2, 1e-3, 1e-4, 1e-6)
@@ -78,7 +78,7 @@ def measure(seed: int, epochs: int, batches: int) -> dict[str, Compared]:
     task = BilevelTask(
         DARTSSpace(channels=8, cells=4),
         compared["start"],
-        TopTwo(),
+        SoftmaxScore(),
         lambda p: torch.optim.SGD(p, lr=0.025, momentum=0.9, weight_decay=3e-4),
         lambda p: torch.optim.Adam(p, lr=3e-4, betas=(0.5, 0.999), weight_decay=1e-3),
         selection_images=0,

@@ -25,11 +25,11 @@ from torch import Tensor, nn
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import reference_darts as reference
+from lightning_nas.differentiable.runner import Compile, Memory, SupernetRunner
 from lightning_nas.spaces.base import DifferentiableSpace, Mixture
 from lightning_nas.spaces.convert import from_per_edge
-from lightning_nas.spaces.darts import DARTSSpace
-from lightning_nas.spaces.nasbench201 import NASBench201Space
-from lightning_nas.tasks.execution import Compile, Execution, Memory
+from lightning_nas.spaces.darts.space import DARTSSpace
+from lightning_nas.spaces.nasbench201.space import NASBench201Space
 
 Step = Callable[[], object]
 Batch = tuple[Tensor, Tensor]
@@ -85,7 +85,7 @@ class Ours(nn.Module):
         self.first_order = setting.order == "first"
         self.to(setting.device)
         from_per_edge(net.state_dict(), self.net)
-        self.execution = Execution(self.net, setting.channels_last, setting.memory, setting.compile)
+        self.execution = SupernetRunner(self.net, setting.channels_last, setting.memory, setting.compile)
 
     def forward(self, x: Tensor, alphas: Mapping[str, Tensor], betas: Mapping[str, Tensor] | None = None) -> Tensor:
         """Logits."""

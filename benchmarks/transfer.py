@@ -23,12 +23,13 @@ if not __package__:
 from benchmarks.proxies import CONFIGS, HELD_OUT, fit
 from lightning_nas.architecture import Architecture
 from lightning_nas.data.augmentation import RandomCrop, RandomFlip
-from lightning_nas.data.distilled import DistilledDataModule
 from lightning_nas.data.halves import HalvesDataModule
 from lightning_nas.data.images import ArrayDataModule
+from lightning_nas.distill.data_module import DistilledDataModule
 from lightning_nas.evaluation.short_training import ShortTraining
-from lightning_nas.pipeline_config import merge, read_yaml
-from lightning_nas.spaces.darts import DARTSSpace
+from lightning_nas.pipeline.config import merge, read_yaml
+from lightning_nas.spaces.artifact import load_architecture
+from lightning_nas.spaces.darts.space import DARTSSpace
 
 BATCH = 32
 CHANNELS, SEARCH_CELLS, CELLS = 4, 3, 5
@@ -80,7 +81,7 @@ class Bench:
         start = time.perf_counter()
         fit("search", config, folder)
         seconds = time.perf_counter() - start
-        return Architecture.load(folder / "architecture.json"), seconds, seconds / (epochs * (images // BATCH))
+        return load_architecture(folder / "architecture.json"), seconds, seconds / (epochs * (images // BATCH))
 
     def measure(self, row: str, seed: int) -> dict[str, Any]:
         """Search, then train what was found on every target."""

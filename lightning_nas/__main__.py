@@ -57,27 +57,27 @@ def main(args: list[str] | None = None) -> None:
     # imports are made where they are used: the fastest command needs no torch
     try:
         if command == "pipeline":
-            from lightning_nas.pipeline import main as pipeline
+            from lightning_nas.pipeline.run import main as pipeline
 
             pipeline(rest)
         elif command == "export":
-            from lightning_nas.commands import export
+            from lightning_nas.cli.commands import export
 
             export(rest)
         elif command == "table":
-            from lightning_nas.commands import table
+            from lightning_nas.cli.commands import table
 
             table(rest)
         elif command == "report":
-            from lightning_nas.commands import report
+            from lightning_nas.cli.commands import report
 
             report(rest)
         elif command == "forecast":
-            from lightning_nas.forecast import main as forecast
+            from lightning_nas.cli.forecast import main as forecast
 
             forecast(rest)
         else:
-            from lightning_nas.cli import run
+            from lightning_nas.cli.lightning import run
 
             run([command, *rest])
     except InterruptedTrainingError as error:

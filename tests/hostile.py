@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from lightning_nas.callbacks.run_config import CHECKPOINT_KEY
 from lightning_nas.distill.base import Proxy
 from lightning_nas.distill.bases import HallucinatedBases
 from lightning_nas.distill.images import PlainImages
 from lightning_nas.distill.relations import RelationMappings
-from lightning_nas.spaces.darts import DARTSSpace
-from lightning_nas.spaces.nasbench201 import NASBench201Space
+from lightning_nas.files.checkpoints import CHECKPOINT_KEY
+from lightning_nas.spaces.darts.space import DARTSSpace
+from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from tests.helpers import started
 
 EXECUTED = Path(tempfile.gettempdir()) / f"executed_{os.getpid()}"
@@ -100,7 +100,7 @@ def checkpoint(**changes: Any) -> bytes:
     """What Lightning writes, small."""
     callbacks = {
         "ModelCheckpoint{}": {"best_model_path": "/run/last.ckpt", "dirpath": "/run", "best_k_models": {}},
-        "Interruption": {"own": None},
+        "PreemptionCheckpoint": {"own": None},
     }
     content = {
         "epoch": 0,

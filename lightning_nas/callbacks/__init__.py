@@ -1,1 +1,30 @@
-"""Callbacks for any task."""
+"""Lightning callbacks: changes in the course of a search, its health, safe run folders, Weights & Biases."""
+
+from lightning_nas.callbacks.alpha_sync import AlphaSyncCheck
+from lightning_nas.callbacks.checkpoint_io import AtomicCheckpointIO
+from lightning_nas.callbacks.freeze import FreezeArchitecture
+from lightning_nas.callbacks.gradual_pruning import GradualPruning
+from lightning_nas.callbacks.health import HealthMonitor
+from lightning_nas.callbacks.narrowed_space import NarrowedSpace
+from lightning_nas.callbacks.p_darts import PDARTSPhases
+from lightning_nas.callbacks.preemption import PreemptionCheckpoint
+from lightning_nas.callbacks.run_config import RunConfig
+from lightning_nas.callbacks.run_folder import RunFolder
+from lightning_nas.callbacks.step_seed import StepSeed
+from lightning_nas.callbacks.wandb_log import WandbLog, WandbRunLogger
+
+__all__ = [
+    "AlphaSyncCheck",
+    "AtomicCheckpointIO",
+    "FreezeArchitecture",
+    "GradualPruning",
+    "HealthMonitor",
+    "NarrowedSpace",
+    "PDARTSPhases",
+    "PreemptionCheckpoint",
+    "RunConfig",
+    "RunFolder",
+    "StepSeed",
+    "WandbLog",
+    "WandbRunLogger",
+]

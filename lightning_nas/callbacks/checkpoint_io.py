@@ -6,13 +6,14 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from lightning_nas.artifacts import replacing
+from lightning_nas.files.artifacts import replacing
+from lightning_nas.files.checkpoints import read_checkpoint
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the old checkpoint, then renames: a run killed while it saves keeps the checkpoint before.
 
-    What it reads is checked by ``lightning_nas.cli.read_checkpoint`` and never executed, whoever names the file.
+    What it reads is checked by ``lightning_nas.files.read_checkpoint`` and never executed, whoever names the file.
 
     Lightning's own writes to the folder of temporary files first, and copies from there if that is another disk.
     """
@@ -40,8 +41,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             CheckpointError: It cannot be read safely, or is not one of ``lightning-nas fit``.
         """
-        from lightning_nas.cli import read_checkpoint  # which imports this module
-
         if "://" in str(path):
             return super().load_checkpoint(path, map_location, weights_only=True)
         return read_checkpoint(Path(path))

@@ -4,9 +4,9 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_nas.artifacts import write_json
 from lightning_nas.callbacks.health import check_images, fixed_images, worth
 from lightning_nas.errors import ConfigError
+from lightning_nas.files.artifacts import write_json
 from lightning_nas.tasks import supernet_changes
 from lightning_nas.tasks.bilevel import BilevelTask
 from lightning_nas.tasks.common import output_folder

@@ -8,10 +8,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from lightning_nas.artifacts import write_json
 from lightning_nas.callbacks.health import check_images, fixed_images, worth
 from lightning_nas.differentiable.regularization.expected_cost import ExpectedCost
 from lightning_nas.errors import ConfigError
+from lightning_nas.files.artifacts import write_json
 from lightning_nas.metrics.cost import parameters
 from lightning_nas.spaces.base import DifferentiableSpace
 from lightning_nas.tasks.bilevel import BilevelTask

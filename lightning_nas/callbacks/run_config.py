@@ -8,7 +8,7 @@ import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
-CHECKPOINT_KEY = "lightning_nas_config"
+from lightning_nas.files.checkpoints import CHECKPOINT_KEY
 
 
 class RunConfig(SaveConfigCallback):

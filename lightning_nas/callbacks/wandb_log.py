@@ -11,8 +11,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
-from lightning_nas.artifacts import read_json, read_tensors
 from lightning_nas.errors import ConfigError
+from lightning_nas.files.artifacts import read_json, read_tensors
 from lightning_nas.report.draw import draw_cell, draw_heat_map, draw_images, edge_names, png
 from lightning_nas.report.front import Front
 from lightning_nas.spaces.base import Graph

@@ -1,1 +1,41 @@
-"""Dataset distillation: schemes and matchers."""
+"""Dataset distillation: schemes, matchers, and the data modules of a finished proxy."""
+
+from lightning_nas.distill.base import Matcher, Proxy, ProxyRegularizer, Scheme, Synthetic
+from lightning_nas.distill.bases import HallucinatedBases
+from lightning_nas.distill.contrast import AdversarialContrast
+from lightning_nas.distill.convnet import ConvNet
+from lightning_nas.distill.coresets import Herding, KCenter
+from lightning_nas.distill.data_module import DistilledDataModule, ProxyDataModule
+from lightning_nas.distill.distribution import DistributionMatching
+from lightning_nas.distill.experts import Experts
+from lightning_nas.distill.gradient import GradientMatching
+from lightning_nas.distill.images import Noise, PlainImages, RandomSubset
+from lightning_nas.distill.relation_matching import RelationMatching
+from lightning_nas.distill.relations import RelationMappings
+from lightning_nas.distill.siamese import SiameseAugmentation
+from lightning_nas.distill.trajectory import TrajectoryMatching
+
+__all__ = [
+    "AdversarialContrast",
+    "ConvNet",
+    "DistilledDataModule",
+    "DistributionMatching",
+    "Experts",
+    "GradientMatching",
+    "HallucinatedBases",
+    "Herding",
+    "KCenter",
+    "Matcher",
+    "Noise",
+    "PlainImages",
+    "Proxy",
+    "ProxyDataModule",
+    "ProxyRegularizer",
+    "RandomSubset",
+    "RelationMappings",
+    "RelationMatching",
+    "Scheme",
+    "SiameseAugmentation",
+    "Synthetic",
+    "TrajectoryMatching",
+]

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightning_nas.architecture import find_class
-from lightning_nas.artifacts import LARGEST_TENSORS, read_json, read_tensors, write_json, write_tensors
 from lightning_nas.errors import ArtifactError, ConfigError, DataError
+from lightning_nas.files.artifacts import LARGEST_TENSORS, read_json, read_tensors, write_json, write_tensors
+from lightning_nas.files.classes import class_path, find_class
 
 _REPAIR = "Make it with 'lightning-nas fit --config configs/distill/…', or check the path."
 
@@ -175,7 +175,7 @@ class Proxy:
         tensors = self.scheme.state_dict().items()
         write_tensors(path, {name: t.float() if t.is_floating_point() else t for name, t in tensors})
         kind = type(self.scheme)
-        scheme = {"class_path": f"{kind.__module__}.{kind.__qualname__}", "arguments": self.scheme.arguments()}
+        scheme = {"class_path": class_path(kind), "arguments": self.scheme.arguments()}
         content = {"class_names": self.class_names, "mean": self.mean, "std": self.std, "scheme": scheme, **self.info}
         write_json(path.with_suffix(".json"), content)
         return path

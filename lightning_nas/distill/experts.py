@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_nas.artifacts import read_json, read_tensors, write_json, write_tensors
 from lightning_nas.distill.convnet import ConvNet
 from lightning_nas.errors import ArtifactError, DataError
+from lightning_nas.files.artifacts import read_json, read_tensors, write_json, write_tensors
 
 _REPAIR = "Make it with 'lightning-nas fit --config configs/distill/experts.yaml', or check the path."
 

@@ -1,7 +1,7 @@
 """What an evaluator is."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_nas.architecture import Architecture
+from lightning_nas.metrics.cost import CostSource
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Evaluation:
     features: Tensor | None = None
 
 
-class Evaluator(ABC):
+class Evaluator(CostSource):
     """Looks architectures up, or trains, or predicts them.
 
     Attributes:
@@ -49,18 +50,6 @@ class Evaluator(ABC):
         Args:
             round: Its number, from 0. An evaluator of several fidelities has another one, and another ``version``.
         """
-
-    def costs(self, architecture: Architecture) -> Mapping[str, float]:
-        """What an architecture costs, as far as that is known without a query; by default nothing is.
-
-        Args:
-            architecture: Any.
-
-        Returns:
-            Such as latencies and parameters, by name; lower is better. What takes long is found out when its name is
-            looked up, so that nothing is paid for a cost that nobody asks for.
-        """
-        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """What a search that goes on needs: tensors, numbers and text; by default nothing."""

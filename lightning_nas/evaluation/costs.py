@@ -13,6 +13,7 @@ from lightning_nas.architecture import Architecture
 from lightning_nas.errors import CheckpointError, ConfigError
 from lightning_nas.evaluation.base import Evaluation, Evaluator
 from lightning_nas.metrics.cost import activation_memory, latency, macs, parameters
+from lightning_nas.spaces.artifact import build_space
 
 
 class _Measured(Mapping[str, float]):
@@ -38,7 +39,7 @@ class _Measured(Mapping[str, float]):
         return name in self.found  # a mapping's own would measure
 
 
-class Costs(Evaluator):
+class CostEvaluator(Evaluator):
     """Adds the costs of the network that is to be used in the end to the evaluations of another evaluator.
 
     They are known without a query, so that limits of a search hold for them, and stay costs: several objectives, such
@@ -52,7 +53,7 @@ class Costs(Evaluator):
 
     What is evaluated has all of them; of what limits refuse only the costs that have limits are measured, in the order
     of the limits, until one is exceeded: name cheap ones first, latencies last. Nothing else should run while latencies
-    are measured: spread the other evaluator, ``Costs(Parallel(...))``, not this one.
+    are measured: spread the other evaluator, ``CostEvaluator(Parallel(...))``, not this one.
 
     Attributes:
         evaluator: The other one.
@@ -135,7 +136,7 @@ class Costs(Evaluator):
 
         The network is built when the first of its costs is looked up that is not known.
         """
-        key = architecture.space.build().key(architecture)
+        key = build_space(architecture.space).key(architecture)
         known = self._known.setdefault(repr(architecture.space), {}).setdefault(key, {})
         # one network for all that this mapping is asked for
         network = cache(partial(self._network, architecture))
@@ -146,7 +147,7 @@ class Costs(Evaluator):
 
     def _network(self, architecture: Architecture) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
-            return architecture.space.build().network(architecture, **self.size)
+            return build_space(architecture.space).network(architecture, **self.size)
 
     def _cost(self, known: dict[str, float], name: str, network: Callable[[], nn.Module]) -> float:
         if name not in known:
@@ -194,7 +195,7 @@ class Costs(Evaluator):
         if state["settings"] != self._settings():
             raise CheckpointError(
                 f"The checkpoint's costs are of {state['settings']}; the configuration asks for {self._settings()}. "
-                "Use the same arguments of Costs, or begin a new search."
+                "Use the same arguments of CostEvaluator, or begin a new search."
             )
         self.evaluator.load_state_dict(state["evaluator"])
         self._known = copy.deepcopy(state["known"])

@@ -234,8 +234,8 @@ def _answer_with_content(item: bytes) -> bytes:
 class Threads(Workers):
     """Threads of this process, each with a copy of the function of its own.
 
-    For evaluators that draw nothing at random, such as ``SupernetScores``: threads share the generator. They start at
-    once, but only what torch computes runs at the same time.
+    For evaluators that draw nothing at random, such as ``SupernetEvaluator``: threads share the generator. They start
+    at once, but only what torch computes runs at the same time.
 
     Args:
         workers: How many, at least 1.
@@ -358,8 +358,8 @@ class Parallel(Evaluator):
     """Spreads the evaluations of another evaluator; they are the same whatever the executor, in the same order.
 
     Of the evaluators here, ``ShortTraining`` gains most. One whose state changes as it evaluates, such as the count of
-    queries of ``TableLookup``, is refused: the change would be lost. For that reason ``Costs`` goes around this one,
-    not inside. Seconds are measured where an evaluation runs, and so differ.
+    queries of ``TableLookup``, is refused: the change would be lost. For that reason ``CostEvaluator`` goes around this
+    one, not inside. Seconds are measured where an evaluation runs, and so differ.
 
     Attributes:
         evaluator: The other one.

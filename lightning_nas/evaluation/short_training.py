@@ -15,6 +15,7 @@ from lightning_nas.data.splits import derived_seed
 from lightning_nas.errors import ConfigError, DataError
 from lightning_nas.evaluation.base import Evaluation, Evaluator
 from lightning_nas.metrics.cost import parameters
+from lightning_nas.spaces.artifact import build_space
 
 SCORED = 500
 """Images that batch statistics are taken over when a network is scored."""
@@ -129,7 +130,7 @@ class ShortTraining(Evaluator):
         images, labels = self._half("train")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = architecture.space.build().network(
+            network = build_space(architecture.space).network(
                 architecture,
                 num_classes=self.data.num_classes,
                 image_shape=tuple(images.shape[1:]),

@@ -1,1 +1,37 @@
-"""Measures of searches and networks."""
+"""Metrics: rank statistics, selection errors, sharpness, and what a network costs."""
+
+from lightning_nas.metrics.cost import CostSource, activation_memory, latency, macs, parameters
+from lightning_nas.metrics.ranking import (
+    best_rank,
+    bootstrap_interval,
+    gain_interval,
+    kendall_tau,
+    regret,
+    spearman,
+    top_k_overlap,
+    weighted_tau,
+)
+from lightning_nas.metrics.ranking_metric import Ranking
+from lightning_nas.metrics.selection import SelectionErrors, selection_errors
+from lightning_nas.metrics.sharpness import largest_eigenvalue, loss_rise
+
+__all__ = [
+    "CostSource",
+    "Ranking",
+    "SelectionErrors",
+    "activation_memory",
+    "best_rank",
+    "bootstrap_interval",
+    "gain_interval",
+    "kendall_tau",
+    "largest_eigenvalue",
+    "latency",
+    "loss_rise",
+    "macs",
+    "parameters",
+    "regret",
+    "selection_errors",
+    "spearman",
+    "top_k_overlap",
+    "weighted_tau",
+]

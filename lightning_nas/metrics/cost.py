@@ -4,6 +4,7 @@ import copy
 import statistics
 import time
 import weakref
+from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from lightning_nas.architecture import Architecture
 from lightning_nas.errors import ConfigError
 
 WARM_UP = 5
@@ -29,6 +31,22 @@ class Latency(NamedTuple):
 
     median: float
     spread: float
+
+
+class CostSource(ABC):  # noqa: B024
+    """Anything that knows the costs of architectures, such as an evaluator."""
+
+    def costs(self, architecture: Architecture) -> Mapping[str, float]:
+        """The costs of an architecture, as far as they are known without a query; none by default.
+
+        Args:
+            architecture: Any architecture.
+
+        Returns:
+            Costs by name, such as latencies and parameters; lower is better. A cost that takes long to measure may be
+            measured when its name is looked up, so that nobody pays for a cost that is not asked for.
+        """
+        return {}
 
 
 def parameters(module: nn.Module) -> int:

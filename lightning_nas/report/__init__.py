@@ -1,1 +1,1 @@
-"""Pictures and the HTML report."""
+"""Reports of runs as web pages, and the pictures in them."""

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightning_nas.architecture import Architecture
-from lightning_nas.artifacts import read_json
 from lightning_nas.errors import ArtifactError, ConfigError, DataError
 from lightning_nas.evaluation.base import Evaluation
-from lightning_nas.evolution.base import Result
-from lightning_nas.evolution.pareto import front
+from lightning_nas.files.artifacts import read_json
 from lightning_nas.report.draw import COLOURS, INK, QUIET, _bare, _figure, _plain
+from lightning_nas.spaces.artifact import architecture_from_dict, build_space
+from lightning_nas.strategies.base import Result
+from lightning_nas.strategies.pareto import front
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +31,7 @@ class Front:
         chosen: The place of the best by the objective alone; of equals the first.
 
     Args:
-        results: Every architecture and its evaluation, one at least, such as ``Search.comparable``.
+        results: Every architecture and its evaluation, one at least, such as ``QueryHistory.comparable``.
         objective: The objective that counts; lower is better where the name ends in ``loss``.
         costs: The costs that count, one at least; lower is better.
 
@@ -53,7 +53,7 @@ class Front:
                 raise ConfigError(
                     f"A front over {objective!r} and the costs {list(costs)} would be empty: an evaluation has the "
                     f"objectives {sorted(evaluation.objectives)} and the costs {sorted(evaluation.cost)}, not "
-                    f"{missing}. Take some of these; lightning_nas.evaluation.costs.Costs adds costs."
+                    f"{missing}. Take some of these; lightning_nas.evaluation.costs.CostEvaluator adds costs."
                 )
         self.results = list(results)
         self.objective = objective
@@ -84,7 +84,7 @@ class Front:
         members = [self.results[i] for i in self.members]
         return [
             {
-                "architecture": architecture.space.build().text(architecture),
+                "architecture": build_space(architecture.space).text(architecture),
                 "choices": list(architecture.choices),
                 "objectives": dict(evaluation.objectives),
                 "cost": dict(evaluation.cost),
@@ -119,7 +119,7 @@ class Front:
             objective, costs, space = content["objective"], content["costs"], content["space"]
             results = [
                 (
-                    Architecture.from_dict({"space": space, "choices": row["choices"]}),
+                    architecture_from_dict({"space": space, "choices": row["choices"]}),
                     Evaluation(_numbers(row["objectives"]), _numbers(row["cost"])),
                 )
                 for row in content["evaluated"]

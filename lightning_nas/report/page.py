@@ -3,7 +3,7 @@
 import html
 from pathlib import Path
 
-from lightning_nas.artifacts import write_bytes
+from lightning_nas.files.artifacts import write_bytes
 from lightning_nas.report import queries, sections
 from lightning_nas.report.health import health
 from lightning_nas.report.run import read_run

@@ -3,15 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-from lightning_nas.architecture import Architecture
-from lightning_nas.artifacts import read_json
 from lightning_nas.errors import ArtifactError
+from lightning_nas.files.artifacts import read_json
 from lightning_nas.report import sections
 from lightning_nas.report.curves import read_curves
 from lightning_nas.report.draw import svg
 from lightning_nas.report.front import Front
 from lightning_nas.report.run import Run, Summary
 from lightning_nas.report.sections import _figure, _large, _note, _section, _table, _text
+from lightning_nas.spaces.artifact import build_space, load_architecture
 
 MOST_ROWS = 50
 """Members of a front that the report lists."""
@@ -31,8 +31,8 @@ def parts(folder: Path) -> list[str]:
     """
     path = folder / "history.json"
     content = read_json(path, repair=_REPAIR)
-    architecture = Architecture.load(folder / "architecture.json")
-    space = architecture.space.build()
+    architecture = load_architecture(folder / "architecture.json")
+    space = build_space(architecture.space)
     curves = {"search": read_curves(folder)}
     run = Run(folder, Summary(path, content), space.text(architecture), space.graphs(architecture), curves=curves)
     shown = [_head(path, content), sections.cells(run)]

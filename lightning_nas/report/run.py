@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_nas.architecture import Architecture
-from lightning_nas.artifacts import read_json, read_tensors
 from lightning_nas.errors import ArtifactError
+from lightning_nas.files.artifacts import read_json, read_tensors
 from lightning_nas.report.curves import Point, read_curves
+from lightning_nas.spaces.artifact import build_space, load_architecture
 from lightning_nas.spaces.base import DifferentiableSpace, Graph, SearchSpace
 
 _REPAIR = "Run the pipeline again on this folder (lightning-nas pipeline --run_dir ...): it writes what is missing."
@@ -147,8 +147,8 @@ def read_run(folder: Path) -> Run:
     summary = Summary(path, read_json(path, repair=_REPAIR))
     for key in ("seed", "parameters", "macs", "test_accuracy"):
         summary.number(key)
-    architecture = Architecture.load(folder / "architecture.json")
-    space = architecture.space.build()
+    architecture = load_architecture(folder / "architecture.json")
+    space = build_space(architecture.space)
     run = Run(folder, summary, summary.text("genotype") or space.text(architecture), space.graphs(architecture))
     if isinstance(space, DifferentiableSpace):
         run.operations = space.operations

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lightning_nas.architecture import Architecture, SpaceSpec
-from lightning_nas.differentiable.attention.base import Attention
 from lightning_nas.errors import ArchitectureError, ConfigError
+from lightning_nas.spaces.attention import Attention
 
 CROSSOVERS = 100
 """Children that are drawn before there is none."""

@@ -1,1 +1,17 @@
-"""Known results of architectures, read from files."""
+"""Tables of known results: NAS-Bench-101 and NAS-Bench-201."""
+
+from lightning_nas.tables.base import Table
+from lightning_nas.tables.nasbench101 import NASBench101Table
+from lightning_nas.tables.nasbench201 import NASBench201Table
+from lightning_nas.tables.official_nasbench101 import nasbench101_from_tfrecord
+from lightning_nas.tables.official_nasbench201 import nasbench201_from_download
+from lightning_nas.tables.synthetic import write_nasbench201
+
+__all__ = [
+    "NASBench101Table",
+    "NASBench201Table",
+    "Table",
+    "nasbench101_from_tfrecord",
+    "nasbench201_from_download",
+    "write_nasbench201",
+]

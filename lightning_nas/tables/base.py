@@ -13,6 +13,7 @@ import numpy as np
 
 from lightning_nas.architecture import Architecture
 from lightning_nas.errors import ConfigError, DataError
+from lightning_nas.spaces.artifact import build_space
 from lightning_nas.spaces.base import SearchSpace
 
 _UNREADABLE = (
@@ -160,8 +161,8 @@ class Table(ABC):
             if not np.isfinite(value):
                 of = "" if trial is None else f" in trial {trial}"
                 raise DataError(
-                    f"{self.path} has no {column} of {architecture.space.build().text(architecture)}{of}. Take another "
-                    "column or table."
+                    f"{self.path} has no {column} of {build_space(architecture.space).text(architecture)}{of}. Take "
+                    "another column or table."
                 )
         return found
 

@@ -8,8 +8,9 @@ import numpy as np
 
 from lightning_nas.architecture import Architecture
 from lightning_nas.errors import ArchitectureError, DataError
-from lightning_nas.spaces.nasbench201 import NASBench201Space
-from lightning_nas.spaces.nasbench201_network import CELL_OPERATIONS
+from lightning_nas.spaces.artifact import build_space
+from lightning_nas.spaces.nasbench201.network import CELL_OPERATIONS
+from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.tables.base import Table
 
 _EDGES = 6
@@ -85,7 +86,7 @@ class NASBench201Table(Table):
         space = self._last
         for cell, architecture in zip(cells, architectures, strict=True):
             if architecture.space != space.spec():
-                other = architecture.space.build()
+                other = build_space(architecture.space)
                 if not isinstance(other, NASBench201Space):
                     raise ArchitectureError(
                         f"{self.path} has cells of NASBench201Space; the architecture is of "

@@ -10,8 +10,8 @@ from typing import IO, Any
 import numpy as np
 from tqdm import tqdm
 
-from lightning_nas.artifacts import replacing
 from lightning_nas.errors import DataError
+from lightning_nas.files.artifacts import replacing
 
 _CHUNK = 2**20
 

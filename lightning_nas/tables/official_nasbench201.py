@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lightning_nas.errors import DataError, NASError
-from lightning_nas.spaces.nasbench201 import NASBench201Space
+from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.tables.official import check_digest, opened, write_table
 
 LENGTHS = {"12": "less", "200": "full"}

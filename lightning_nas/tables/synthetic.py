@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from lightning_nas.errors import ConfigError
-from lightning_nas.spaces.nasbench201 import NASBench201Space
-from lightning_nas.spaces.nasbench201_network import CELL_OPERATIONS
+from lightning_nas.spaces.nasbench201.network import CELL_OPERATIONS
+from lightning_nas.spaces.nasbench201.space import NASBench201Space
 
 BEST, WORST = 95.0, 10.0
 """Percent that the best and the worst cell have, before noise."""

@@ -9,17 +9,17 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
+from lightning_nas.data.dummy import DummyDataModule
 from lightning_nas.data.splits import derived_seed
-from lightning_nas.data.steps import StepsDataModule
 from lightning_nas.errors import ConfigError, DataError
 from lightning_nas.evaluation.base import Evaluator
-from lightning_nas.evolution.random_search import RandomSearch
-from lightning_nas.evolution.search import Search
-from lightning_nas.prediction.autoencoder import ArchitectureAutoEncoder
-from lightning_nas.prediction.code_search import CodeSearch
-from lightning_nas.prediction.ranking import PairwiseLogistic, RankLoss
+from lightning_nas.predictors.autoencoder import ArchitectureAutoEncoder
+from lightning_nas.predictors.rank_losses import PairwiseLogistic, RankLoss
 from lightning_nas.spaces.base import SearchSpace
-from lightning_nas.spaces.limited import LimitedSpace
+from lightning_nas.spaces.constrained import ConstrainedSpace
+from lightning_nas.strategies.code_search import CodeSearch
+from lightning_nas.strategies.history import QueryHistory
+from lightning_nas.strategies.random_search import RandomSearch
 from lightning_nas.tasks.common import output_folder
 
 
@@ -28,7 +28,7 @@ class AutoEncoderTask(LightningModule):
 
     Training and search are apart. ``samples`` architectures are drawn uniformly from the whole space and queried. The
     auto-encoder learns to reconstruct them and others that are not queried, and to score the former by rank: a step,
-    counted by ``StepsDataModule``, minimises ``cross-entropy + rank_weight * rank loss`` over ``batch_size`` samples
+    counted by ``DummyDataModule``, minimises ``cross-entropy + rank_weight * rank loss`` over ``batch_size`` samples
     and as many random others. Then ``strategy`` looks for codes with high scores, without a query, and the
     architectures that these are decoded to spend what is left of the budget. At the end ``architecture.json`` holds the
     best of all, ``history.json`` every query. A reconstruction: of the paper only the abstract is public.
@@ -59,7 +59,7 @@ class AutoEncoderTask(LightningModule):
         heads: Likewise.
         dropout: Likewise.
         objective: Which of the evaluator's objectives decides; lower is better where the name ends in ``loss``.
-        limits: The most that an architecture may cost, by the name of the cost; see ``LimitedSpace``.
+        limits: The most that an architecture may cost, by the name of the cost; see ``ConstrainedSpace``.
         report: What looks at the one architecture that was found, such as by test accuracies; none if null.
         seed: Of all random choices.
         output_dir: Where the files go; by default the folder of this run's logger.
@@ -99,8 +99,8 @@ class AutoEncoderTask(LightningModule):
                 f"rank_weight {rank_weight}; expected are at least 2, more than samples, at least 1, at least 2, and "
                 "above 0."
             )
-        limited = LimitedSpace(space, evaluator.costs, limits) if limits else space
-        self.search = Search(limited, evaluator, budget, objective)
+        limited = ConstrainedSpace(space, evaluator.costs, limits) if limits else space
+        self.search = QueryHistory(limited, evaluator, budget, objective)
         self.strategy = strategy
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
@@ -134,9 +134,9 @@ class AutoEncoderTask(LightningModule):
         """
         trainer = self.trainer
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by fit(datamodule=...)
-        if not isinstance(data, StepsDataModule) or trainer.world_size > 1:
+        if not isinstance(data, DummyDataModule) or trainer.world_size > 1:
             raise ConfigError(
-                f"{type(self).__name__} needs lightning_nas.data.steps.StepsDataModule as data and one process; it got "
+                f"{type(self).__name__} needs lightning_nas.data.dummy.DummyDataModule as data and one process; it got "
                 f"{type(data).__name__} and {trainer.world_size}. Use --trainer.devices 1 --trainer.num_nodes 1."
             )
         for evaluator in self._evaluators:

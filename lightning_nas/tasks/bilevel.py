@@ -15,19 +15,20 @@ from torch.optim import Optimizer
 from lightning_nas.architecture import Architecture
 from lightning_nas.data.sets import classes_of
 from lightning_nas.data.splits import derived_seed
-from lightning_nas.differentiable.attention.base import Attention
+from lightning_nas.differentiable.alpha_mask import AlphaMask
 from lightning_nas.differentiable.discretization.base import Discretizer
 from lightning_nas.differentiable.hypergradient.base import BilevelProblem, Hypergradient, VirtualStep, Weights
 from lightning_nas.differentiable.normalization.base import Normalization
 from lightning_nas.differentiable.regularization.base import Regularizer, WeightStep
 from lightning_nas.differentiable.relaxation.base import Relaxation
 from lightning_nas.differentiable.relaxation.softmax import Softmax
+from lightning_nas.differentiable.runner import Compile, Memory, SupernetRunner
 from lightning_nas.errors import CheckpointError
 from lightning_nas.metrics.selection import SelectionErrors, selection_errors
+from lightning_nas.spaces.attention import Attention
 from lightning_nas.spaces.base import DifferentiableSpace, Mixture, Supernet
-from lightning_nas.spaces.paths import UntouchedWeights
+from lightning_nas.supernets.unused_weights import UnusedWeightGuard
 from lightning_nas.tasks import supernet_changes
-from lightning_nas.tasks.closed import Closed
 from lightning_nas.tasks.common import EpochMeans, check_state, output_folder
 from lightning_nas.tasks.components import (
     check_batch_norm,
@@ -38,7 +39,6 @@ from lightning_nas.tasks.components import (
     check_schedulers,
     check_supernet,
 )
-from lightning_nas.tasks.execution import Compile, Execution, Memory
 from lightning_nas.tasks.search_files import begin_from, write_search
 
 Batch = tuple[Tensor, Tensor]
@@ -81,7 +81,7 @@ class BilevelTask(LightningModule):
         output_dir: Where artifacts go; by default the folder of this run's logger.
         supernet: ``supernet.safetensors`` of a search to go on from, its weights and alphas; new ones if null.
         write_supernet: Whether to write ``supernet.safetensors`` with the alphas at the end.
-        channels_last: Memory format of images and ordinary convolutions; see ``lightning_nas.tasks.execution``.
+        channels_last: Memory format of images and ordinary convolutions; see ``lightning_nas.differentiable.runner``.
         memory: ``low`` computes cells again in the backward pass instead of keeping what is inside them.
         compile: True compiles every cell; ``graphs`` replays the two passes of a step as CUDA graphs.
         num_classes: Number of classes; the command line takes it from the data.
@@ -166,9 +166,9 @@ class BilevelTask(LightningModule):
     def hold(self, supernet: Supernet) -> None:
         """Search in this one from now on."""
         self.supernet = supernet
-        self.execution = Execution(supernet, *self.settings)
-        self.closed = Closed(self.space)
-        self.untouched = UntouchedWeights(supernet) if self.relaxation.hard else None
+        self.execution = SupernetRunner(supernet, *self.settings)
+        self.closed = AlphaMask(self.space)
+        self.untouched = UnusedWeightGuard(supernet) if self.relaxation.hard else None
 
     @property
     def alpha_list(self) -> tuple[Tensor, ...]:

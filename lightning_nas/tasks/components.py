@@ -7,7 +7,6 @@ from typing import Any
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from lightning_nas.differentiable.attention.base import Attention
 from lightning_nas.differentiable.discretization.base import Discretizer
 from lightning_nas.differentiable.discretization.joint_score import JointScore
 from lightning_nas.differentiable.discretization.sigmoid_score import SigmoidScore
@@ -18,9 +17,10 @@ from lightning_nas.differentiable.normalization.joint_softmax import JointSoftma
 from lightning_nas.differentiable.regularization.base import Regularizer
 from lightning_nas.differentiable.relaxation.base import Relaxation
 from lightning_nas.differentiable.relaxation.sigmoid import Sigmoid
+from lightning_nas.differentiable.runner import Compile, Memory
 from lightning_nas.errors import ConfigError
+from lightning_nas.spaces.attention import Attention
 from lightning_nas.spaces.base import DifferentiableSpace
-from lightning_nas.tasks.execution import Compile, Memory
 
 
 def check_components(

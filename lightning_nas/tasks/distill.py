@@ -10,10 +10,10 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
-from lightning_nas.artifacts import write_tensors
 from lightning_nas.data.splits import derived_seed
 from lightning_nas.distill.base import Batch, Matcher, Proxy, ProxyRegularizer, Scheme, Synthetic
 from lightning_nas.errors import ConfigError
+from lightning_nas.files.artifacts import write_tensors
 from lightning_nas.tasks.common import EpochMeans, check_state, check_weights, output_folder
 
 

@@ -12,19 +12,19 @@ from lightning.pytorch import LightningModule
 from torch import nn
 
 from lightning_nas.architecture import Architecture
-from lightning_nas.artifacts import write_json
-from lightning_nas.data.steps import StepsDataModule
+from lightning_nas.data.dummy import DummyDataModule
 from lightning_nas.errors import ConfigError, TrainingError
 from lightning_nas.evaluation.base import Evaluator
-from lightning_nas.evaluation.supernet import SupernetScores
-from lightning_nas.evolution.base import Result, Strategy
-from lightning_nas.evolution.nsga import FrontStrategy
-from lightning_nas.evolution.search import Search
-from lightning_nas.evolution.shifting import Shifting
+from lightning_nas.evaluation.supernet import SupernetEvaluator
+from lightning_nas.files.artifacts import write_json
 from lightning_nas.metrics.ranking import kendall_tau
 from lightning_nas.report.front import Front
 from lightning_nas.spaces.base import SearchSpace
-from lightning_nas.spaces.limited import LimitedSpace
+from lightning_nas.spaces.constrained import ConstrainedSpace
+from lightning_nas.strategies.base import Result, Strategy
+from lightning_nas.strategies.history import QueryHistory
+from lightning_nas.strategies.nsga import FrontStrategy
+from lightning_nas.strategies.shifting import Shifting
 from lightning_nas.tasks.common import last_good, output_folder
 
 
@@ -42,7 +42,7 @@ def innermost(evaluator: Evaluator) -> Evaluator:
 class EvolveTask(LightningModule):
     """Finds the best architecture among those that a strategy asks for, with a budget of queries.
 
-    A training step is a generation, counted by ``StepsDataModule``: the strategy asks, the evaluator evaluates,
+    A training step is a generation, counted by ``DummyDataModule``: the strategy asks, the evaluator evaluates,
     the strategy is told. Most strategies ask only for networks that were not seen before, so that each is one query.
     The search ends when the budget is spent, or when the strategy has nothing left to ask for. Checkpoints hold all of
     it; every generation can be one. At the end ``architecture.json`` holds the best architecture and ``history.json``
@@ -53,7 +53,7 @@ class EvolveTask(LightningModule):
     one. It is the front of what was evaluated, whichever strategy proposed it: ``NSGA2`` searches for the front, the
     others for the best alone.
 
-    With ``shifting``, the evaluator is ``SupernetScores``, or has it inside, and before a generation is scored the
+    With ``shifting``, the evaluator is ``SupernetEvaluator``, or has it inside, and before a generation is scored the
     supernet is trained on it, or on what ``Strategy.training_paths`` names; at the end ``supernet.safetensors`` holds
     the weights. What was scored by weights of before does not compare: the best architecture, and the front, are those
     of the last generation.
@@ -69,7 +69,7 @@ class EvolveTask(LightningModule):
         budget: Queries in all, at least 1.
         generation: Architectures a generation, at least 1.
         objective: Which of the evaluator's objectives decides; lower is better where the name ends in ``loss``.
-        limits: The most that an architecture may cost, by the name of the cost; see ``LimitedSpace``.
+        limits: The most that an architecture may cost, by the name of the cost; see ``ConstrainedSpace``.
         costs_to_minimise: Names of costs of the evaluations; a front is written where there is one at least.
         shifting: How the supernet is trained; it is not if null.
         truth: What knows the architectures' true worth, such as a table: the log then has Kendall's tau of every
@@ -103,8 +103,8 @@ class EvolveTask(LightningModule):
         if generation < 1:
             raise ConfigError(f"generation is {generation}; it must be at least 1 architecture.")
         self.space = space
-        limited = LimitedSpace(space, evaluator.costs, limits) if limits else space
-        self.search = Search(limited, evaluator, budget, objective)
+        limited = ConstrainedSpace(space, evaluator.costs, limits) if limits else space
+        self.search = QueryHistory(limited, evaluator, budget, objective)
         self.strategy = strategy
         self.generation = generation
         self.costs_to_minimise = tuple(costs_to_minimise)
@@ -117,10 +117,10 @@ class EvolveTask(LightningModule):
             strategy.costs = self.costs_to_minimise
         self.shifting = shifting
         self.scores: Any = innermost(evaluator)
-        if shifting is not None and not isinstance(self.scores, SupernetScores):
+        if shifting is not None and not isinstance(self.scores, SupernetEvaluator):
             raise ConfigError(
                 f"shifting trains a supernet; the innermost evaluator is {type(self.scores).__name__}. Use "
-                "lightning_nas.evaluation.supernet.SupernetScores, or leave shifting out."
+                "lightning_nas.evaluation.supernet.SupernetEvaluator, or leave shifting out."
             )
         self.automatic_optimization = shifting is None
         self.supernet: nn.Module | None = None
@@ -165,9 +165,9 @@ class EvolveTask(LightningModule):
         """
         trainer = self.trainer
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by fit(datamodule=...)
-        if not isinstance(data, StepsDataModule):
+        if not isinstance(data, DummyDataModule):
             raise ConfigError(
-                f"{type(self).__name__} needs lightning_nas.data.steps.StepsDataModule as data; it got "
+                f"{type(self).__name__} needs lightning_nas.data.dummy.DummyDataModule as data; it got "
                 f"{type(data).__name__}. Images are the evaluator's."
             )
         if trainer.world_size > 1 or trainer.max_epochs != 1:

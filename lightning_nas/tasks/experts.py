@@ -10,13 +10,13 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
-from lightning_nas.artifacts import LARGEST_TENSORS
 from lightning_nas.data.sets import Batch, classes_of
 from lightning_nas.data.splits import derived_seed
 from lightning_nas.distill.convnet import ConvNet
 from lightning_nas.distill.experts import Experts
 from lightning_nas.distill.siamese import SiameseAugmentation
 from lightning_nas.errors import CheckpointError, ConfigError
+from lightning_nas.files.artifacts import LARGEST_TENSORS
 from lightning_nas.tasks.common import EpochMeans, check_state, check_weights, output_folder
 
 

@@ -10,10 +10,10 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_nas.architecture import Architecture
-from lightning_nas.artifacts import read_json, write_json
 from lightning_nas.data.architectures import ArchitecturesDataModule
 from lightning_nas.errors import CheckpointError, ConfigError, FidelityError, TrainingError
 from lightning_nas.evaluation.base import Evaluator
+from lightning_nas.files.artifacts import read_json, write_json
 from lightning_nas.metrics.ranking import bootstrap_interval, kendall_tau, regret
 from lightning_nas.tasks.common import output_folder
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lightning_nas.architecture import Architecture
-from lightning_nas.artifacts import write_tensors
 from lightning_nas.errors import ArtifactError
-from lightning_nas.supernets import TrainedSupernet
+from lightning_nas.files.artifacts import write_tensors
+from lightning_nas.supernets.artifact import TrainedSupernet
 
 if TYPE_CHECKING:
     from lightning_nas.tasks.bilevel import BilevelTask

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_nas.architecture import Architecture
-from lightning_nas.artifacts import read_json
 from lightning_nas.data.splits import derived_seed
 from lightning_nas.differentiable.relaxation.base import Relaxation
 from lightning_nas.errors import ConfigError
+from lightning_nas.files.artifacts import read_json
 from lightning_nas.spaces.base import DifferentiableSpace, Mixture
 from lightning_nas.tasks.bilevel import BilevelTask
 

@@ -10,16 +10,17 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor
 
-from lightning_nas.artifacts import write_bytes, write_json
-from lightning_nas.differentiable.discretization.top_two import TopTwo
+from lightning_nas.differentiable.discretization.softmax_score import SoftmaxScore
 from lightning_nas.differentiable.hypergradient.first_order import FirstOrder
 from lightning_nas.differentiable.normalization.base import Normalization
 from lightning_nas.differentiable.relaxation.base import Relaxation
 from lightning_nas.errors import ConfigError
+from lightning_nas.files.artifacts import write_bytes, write_json
+from lightning_nas.files.classes import class_path
 from lightning_nas.metrics.gradient_matching import Split, best_split, disagreement
 from lightning_nas.spaces.base import DifferentiableSpace, Mixture
 from lightning_nas.spaces.convert import inherit
-from lightning_nas.supernets import TrainedSupernet
+from lightning_nas.supernets.artifact import TrainedSupernet
 from lightning_nas.tasks.bilevel import BilevelTask
 from lightning_nas.tasks.common import output_folder
 from lightning_nas.tasks.components import check_halves
@@ -77,7 +78,7 @@ class SplitTask(BilevelTask):
         super().__init__(
             space=space,
             hypergradient=FirstOrder(),
-            discretizer=TopTwo(),
+            discretizer=SoftmaxScore(),
             weight_optimizer=torch.optim.SGD,
             alpha_optimizer=torch.optim.SGD,
             relaxation=relaxation,
@@ -223,7 +224,7 @@ class SplitTask(BilevelTask):
         part = space.supernet(**self.supernet_arguments)
         inherit(part, self.supernet)
         path = replace(self.loaded, network=part, space=space).save(folder / f"supernet_{number}.safetensors")
-        kind = f"{type(space).__module__}.{type(space).__qualname__}"
+        kind = class_path(type(space))
         narrowed = {"class_path": kind, "init_args": _plain(space.arguments())}
         config = {"model": {"init_args": {"space": narrowed, "supernet": str(path.resolve())}}}
         text = yaml.safe_dump(config, sort_keys=False, default_flow_style=None, width=120)

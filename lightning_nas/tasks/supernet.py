@@ -16,11 +16,12 @@ from lightning_nas.data.sets import Batch, classes_of
 from lightning_nas.data.splits import derived_seed
 from lightning_nas.errors import ConfigError
 from lightning_nas.evaluation.base import Evaluator
-from lightning_nas.evaluation.supernet import fixed_images, score_paths
 from lightning_nas.metrics.ranking import ranking
 from lightning_nas.spaces.base import SupernetSpace
-from lightning_nas.spaces.paths import PathSampler, UniformPaths, UntouchedWeights
-from lightning_nas.supernets import TrainedSupernet
+from lightning_nas.supernets.artifact import TrainedSupernet
+from lightning_nas.supernets.sampling import PathSampler, UniformPaths
+from lightning_nas.supernets.scoring import fixed_images, score_paths
+from lightning_nas.supernets.unused_weights import UnusedWeightGuard
 from lightning_nas.tasks.common import EpochMeans, check_state, output_folder
 
 
@@ -103,7 +104,7 @@ class SupernetTask(LightningModule):
             self.supernet = space.supernet(num_classes=num_classes, image_shape=image_shape)
         if supernet is not None:
             TrainedSupernet.load(supernet).hand_on(self.supernet)
-        self.untouched = UntouchedWeights(self.supernet)
+        self.untouched = UnusedWeightGuard(self.supernet)
         self.means = EpochMeans()
         self.outputs: dict[str, list[Path]] = {}
         self._held: list[Batch] = []

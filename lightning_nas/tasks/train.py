@@ -16,8 +16,9 @@ from torchmetrics.classification import MulticlassAccuracy
 from lightning_nas.architecture import Architecture
 from lightning_nas.data.sets import classes_of
 from lightning_nas.errors import CheckpointError, ConfigError
-from lightning_nas.spaces.darts import DARTSSpace
-from lightning_nas.spaces.nasbench201 import NASBench201Space
+from lightning_nas.spaces.artifact import build_space, load_architecture
+from lightning_nas.spaces.darts.space import DARTSSpace
+from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.tasks.common import EpochMeans, check_state
 
 Batch = tuple[Tensor, Tensor]
@@ -78,7 +79,7 @@ class TrainTask(LightningModule):
             # the published forms of an architecture begin like this, and no path does
             published = {"Genotype(": DARTSSpace.parse, "|": NASBench201Space.parse}
             starts = [start for start in published if architecture.lstrip().startswith(start)]
-            self.architecture = published[starts[0]](architecture) if starts else Architecture.load(architecture)
+            self.architecture = published[starts[0]](architecture) if starts else load_architecture(architecture)
             self.inputs = {} if starts else {"architecture": [Path(architecture)]}
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
@@ -111,7 +112,7 @@ class TrainTask(LightningModule):
                 "Give either an architecture or a network: --model.architecture FILE, or --model.network CLASS_PATH."
             )
         if self.architecture is not None:
-            return self.architecture.space.build().network(self.architecture, **self.network_arguments)
+            return build_space(self.architecture.space).network(self.architecture, **self.network_arguments)
         assert network is not None
         if self.auxiliary_weight:
             raise ConfigError(

@@ -15,20 +15,20 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_nas.architecture import Architecture
 from lightning_nas.callbacks.freeze import FreezeArchitecture
 from lightning_nas.callbacks.health import HealthMonitor
-from lightning_nas.callbacks.progressive import Progressive
+from lightning_nas.callbacks.p_darts import PDARTSPhases
 from lightning_nas.differentiable.discretization.product_score import ProductScore
-from lightning_nas.differentiable.discretization.top_two import TopTwo
+from lightning_nas.differentiable.discretization.softmax_score import SoftmaxScore
 from lightning_nas.differentiable.normalization.edge_softmax import EdgeSoftmax
 from lightning_nas.differentiable.relaxation.gumbel_softmax import HardGumbelSoftmax
 from lightning_nas.differentiable.relaxation.sigmoid import Sigmoid
 from lightning_nas.errors import CheckpointError, ConfigError
 from lightning_nas.metrics.cost import parameters
 from lightning_nas.spaces.convert import to_per_edge
-from lightning_nas.spaces.darts import DARTSSpace
-from lightning_nas.spaces.nasbench201 import NASBench201Space
-from lightning_nas.supernets import TrainedSupernet
+from lightning_nas.spaces.darts.space import DARTSSpace
+from lightning_nas.spaces.nasbench201.space import NASBench201Space
+from lightning_nas.supernets.artifact import TrainedSupernet
 from lightning_nas.tasks.bilevel import BilevelTask
-from tests.callbacks.test_progressive import PHASES, fit, make
+from tests.callbacks.test_p_darts import PHASES, fit, make
 from tests.helpers import StopAfterFirst, quiet_trainer
 
 SPACES: dict[str, Any] = {
@@ -38,7 +38,7 @@ SPACES: dict[str, Any] = {
 
 
 def search(folder: Path, name: str, **options: Any) -> BilevelTask:
-    defaults = {"space": SPACES[name](), "discretizer": TopTwo(), "write_supernet": True, "warmup_epochs": 0}
+    defaults = {"space": SPACES[name](), "discretizer": SoftmaxScore(), "write_supernet": True, "warmup_epochs": 0}
     return make(folder, **{**defaults, **options})
 
 
@@ -167,7 +167,7 @@ def test_what_cannot_be_frozen_is_refused(tmp_path: Path) -> None:
         fit(search(tmp_path, "nasbench201"), FreezeArchitecture(epoch=3), max_epochs=3)
     with pytest.raises(ConfigError, match="do not move in the first 2 epochs"):
         fit(search(tmp_path, "nasbench201", warmup_epochs=2), FreezeArchitecture(epoch=2), max_epochs=3)
-    phases = Progressive(**{**PHASES, "skip_dropout": (0.0, 0.0, 0.0)})
+    phases = PDARTSPhases(**{**PHASES, "skip_dropout": (0.0, 0.0, 0.0)})
     with pytest.raises(ConfigError, match="frozen, so the search cannot begin anew"):
         fit(search(tmp_path, "darts"), phases, FreezeArchitecture(epoch=4, images=8))
 

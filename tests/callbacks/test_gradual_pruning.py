@@ -8,7 +8,6 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lightning_nas.architecture import Architecture
 from lightning_nas.callbacks.gradual_pruning import GradualPruning
 from lightning_nas.differentiable.discretization.sigmoid_score import SigmoidScore
 from lightning_nas.differentiable.hypergradient.one_level import OneLevel
@@ -16,10 +15,11 @@ from lightning_nas.differentiable.regularization.expected_cost import ExpectedCo
 from lightning_nas.differentiable.relaxation.sigmoid import Sigmoid
 from lightning_nas.errors import ConfigError
 from lightning_nas.metrics.cost import parameters
-from lightning_nas.spaces.darts import DARTSSpace
-from lightning_nas.spaces.nasbench201 import NASBench201Space
+from lightning_nas.spaces.artifact import load_architecture
+from lightning_nas.spaces.darts.space import DARTSSpace
+from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.tasks.bilevel import BilevelTask
-from tests.callbacks.test_progressive import fit, make
+from tests.callbacks.test_p_darts import fit, make
 
 OPERATIONS = ("skip_connect", "nor_conv_1x1", "nor_conv_3x3")
 
@@ -71,7 +71,7 @@ def test_the_weakest_go_first_and_an_edge_keeps_one(tmp_path: Path) -> None:
     assert [point["epoch"] for point in series] == [0, 1]
     assert series[-1]["parameters"] == parameters(task.supernet)
     assert all(0 < point["loss"] < 10 and 0 <= point["accuracy"] <= 1 for point in series)
-    assert Architecture.load(tmp_path / "architecture.json").choices[0] == 2
+    assert load_architecture(tmp_path / "architecture.json").choices[0] == 2
     assert task.outputs["series"] == [tmp_path / "series.json"]
     assert task.outputs["architecture"]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lightning_nas.callbacks import health
 from lightning_nas.callbacks.health import HealthMonitor, alpha_eigenvalue, gap, sharpness
-from lightning_nas.differentiable.discretization.top_two import TopTwo
+from lightning_nas.differentiable.discretization.softmax_score import SoftmaxScore
 from lightning_nas.differentiable.hypergradient.first_order import FirstOrder
 from lightning_nas.errors import ConfigError
 from lightning_nas.report.curves import Point, read_curves
@@ -22,8 +22,8 @@ from lightning_nas.report.health import health as section
 from lightning_nas.report.health import rows
 from lightning_nas.report.run import Run, Summary
 from lightning_nas.spaces.base import Mixture
-from lightning_nas.spaces.darts import DARTSSpace
-from lightning_nas.spaces.nasbench201 import NASBench201Space
+from lightning_nas.spaces.darts.space import DARTSSpace
+from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.tasks.bilevel import BilevelTask
 from tests.helpers import FixedHalves, quiet_trainer
 
@@ -42,7 +42,7 @@ def make(space: Any = DARTS, **options: Any) -> BilevelTask:
         "num_classes": 3,
         "image_shape": (3, 8, 8),
     }
-    return BilevelTask(space, FirstOrder(), TopTwo(), **{**defaults, **options})
+    return BilevelTask(space, FirstOrder(), SoftmaxScore(), **{**defaults, **options})
 
 
 def fit(task: BilevelTask, *callbacks: Callback, epochs: int = 3, ckpt_path: Path | None = None, **options: Any) -> Any:

@@ -15,17 +15,17 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_nas.__main__ import main
-from lightning_nas.artifacts import write_bytes
 from lightning_nas.callbacks.run_folder import RunFolder, check_room, lock
-from lightning_nas.cli import run
+from lightning_nas.cli.lightning import run
 from lightning_nas.data.images import ArrayDataModule
 from lightning_nas.data.sets import Batch, ImageSet
 from lightning_nas.errors import ArtifactError, ConfigError, DataError, TrainingError
+from lightning_nas.files.artifacts import write_bytes
 from lightning_nas.tasks.bilevel import BilevelTask
-from tests.callbacks.test_interruption import STAGES, config, write
+from tests.callbacks.test_preemption import STAGES, config, write
 from tests.helpers import FixedHalves, quiet_trainer
+from tests.pipeline.test_run import arguments
 from tests.tasks.test_bilevel import make
-from tests.test_pipeline import arguments
 
 forked = pytest.mark.skipif(
     not hasattr(os, "fork") or torch.cuda.is_available(), reason="processes are forked, which must come before CUDA"

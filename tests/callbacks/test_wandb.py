@@ -21,15 +21,15 @@ import wandb
 import yaml
 from PIL import Image
 
-from lightning_nas.architecture import Architecture
-from lightning_nas.artifacts import read_tensors
 from lightning_nas.callbacks.wandb_log import DPI, WandbLog, WandbRunLogger
-from lightning_nas.cli import NASCLI, run
+from lightning_nas.cli.lightning import NASCLI, run
 from lightning_nas.errors import ConfigError
-from lightning_nas.pipeline_config import merge, read_yaml
+from lightning_nas.files.artifacts import read_tensors
+from lightning_nas.pipeline.config import merge, read_yaml
 from lightning_nas.report.draw import draw_cell, draw_heat_map, edge_names, png
-from lightning_nas.spaces.darts import DARTSSpace
-from lightning_nas.spaces.nasbench201 import NASBench201Space
+from lightning_nas.spaces.artifact import build_space, load_architecture
+from lightning_nas.spaces.darts.space import DARTSSpace
+from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from tests.callbacks.wandb_file import Stored, stored_runs
 from tests.cli.test_configs import tiny
 from tests.conftest import ROOT, _environment
@@ -95,7 +95,7 @@ def stages(home: None, tmp_path_factory: pytest.TempPathFactory) -> Stages:
         patch.delenv("WANDB_MODE", raising=False)  # the overlay is offline by itself
         before = _environment()
         distilled = command("distill/distribution_matching.yaml", "--trainer.max_epochs=2").model
-        data = ["--data=lightning_nas.data.distilled.DistilledDataModule", "--data.batch_size=2"]
+        data = ["--data=lightning_nas.distill.data_module.DistilledDataModule", "--data.batch_size=2"]
         data += [f"--data.proxy={distilled.outputs['proxy'][0]}", "--model.selection_images=2"]
         found = command("search/darts.yaml", "--trainer.max_epochs=3", *data).model.outputs["architecture"][0]
         train = [f"--model.architecture={found}", "--trainer.max_epochs=2", "--data.validation_fraction=0.25"]
@@ -137,10 +137,10 @@ def test_curves_are_those_of_the_csv_files(stages: Stages) -> None:
 
 
 def test_pictures_of_a_search_show_every_epoch_at_the_step_of_its_curves(stages: Stages) -> None:
-    space = Architecture.load(stages.csv[1] / "architecture.json").space.build()
+    space = build_space(load_architecture(stages.csv[1] / "architecture.json").space)
     assert isinstance(space, DARTSSpace)
     alphas = read_tensors(stages.csv[1] / "alphas.safetensors", repair="")
-    graphs = {g.name: g for g in space.graphs(Architecture.load(stages.csv[1] / "architecture.json"))}
+    graphs = {g.name: g for g in space.graphs(load_architecture(stages.csv[1] / "architecture.json"))}
     epochs = ["epoch 1", "epoch 2", "epoch 3"]
     steps = [step for step, _ in stages.search.curve("search/loss")]
     for name in ("normal", "reduce"):

@@ -9,7 +9,7 @@ import wandb
 from PIL import Image
 
 from lightning_nas.callbacks.wandb_log import DPI
-from lightning_nas.cli import run
+from lightning_nas.cli.lightning import run
 from lightning_nas.report.draw import png
 from lightning_nas.report.front import Front
 from lightning_nas.tables.synthetic import write_nasbench201

@@ -8,10 +8,10 @@ import torch
 import yaml
 
 from lightning_nas.__main__ import main
-from lightning_nas.architecture import Architecture
-from lightning_nas.cli import NASCLI, run
+from lightning_nas.cli.lightning import NASCLI, run
 from lightning_nas.errors import CheckpointError
-from lightning_nas.pipeline_config import read_yaml
+from lightning_nas.pipeline.config import read_yaml
+from lightning_nas.spaces.artifact import build_space, load_architecture
 from tests.cli.test_configs import tiny
 
 
@@ -172,9 +172,9 @@ def test_weights_of_another_architecture_are_refused_though_they_fit(tmp_path: P
     (tmp_path / "train.yaml").write_text(yaml.safe_dump(config))
     checkpoint = checkpoint_of(run(["fit", "--config", "train.yaml"]))
     path = Path(config["model"]["init_args"]["architecture"])
-    found = Architecture.load(path)
+    found = load_architecture(path)
     # another source of a node of the normal cell: the parameters have the same shapes
-    near = (n for n in found.space.build().neighbours(found) if n.choices[16:] == found.choices[16:])
+    near = (n for n in build_space(found.space).neighbours(found) if n.choices[16:] == found.choices[16:])
     next(n for n in near if n.choices[1::2] == found.choices[1::2]).save(path)
     with pytest.raises(CheckpointError, match="another architecture"):
         run(["test", "--config", "train.yaml", "--ckpt_path", checkpoint])

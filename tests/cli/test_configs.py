@@ -9,14 +9,14 @@ import torch
 import yaml
 from lightning.pytorch.cli import instantiate_class
 
-from lightning_nas.artifacts import write_tensors
-from lightning_nas.cli import check_config, run
+from lightning_nas.cli.lightning import check_config, run
 from lightning_nas.distill.base import Proxy
 from lightning_nas.distill.images import PlainImages
-from lightning_nas.pipeline_config import merge, read_yaml
-from lightning_nas.spaces.darts import DARTSSpace
-from lightning_nas.spaces.nasbench201 import NASBench201Space
-from lightning_nas.supernets import TrainedSupernet
+from lightning_nas.files.artifacts import write_tensors
+from lightning_nas.pipeline.config import merge, read_yaml
+from lightning_nas.spaces.darts.space import DARTSSpace
+from lightning_nas.spaces.nasbench201.space import NASBench201Space
+from lightning_nas.supernets.artifact import TrainedSupernet
 from lightning_nas.tables.synthetic import write_nasbench201
 from tests.conftest import ROOT
 from tests.helpers import started, wandering_experts
@@ -130,7 +130,7 @@ def small_refinement(config: dict[str, Any], folder: Path) -> dict[str, Any]:
 def tiny_proposals(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The same strategy on made-up results, or on a small supernet."""
     trainer = {"trainer": {k: v for k, v in TRAINER.items() if not k.startswith("limit")}}
-    if config["model"]["init_args"]["evaluator"]["class_path"].endswith("SupernetScores"):
+    if config["model"]["init_args"]["evaluator"]["class_path"].endswith("SupernetEvaluator"):
         small_supernet(config, folder)
         return merge(config, trainer)
     if config["model"]["init_args"]["strategy"]["class_path"].endswith("Refine"):
@@ -171,7 +171,7 @@ def tiny(config: dict[str, Any], folder: Path) -> dict[str, Any]:
         "init_args": {"path": str(arrays(folder / "tiny.npz")), "batch_size": 8},
     }
     data = config["data"]
-    if data["class_path"].endswith("StepsDataModule"):
+    if data["class_path"].endswith("DummyDataModule"):
         return tiny_proposals(config, folder)
     if "count" in data["init_args"]:  # architectures
         config["data"] = merge(data, {"init_args": {"count": 3}})
@@ -207,7 +207,7 @@ def tiny(config: dict[str, Any], folder: Path) -> dict[str, Any]:
         if "epochs_between" in arguments:
             arguments, trainer["max_epochs"] = searched_supernet(arguments, folder), 6
     for callback in config["trainer"].get("callbacks", []):
-        if callback["class_path"].endswith("Progressive"):
+        if callback["class_path"].endswith("PDARTSPhases"):
             callback["init_args"]["cells"], trainer["max_epochs"] = [3, 4, 5], 3
         if callback["class_path"].endswith("FreezeArchitecture"):
             callback["init_args"]["epoch"], trainer["max_epochs"] = 1, 2

@@ -17,13 +17,12 @@ import lightning_nas.data
 import lightning_nas.differentiable
 import lightning_nas.distill
 import lightning_nas.evaluation
-import lightning_nas.evolution
-import lightning_nas.prediction
+import lightning_nas.predictors
 import lightning_nas.spaces
+import lightning_nas.strategies
 import lightning_nas.tables
 from lightning_nas.architecture import Architecture
 from lightning_nas.data.augmentation import Augmentation
-from lightning_nas.differentiable.attention.base import Attention
 from lightning_nas.differentiable.discretization.base import Discretizer
 from lightning_nas.differentiable.hypergradient.base import Hypergradient
 from lightning_nas.differentiable.normalization.base import Normalization
@@ -35,18 +34,20 @@ from lightning_nas.distill.coresets import Herding, KCenter
 from lightning_nas.distill.relations import RelationMappings
 from lightning_nas.distill.trajectory import TrajectoryMatching
 from lightning_nas.evaluation.base import Evaluation, Evaluator
-from lightning_nas.evolution.base import Strategy
-from lightning_nas.prediction.autoencoder import ArchitectureAutoEncoder
-from lightning_nas.prediction.code_search import CodeSearch
-from lightning_nas.prediction.predictors import Predictor
-from lightning_nas.prediction.ranking import RankLoss
-from lightning_nas.prediction.swarm import Remapping
+from lightning_nas.predictors.autoencoder import ArchitectureAutoEncoder
+from lightning_nas.predictors.rank_losses import RankLoss
+from lightning_nas.predictors.regressors import Predictor
+from lightning_nas.predictors.swarm import Remapping
+from lightning_nas.spaces.artifact import architecture_from_dict, build_space
+from lightning_nas.spaces.attention import Attention
 from lightning_nas.spaces.base import SearchSpace
-from lightning_nas.spaces.darts import DARTSSpace
-from lightning_nas.spaces.limited import LimitedSpace
-from lightning_nas.spaces.nasbench201 import NASBench201Space
-from lightning_nas.spaces.single_path import SinglePathSpace
-from lightning_nas.spaces.single_path_blocks import ChoiceBlock
+from lightning_nas.spaces.constrained import ConstrainedSpace
+from lightning_nas.spaces.darts.space import DARTSSpace
+from lightning_nas.spaces.nasbench201.space import NASBench201Space
+from lightning_nas.spaces.single_path.blocks import ChoiceBlock
+from lightning_nas.spaces.single_path.space import SinglePathSpace
+from lightning_nas.strategies.base import Strategy
+from lightning_nas.strategies.code_search import CodeSearch
 from lightning_nas.tables.base import Table
 from tests.helpers import distances, started, wandering_experts
 
@@ -61,8 +62,8 @@ for _package in (
     lightning_nas.differentiable,
     lightning_nas.distill,
     lightning_nas.evaluation,
-    lightning_nas.evolution,
-    lightning_nas.prediction,
+    lightning_nas.strategies,
+    lightning_nas.predictors,
     lightning_nas.spaces,
     lightning_nas.tables,
 ):
@@ -113,7 +114,7 @@ def test_documented_and_typed_for_the_command_line(member: type) -> None:
         assert f"{parameter.name}:" in (inspect.getdoc(member) or ""), f"{parameter.name} is not documented"
 
 
-WRAPPERS = (Evaluator, LimitedSpace, Table)  # made of other objects or files, without defaults
+WRAPPERS = (Evaluator, ConstrainedSpace, Table)  # made of other objects or files, without defaults
 
 
 @pytest.mark.parametrize("member", [m for m in ALL if not issubclass(m, WRAPPERS)], ids=lambda m: m.__qualname__)
@@ -263,15 +264,15 @@ SMALL_SPACES: dict[Any, dict[str, Any]] = {
 """Where a space decides of its networks' sizes: arguments for small images."""
 
 
-@pytest.mark.parametrize("member", [m for m in members(SearchSpace) if m is not LimitedSpace])
+@pytest.mark.parametrize("member", [m for m in members(SearchSpace) if m is not ConstrainedSpace])
 def test_spaces_hold_what_they_sample(member: Any) -> None:
     space = member(**SMALL_SPACES.get(member, {}))
     generator = torch.Generator().manual_seed(0)
     for _ in range(10):
         architecture = space.sample(generator)
         space.check(architecture)
-        assert Architecture.from_dict(architecture.to_dict()) == architecture
-        assert architecture.space.build().spec() == space.spec()
+        assert architecture_from_dict(architecture.to_dict()) == architecture
+        assert build_space(architecture.space).spec() == space.spec()
         near = space.mutate(architecture, generator)
         assert space.key(near) != space.key(architecture)
         assert space.graphs(architecture)
@@ -309,7 +310,7 @@ def test_augmentations_keep_shape_and_repeat_with_their_generator(member: Any) -
     assert torch.equal(x, before)
 
 
-@pytest.mark.parametrize("member", [m for m in members(SearchSpace) if not issubclass(m, LimitedSpace)])
+@pytest.mark.parametrize("member", [m for m in members(SearchSpace) if not issubclass(m, ConstrainedSpace)])
 def test_children_have_every_choice_of_a_parent(member: Any) -> None:
     space, generator = member(), torch.Generator().manual_seed(3)
     children = set()

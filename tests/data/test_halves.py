@@ -15,12 +15,12 @@ from lightning.pytorch.cli import LightningCLI
 from torch import Tensor
 
 from lightning_nas.data.augmentation import Cutout, RandomCrop, RandomFlip
-from lightning_nas.data.distilled import DistilledDataModule, ProxyDataModule
 from lightning_nas.data.halves import HalvesDataModule
 from lightning_nas.data.images import ArrayDataModule, DigitsDataModule
 from lightning_nas.data.splits import halves, stratified
 from lightning_nas.distill.base import Proxy
 from lightning_nas.distill.bases import HallucinatedBases
+from lightning_nas.distill.data_module import DistilledDataModule, ProxyDataModule
 from lightning_nas.errors import ArtifactError, ConfigError, DataError
 from tests.data.fake import Recorder, module, npz, pixels
 from tests.helpers import quiet_trainer, started

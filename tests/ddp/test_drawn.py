@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_nas.callbacks.progressive import Progressive
+from lightning_nas.callbacks.p_darts import PDARTSPhases
 from lightning_nas.data.halves import HalvesDataModule
 from lightning_nas.differentiable.hypergradient.first_order import FirstOrder
 from lightning_nas.differentiable.hypergradient.one_level import OneLevel
 from lightning_nas.differentiable.relaxation.gumbel_softmax import GumbelSoftmax, HardGumbelSoftmax
-from lightning_nas.spaces.nasbench201 import NASBench201Space
+from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from tests.ddp.test_equality import Frozen, Keep, bilevel, difference, fit, images, search
 
 pytestmark = pytest.mark.skipif(
@@ -49,4 +49,4 @@ def test_two_processes_draw_the_same_and_are_one_with_their_global_batch(make: A
 
 def test_phases_are_refused_in_two_processes(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="2 processes cannot share"):
-        fit(bilevel(FirstOrder), tmp_path, 2, [Progressive(cells=(3, 4), kept=(3,), skip_dropout=(0.0, 0.0))])
+        fit(bilevel(FirstOrder), tmp_path, 2, [PDARTSPhases(cells=(3, 4), kept=(3,), skip_dropout=(0.0, 0.0))])

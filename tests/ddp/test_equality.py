@@ -12,13 +12,13 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
-from lightning_nas.callbacks.interruption import Interruption
-from lightning_nas.callbacks.rank_guard import RankGuard
+from lightning_nas.callbacks.alpha_sync import AlphaSyncCheck
+from lightning_nas.callbacks.preemption import PreemptionCheckpoint
 from lightning_nas.callbacks.run_folder import RunFolder
 from lightning_nas.data.classes import ClassBalancedDataModule
 from lightning_nas.data.halves import HalvesDataModule
 from lightning_nas.data.images import ArrayDataModule
-from lightning_nas.differentiable.discretization.top_two import TopTwo
+from lightning_nas.differentiable.discretization.softmax_score import SoftmaxScore
 from lightning_nas.differentiable.hypergradient.base import BilevelProblem
 from lightning_nas.differentiable.hypergradient.exact_second_order import ExactSecondOrder
 from lightning_nas.differentiable.hypergradient.first_order import FirstOrder
@@ -32,8 +32,9 @@ from lightning_nas.distill.images import PlainImages
 from lightning_nas.distill.relation_matching import RelationMatching
 from lightning_nas.distill.relations import RelationMappings
 from lightning_nas.errors import ConfigError, TrainingError
-from lightning_nas.spaces.darts import DARTSSpace
-from lightning_nas.spaces.nasbench201 import NASBench201Space
+from lightning_nas.spaces.artifact import load_architecture
+from lightning_nas.spaces.darts.space import DARTSSpace
+from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.tasks.bilevel import BilevelTask
 from lightning_nas.tasks.distill import DistillTask
 from lightning_nas.tasks.experts import ExpertsTask
@@ -83,7 +84,7 @@ def search(hypergradient: Any, space: Any, **options: Any) -> BilevelTask:
     return BilevelTask(
         space,
         hypergradient,
-        TopTwo(),
+        SoftmaxScore(),
         sgd,
         lambda p: torch.optim.Adam(p, lr=0.01),
         num_classes=3,
@@ -222,12 +223,12 @@ def test_a_training_can_synchronise_batch_norm(tmp_path: Path) -> None:
 
 def test_alphas_that_drift_apart_stop_the_search(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="The processes search apart") as caught:
-        fit(bilevel(Unaveraged), tmp_path, 2, [RankGuard(every_n_batches=2)])
+        fit(bilevel(Unaveraged), tmp_path, 2, [AlphaSyncCheck(every_n_batches=2)])
     assert TrainingError.__name__ in str(caught.value) or isinstance(caught.value, TrainingError)
 
 
 def test_equal_alphas_pass_the_guard(tmp_path: Path) -> None:
-    fit(bilevel(FirstOrder), tmp_path, 2, [RankGuard(every_n_batches=1)])
+    fit(bilevel(FirstOrder), tmp_path, 2, [AlphaSyncCheck(every_n_batches=1)])
 
 
 class Fail(Callback):
@@ -252,7 +253,11 @@ class Means(Callback):
 def test_two_processes_go_on_within_an_epoch(name: str, tmp_path: Path) -> None:
     ends = []
     for broken in (False, True):
-        keep = [ModelCheckpoint(tmp_path / "kept", "last", enable_version_counter=False), Interruption(2), Means()]
+        keep = [
+            ModelCheckpoint(tmp_path / "kept", "last", enable_version_counter=False),
+            PreemptionCheckpoint(2),
+            Means(),
+        ]
         if broken:
             with pytest.raises(Exception, match="the machine broke"):
                 fit(MAKERS[name], tmp_path, 2, [*keep, Keep(), Fail()])
@@ -296,8 +301,7 @@ class Tampered(Callback):
 
 def test_the_main_process_decides_for_all(tmp_path: Path) -> None:
     fit(bilevel(FirstOrder), tmp_path, 2, [Tampered(), Decided()])
-    from lightning_nas.architecture import Architecture
 
     (written,) = tmp_path.glob("found/architecture.json")
     found = [Path(f"rank{r}.txt").read_text() for r in (0, 1)]
-    assert found == [str(Architecture.load(written).choices)] * 2
+    assert found == [str(load_architecture(written).choices)] * 2

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_nas.architecture import Architecture
-from lightning_nas.artifacts import read_tensors
+from lightning_nas.files.artifacts import read_tensors
+from lightning_nas.spaces.artifact import load_architecture
 from tests.conftest import ROOT
-from tests.test_pipeline import arguments
+from tests.pipeline.test_run import arguments
 
 TWO = {
     "random_architectures": 0,
@@ -88,7 +88,7 @@ def test_two_machines_search_as_two_devices_of_one(finished: Path, tmp_path: Pat
     said = [agent.communicate(timeout=300)[0] for agent in agents]
     assert [agent.returncode for agent in agents] == [0, 0], "\n".join(said)
     (out,) = tmp_path.glob("out/architecture.json")
-    assert Architecture.load(out) == Architecture.load(finished / "architecture.json")
+    assert load_architecture(out) == load_architecture(finished / "architecture.json")
     one, two = (read_tensors(p / "alphas.safetensors", repair="") for p in (finished, out.parent))
     assert all(torch.equal(one[name], two[name]) for name in (*one, *two))
 

@@ -10,14 +10,14 @@ from lightning_nas.differentiable.attention.channel import ChannelAttention
 from lightning_nas.differentiable.attention.operation import OperationAttention
 from lightning_nas.differentiable.discretization.joint_score import JointScore
 from lightning_nas.differentiable.discretization.product_score import ProductScore
-from lightning_nas.differentiable.discretization.top_two import TopTwo
+from lightning_nas.differentiable.discretization.softmax_score import SoftmaxScore
 from lightning_nas.differentiable.normalization.edge_softmax import EdgeSoftmax
 from lightning_nas.differentiable.normalization.joint_softmax import JointSoftmax
 from lightning_nas.differentiable.regularization.beta_decay import BetaDecay
 from lightning_nas.differentiable.regularization.edge_variance import EdgeVariance
 from lightning_nas.differentiable.relaxation.softmax import Softmax
 from lightning_nas.errors import ConfigError
-from lightning_nas.spaces.darts import DARTSSpace
+from lightning_nas.spaces.darts.space import DARTSSpace
 
 SPACE = DARTSSpace(nodes=3)
 
@@ -106,7 +106,7 @@ def test_discretizers_disagree_where_edges_are_not_comparable() -> None:
     alphas[3, 1] = 1.0
     alphas[4, 3] = 0.5  # edge B: weak, softmax sharp
     both = {"normal": alphas, "reduce": alphas}
-    assert [e for e, _ in space.chosen(TopTwo().discretize(both, {}, space))["normal"]][2:] == [3, 4]
+    assert [e for e, _ in space.chosen(SoftmaxScore().discretize(both, {}, space))["normal"]][2:] == [3, 4]
     assert [e for e, _ in space.chosen(JointScore().discretize(both, {}, space))["normal"]][2:] == [2, 3]
     edges = torch.zeros(space.edges)
     edges[2] = 4.0

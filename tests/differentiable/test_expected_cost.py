@@ -6,23 +6,23 @@ from typing import Any
 import pytest
 import torch
 
+from lightning_nas.differentiable.discretization.softmax_score import SoftmaxScore
 from lightning_nas.differentiable.regularization.expected_cost import ExpectedCost
 from lightning_nas.differentiable.relaxation.gumbel_softmax import GumbelSoftmax
 from lightning_nas.differentiable.relaxation.sigmoid import Sigmoid
 from lightning_nas.differentiable.relaxation.softmax import Softmax
 from lightning_nas.errors import ConfigError
-from lightning_nas.spaces.darts import DARTSSpace
-from lightning_nas.spaces.nasbench201 import NASBench201Space
-from tests.callbacks.test_progressive import make
+from lightning_nas.spaces.darts.space import DARTSSpace
+from lightning_nas.spaces.nasbench201.space import NASBench201Space
+from tests.callbacks.test_p_darts import make
 
 OPERATIONS = ("skip_connect", "nor_conv_1x1", "nor_conv_3x3")
 
 
 def task(folder: Path, cost: ExpectedCost, **options: Any) -> Any:
     space = NASBench201Space(operations=OPERATIONS, channels=2, cells_per_stage=2)
-    from lightning_nas.differentiable.discretization.top_two import TopTwo
 
-    defaults = {"space": space, "relaxation": Sigmoid(), "discretizer": TopTwo(), "regularizers": [cost]}
+    defaults = {"space": space, "relaxation": Sigmoid(), "discretizer": SoftmaxScore(), "regularizers": [cost]}
     return make(folder, **{**defaults, **options})
 
 

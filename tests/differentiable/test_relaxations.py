@@ -15,7 +15,7 @@ from torch import Tensor
 from lightning_nas.data.splits import derived_seed
 from lightning_nas.differentiable.attention.operation import OperationAttention
 from lightning_nas.differentiable.discretization.sigmoid_score import SigmoidScore
-from lightning_nas.differentiable.discretization.top_two import TopTwo
+from lightning_nas.differentiable.discretization.softmax_score import SoftmaxScore
 from lightning_nas.differentiable.hypergradient.first_order import FirstOrder
 from lightning_nas.differentiable.hypergradient.one_level import OneLevel
 from lightning_nas.differentiable.hypergradient.second_order import SecondOrder
@@ -25,8 +25,8 @@ from lightning_nas.differentiable.relaxation.sigmoid import Sigmoid
 from lightning_nas.errors import ConfigError
 from lightning_nas.spaces.base import Mixture
 from lightning_nas.spaces.convert import from_per_edge, to_per_edge
-from lightning_nas.spaces.darts import DARTSSpace
-from lightning_nas.spaces.nasbench201 import NASBench201Space
+from lightning_nas.spaces.darts.space import DARTSSpace
+from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.tasks.bilevel import BilevelTask
 from tests.helpers import FixedHalves, quiet_trainer
 
@@ -46,7 +46,7 @@ def make(folder: Path, **options: Any) -> BilevelTask:
     defaults: dict[str, Any] = {
         "space": SPACES["darts"],
         "hypergradient": FirstOrder(),
-        "discretizer": TopTwo(),
+        "discretizer": SoftmaxScore(),
         "weight_optimizer": lambda p: torch.optim.SGD(p, **SGD),
         "alpha_optimizer": lambda p: torch.optim.Adam(p, lr=0.1, weight_decay=1e-3),
         "relaxation": HardGumbelSoftmax(),
@@ -257,6 +257,6 @@ def test_the_sigmoid_score_keeps_the_two_edges_with_the_largest_sigmoids() -> No
     alphas[4] = torch.tensor([-9.0, 20.0, 30.0])  # both are 1 in single precision
     found = SigmoidScore().discretize({"normal": alphas, "reduce": alphas}, {}, space)
     assert "('skip_connect', 0), ('sep_conv_3x3', 2)" in space.text(found)
-    assert SigmoidScore().discretize({"normal": alphas, "reduce": alphas}, {}, space) != TopTwo().discretize(
+    assert SigmoidScore().discretize({"normal": alphas, "reduce": alphas}, {}, space) != SoftmaxScore().discretize(
         {"normal": alphas, "reduce": alphas}, {}, space
     )

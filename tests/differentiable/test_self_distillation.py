@@ -10,13 +10,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from lightning_nas.callbacks.step_seed import StepSeed
-from lightning_nas.differentiable.discretization.top_two import TopTwo
+from lightning_nas.differentiable.discretization.softmax_score import SoftmaxScore
 from lightning_nas.differentiable.hypergradient.first_order import FirstOrder
 from lightning_nas.differentiable.hypergradient.second_order import SecondOrder
 from lightning_nas.differentiable.regularization.base import WeightStep
 from lightning_nas.differentiable.regularization.self_distillation import SelfDistillation
 from lightning_nas.errors import ConfigError
-from lightning_nas.spaces.darts import DARTSSpace
+from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.tasks.bilevel import BilevelTask
 from tests.helpers import FixedHalves, quiet_trainer
 
@@ -26,7 +26,7 @@ def make(folder: Path, **options: Any) -> BilevelTask:
     defaults: dict[str, Any] = {
         "space": DARTSSpace(nodes=2, channels=2, cells=3),
         "hypergradient": FirstOrder(),
-        "discretizer": TopTwo(),
+        "discretizer": SoftmaxScore(),
         "weight_optimizer": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
         "alpha_optimizer": lambda p: torch.optim.Adam(p, lr=0.1),
         "output_dir": str(folder),

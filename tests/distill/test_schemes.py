@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
-from lightning_nas.callbacks.interruption import Interruption
+from lightning_nas.callbacks.preemption import PreemptionCheckpoint
 from lightning_nas.data.classes import ClassBalancedDataModule
 from lightning_nas.data.images import DigitsDataModule
 from lightning_nas.data.splits import derived_seed
@@ -368,8 +368,8 @@ def test_within_an_epoch_a_matcher_that_keeps_a_network_goes_on_too(tmp_path: Pa
 
     whole = fit("whole")
     with pytest.raises(RuntimeError, match="the machine broke"):
-        fit("parts", Interruption(every_n_batches=1), Fail())
-    resumed = fit("parts", Interruption(), ckpt_path=tmp_path / "kept" / "last.ckpt")
+        fit("parts", PreemptionCheckpoint(every_n_batches=1), Fail())
+    resumed = fit("parts", PreemptionCheckpoint(), ckpt_path=tmp_path / "kept" / "last.ckpt")
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
 

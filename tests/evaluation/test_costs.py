@@ -9,11 +9,11 @@ import torch
 from lightning_nas.architecture import Architecture
 from lightning_nas.errors import ArchitectureError, CheckpointError, ConfigError
 from lightning_nas.evaluation.base import Evaluation, Evaluator
-from lightning_nas.evaluation.costs import Costs
+from lightning_nas.evaluation.costs import CostEvaluator
 from lightning_nas.metrics.cost import Latency, activation_memory, macs, parameters
-from lightning_nas.spaces.darts import DARTSSpace
-from lightning_nas.spaces.limited import LimitedSpace
-from lightning_nas.spaces.nasbench201 import NASBench201Space
+from lightning_nas.spaces.constrained import ConstrainedSpace, Costs
+from lightning_nas.spaces.darts.space import DARTSSpace
+from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from tests.tasks.test_evolve import HERE, STRATEGIES, fit
 
 SPACE = NASBench201Space()
@@ -65,12 +65,12 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
     return devices
 
 
-def timed(evaluator: Evaluator) -> Costs:
+def timed(evaluator: Evaluator) -> CostEvaluator:
     return Costs(evaluator, **SIZE, with_macs=False, with_latency=True, batch_size=2, repeats=7)
 
 
 def test_costs_are_those_of_the_network_and_join_what_was_found() -> None:
-    costs = Costs(Counted(), **SIZE, with_memory=True, batch_size=2)
+    costs = CostEvaluator(Counted(), **SIZE, with_memory=True, batch_size=2)
     before = torch.get_rng_state()
     evaluations = costs.evaluate(CELLS)
     assert torch.equal(before, torch.get_rng_state())
@@ -86,7 +86,7 @@ def test_costs_are_those_of_the_network_and_join_what_was_found() -> None:
         assert found.objectives == {"accuracy": 0.5}
         assert found.features is FEATURES
     assert len({costs.costs(cell)["parameters"] for cell in CELLS}) > 1
-    assert set(Costs(Counted(), **SIZE, with_macs=False).costs(CELLS[0])) == {"parameters", "dollars"}
+    assert set(CostEvaluator(Counted(), **SIZE, with_macs=False).costs(CELLS[0])) == {"parameters", "dollars"}
 
 
 def test_a_network_is_measured_once_in_whatever_form(measured: list[torch.device]) -> None:
@@ -139,16 +139,16 @@ def test_only_what_is_asked_for_is_measured(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(
         NASBench201Space, "network", lambda self, a, **size: built.append(a) or network(self, a, **size)
     )
-    costs = Costs(Counted(), **SIZE, with_memory=True, with_latency=True)
+    costs = CostEvaluator(Counted(), **SIZE, with_memory=True, with_latency=True)
     cheap = costs.costs(CELLS[0])
     assert set(cheap) == {"parameters", "dollars", "macs", "memory_mb", "latency_ms"}
     assert not calls
     assert not built
     # a limit that is exceeded ends it; one that is not lets the next one be looked at
-    space = LimitedSpace(SPACE, costs.costs, {"parameters": 400.0, "latency_ms": 5.0})
+    space = ConstrainedSpace(SPACE, costs.costs, {"parameters": 400.0, "latency_ms": 5.0})
     assert not any(space.allows(cell) for cell in CELLS)
     assert calls == ["parameters"] * len(CELLS)
-    wide = LimitedSpace(SPACE, costs.costs, {"parameters": 600.0, "latency_ms": 5.0})
+    wide = ConstrainedSpace(SPACE, costs.costs, {"parameters": 600.0, "latency_ms": 5.0})
     assert wide.allows(CELLS[0])
     assert calls == ["parameters"] * len(CELLS) + ["latency_ms"]
     with pytest.raises(ArchitectureError, match=r"costs \{'parameters': 500\.0, 'latency_ms': 3\.0\}, more than"):
@@ -162,7 +162,7 @@ def test_only_what_is_asked_for_is_measured(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_rest_is_the_other_evaluators() -> None:
-    costs = Costs(Counted(), **SIZE)
+    costs = CostEvaluator(Counted(), **SIZE)
     costs.prepare_data()
     assert costs.evaluator.prepared  # type: ignore[attr-defined]
     assert costs.version == 3
@@ -171,10 +171,10 @@ def test_the_rest_is_the_other_evaluators() -> None:
 @pytest.mark.parametrize("name", ["random", "evolution", "first"])
 def test_a_search_finds_nothing_outside_its_limits(name: str) -> None:
     draws = [SPACE.sample(torch.Generator().manual_seed(i)) for i in range(40)]
-    known = Costs(Counted(), **SIZE, with_macs=False)
+    known = CostEvaluator(Counted(), **SIZE, with_macs=False)
     limit = sorted(known.costs(draw)["parameters"] for draw in draws)[12]
     evaluator = {
-        "class_path": "lightning_nas.evaluation.costs.Costs",
+        "class_path": "lightning_nas.evaluation.costs.CostEvaluator",
         "init_args": {"evaluator": {"class_path": f"{HERE}.Known"}, **SIZE, "with_macs": False},
     }
     task = fit(strategy=STRATEGIES[name], evaluator=evaluator, limits={"parameters": limit})
@@ -187,11 +187,11 @@ def test_a_search_finds_nothing_outside_its_limits(name: str) -> None:
 def test_no_architecture_within_the_limits() -> None:
     edges = [["none"]] * 4 + [["none", "nor_conv_3x3"]] * 2
     space = {
-        "class_path": "lightning_nas.spaces.nasbench201.NASBench201Space",
+        "class_path": "lightning_nas.spaces.nasbench201.space.NASBench201Space",
         "init_args": {"operations": ["none", "nor_conv_3x3"], "allowed": {"cell": edges}},
     }
     evaluator = {
-        "class_path": "lightning_nas.evaluation.costs.Costs",
+        "class_path": "lightning_nas.evaluation.costs.CostEvaluator",
         "init_args": {"evaluator": {"class_path": f"{HERE}.Known"}, **SIZE},
     }
     with pytest.raises(ConfigError, match=r"None of 10000 random architectures is within the limits \{'macs': 10"):
@@ -205,7 +205,7 @@ def test_what_is_wrong_is_said() -> None:
         Costs(Counted(), **{**SIZE, "channels": 0})
     with pytest.raises(ConfigError, match="repeats is 1"):
         Costs(Counted(), **SIZE, repeats=1)
-    state = Costs(Counted(), **SIZE).state_dict()
+    state = CostEvaluator(Counted(), **SIZE).state_dict()
     for other in ({**SIZE, "cells": 2}, {**SIZE, "with_latency": True}):
         with pytest.raises(CheckpointError, match=r"the configuration asks for \{'channels': 4"):
             Costs(Counted(), **other).load_state_dict(state)

@@ -17,15 +17,15 @@ from lightning_nas.architecture import Architecture
 from lightning_nas.data.halves import HalvesDataModule
 from lightning_nas.data.images import DigitsDataModule
 from lightning_nas.errors import ConfigError, DataError, MissingDependencyError, TrainingError
-from lightning_nas.evaluation.alpha_prior import WithPrior
 from lightning_nas.evaluation.base import Evaluation, Evaluator
-from lightning_nas.evaluation.costs import Costs
+from lightning_nas.evaluation.costs import CostEvaluator
 from lightning_nas.evaluation.parallel import Parallel, Processes, RayWorkers, Serial, Threads
+from lightning_nas.evaluation.prior import PriorEvaluator
 from lightning_nas.evaluation.short_training import ShortTraining
-from lightning_nas.evaluation.supernet import SupernetScores
+from lightning_nas.evaluation.supernet import SupernetEvaluator
 from lightning_nas.evaluation.table import TableLookup
-from lightning_nas.spaces.darts import DARTSSpace
-from lightning_nas.spaces.nasbench201 import NASBench201Space
+from lightning_nas.spaces.darts.space import DARTSSpace
+from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.tables.nasbench201 import NASBench201Table
 from lightning_nas.tables.synthetic import write_nasbench201
 from tests.evaluation.test_supernet import SPACE as PATHS
@@ -117,7 +117,7 @@ def test_threads_score_by_a_supernet_alike(processes: Processes) -> None:
     for executor in (Serial(), Threads(2), processes):
         torch.manual_seed(5)
         before = torch.get_rng_state()
-        scores = SupernetScores(path, images(5), images=12, new_classes=True)
+        scores = SupernetEvaluator(path, images(5), images=12, new_classes=True)
         found.append(facts(Parallel(scores, executor).evaluate(drawn)))
         scores.moved()
         found.append(facts(Parallel(scores, executor).evaluate(drawn)))
@@ -221,9 +221,9 @@ def test_counts_of_queries_and_measured_costs_are_not_lost() -> None:
     with pytest.raises(ConfigError, match="The state of TableLookup changes"):
         Parallel(TableLookup(table, budget=2), Serial()).evaluate(cells)
     size = {"channels": 4, "cells": 1, "image_shape": (3, 8, 8)}
-    with pytest.raises(ConfigError, match=r"The state of Costs changes.*put Parallel inside it"):
-        Parallel(Costs(Drawn(), **size), Serial()).evaluate(cells)
-    inside = Costs(Parallel(Drawn(), Serial()), **size).evaluate(cells)
+    with pytest.raises(ConfigError, match=r"The state of CostEvaluator changes.*put Parallel inside it"):
+        Parallel(CostEvaluator(Drawn(), **size), Serial()).evaluate(cells)
+    inside = CostEvaluator(Parallel(Drawn(), Serial()), **size).evaluate(cells)
     assert [set(each.cost) for each in inside] == [{"dollars", "parameters", "macs"}] * 2
 
 
@@ -306,6 +306,6 @@ def test_workers_stay_from_round_to_round() -> None:
         assert parallel.version == round
     assert [each.objectives["loss"] for each in found] == [0.0, 1.0, 2.0]
     (worker,) = {int(each.cost["process"]) for each in found}
-    WithPrior(parallel).close()
+    PriorEvaluator(parallel).close()
     with pytest.raises(ProcessLookupError):
         os.kill(worker, 0)

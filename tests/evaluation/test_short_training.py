@@ -6,7 +6,7 @@ from lightning_nas.data.halves import HalvesDataModule
 from lightning_nas.data.images import DigitsDataModule
 from lightning_nas.errors import ConfigError, DataError
 from lightning_nas.evaluation.short_training import ShortTraining
-from lightning_nas.spaces.darts import DARTSSpace
+from lightning_nas.spaces.darts.space import DARTSSpace
 from tests.helpers import FixedHalves
 
 SPACE = DARTSSpace(nodes=2)

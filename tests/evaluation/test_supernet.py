@@ -9,12 +9,13 @@ import torch.nn.functional as F
 
 from lightning_nas.data.images import ArrayDataModule
 from lightning_nas.errors import ConfigError, DataError
-from lightning_nas.evaluation.supernet import SupernetScores, calibrated, score_path, score_paths
+from lightning_nas.evaluation.supernet import SupernetEvaluator
 from lightning_nas.spaces.base import Mixture
-from lightning_nas.spaces.nasbench201 import NASBench201Space
-from lightning_nas.spaces.shared_paths import SharedPaths
-from lightning_nas.spaces.single_path import SinglePathSpace
-from lightning_nas.supernets import TrainedSupernet
+from lightning_nas.spaces.nasbench201.space import NASBench201Space
+from lightning_nas.spaces.path_scoring import BatchedPathScoring
+from lightning_nas.spaces.single_path.space import SinglePathSpace
+from lightning_nas.supernets.artifact import TrainedSupernet
+from lightning_nas.supernets.scoring import calibrated, score_path, score_paths
 
 SPACE = NASBench201Space(channels=4, cells_per_stage=1)
 PATH = SPACE.parse("|nor_conv_3x3~0|+|nor_conv_1x1~0|skip_connect~1|+|none~0|nor_conv_3x3~1|avg_pool_3x3~2|")
@@ -95,7 +96,7 @@ def test_spaces_that_cannot_share_go_one_by_one() -> None:
     torch.manual_seed(0)
     space = SinglePathSpace(widths=[16, 32], depths=[1, 1], strides=[1, 2], stem_stride=1, last=24)
     network = space.supernet(num_classes=3, image_shape=(3, 8, 8))
-    assert not isinstance(network, SharedPaths)
+    assert not isinstance(network, BatchedPathScoring)
     images, labels, calibration = torch.randn(30, 3, 8, 8), torch.randint(3, (30,)), torch.randn(64, 3, 8, 8)
     paths = [space.discrete(space.largest()), (0, 0), (1, 2)]
     held = list(zip(images.split(8), labels.split(8), strict=True))
@@ -120,8 +121,8 @@ def test_statistics_are_taken_back_where_a_score_fails(supernet: Any) -> None:
 
 def test_an_evaluator_scores_several_together(supernet: Any) -> None:
     path, images = saved(supernet), data()
-    singly = [SupernetScores(path, images).evaluate([a])[0].objectives for a in (PATH, OTHER)]
-    scores = SupernetScores(path, images)
+    singly = [SupernetEvaluator(path, images).evaluate([a])[0].objectives for a in (PATH, OTHER)]
+    scores = SupernetEvaluator(path, images)
     kept = scores.evaluate([OTHER])
     found = scores.evaluate([PATH, OTHER, PATH])
     assert [each.objectives["accuracy"] for each in found] == [singly[i]["accuracy"] for i in (0, 1, 0)]
@@ -132,7 +133,7 @@ def test_an_evaluator_scores_several_together(supernet: Any) -> None:
 
 
 def test_a_score_holds_until_the_weights_move(supernet: Any) -> None:
-    scores = SupernetScores(saved(supernet), data())
+    scores = SupernetEvaluator(saved(supernet), data())
     first, again = scores.evaluate([PATH, PATH])
     assert first.objectives == again.objectives
     assert set(first.objectives) == {"loss", "accuracy"}
@@ -147,7 +148,7 @@ def test_a_score_holds_until_the_weights_move(supernet: Any) -> None:
 
 def test_held_out_images_are_scored_and_training_images_measured(supernet: Any) -> None:
     images = data()
-    scores = SupernetScores(saved(supernet), images, images=10, calibration_images=12)
+    scores = SupernetEvaluator(saved(supernet), images, images=10, calibration_images=12)
     calibration, held = scores._batches()
     assert len(calibration) == 12
     assert sum(len(y) for _, y in held) == 10
@@ -164,16 +165,16 @@ def test_held_out_images_are_scored_and_training_images_measured(supernet: Any) 
 def test_other_data_are_refused_or_asked_for(supernet: Any) -> None:
     path = saved(supernet)
     with pytest.raises(DataError, match="set new_classes to true"):
-        SupernetScores(path, data(5)).evaluate([PATH])
-    moved = SupernetScores(path, data(5), new_classes=True)
+        SupernetEvaluator(path, data(5)).evaluate([PATH])
+    moved = SupernetEvaluator(path, data(5), new_classes=True)
     assert moved.loaded.num_classes == 5
     assert (
         moved.evaluate([PATH])[0].objectives
-        == SupernetScores(path, data(5), new_classes=True).evaluate([PATH])[0].objectives
+        == SupernetEvaluator(path, data(5), new_classes=True).evaluate([PATH])[0].objectives
     )
     with pytest.raises(DataError, match=r"images of shape \(3, 8, 8\)"):
-        SupernetScores(path, data(side=16)).evaluate([PATH])
+        SupernetEvaluator(path, data(side=16)).evaluate([PATH])
     with pytest.raises(DataError, match="There is no validation set"):
-        SupernetScores(path, data(validation_fraction=0)).evaluate([PATH])
+        SupernetEvaluator(path, data(validation_fraction=0)).evaluate([PATH])
     with pytest.raises(ConfigError, match="calibration_images 1"):
-        SupernetScores(path, data(), calibration_images=1)
+        SupernetEvaluator(path, data(), calibration_images=1)

@@ -7,7 +7,7 @@ import pytest
 
 from lightning_nas.errors import BudgetError, ConfigError
 from lightning_nas.evaluation.table import TableLookup
-from lightning_nas.spaces.nasbench201 import NASBench201Space
+from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.tables.nasbench201 import NASBench201Table
 from lightning_nas.tables.synthetic import write_nasbench201
 

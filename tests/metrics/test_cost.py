@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from lightning_nas.errors import ConfigError
 from lightning_nas.metrics import cost
 from lightning_nas.metrics.cost import activation_memory, latency, macs, parameters
-from lightning_nas.spaces.darts import DARTSSpace
+from lightning_nas.spaces.darts.space import DARTSSpace
 from tests.genotypes import DARTS_V1, DARTS_V2, PCDARTS_CIFAR, PCDARTS_IMAGENET, PDARTS
 
 CIFAR = {"num_classes": 10, "image_shape": (3, 32, 32), "channels": 36, "cells": 20}

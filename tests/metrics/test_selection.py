@@ -3,10 +3,10 @@ from collections.abc import Mapping
 import torch
 
 from lightning_nas.differentiable.discretization.joint_score import JointScore
-from lightning_nas.differentiable.discretization.top_two import TopTwo
+from lightning_nas.differentiable.discretization.softmax_score import SoftmaxScore
 from lightning_nas.metrics.selection import selection_errors
 from lightning_nas.spaces.base import Mixture
-from lightning_nas.spaces.darts import DARTSSpace
+from lightning_nas.spaces.darts.space import DARTSSpace
 
 SPACE = DARTSSpace(nodes=2)
 
@@ -35,7 +35,7 @@ def test_the_detector_flags_the_edge_that_the_softmax_hides() -> None:
     alphas = case()
     both = {"normal": alphas, "reduce": alphas}
     mixtures = {n: Mixture(a.softmax(1), torch.ones(len(a))) for n, a in both.items()}
-    errors = selection_errors(SPACE, TopTwo().discretize(both, {}, SPACE), mixtures, strength_loss(alphas))
+    errors = selection_errors(SPACE, SoftmaxScore().discretize(both, {}, SPACE), mixtures, strength_loss(alphas))
     # the second node has three inputs and so a choice; the first has two and none
     assert [(s.cell, s.node, s.chosen, s.reference) for s in errors.selections if s.kind == "edges"] == [
         ("normal", 1, ("1", "2"), ("0", "1")),
@@ -53,7 +53,7 @@ def test_operation_errors_count_the_kept_edges() -> None:
     both = {"normal": alphas, "reduce": alphas}
     mixtures = {n: Mixture(a.softmax(1), torch.ones(len(a))) for n, a in both.items()}
     shifted = alphas.roll(1, dims=1)  # the supernet misses another operation than the alphas choose
-    errors = selection_errors(SPACE, TopTwo().discretize(both, {}, SPACE), mixtures, strength_loss(shifted))
+    errors = selection_errors(SPACE, SoftmaxScore().discretize(both, {}, SPACE), mixtures, strength_loss(shifted))
     assert errors.rate("operations") == 1.0
     assert sum(s.kind == "operations" for s in errors.selections) == 2 * 2 * 2
 
@@ -66,7 +66,7 @@ def test_a_space_without_a_choice_of_inputs_has_no_edge_errors() -> None:
     alphas = case()
     both = {"normal": alphas, "reduce": alphas}
     mixtures = {n: Mixture(a.softmax(1), torch.ones(len(a))) for n, a in both.items()}
-    architecture = TopTwo().discretize(both, {}, space)
+    architecture = SoftmaxScore().discretize(both, {}, space)
     errors = selection_errors(space, architecture, mixtures, strength_loss(alphas))
     assert errors.rate("edges") is None
     assert errors.to_dict()["edges"]["rate"] is None

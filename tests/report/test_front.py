@@ -8,14 +8,14 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from lightning_nas.artifacts import write_json
 from lightning_nas.errors import ArtifactError, ConfigError, DataError
 from lightning_nas.evaluation.base import Evaluation
-from lightning_nas.evolution.base import Result
+from lightning_nas.files.artifacts import write_json
 from lightning_nas.report.draw import png, svg
 from lightning_nas.report.front import Front
 from lightning_nas.report.page import write_report
-from lightning_nas.spaces.nasbench201 import NASBench201Space
+from lightning_nas.spaces.nasbench201.space import NASBench201Space
+from lightning_nas.strategies.base import Result
 
 SPACE = NASBench201Space()
 POINTS = [(0.9, 5e6), (0.8, 5e6), (0.7, 2e6), (0.2, 1e6), (0.1, 4e6)]

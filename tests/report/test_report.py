@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_nas.artifacts import write_json, write_tensors
 from lightning_nas.errors import ArchitectureError, ArtifactError
+from lightning_nas.files.artifacts import write_json, write_tensors
 from lightning_nas.report import sections
 from lightning_nas.report.curves import panel, read_curves
 from lightning_nas.report.draw import draw_alphas, draw_cell, draw_curves, draw_images, png_data_uri, svg
@@ -19,7 +19,7 @@ from lightning_nas.report.layout import layers, place
 from lightning_nas.report.page import write_report
 from lightning_nas.report.run import read_run
 from lightning_nas.spaces.base import Graph
-from lightning_nas.spaces.darts import DARTSSpace
+from lightning_nas.spaces.darts.space import DARTSSpace
 from tests.genotypes import DARTS_V2
 
 EVIL = '<script>alert("1")</script>'

@@ -1,11 +1,12 @@
-"""Both ways of computing a wave, and few threads: tensors are tiny."""
+"""Every kernel of the fused edges, and few threads: tensors are tiny."""
 
 from collections.abc import Iterator
 
 import pytest
 import torch
 
-from lightning_nas.spaces import wave, wave_wide
+from lightning_nas.spaces.darts import fused_edges
+from lightning_nas.spaces.darts.kernel_wide import WideKernel
 from tests.spaces.pair import PATHS
 
 
@@ -19,8 +20,8 @@ def _few_threads() -> Iterator[None]:
 
 @pytest.fixture(params=list(PATHS))
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """All ways of computing, whatever the size of the images."""
+    """All kernels, whatever the size of the images."""
     pixels, single = PATHS[request.param]
-    monkeypatch.setattr(wave, "DENSE_PIXELS", pixels)
-    monkeypatch.setattr(wave_wide.Wide, "single", single)
+    monkeypatch.setattr(fused_edges, "DENSE_PIXELS", pixels)
+    monkeypatch.setattr(WideKernel, "single", single)
     return str(request.param)

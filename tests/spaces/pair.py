@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from lightning_nas.spaces.base import Mixture
 from lightning_nas.spaces.convert import from_per_edge, to_per_edge
-from lightning_nas.spaces.darts import DARTSSpace, DARTSSupernet
+from lightning_nas.spaces.darts.space import DARTSSpace
+from lightning_nas.spaces.darts.supernet import DARTSSupernet
 from lightning_nas.spaces.operations import OPERATIONS
 
 

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_nas.differentiable.discretization.top_two import TopTwo
+from lightning_nas.differentiable.discretization.softmax_score import SoftmaxScore
 from lightning_nas.differentiable.hypergradient.first_order import FirstOrder
 from lightning_nas.differentiable.hypergradient.second_order import SecondOrder
 from lightning_nas.errors import ConfigError
-from lightning_nas.pipeline_config import read_yaml
-from lightning_nas.spaces.darts import DARTSSpace
-from lightning_nas.spaces.wave import Wave
+from lightning_nas.pipeline.config import read_yaml
+from lightning_nas.spaces.darts.fused_edges import FusedEdges
+from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.tasks.bilevel import BilevelTask
 from tests.conftest import ROOT
 
@@ -20,7 +20,7 @@ from tests.conftest import ROOT
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("side", [8, 17], ids=["dense", "wide"])
 def test_noise_has_the_factors_as_its_deviation_and_nothing_of_the_input(side: int, stride: int) -> None:
-    wave = Wave(["noise"], torch.ones(2, 2, 1, dtype=torch.bool), 6, stride)
+    wave = FusedEdges(["noise"], torch.ones(2, 2, 1, dtype=torch.bool), 6, stride)
     weights = torch.tensor([[0.3, 0.4], [1.0, 0.0]]).unsqueeze(2).requires_grad_()
     x = [torch.full((16, 6, side, side), 100.0), torch.zeros(16, 6, side, side)]
     result = wave(x, weights)
@@ -47,7 +47,7 @@ def test_noise_beside_other_operations_adds_to_them() -> None:
     operations = ["max_pool_3x3", "noise", "skip_connect", "sep_conv_3x3", "none"]
     for stride in (1, 2):
         torch.manual_seed(3)
-        wave = Wave(operations, torch.ones(2, 1, 5, dtype=torch.bool), 4, stride)
+        wave = FusedEdges(operations, torch.ones(2, 1, 5, dtype=torch.bool), 4, stride)
         x, weights = torch.randn(4, 4, 8, 8), torch.rand(2, 1, 5)
         weights[..., 1] = 0
         plain = wave([x], weights)
@@ -73,7 +73,7 @@ def test_what_needs_a_draw_twice_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="noise draws anew"):
         BilevelTask(
             space=space,
-            discretizer=TopTwo(),
+            discretizer=SoftmaxScore(),
             weight_optimizer=torch.optim.SGD,
             alpha_optimizer=torch.optim.Adam,
             image_shape=(3, 8, 8),

@@ -14,8 +14,9 @@ from lightning_nas.differentiable.attention.operation import OperationAttention
 from lightning_nas.errors import ArchitectureError, ConfigError
 from lightning_nas.spaces.base import Mixture
 from lightning_nas.spaces.convert import from_per_edge, inherit, inherit_optimizer, to_per_edge
-from lightning_nas.spaces.darts import DARTSSpace, DARTSSupernet
-from lightning_nas.spaces.edges import blocks
+from lightning_nas.spaces.darts.edge_weights import blocks
+from lightning_nas.spaces.darts.space import DARTSSpace
+from lightning_nas.spaces.darts.supernet import DARTSSupernet
 from lightning_nas.spaces.operations import OPERATIONS
 from tests.spaces.pair import Pair, close
 

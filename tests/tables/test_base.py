@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from lightning_nas.errors import ArchitectureError, ConfigError, DataError
-from lightning_nas.spaces.darts import DARTSSpace
-from lightning_nas.spaces.nasbench201 import NASBench201Space
+from lightning_nas.spaces.darts.space import DARTSSpace
+from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.tables.nasbench201 import NASBench201Table
 from lightning_nas.tables.synthetic import write_nasbench201
 from tests.tables.test_nasbench201 import TEXTS, file

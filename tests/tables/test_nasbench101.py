@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from lightning_nas.errors import ArchitectureError, ConfigError, DataError
-from lightning_nas.spaces.nasbench101 import NASBench101Space
-from lightning_nas.spaces.nasbench201 import NASBench201Space
+from lightning_nas.spaces.nasbench101.space import NASBench101Space
+from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.tables.nasbench101 import NASBench101Table
 
 NAMES = ["maxpool3x3", "conv3x3-bn-relu", "conv1x1-bn-relu"]  # another order than the space's

@@ -9,8 +9,8 @@ import pytest
 
 from lightning_nas.errors import ArchitectureError, ConfigError, DataError
 from lightning_nas.evaluation.table import TableLookup
-from lightning_nas.spaces.darts import DARTSSpace
-from lightning_nas.spaces.nasbench201 import NASBench201Space
+from lightning_nas.spaces.darts.space import DARTSSpace
+from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.tables.nasbench201 import NASBench201Table
 
 NAMES = ["avg_pool_3x3", "none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3"]  # another order than the space's

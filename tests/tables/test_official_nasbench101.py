@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lightning_nas.errors import DataError
-from lightning_nas.spaces.nasbench101 import NASBench101Space
+from lightning_nas.spaces.nasbench101.space import NASBench101Space
 from lightning_nas.tables.nasbench101 import NASBench101Table
 from lightning_nas.tables.official_nasbench101 import nasbench101_from_tfrecord
 

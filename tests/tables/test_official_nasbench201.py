@@ -13,7 +13,7 @@ import torch
 
 from lightning_nas.__main__ import main
 from lightning_nas.errors import DataError
-from lightning_nas.spaces.nasbench201 import NASBench201Space
+from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.tables.nasbench201 import NASBench201Table
 from lightning_nas.tables.official_nasbench201 import SETS, nasbench201_from_download
 

@@ -8,15 +8,15 @@ import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_nas.architecture import Architecture
-from lightning_nas.artifacts import read_json
-from lightning_nas.cli import run
+from lightning_nas.cli.lightning import run
 from lightning_nas.errors import ConfigError, DataError
-from lightning_nas.spaces.nasbench201 import NASBench201Space
+from lightning_nas.files.artifacts import read_json
+from lightning_nas.spaces.artifact import load_architecture
+from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.tasks.autoencoder import AutoEncoderTask
 
 SMALL = {
-    "class_path": "lightning_nas.spaces.nasbench201.NASBench201Space",
+    "class_path": "lightning_nas.spaces.nasbench201.space.NASBench201Space",
     "init_args": {"operations": ["none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3"]},
 }
 
@@ -35,7 +35,7 @@ def fit(*args: str, steps: int = 120, callbacks: Any = (), data: Any = None, **m
     arguments = {
         "space": SMALL,
         "evaluator": {"class_path": "tests.tasks.test_evolve.Known"},
-        "strategy": {"class_path": "lightning_nas.prediction.code_search.SwarmSearch"},
+        "strategy": {"class_path": "lightning_nas.strategies.code_search.SwarmSearch"},
         "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 3e-3}},
         "scheduler": {"class_path": "torch.optim.lr_scheduler.CosineAnnealingLR", "init_args": {"T_max": steps}},
         "samples": 60,
@@ -59,7 +59,7 @@ def fit(*args: str, steps: int = 120, callbacks: Any = (), data: Any = None, **m
     quiet = {"accelerator": "cpu", "devices": 1, "enable_progress_bar": False, "enable_model_summary": False}
     config = {
         "model": {"class_path": "lightning_nas.tasks.autoencoder.AutoEncoderTask", "init_args": arguments},
-        "data": data or {"class_path": "lightning_nas.data.steps.StepsDataModule", "init_args": {"steps": steps}},
+        "data": data or {"class_path": "lightning_nas.data.dummy.DummyDataModule", "init_args": {"steps": steps}},
         "trainer": {**quiet, "max_epochs": 1, "log_every_n_steps": 50, "callbacks": [keep, *callbacks]},
     }
     Path("run.yaml").write_text(yaml.safe_dump(config))
@@ -77,7 +77,7 @@ def test_a_search_samples_learns_and_finds_better_ones() -> None:
     assert sum(values[60:]) / 10 > sorted(values[:60])[-10]
     written = read_json(Path("out/history.json"), repair="")
     assert (written["strategy"], written["samples"], written["queries"]) == ("SwarmSearch", 60, 70)
-    best = Architecture.load(Path("out/architecture.json"))
+    best = load_architecture(Path("out/architecture.json"))
     assert best == results[values.index(max(values))][0]
     # what it has never seen comes back, and is ranked
     space = NASBench201Space(**SMALL["init_args"])  # type: ignore[arg-type]
@@ -107,7 +107,7 @@ def test_a_search_gone_on_with_equals_an_uninterrupted_one() -> None:
 
 
 def test_what_is_wrong_is_said() -> None:
-    with pytest.raises(ConfigError, match="StepsDataModule as data and one process; it got ArchitecturesDataModule"):
+    with pytest.raises(ConfigError, match="DummyDataModule as data and one process; it got ArchitecturesDataModule"):
         fit(
             data={
                 "class_path": "lightning_nas.data.architectures.ArchitecturesDataModule",

@@ -13,17 +13,14 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins import MixedPrecision, Precision
 from torch import Tensor
 
-from lightning_nas.architecture import Architecture
-from lightning_nas.artifacts import read_tensors
 from lightning_nas.data.images import DigitsDataModule
-from lightning_nas.differentiable.attention.base import Attention
 from lightning_nas.differentiable.attention.channel import ChannelAttention
 from lightning_nas.differentiable.attention.operation import OperationAttention
 from lightning_nas.differentiable.discretization.joint_score import JointScore
 from lightning_nas.differentiable.discretization.product_score import ProductScore
 from lightning_nas.differentiable.discretization.sigmoid_score import SigmoidScore
 from lightning_nas.differentiable.discretization.skip_cap import SkipCap
-from lightning_nas.differentiable.discretization.top_two import TopTwo
+from lightning_nas.differentiable.discretization.softmax_score import SoftmaxScore
 from lightning_nas.differentiable.hypergradient.exact_second_order import ExactSecondOrder
 from lightning_nas.differentiable.hypergradient.first_order import FirstOrder
 from lightning_nas.differentiable.hypergradient.one_level import OneLevel
@@ -33,8 +30,11 @@ from lightning_nas.differentiable.normalization.joint_softmax import JointSoftma
 from lightning_nas.differentiable.regularization.beta_decay import BetaDecay
 from lightning_nas.differentiable.regularization.edge_variance import EdgeVariance
 from lightning_nas.errors import CheckpointError, ConfigError
+from lightning_nas.files.artifacts import read_tensors
+from lightning_nas.spaces.artifact import load_architecture
+from lightning_nas.spaces.attention import Attention
 from lightning_nas.spaces.base import Mixture
-from lightning_nas.spaces.darts import DARTSSpace
+from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.tasks.bilevel import BilevelTask
 from tests.helpers import FixedHalves, quiet_trainer
 
@@ -48,7 +48,7 @@ def make(tmp_path: Path, **options: Any) -> BilevelTask:
     defaults: dict[str, Any] = {
         "space": DARTSSpace(nodes=2, channels=4, cells=3),
         "hypergradient": FirstOrder(),
-        "discretizer": TopTwo(),
+        "discretizer": SoftmaxScore(),
         "weight_optimizer": lambda p: torch.optim.SGD(p, **WEIGHT),
         "alpha_optimizer": lambda p: torch.optim.Adam(p, **ALPHA),
         "weight_clip_norm": CLIP,
@@ -190,7 +190,7 @@ def test_parameters_are_weights_or_alphas_and_each_is_optimized_once(tmp_path: P
 @pytest.mark.parametrize("attention", [None, ChannelAttention(), OperationAttention()])
 @pytest.mark.parametrize(
     ("normalization", "discretizer"),
-    [(None, TopTwo()), (EdgeSoftmax(), ProductScore()), (JointSoftmax(), JointScore())],
+    [(None, SoftmaxScore()), (EdgeSoftmax(), ProductScore()), (JointSoftmax(), JointScore())],
 )
 def test_components_go_together_and_all_alphas_learn(
     tmp_path: Path, attention: Attention | None, normalization: Any, discretizer: Any
@@ -209,7 +209,7 @@ def test_components_go_together_and_all_alphas_learn(
     before = [a.detach().double().clone() for a in task.alpha_list]
     fit(task, FixedHalves(batches=2), epochs=2)
     assert all(not torch.equal(a, b) for a, b in zip(task.alpha_list, before, strict=True))
-    found = Architecture.load(tmp_path / "architecture.json")
+    found = load_architecture(tmp_path / "architecture.json")
     assert found == task.discretize()
     assert "none" not in space.text(found)
 
@@ -242,7 +242,7 @@ def test_schedulers_step_every_epoch(tmp_path: Path) -> None:
     task = Recorded(
         DARTSSpace(nodes=1, channels=2, cells=2),
         FirstOrder(),
-        TopTwo(),
+        SoftmaxScore(),
         lambda p: torch.optim.SGD(p, lr=1.0),
         lambda p: torch.optim.Adam(p),
         weight_scheduler=lambda o: torch.optim.lr_scheduler.StepLR(o, 1, 0.5),

@@ -13,49 +13,50 @@ import yaml
 from torch.optim import SGD
 
 from lightning_nas.architecture import Architecture
-from lightning_nas.artifacts import read_json
-from lightning_nas.cli import run
+from lightning_nas.cli.lightning import run
 from lightning_nas.data.images import ArrayDataModule
 from lightning_nas.errors import ArchitectureError, CheckpointError, ConfigError
 from lightning_nas.evaluation.base import Evaluation, Evaluator
-from lightning_nas.evaluation.supernet import SupernetScores
-from lightning_nas.evolution.base import Strategy
-from lightning_nas.evolution.nsga import NSGA2
-from lightning_nas.evolution.shifting import Shifting
+from lightning_nas.evaluation.supernet import SupernetEvaluator
+from lightning_nas.files.artifacts import read_json
 from lightning_nas.report.front import Front
-from lightning_nas.spaces.limited import LimitedSpace
-from lightning_nas.spaces.nasbench201 import NASBench201Space
-from lightning_nas.supernets import TrainedSupernet
+from lightning_nas.spaces.artifact import architecture_from_dict, load_architecture
+from lightning_nas.spaces.constrained import ConstrainedSpace
+from lightning_nas.spaces.nasbench201.space import NASBench201Space
+from lightning_nas.strategies.base import Strategy
+from lightning_nas.strategies.nsga import NSGA2
+from lightning_nas.strategies.shifting import Shifting
+from lightning_nas.supernets.artifact import TrainedSupernet
 from lightning_nas.tasks.evolve import EvolveTask, innermost
 
 HERE = "tests.tasks.test_evolve"
 STRATEGIES = {
-    "random": {"class_path": "lightning_nas.evolution.random_search.RandomSearch"},
+    "random": {"class_path": "lightning_nas.strategies.random_search.RandomSearch"},
     "evolution": {
-        "class_path": "lightning_nas.evolution.regularized_evolution.RegularizedEvolution",
+        "class_path": "lightning_nas.strategies.regularized_evolution.RegularizedEvolution",
         "init_args": {"population": 6, "tournament": 3},
     },
     "front": {
-        "class_path": "lightning_nas.evolution.nsga.NSGA2",
+        "class_path": "lightning_nas.strategies.nsga.NSGA2",
         "init_args": {"population": 6},
     },
-    "local": {"class_path": "lightning_nas.evolution.local_search.LocalSearch"},
+    "local": {"class_path": "lightning_nas.strategies.local_search.LocalSearch"},
     "first": {
-        "class_path": "lightning_nas.evolution.local_search.LocalSearch",
+        "class_path": "lightning_nas.strategies.local_search.LocalSearch",
         "init_args": {"first_improvement": True, "from_largest": True, "patience": 15},
     },
     "forest": {
-        "class_path": "lightning_nas.prediction.weak.WeakPredictors",
+        "class_path": "lightning_nas.strategies.weaknas.WeakPredictors",
         "init_args": {
             "predictor": {
-                "class_path": "lightning_nas.prediction.predictors.RandomForest",
+                "class_path": "lightning_nas.predictors.regressors.RandomForest",
                 "init_args": {"trees": 3},
             },
             "initial": 16,
             "pool": 30,
             "parents": 2,
             "first": {
-                "class_path": "lightning_nas.evolution.local_search.LocalSearch",
+                "class_path": "lightning_nas.strategies.local_search.LocalSearch",
                 "init_args": {"first_improvement": True, "restarts": False, "patience": 3},
             },
         },
@@ -113,7 +114,7 @@ class Nothing(Strategy):
 def fit(*args: str, trainer: Any = None, **model: Any) -> EvolveTask:
     """``lightning-nas fit`` on the cells of NAS-Bench-201."""
     arguments = {
-        "space": {"class_path": "lightning_nas.spaces.nasbench201.NASBench201Space"},
+        "space": {"class_path": "lightning_nas.spaces.nasbench201.space.NASBench201Space"},
         "strategy": STRATEGIES["random"],
         "evaluator": {"class_path": f"{HERE}.Known"},
         "budget": 23,
@@ -129,7 +130,7 @@ def fit(*args: str, trainer: Any = None, **model: Any) -> EvolveTask:
     quiet = {"accelerator": "cpu", "devices": 1, "enable_progress_bar": False, "enable_model_summary": False}
     config = {
         "model": {"class_path": "lightning_nas.tasks.evolve.EvolveTask", "init_args": arguments},
-        "data": {"class_path": "lightning_nas.data.steps.StepsDataModule"},
+        "data": {"class_path": "lightning_nas.data.dummy.DummyDataModule"},
         "trainer": {**quiet, "max_epochs": 1, "log_every_n_steps": 1, "callbacks": [keep], **(trainer or {})},
     }
     Path("run.yaml").write_text(yaml.safe_dump(config))
@@ -148,7 +149,7 @@ def test_a_search_spends_its_budget_and_leaves_the_best(name: str) -> None:
     assert written["queries"] == 23
     assert written["queries_to_best"] == values.index(max(values)) + 1
     assert written["evaluation_seconds"] == 46.0
-    best = Architecture.load(Path("out/architecture.json"))
+    best = load_architecture(Path("out/architecture.json"))
     assert NASBench201Space().text(best) == written["architecture"] == texts[values.index(max(values))]
     assert (
         json.loads(Path("out/architecture.json").read_text())["provenance"]["strategy"] == type(task.strategy).__name__
@@ -174,7 +175,7 @@ def test_a_search_gone_on_with_equals_an_uninterrupted_one(name: str) -> None:
 def test_a_smaller_space_ends_the_search() -> None:
     edges = [["none"]] * 3 + [["none", "nor_conv_3x3"]] * 3
     space = {
-        "class_path": "lightning_nas.spaces.nasbench201.NASBench201Space",
+        "class_path": "lightning_nas.spaces.nasbench201.space.NASBench201Space",
         "init_args": {"operations": ["none", "nor_conv_3x3"], "allowed": {"cell": edges}},
     }
     task = fit(space=space, budget=100)
@@ -193,13 +194,13 @@ def test_limits_hold_for_all_that_is_asked_for() -> None:
 
 def test_the_largest_within_limits_is_near_the_largest() -> None:
     known = Known()
-    space = LimitedSpace(NASBench201Space(), known.costs, {"convolutions": 4})
+    space = ConstrainedSpace(NASBench201Space(), known.costs, {"convolutions": 4})
     largest = space.largest()
     assert largest.choices.count(3) == 4
     assert all(space.allows(a) for a in space.neighbours(largest))
     assert len(list(space.neighbours(largest))) == 4 * 4 + 2 * 3
     with pytest.raises(ConfigError, match="is nearer to the limits"):
-        LimitedSpace(NASBench201Space(), known.costs, {"seconds": 1}).largest()
+        ConstrainedSpace(NASBench201Space(), known.costs, {"seconds": 1}).largest()
 
 
 def test_a_report_looks_at_what_was_found() -> None:
@@ -230,7 +231,7 @@ def test_the_front_of_what_was_evaluated_is_written(name: str) -> None:
     assert (written["objective"], written["costs"]) == ("accuracy", ["convolutions"])
     space = NASBench201Space()
     for row in written["front"]:
-        read = Architecture.from_dict({"space": written["space"], "choices": row["choices"]})
+        read = architecture_from_dict({"space": written["space"], "choices": row["choices"]})
         assert space.text(read) == row["architecture"]
         assert row["cost"] == {"convolutions": float(row["choices"].count(3)), "seconds": 2.0}
     assert len(written["evaluated"]) == 23
@@ -267,9 +268,9 @@ def test_the_innermost_evaluator_is_found_at_any_depth() -> None:
     known = Known()
     assert innermost(known) is known
     assert innermost(Wrapped(Wrapped(Wrapped(known)))) is known
-    wrapped = Wrapped(Wrapped(SupernetScores("supernet.safetensors", ArrayDataModule("images.npz"))))
+    wrapped = Wrapped(Wrapped(SupernetEvaluator("supernet.safetensors", ArrayDataModule("images.npz"))))
     task = EvolveTask(NASBench201Space(), Nothing(), wrapped, shifting=Shifting(SGD))
-    assert isinstance(task.scores, SupernetScores)
+    assert isinstance(task.scores, SupernetEvaluator)
     with pytest.raises(ConfigError, match="the innermost evaluator is Known"):
         EvolveTask(NASBench201Space(), Nothing(), Wrapped(Wrapped(known)), shifting=Shifting(SGD))
 
@@ -281,7 +282,7 @@ def test_a_supernet_of_another_space_is_refused() -> None:
     pixels, labels = np.zeros((8, 8, 8, 3), np.uint8), np.arange(8) % 2
     np.savez("images.npz", x_train=pixels, y_train=labels, x_test=pixels, y_test=labels)
     images = ArrayDataModule("images.npz")
-    task = EvolveTask(NASBench201Space(), Nothing(), SupernetScores(str(path), images))
+    task = EvolveTask(NASBench201Space(), Nothing(), SupernetEvaluator(str(path), images))
     with pytest.raises(ArchitectureError, match="Use the space that the search used"):
         task.search.evaluator.evaluate([NASBench201Space().largest()])
 
@@ -301,7 +302,7 @@ def test_what_is_wrong_is_said() -> None:
     with pytest.raises(ConfigError, match="generation is 0"):
         EvolveTask(NASBench201Space(), Nothing(), Known(), generation=0)
     rescored = {"parents": 5, "rescore": True}
-    population = {"class_path": "lightning_nas.evolution.population.PopulationEvolution", "init_args": rescored}
+    population = {"class_path": "lightning_nas.strategies.population.PopulationEvolution", "init_args": rescored}
     with pytest.raises(ConfigError, match="A generation of 4 has no room beside its 4 parents"):
         fit(strategy=population)
     with pytest.raises(ConfigError, match="max_epochs is 2"):

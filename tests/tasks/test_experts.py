@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lightning_nas.cli import run
+from lightning_nas.cli.lightning import run
 from lightning_nas.data.images import DigitsDataModule
 from lightning_nas.distill.convnet import ConvNet
 from lightning_nas.distill.experts import Experts

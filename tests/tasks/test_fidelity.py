@@ -12,8 +12,7 @@ import yaml
 from lightning.pytorch import Trainer
 
 from lightning_nas.architecture import Architecture
-from lightning_nas.artifacts import read_json
-from lightning_nas.cli import run
+from lightning_nas.cli.lightning import run
 from lightning_nas.data.architectures import ArchitecturesDataModule
 from lightning_nas.distill.base import Proxy
 from lightning_nas.distill.images import RandomSubset
@@ -26,9 +25,10 @@ from lightning_nas.errors import (
     TrainingError,
 )
 from lightning_nas.evaluation.base import Evaluation, Evaluator
+from lightning_nas.files.artifacts import read_json
 from lightning_nas.metrics.ranking import bootstrap_interval
-from lightning_nas.pipeline_config import merge
-from lightning_nas.spaces.nasbench201 import NASBench201Space
+from lightning_nas.pipeline.config import merge
+from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.tasks.fidelity import FidelityTask
 from tests.helpers import started
 
@@ -71,7 +71,7 @@ def known(**arguments: Any) -> dict[str, Any]:
 
 def fit(*args: str, count: int = 6, data: Any = None, trainer: Any = None, **model: Any) -> Any:
     """``lightning-nas fit`` on cells of NAS-Bench-201; returns the task."""
-    space = {"class_path": "lightning_nas.spaces.nasbench201.NASBench201Space"}
+    space = {"class_path": "lightning_nas.spaces.nasbench201.space.NASBench201Space"}
     architectures = {
         "class_path": "lightning_nas.data.architectures.ArchitecturesDataModule",
         "init_args": {"space": space, "count": count},
@@ -215,7 +215,7 @@ def test_a_run_that_fails_in_the_middle_goes_on_and_ends_as_an_uninterrupted_one
     digits_proxy()
     short = {"steps": 2, "batch_size": 16, "channels": 4, "cells": 1}
     distilled = {
-        "class_path": "lightning_nas.data.distilled.DistilledDataModule",
+        "class_path": "lightning_nas.distill.data_module.DistilledDataModule",
         "init_args": {
             "proxy": "proxy.safetensors",
             "held_out": {**DIGITS, "init_args": {"validation_fraction": 0.05}},

@@ -11,17 +11,17 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from lightning_nas.architecture import Architecture
-from lightning_nas.artifacts import read_json
 from lightning_nas.differentiable.discretization.product_score import ProductScore
-from lightning_nas.differentiable.discretization.top_two import TopTwo
+from lightning_nas.differentiable.discretization.softmax_score import SoftmaxScore
 from lightning_nas.differentiable.hypergradient.first_order import FirstOrder
 from lightning_nas.differentiable.normalization.edge_softmax import EdgeSoftmax
 from lightning_nas.errors import ArtifactError, ConfigError
+from lightning_nas.files.artifacts import read_json
+from lightning_nas.spaces.artifact import load_architecture
 from lightning_nas.spaces.base import DifferentiableSpace, Mixture
-from lightning_nas.spaces.darts import DARTSSpace
-from lightning_nas.spaces.nasbench201 import NASBench201Space
-from lightning_nas.supernets import TrainedSupernet
+from lightning_nas.spaces.darts.space import DARTSSpace
+from lightning_nas.spaces.nasbench201.space import NASBench201Space
+from lightning_nas.supernets.artifact import TrainedSupernet
 from lightning_nas.tasks.bilevel import BilevelTask
 from lightning_nas.tasks.select import Plan, SelectTask
 from tests.helpers import FixedHalves, quiet_trainer
@@ -50,7 +50,7 @@ def make(space: DifferentiableSpace, folder: Path, lr: float = 0.05, **options: 
         "epochs_between": 1,
         "space": space,
         "hypergradient": FirstOrder(),
-        "discretizer": TopTwo(),
+        "discretizer": SoftmaxScore(),
         "weight_optimizer": lambda p: torch.optim.SGD(p, lr=lr, momentum=0.9),
         "alpha_optimizer": lambda p: torch.optim.SGD(p, lr=10 * lr),
         "output_dir": str(folder),
@@ -117,7 +117,7 @@ def test_choices_are_those_of_a_loop_over_removals(space: Any, by_loss: bool, tm
         assert torch.equal(factors[cell], truth)
         assert torch.equal(task.mixtures()[cell].operations, truth)
     provenance = read_json(tmp_path / "architecture.json", repair="")["provenance"]
-    assert Architecture.load(tmp_path / "architecture.json") == task.found == task.discretize()
+    assert load_architecture(tmp_path / "architecture.json") == task.found == task.discretize()
     assert [d["scores"] for d in provenance["decisions"]] == [d.scores for d in task.decisions]
     assert provenance["task"] == "SelectTask"
     # ``none`` counts where it may be chosen
@@ -234,7 +234,7 @@ def test_a_search_hands_its_supernet_on(tmp_path: Path) -> None:
     options: dict[str, Any] = {"num_classes": 3, "image_shape": SHAPE, "output_dir": str(tmp_path / "search")}
     for part in ("weight_optimizer", "alpha_optimizer"):
         options[part] = lambda p: torch.optim.SGD(p, lr=0.1)
-    search = BilevelTask(space, FirstOrder(), TopTwo(), write_supernet=True, **options)
+    search = BilevelTask(space, FirstOrder(), SoftmaxScore(), write_supernet=True, **options)
     quiet_trainer(max_epochs=1).fit(search, datamodule=FixedHalves(batches=1, dtype=torch.float32))
     task = make(space, tmp_path, supernet=str(search.outputs["supernet"][0]))
     for name, value in search.state_dict().items():

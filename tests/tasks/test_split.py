@@ -13,15 +13,15 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning_nas.callbacks.step_seed import StepSeed
 from lightning_nas.data.halves import HalvesDataModule
 from lightning_nas.data.images import DigitsDataModule
-from lightning_nas.differentiable.discretization.top_two import TopTwo
+from lightning_nas.differentiable.discretization.softmax_score import SoftmaxScore
 from lightning_nas.errors import ArtifactError, ConfigError
 from lightning_nas.spaces.base import Mixture
 from lightning_nas.spaces.convert import to_per_edge
-from lightning_nas.spaces.darts import DARTSSpace
-from lightning_nas.spaces.nasbench201 import NASBench201Space
-from lightning_nas.supernets import TrainedSupernet
+from lightning_nas.spaces.darts.space import DARTSSpace
+from lightning_nas.spaces.nasbench201.space import NASBench201Space
+from lightning_nas.supernets.artifact import TrainedSupernet
 from lightning_nas.tasks.split import SplitTask
-from tests.callbacks.test_progressive import fit, make
+from tests.callbacks.test_p_darts import fit, make
 from tests.helpers import FixedHalves, quiet_trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*returned `None`.*")
@@ -37,7 +37,7 @@ SPACES: dict[str, Any] = {
 @pytest.fixture(params=list(SPACES))
 def searched(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Any, str]:
     space = SPACES[request.param]()
-    fit(make(tmp_path / "search", space=space, discretizer=TopTwo(), write_supernet=True), max_epochs=2)
+    fit(make(tmp_path / "search", space=space, discretizer=SoftmaxScore(), write_supernet=True), max_epochs=2)
     return space, str(tmp_path / "search" / "supernet.safetensors")
 
 
@@ -115,7 +115,7 @@ def test_the_parts_are_the_whole_without_the_other_group(searched: tuple[Any, st
 
 def test_two_splits_are_four_parts_of_the_space(tmp_path: Path) -> None:
     space = SPACES["nasbench201"]()
-    fit(make(tmp_path, space=space, discretizer=TopTwo(), write_supernet=True), max_epochs=1)
+    fit(make(tmp_path, space=space, discretizer=SoftmaxScore(), write_supernet=True), max_epochs=1)
     split(space, str(tmp_path / "supernet.safetensors"), tmp_path / "a")
     sizes, edges = [], set()
     for i in (0, 1):
@@ -123,7 +123,11 @@ def test_two_splits_are_four_parts_of_the_space(tmp_path: Path) -> None:
         narrowed = NASBench201Space(**given["space"]["init_args"])
         # a search goes on in the part, and what it leaves is split again
         trained = make(
-            tmp_path / f"b{i}", space=narrowed, supernet=given["supernet"], discretizer=TopTwo(), write_supernet=True
+            tmp_path / f"b{i}",
+            space=narrowed,
+            supernet=given["supernet"],
+            discretizer=SoftmaxScore(),
+            write_supernet=True,
         )
         fit(trained, max_epochs=1)
         task = split(narrowed, str(tmp_path / f"b{i}" / "supernet.safetensors"), tmp_path / f"c{i}")
@@ -163,14 +167,20 @@ def test_a_resumed_split_equals_one_without_a_stop(tmp_path: Path) -> None:
 def test_what_cannot_be_split_is_refused(tmp_path: Path) -> None:
     space = NASBench201Space(operations=("skip_connect", "nor_conv_1x1"), channels=2, cells_per_stage=1)
     single = torch.tensor([[True, False]] * 6)
-    fit(make(tmp_path, space=space.restrict({"cell": single}), discretizer=TopTwo(), write_supernet=True), max_epochs=1)
+    fit(
+        make(tmp_path, space=space.restrict({"cell": single}), discretizer=SoftmaxScore(), write_supernet=True),
+        max_epochs=1,
+    )
     sizes: dict[str, Any] = {"num_classes": 3, "image_shape": (3, 8, 8)}
     with pytest.raises(ConfigError, match="no edge takes more than one operation"):
         SplitTask(space.restrict({"cell": single}), str(tmp_path / "supernet.safetensors"), **sizes)
     few = DARTSSpace(nodes=1, operations=("none", "skip_connect", "sep_conv_3x3"), channels=2, cells=3)
-    fit(make(tmp_path, space=few, discretizer=TopTwo(), write_supernet=True), max_epochs=1)
+    fit(make(tmp_path, space=few, discretizer=SoftmaxScore(), write_supernet=True), max_epochs=1)
     with pytest.raises(ConfigError, match="could be none alone"):
         SplitTask(few, str(tmp_path / "supernet.safetensors"), **sizes)
-    fit(make(tmp_path, space=space.restrict({"cell": single}), discretizer=TopTwo(), write_supernet=True), max_epochs=1)
+    fit(
+        make(tmp_path, space=space.restrict({"cell": single}), discretizer=SoftmaxScore(), write_supernet=True),
+        max_epochs=1,
+    )
     with pytest.raises(ArtifactError, match="lacks weights"):
         SplitTask(space, str(tmp_path / "supernet.safetensors"), **sizes)

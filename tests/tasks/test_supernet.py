@@ -11,18 +11,19 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from lightning_nas.architecture import Architecture
-from lightning_nas.artifacts import read_json
-from lightning_nas.callbacks.interruption import Interruption
+from lightning_nas.callbacks.preemption import PreemptionCheckpoint
+from lightning_nas.data.dummy import DummyDataModule
 from lightning_nas.data.images import DigitsDataModule
-from lightning_nas.data.steps import StepsDataModule
 from lightning_nas.errors import ConfigError, DataError
 from lightning_nas.evaluation.base import Evaluation, Evaluator
-from lightning_nas.evaluation.supernet import SupernetScores
-from lightning_nas.evolution.population import PopulationEvolution
-from lightning_nas.evolution.shifting import Shifting
-from lightning_nas.spaces.nasbench201 import NASBench201Space
-from lightning_nas.spaces.paths import FairPaths, UniformPaths
-from lightning_nas.supernets import TrainedSupernet
+from lightning_nas.evaluation.supernet import SupernetEvaluator
+from lightning_nas.files.artifacts import read_json
+from lightning_nas.spaces.artifact import load_architecture
+from lightning_nas.spaces.nasbench201.space import NASBench201Space
+from lightning_nas.strategies.population import PopulationEvolution
+from lightning_nas.strategies.shifting import Shifting
+from lightning_nas.supernets.artifact import TrainedSupernet
+from lightning_nas.supernets.sampling import FairPaths, UniformPaths
 from lightning_nas.tasks.evolve import EvolveTask
 from lightning_nas.tasks.supernet import SupernetTask
 from tests.helpers import quiet_trainer
@@ -161,7 +162,7 @@ def test_wrong_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="ranked is 1"):
         made(ranked=1)
     with pytest.raises(ConfigError, match="needs images"):
-        fit(made(), StepsDataModule(2))
+        fit(made(), DummyDataModule(2))
 
 
 # -- searches ---------------------------------------------------------------------------------------------------------
@@ -174,7 +175,7 @@ def supernet() -> str:
 
 def shifted(path: str, data: Any = None, shifting: Any = None, **options: Any) -> EvolveTask:
     new = options.pop("new_classes", False)
-    scores = SupernetScores(path, data or digits(), images=60, calibration_images=32, new_classes=new)
+    scores = SupernetEvaluator(path, data or digits(), images=60, calibration_images=32, new_classes=new)
     strategy = PopulationEvolution(parents=2, rescore=True)
     given: dict[str, Any] = {"budget": 18, "generation": 6, "objective": "loss", "output_dir": "shifted", **options}
     shifting = shifting or Shifting(sgd(0.02), steps=2, batch_size=16)
@@ -184,26 +185,26 @@ def shifted(path: str, data: Any = None, shifting: Any = None, **options: Any) -
 def test_every_generation_is_trained_then_scored() -> None:
     path = supernet()
     task = shifted(path, truth=Convolutions())
-    trainer = fit(task, StepsDataModule(10), epochs=1)
+    trainer = fit(task, DummyDataModule(10), epochs=1)
     assert (len(task.search.results), task.scores.version) == (18, 3)
     assert {"truth/kendall_tau", "diversity", "mean/loss", "best/loss", "train/loss"} <= set(trainer.callback_metrics)
     # the best is that of the last generation, by the weights that are written
     last = task.search.results[12:]
     best = min(last, key=lambda result: result[1].objectives["loss"])
-    assert Architecture.load("shifted/architecture.json") == best[0]
+    assert load_architecture("shifted/architecture.json") == best[0]
     assert read_json(Path("shifted/history.json"), repair="")["queries"] == 18
     after = TrainedSupernet.load("shifted/supernet.safetensors")
     assert not states_equal(after.network.state_dict(), TrainedSupernet.load(path).network.state_dict())
-    scores = SupernetScores("shifted/supernet.safetensors", digits(), images=60, calibration_images=32)
+    scores = SupernetEvaluator("shifted/supernet.safetensors", digits(), images=60, calibration_images=32)
     assert scores.evaluate([best[0]])[0].objectives["loss"] == pytest.approx(best[1].objectives["loss"], rel=1e-4)
 
 
 def test_a_resumed_search_ends_the_same() -> None:
     path = supernet()
     whole = shifted(path)
-    fit(whole, StepsDataModule(10), epochs=1)
+    fit(whole, DummyDataModule(10), epochs=1)
     expected = {name: value.clone() for name, value in whole.supernet.state_dict().items()}  # type: ignore[union-attr]
-    keep: Any = [ModelCheckpoint("kept", "last", enable_version_counter=False), Interruption(1)]
+    keep: Any = [ModelCheckpoint("kept", "last", enable_version_counter=False), PreemptionCheckpoint(1)]
 
     class Stop(Callback):
         def on_train_batch_start(
@@ -213,17 +214,17 @@ def test_a_resumed_search_ends_the_same() -> None:
                 raise RuntimeError("the power is gone")
 
     with pytest.raises(RuntimeError, match="the power is gone"):
-        fit(shifted(path), StepsDataModule(10), epochs=1, callbacks=[*keep, Stop()], enable_checkpointing=True)
+        fit(shifted(path), DummyDataModule(10), epochs=1, callbacks=[*keep, Stop()], enable_checkpointing=True)
     (middle,) = Path("kept").glob("*.ckpt")
     resumed = shifted(path)
-    fit(resumed, StepsDataModule(10), epochs=1, ckpt_path=middle, callbacks=keep, enable_checkpointing=True)
+    fit(resumed, DummyDataModule(10), epochs=1, ckpt_path=middle, callbacks=keep, enable_checkpointing=True)
     assert [a for a, _ in resumed.search.results] == [a for a, _ in whole.search.results]
     assert states_equal(resumed.supernet.state_dict(), expected)  # type: ignore[union-attr]
 
 
 def test_a_generation_makes_one_update_or_one_a_batch() -> None:
     path = supernet()
-    scores = SupernetScores(path, digits())
+    scores = SupernetEvaluator(path, digits())
     architectures = [SPACE.sample(torch.Generator().manual_seed(i)) for i in range(3)]
 
     class Counting(torch.optim.SGD):
@@ -245,7 +246,7 @@ def test_the_order_of_a_generation_matters_only_without_accumulation() -> None:
     architectures = [SPACE.sample(torch.Generator().manual_seed(i)) for i in range(3)]
 
     def ends(accumulate: bool, backwards: bool) -> Any:
-        scores = SupernetScores(path, digits())
+        scores = SupernetEvaluator(path, digits())
         shifting = Shifting(sgd(0.05), steps=1, accumulate=accumulate, batch_size=8)
         batches = {a: shifting._batch(scores, 0, i, 0) for i, a in enumerate(architectures)}
         order = architectures[::-1] if backwards else architectures
@@ -260,7 +261,7 @@ def test_the_order_of_a_generation_matters_only_without_accumulation() -> None:
 def test_a_frozen_body_stays() -> None:
     path = supernet()
     task = shifted(path, shifting=Shifting(sgd(0.02), steps=2, batch_size=16, frozen_body=True))
-    fit(task, StepsDataModule(10), epochs=1)
+    fit(task, DummyDataModule(10), epochs=1)
     before, after = (TrainedSupernet.load(file) for file in (path, "shifted/supernet.safetensors"))
     for name, value in before.network.named_parameters():
         assert torch.equal(value, dict(after.network.named_parameters())[name]) == (name not in before.classifier())
@@ -280,9 +281,9 @@ def test_a_supernet_moves_to_other_classes() -> None:
     path = supernet()
     data = Halved(batch_size=32, validation_fraction=0.2)
     with pytest.raises(DataError, match="set new_classes to true"):
-        fit(shifted(path, data), StepsDataModule(10), epochs=1)
+        fit(shifted(path, data), DummyDataModule(10), epochs=1)
     task = shifted(path, data, new_classes=True, objective="accuracy")
-    fit(task, StepsDataModule(10), epochs=1)
+    fit(task, DummyDataModule(10), epochs=1)
     assert TrainedSupernet.load("shifted/supernet.safetensors").num_classes == 2
     assert task.search.best[1].objectives["accuracy"] > 0.8
 
@@ -293,10 +294,10 @@ def test_what_cannot_be_trained_is_refused() -> None:
     other = EvolveTask(
         NASBench201Space(operations=("none", "nor_conv_3x3")),
         PopulationEvolution(),
-        SupernetScores(supernet(), digits()),
+        SupernetEvaluator(supernet(), digits()),
         shifting=Shifting(sgd(0.1)),
     )
     with pytest.raises(ConfigError, match="Use the space that the supernet was trained for"):
-        fit(other, StepsDataModule(2), epochs=1)
+        fit(other, DummyDataModule(2), epochs=1)
     with pytest.raises(ConfigError, match="steps is 0"):
         Shifting(sgd(0.1), steps=0)

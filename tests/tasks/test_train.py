@@ -6,7 +6,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_nas.errors import ArchitectureError, ArtifactError, DataError
-from lightning_nas.spaces.darts import DARTSSpace
+from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.tasks.train import TrainTask
 from tests.genotypes import DARTS_V2
 from tests.helpers import quiet_trainer

@@ -1,1 +1,11 @@
-"""Attention inside the mixtures."""
+"""Attention inside the mixtures of a supernet."""
+
+from lightning_nas.differentiable.attention.channel import ChannelAttention
+from lightning_nas.differentiable.attention.operation import OperationAttention
+from lightning_nas.spaces.attention import Attention
+
+__all__ = [
+    "Attention",
+    "ChannelAttention",
+    "OperationAttention",
+]

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from lightning_nas.differentiable.attention.base import Attention
 from lightning_nas.errors import ConfigError
+from lightning_nas.spaces.attention import Attention
 
 
 class OperationScores(nn.Module):

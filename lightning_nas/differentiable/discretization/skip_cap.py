@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lightning_nas.architecture import Architecture
 from lightning_nas.differentiable.discretization.base import Discretizer
-from lightning_nas.differentiable.discretization.top_two import TopTwo
+from lightning_nas.differentiable.discretization.softmax_score import SoftmaxScore
 from lightning_nas.errors import ConfigError
 from lightning_nas.spaces.base import DifferentiableSpace
 
@@ -27,7 +27,7 @@ class SkipCap(Discretizer):
     Args:
         most: Skip connections that may stay (the paper: 2).
         cell_type: The cell that is limited (the paper: the normal one).
-        discretizer: What scores the operations, at least 0 each; by default ``TopTwo``.
+        discretizer: What scores the operations, at least 0 each; by default ``SoftmaxScore``.
 
     Raises:
         ConfigError: ``most`` is negative.
@@ -38,7 +38,7 @@ class SkipCap(Discretizer):
             raise ConfigError(f"most is {most}; it must be at least 0.")
         self.most = most
         self.cell_type = cell_type
-        self.discretizer = discretizer or TopTwo()
+        self.discretizer = discretizer or SoftmaxScore()
         self.edge_alphas = self.discretizer.edge_alphas
 
     def check(self, space: DifferentiableSpace) -> None:

@@ -1,1 +1,18 @@
-"""Terms of the alphas' loss."""
+"""Regularizers: terms of the alphas' loss, or of the weights'."""
+
+from lightning_nas.differentiable.regularization.base import Regularizer, WeightStep
+from lightning_nas.differentiable.regularization.beta_decay import BetaDecay
+from lightning_nas.differentiable.regularization.edge_variance import EdgeVariance
+from lightning_nas.differentiable.regularization.expected_cost import ExpectedCost
+from lightning_nas.differentiable.regularization.self_distillation import SelfDistillation
+from lightning_nas.differentiable.regularization.zero_one import ZeroOne
+
+__all__ = [
+    "BetaDecay",
+    "EdgeVariance",
+    "ExpectedCost",
+    "Regularizer",
+    "SelfDistillation",
+    "WeightStep",
+    "ZeroOne",
+]

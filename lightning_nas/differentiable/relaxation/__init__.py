@@ -1,1 +1,14 @@
-"""From alphas to factors within an edge."""
+"""Relaxations: from alphas to factors within an edge."""
+
+from lightning_nas.differentiable.relaxation.base import Relaxation
+from lightning_nas.differentiable.relaxation.gumbel_softmax import GumbelSoftmax, HardGumbelSoftmax
+from lightning_nas.differentiable.relaxation.sigmoid import Sigmoid
+from lightning_nas.differentiable.relaxation.softmax import Softmax
+
+__all__ = [
+    "GumbelSoftmax",
+    "HardGumbelSoftmax",
+    "Relaxation",
+    "Sigmoid",
+    "Softmax",
+]

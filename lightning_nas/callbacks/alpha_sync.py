@@ -1,0 +1,51 @@
+"""Whether all processes search for the same architecture."""
+
+import hashlib
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lightning_nas.errors import ConfigError, TrainingError
+
+
+class AlphaSyncCheck(Callback):
+    """Compares a hash of the alphas across processes, and stops a search whose processes have drifted apart.
+
+    Nothing synchronises architecture parameters by itself, so that a faulty step leaves every process with a search of
+    its own: https://github.com/microsoft/nni/issues/5110. Tasks without alphas, and a single process, need no guard.
+
+    Args:
+        every_n_batches: How often, at least 1; also after every epoch.
+    """
+
+    def __init__(self, every_n_batches: int = 50) -> None:
+        if every_n_batches < 1:
+            raise ConfigError(f"every_n_batches is {every_n_batches}; it must be at least 1.")
+        self.every_n_batches = every_n_batches
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Compare, if it is time."""
+        if (batch_idx + 1) % self.every_n_batches == 0 or trainer.is_last_batch:
+            self.compare(trainer, pl_module, batch_idx)
+
+    def compare(self, trainer: Trainer, pl_module: LightningModule, batch_idx: int) -> None:
+        """Compare now.
+
+        Raises:
+            TrainingError: The alphas differ; raised by every process.
+        """
+        alphas = getattr(pl_module, "alpha_list", ())
+        if trainer.world_size == 1 or not alphas:
+            return
+        mine = hashlib.sha256(b"".join(a.detach().cpu().numpy().tobytes() for a in alphas)).hexdigest()[:16]
+        hashes: list[Any] = [None] * trainer.world_size
+        torch.distributed.all_gather_object(hashes, mine)
+        if len(set(hashes)) > 1:
+            raise TrainingError(
+                f"The processes search apart: after batch {batch_idx} of epoch {trainer.current_epoch} the hashes of "
+                f"their alphas are {hashes}, by rank. A component of yours probably takes gradients of the alphas "
+                "without averaging them over processes (BilevelProblem.mean), or draws different random numbers."
+            )

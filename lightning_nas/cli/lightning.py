@@ -1,0 +1,213 @@
+"""The commands of Lightning, ``fit``, ``validate``, ``test`` and ``predict``, over the tasks of this library."""
+
+import logging
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse.typing import PositiveInt
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+
+# configurations name classes of these families without their modules, which works for what is imported
+from lightning_nas.callbacks.alpha_sync import AlphaSyncCheck
+from lightning_nas.callbacks.preemption import PreemptionCheckpoint
+from lightning_nas.callbacks.run_config import RunConfig
+from lightning_nas.callbacks.run_folder import RunFolder
+from lightning_nas.callbacks.step_seed import StepSeed
+from lightning_nas.callbacks.wandb_log import WandbLog
+from lightning_nas.errors import CheckpointError, ConfigError, DataError, NASError
+from lightning_nas.files.checkpoints import CHECKPOINT_KEY, read_checkpoint
+
+_SCHEDULERS = ("scheduler", "weight_scheduler", "alpha_scheduler")
+
+
+class NASCLI(LightningCLI):
+    """``LightningCLI`` with both subclass modes, links from data to task, and checked checkpoints.
+
+    Linked: number of classes and image shape of the data to the task; the trainer's epochs to the length of a cosine.
+
+    Args:
+        args: Command line, without the program's name; by default that of the process.
+        run: Whether to run the subcommand; if not, the arguments have no subcommand and nothing is built.
+        guarded: Whether the run keeps results, which its folder, its processes and its random numbers are watched for.
+    """
+
+    def __init__(self, args: ArgsType = None, run: bool = True, guarded: bool = True) -> None:
+        self.build = run
+        guards: list[Callback] = [RunFolder(), AlphaSyncCheck(), StepSeed()] if guarded else []
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            save_config_callback=RunConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+            seed_everything_default=0,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            # an abbreviation would accept a misspelt key
+            parser_kwargs={"allow_abbrev": False},
+            # the tasks save no hyperparameters, so that Lightning lets the configuration win over a checkpoint
+            load_from_checkpoint_support=False,
+            trainer_defaults={"callbacks": guards},
+            args=args,
+            run=run,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the number of threads, and link what one part of the configuration knows to the part that needs it."""
+        parser.add_argument(
+            "--num_threads",
+            type=PositiveInt | None,
+            default=None,
+            help="CPU threads of torch; by default its own choice. On small images one is often the fastest.",
+        )
+        parser.add_lightning_class_args(PreemptionCheckpoint, "interruption")
+        parser.add_lightning_class_args(WandbLog, "wandb_log")
+        for name in ("num_classes", "image_shape"):
+            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+        for name in _SCHEDULERS:
+            parser.link_arguments("trainer.max_epochs", f"model.init_args.{name}.init_args.T_max")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, and refuse a checkpoint of another task, or of a task with other components.
+
+        Raises:
+            CheckpointError: It was made with other classes than the configuration names, or by another program.
+            ConfigError: ``weights_only`` is false.
+        """
+        super().parse_arguments(parser, args)
+        if not self.build:
+            return
+        config = self.config[self.config.subcommand]
+        if config.get("weights_only") is False:
+            raise ConfigError(
+                "weights_only is false, which would execute what is in a checkpoint. Leave it out: checkpoints of "
+                "'lightning-nas fit' need no such thing."
+            )
+        config.weights_only = True  # also for those that Lightning finds or downloads itself
+        path = config.get("ckpt_path")
+        words = ("best", "last", "hpc", "registry")  # Lightning finds these checkpoints itself
+        found = path in words or str(path).startswith("registry:") or "://" in str(path)
+        if path and (not found or Path(path).is_file()):  # Lightning looks into a file of such a name, too
+            asked = class_paths(config.model.as_dict(), "model")
+            check_classes(Path(path), asked)
+
+    def instantiate_classes(self) -> None:
+        """Build task, data and trainer, unless the configuration is only being checked."""
+        if self.build:
+            threads = self.config[self.config.subcommand].num_threads
+            if threads is not None:
+                torch.set_num_threads(threads)
+            super().instantiate_classes()
+
+
+def class_paths(config: Any, where: str) -> dict[str, str]:
+    """Every ``class_path`` in a configuration, by its place."""
+    found = {}
+    items = config.items() if isinstance(config, Mapping) else enumerate(config) if isinstance(config, list) else ()
+    for key, value in items:
+        if key == "class_path":
+            found[where] = str(value)
+        else:
+            found |= class_paths(value, where if key == "init_args" else f"{where}.{key}")
+    return found
+
+
+def check_classes(path: Path, asked: Mapping[str, str]) -> None:
+    """Compare the classes of a configuration with those that a checkpoint was made with.
+
+    Args:
+        path: The checkpoint.
+        asked: Class paths by place, see ``class_paths``.
+
+    Raises:
+        CheckpointError: They differ.
+    """
+    checkpoint = read_checkpoint(path)
+    try:
+        made = class_paths(checkpoint[CHECKPOINT_KEY]["model"], "model")
+    except RecursionError:
+        raise CheckpointError(f"{path}: its configuration is nested too deep. Use another checkpoint.") from None
+    places = [place for place in {**made, **asked} if made.get(place) != asked.get(place)]
+    if places:
+        rows = "; ".join(f"{p}: {made.get(p)} in the checkpoint, {asked.get(p)} in the configuration" for p in places)
+        raise CheckpointError(
+            f"{path} is not a checkpoint of this configuration: {rows:.2000}. --ckpt_path continues or tests the same "
+            "task; hand results from stage to stage as artifacts (proxy.safetensors, architecture.json)."
+        )
+
+
+_NOISE = (
+    "LightningCLI's args parameter is intended",  # the pipeline runs its stages in one process, by purpose
+    ".*isinstance\\(treespec, LeafSpec\\)",  # Lightning's use of torch
+    ".*number of training batches .* is smaller than the logging interval",  # curves are those of epochs
+    ".*but have no `val_dataloader`",  # final training has no validation set unless asked for
+    "Starting from v1.9.0, `tensorboardX` has been removed",  # curves go to CSV files
+    ".*does not have many workers",  # small sets are one tensor in memory
+    "`LightningModule.configure_optimizers` returned `None`",  # a control has nothing to train
+    "`training_step` returned `None`",  # likewise
+    ".*Experiment logs directory .* exists and is not empty",  # a resumed run
+    ".*Checkpoint directory .* exists and is not empty",  # likewise
+    "The dirpath has changed from",  # likewise
+)
+
+
+def run(args: list[str] | None = None, make: Callable[..., NASCLI] = NASCLI) -> NASCLI:
+    """Run one of Lightning's commands, without the warnings that say nothing here.
+
+    Args:
+        args: Command line, without the program's name; by default that of the process.
+        make: Called with ``args`` by name.
+
+    Raises:
+        NASError: A constructor refuses its arguments.
+        ConfigError: Lightning refuses the configuration.
+        DataError: A worker process of a loader has died.
+    """
+    tips = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    tips.addFilter(_is_no_advert)
+    with warnings.catch_warnings():
+        for message in _NOISE:
+            warnings.filterwarnings("ignore", message)
+        try:
+            return make(args=args)
+        except MisconfigurationException as error:
+            raise ConfigError(f"Lightning refuses the configuration: {error}") from error
+        except ValueError as error:  # the parser wraps what a constructor says in what it thinks of the union of types
+            found = _own(error)
+            if found is None:
+                raise
+            raise found from None
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise DataError(
+                f"A process that reads images has died: {error}. Memory (also shared memory, /dev/shm) is the usual "
+                "cause. Use fewer num_workers, 0 for none, or smaller batches; a run goes on from its last checkpoint."
+            ) from error
+
+
+def _own(error: BaseException | None) -> NASError | None:
+    """The typed error behind another one, if there is one."""
+    while error is not None and not isinstance(error, NASError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _is_no_advert(record: logging.LogRecord) -> bool:
+    return "Tip:" not in record.getMessage()
+
+
+def check_config(path: Path) -> None:
+    """Parse a configuration of ``fit`` without building anything.
+
+    Raises:
+        SystemExit: A key is unknown or a value of a wrong type; the parser has printed which.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", _NOISE[0])
+        NASCLI(args=["--config", str(path)], run=False)

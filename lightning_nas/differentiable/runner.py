@@ -1,0 +1,114 @@
+"""How a search runs its supernet: memory format, activation checkpointing, compilation, CUDA graphs."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lightning_nas.errors import ConfigError
+from lightning_nas.spaces.base import Mixture, Supernet
+
+Compile = bool | Literal["graphs"]
+Memory = Literal["normal", "low"]
+
+
+class SupernetRunner:
+    """Calls a supernet; the result does not depend on the settings.
+
+    Args:
+        supernet: The network.
+        channels_last: Whether images and weights of ordinary convolutions lie with their channels innermost in memory.
+        memory: ``low`` keeps only what enters a cell, and computes the cell again in the backward pass.
+        compile: True compiles every cell with ``torch.compile``, once for each kind of step; ``graphs`` records the two
+            passes of a step as CUDA graphs, which are replayed for every batch of the recorded size.
+    """
+
+    def __init__(self, supernet: Supernet, channels_last: bool, memory: Memory, compile: Compile) -> None:
+        self.supernet = supernet
+        self.channels_last = channels_last
+        self.compile = compile
+        self.graphs: dict[tuple[Any, ...], nn.Module] = {}
+        supernet.low_memory = memory == "low"
+        if channels_last:
+            supernet.to(memory_format=torch.channels_last)
+        if compile is True:
+            for cell in supernet.cells:
+                cell.compile(dynamic=False)
+
+    def check(self, device: torch.device, precision: str, processes: int) -> None:
+        """Refuse what cannot be recorded.
+
+        Raises:
+            ConfigError: ``compile`` is ``graphs`` without a GPU, with autocast or with several processes.
+        """
+        if self.compile == "graphs" and (device.type != "cuda" or "mixed" in precision or processes > 1):
+            raise ConfigError(
+                f"compile: graphs was asked for on {device.type} with precision {precision} in {processes} processes; "
+                "CUDA graphs need one process on a GPU without autocast. Use compile: true or false."
+            )
+
+    def __call__(self, images: Tensor, mixtures: Mapping[str, Mixture], *, frozen: bool = False) -> Tensor:
+        """Logits at the live weights.
+
+        Args:
+            images: ``(batch, channels, height, width)``.
+            mixtures: A mixture a cell type.
+            frozen: Whether no gradient of a weight will be asked for.
+        """
+        images = self.arranged(images)
+        # autograd leaves out on its own what is not asked for; a program made in advance does not
+        freeze = frozen and self.compile is not False and torch.is_grad_enabled()
+        if freeze:
+            self.supernet.requires_grad_(False)
+        try:
+            network = self._recorded(images, mixtures) if self.compile == "graphs" else None
+            if network is None:
+                logits: Tensor = self.supernet(images, mixtures)
+            else:
+                logits = network(images, *(t for m in mixtures.values() for t in (m.operations, m.edges)))
+            return logits
+        finally:
+            if freeze:
+                self.supernet.requires_grad_(True)
+
+    def arranged(self, images: Tensor) -> Tensor:
+        """Images in the memory format of the weights."""
+        return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
+
+    def _recorded(self, images: Tensor, mixtures: Mapping[str, Mixture]) -> nn.Module | None:
+        """The graph of such a pass; None where there is nothing to gain."""
+        partial = any(mixture.active is not None for mixture in mixtures.values())
+        if partial or not torch.is_grad_enabled() or not self.supernet.training:
+            return None
+        weights = any(p.requires_grad for p in self.supernet.parameters())
+        alphas = any(m.operations.requires_grad for m in mixtures.values())
+        key = (images.shape, images.dtype, weights, alphas)
+        if len({k[0] for k in self.graphs} | {images.shape}) > 1:
+            return None  # the smaller batch at the end of an epoch
+        if key not in self.graphs:
+            tensors = [t for m in mixtures.values() for t in (m.operations, m.edges)]
+            samples = [t.detach().clone().requires_grad_(t.requires_grad) for t in (images, *tensors)]
+            # recording runs the network, and must not move its statistics
+            buffers = {name: b.clone() for name, b in self.supernet.named_buffers()}
+            recorded: Any = torch.cuda.make_graphed_callables(_Pass(self.supernet, tuple(mixtures)), tuple(samples))
+            with torch.no_grad():
+                for name, b in self.supernet.named_buffers():
+                    b.copy_(buffers[name])
+            self.graphs[key] = recorded
+        return self.graphs[key]
+
+
+class _Pass(nn.Module):
+    """A supernet whose mixtures are single tensors, as recording needs them."""
+
+    def __init__(self, supernet: Supernet, cell_types: tuple[str, ...]) -> None:
+        super().__init__()
+        self.supernet = supernet
+        self.cell_types = cell_types
+
+    def forward(self, images: Tensor, *tensors: Tensor) -> Tensor:
+        pairs = zip(tensors[::2], tensors[1::2], strict=True)
+        mixtures = {name: Mixture(*pair) for name, pair in zip(self.cell_types, pairs, strict=True)}
+        logits: Tensor = self.supernet(images, mixtures)
+        return logits

@@ -1,1 +1,0 @@
-"""Strategies: what proposes architectures and learns from their evaluations."""

@@ -1,0 +1,1 @@
+"""A whole search from one YAML file."""

@@ -1,1 +1,0 @@
-"""Predictors of what architectures are worth, and searches that use them."""

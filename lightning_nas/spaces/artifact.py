@@ -1,0 +1,75 @@
+"""Reading architectures, whose space has to be made again to check them."""
+
+import reprlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning_nas.architecture import Architecture, SpaceSpec
+from lightning_nas.errors import ArchitectureError, ArtifactError, ConfigError
+from lightning_nas.files.artifacts import read_json
+from lightning_nas.files.classes import class_path, find_class
+from lightning_nas.spaces.base import SearchSpace
+
+_REPAIR = "Write one with a search (lightning-nas fit), or check the path."
+
+
+def build_space(spec: SpaceSpec) -> SearchSpace:
+    """Make a space again from its identity, with defaults for all that is not part of it.
+
+    Args:
+        spec: The identity, as an artifact states it.
+
+    Raises:
+        ArtifactError: There is no such class, or it refuses the arguments.
+    """
+    space = find_class(spec.class_path, SearchSpace)
+    try:
+        built: SearchSpace = space(**dict(spec.arguments))
+    except (ConfigError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        arguments = reprlib.repr(dict(spec.arguments))
+        raise ArtifactError(f"{spec.class_path} cannot be made from {arguments}: {error}") from None
+    return built
+
+
+def architecture_from_dict(content: Mapping[str, Any]) -> Architecture:
+    """Read what ``Architecture.to_dict`` wrote, and check that the point lies in its space.
+
+    Raises:
+        ArtifactError: A field is missing or of a wrong type.
+        ArchitectureError: The choices are no point of the space.
+    """
+    try:
+        arguments = tuple(sorted((str(k), _freeze(v)) for k, v in content["space"]["arguments"].items()))
+        spec = SpaceSpec(content["space"]["class_path"], arguments)
+        choices = tuple(content["choices"])
+    except (LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ArtifactError(f"Not an architecture: {error!r} in {reprlib.repr(content)}.") from None
+    if not isinstance(spec.class_path, str) or not all(type(c) is int for c in choices):
+        raise ArtifactError("Not an architecture: 'class_path' must be text and 'choices' integers.")
+    space = build_space(spec)
+    # a file may name the class by the module that defines it, or by a package that exports it
+    architecture = Architecture(SpaceSpec(class_path(type(space)), spec.arguments), choices)
+    space.check(architecture)
+    return architecture
+
+
+def load_architecture(path: str | Path) -> Architecture:
+    """Read ``architecture.json``, and check that the point lies in its space.
+
+    Args:
+        path: The file, as ``Architecture.save`` writes it.
+
+    Raises:
+        ArtifactError: The file is missing, truncated, foreign or of a newer schema.
+        ArchitectureError: The choices are no point of the space.
+    """
+    content = read_json(path, repair=_REPAIR)
+    try:
+        return architecture_from_dict(content)
+    except (ArchitectureError, ArtifactError) as error:
+        raise type(error)(f"{path}: {str(error):.1000} {_REPAIR}") from None
+
+
+def _freeze(value: Any) -> Any:
+    return tuple(_freeze(v) for v in value) if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,187 @@
+"""Waves on small images, where the number of calls decides."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_nas.spaces.darts.edge_weights import Convolution, EdgeSlice, take
+from lightning_nas.spaces.darts.kernel_base import EdgeKernel
+from lightning_nas.spaces.kernels import (
+    Moments,
+    average_matrix,
+    convolution_basis,
+    moments,
+)
+
+if TYPE_CHECKING:
+    from lightning_nas.spaces.darts.fused_edges import FusedEdges
+
+
+class DenseKernel(EdgeKernel):
+    """Small images: everything is a batched product of matrices over ``(channels, pixels * batch)``."""
+
+    def __init__(self, wave: "FusedEdges", states: Sequence[Tensor]) -> None:
+        super().__init__(wave, states)
+        pixels = [s.permute(1, 2, 3, 0).reshape(wave.channels, -1, self.batch) for s in states]
+        # (S, C, H * W, B)
+        self.x = pixels[0].unsqueeze(0).contiguous() if len(pixels) == 1 else torch.stack(pixels)
+        self.columns = self.height_out * self.width_out * self.batch
+
+    @property
+    def single(self) -> bool:
+        """See ``Path``."""
+        return False
+
+    def prepare(self, weighted: bool) -> None:
+        """See ``Path``."""
+        if weighted:
+            self.relu = self.x.relu()
+            if self.wave.reduces:
+                self.halves = self._halves(self.relu)
+
+    def _matrices(self, weight: Tensor, kinds: Sequence[Convolution], stride: int, dim: int) -> Tensor:
+        """The convolutions' matrices, ``(..., pixels out * pixels in)``, stacked in ``dim``."""
+        size = (self.height, self.width) if stride == 2 else (self.height_out, self.width_out)
+        parts = weight.split([k.taps for k in kinds], dim=-1)
+        bases = [convolution_basis(k.kernel, stride, k.dilation, *size, weight.dtype, weight.device) for k in kinds]
+        return torch.stack([part.contiguous() @ basis for part, basis in zip(parts, bases, strict=True)], dim=dim)
+
+    def convolve(self, part: EdgeSlice) -> Tensor:
+        """What the last pointwise maps read, ``(T, K, S, C, N)``."""
+        wave = self.wave
+        t, k, s, c = len(part.targets), len(part.kinds), len(part.sources), wave.channels
+        pixels, pixels_in = self.height_out * self.width_out, self.height * self.width
+        kernels = part.weights["depthwise_1"].permute(1, 2, 0, 3).reshape(s * c, t, -1)
+        first = self._matrices(kernels, part.kinds, wave.stride, 2)
+        # all targets and kinds of one channel of a state in one matrix product
+        relu = take(self.relu, 0, part.sources).reshape(s * c, pixels_in, self.batch)
+        d = torch.bmm(first.view(s * c, t * k * pixels, pixels_in), relu)
+        d = d.view(s, c, t, k, self.columns).permute(2, 3, 0, 1, 4)
+        n = part.separable
+        if not n:
+            return d.contiguous()
+        separable, dilated = d.split([n, k - n], dim=1)
+        inner = separable.reshape(t * n * s, c, self.columns)
+        measured = (*moments(inner, None), self.columns) if wave.training else None
+        weight, bias = self.fold(part, "1", part.weights["pointwise_1"], measured, None)
+        y = torch.baddbmm(bias.view(-1, c, 1), weight.view(-1, c, c), inner).relu_()
+        second = self._matrices(part.weights["depthwise_2"].reshape(t, s * c, -1), part.kinds[:n], 1, 1)
+        y = torch.bmm(second.view(-1, pixels, pixels), y.view(-1, pixels, self.batch))
+        y = y.view(t, n, s, c, self.columns)
+        return y if n == k else torch.cat([y, dilated.to(y.dtype)], dim=1)
+
+    def _free(self, names: Sequence[str]) -> Tensor | None:
+        """See ``Path``; ``(operations, S, C, N)``."""
+        wave = self.wave
+        pools = [name for name in names if "pool" in name]
+        flat = self.x.flatten(0, 1)
+        parts = []
+        for name in pools:
+            if name.startswith("avg"):
+                matrix = average_matrix(wave.stride, self.height, self.width, flat.dtype, flat.device)
+                parts.append(torch.matmul(matrix, flat))
+            else:
+                # (channels, pixels, batch) in memory is a channels_last image whose channels are the samples
+                images = flat.view(-1, self.height, self.width, self.batch).permute(0, 3, 1, 2)
+                parts.append(F.max_pool2d(images, 3, wave.stride, 1).permute(0, 2, 3, 1).flatten(1, 2))
+        shape = (-1, wave.sources, wave.channels, self.columns)
+        free = []
+        if parts:
+            free.append(self._normalise(torch.cat(parts).view(1, -1, self.columns), pools).view(shape))
+        if "noise" in names:
+            free.append(torch.randn((1, *shape[1:]), dtype=flat.dtype, device=flat.device))
+        if "skip_connect" in names:
+            free.append(self.skipped().view(shape))
+        return torch.cat(free) if len(free) > 1 else free[0] if free else None
+
+    def _halves(self, relu: Tensor) -> Tensor:
+        """Every second pixel, and those shifted by one, as channels: ``(S, 2 * C, N)``."""
+        images = relu.unflatten(2, (self.height, self.width))
+        # an odd side has one pixel too few after the shift
+        shifted = F.pad(images, (0, 0, 0, self.width % 2, 0, self.height % 2))[:, :, 1::2, 1::2]
+        return torch.cat([images[:, :, ::2, ::2], shifted], dim=1).flatten(2)
+
+    def measure(self, part: EdgeSlice, inputs: Tensor) -> Moments:
+        """See ``Path``."""
+        return *moments(inputs.flatten(0, 2), None), self.columns
+
+    def measure_halves(self, part: EdgeSlice) -> Moments:
+        """See ``Path``."""
+        mean, covariance = moments(take(self.halves, 0, part.sources), None)
+        return mean.repeat(len(part.targets), 1), covariance.repeat(len(part.targets), 1, 1), self.columns
+
+    def _pool(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:-1], -1, self.batch).mean(-2)
+
+    def pooled_inputs(self, part: EdgeSlice, inputs: Tensor) -> Tensor:
+        """See ``Path``."""
+        return self._pool(inputs)
+
+    def pooled_halves(self, part: EdgeSlice) -> Tensor:
+        """See ``Path``."""
+        return self._pool(take(self.halves, 0, part.sources))
+
+    def pooled_free(self) -> Tensor:
+        """See ``Path``."""
+        assert self.free is not None
+        return self._pool(self.free)
+
+    def _scaled(self, x: Tensor, factors: Tensor) -> Tensor:
+        """Multiply ``(..., C, N)`` by factors ``(B, ...)``."""
+        factors = factors.movedim(0, -1).unsqueeze(-2).unsqueeze(-2)
+        return (x.view(*x.shape[:-1], -1, self.batch) * factors).flatten(-2)
+
+    def _bias(self, bias: Tensor) -> Tensor:
+        """``(T, out)`` or ``(B, T, out)`` as something to add to ``(T, out, N)``."""
+        if bias.dim() == 2:
+            return bias.unsqueeze(2)
+        return bias.permute(1, 2, 0).repeat(1, 1, self.columns // self.batch)
+
+    def project(self, part: EdgeSlice, inputs: Tensor, weight: Tensor, bias: Tensor, factors: Tensor | None) -> Tensor:
+        """See ``Path``."""
+        x = inputs if factors is None else self._scaled(inputs, factors)
+        weight = weight.permute(0, 3, 1, 2, 4).flatten(2)  # (T, out, K * S * C)
+        return torch.baddbmm(self._bias(bias), weight, x.flatten(1, 3))
+
+    def project_halves(
+        self, part: EdgeSlice, weight: Tensor, bias: Tensor, factors: Tensor | None, total: Tensor | None
+    ) -> Tensor:
+        """See ``Path``."""
+        halves = take(self.halves, 0, part.sources)
+        weight = weight.transpose(1, 2).flatten(2)  # (T, out, S * 2 * C)
+        if factors is None:
+            y = (weight.flatten(0, 1) @ halves.flatten(0, 1)).view(*weight.shape[:2], -1) + self._bias(bias)
+        else:
+            y = torch.baddbmm(self._bias(bias), weight, self._scaled(halves, factors).flatten(1, 2))
+        return y if total is None else total + y
+
+    def add_free(self, weights: Tensor | None, factors: Tensor | None, total: Tensor | None) -> Tensor:
+        """See ``Path``."""
+        assert self.free is not None
+        shape = (-1, self.wave.channels, self.columns)
+        planes = self.free.flatten(0, 1).flatten(1)
+        if factors is not None:
+            samples = self.free.flatten(0, 1).unflatten(-1, (-1, self.batch))
+            y = torch.einsum("btk,kcpb->tcpb", factors, samples).reshape(shape)
+        else:
+            assert weights is not None
+            y = (weights @ planes).view(shape)
+        return y if total is None else total + y
+
+    def unstack(self, y: Tensor, targets: int) -> Sequence[Tensor]:
+        """See ``Path``."""
+        return y.unbind()
+
+    def stack(self, pieces: list[Tensor]) -> Tensor:
+        """See ``Path``."""
+        return torch.stack(pieces)
+
+    def finish(self, total: Tensor | None, targets: int) -> Tensor:
+        """See ``Path``."""
+        if total is None:
+            total = self.x.new_zeros(targets, self.wave.channels, self.columns)
+        images = total.reshape(-1, self.height_out, self.width_out, self.batch)
+        return images.permute(3, 0, 1, 2)

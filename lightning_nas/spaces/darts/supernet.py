@@ -1,0 +1,86 @@
+"""The supernet of the DARTS space."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_nas.spaces.attention import Attention
+from lightning_nas.spaces.base import Entry, Mixture, Supernet
+from lightning_nas.spaces.darts.mixed_cell import MixedCell
+from lightning_nas.spaces.darts.public_names import per_edge_entries
+
+
+class DARTSSupernet(Supernet):
+    """Stem, mixed cells, classifier; see ``DARTSSpace``.
+
+    Args:
+        operations: Names of the operations.
+        allowed: Operations that every edge may take, bool ``(edges, operations)``, by cell type.
+        nodes: Inner nodes of a cell.
+        num_classes: Width of the classifier.
+        channels_in: Channels of an image.
+        channels: Channels of the first cell's operations.
+        cells: Number of cells; those at a third and two thirds are reduction cells.
+        partial_channels: K of partial connections.
+        attention: What weights channels or operations.
+    """
+
+    def __init__(
+        self,
+        operations: Sequence[str],
+        allowed: Mapping[str, Tensor],
+        nodes: int,
+        num_classes: int,
+        channels_in: int,
+        channels: int,
+        cells: int,
+        partial_channels: int = 1,
+        attention: Attention | None = None,
+    ) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(channels_in, 3 * channels, 3, padding=1, bias=False), nn.BatchNorm2d(3 * channels)
+        )
+        before, reduction_before = (3 * channels, 3 * channels), False
+        self.cells = nn.ModuleList()
+        for i in range(cells):
+            reduction = i in (cells // 3, 2 * cells // 3)
+            channels *= 2 if reduction else 1
+            self.cells.append(
+                MixedCell(
+                    operations,
+                    allowed["reduce" if reduction else "normal"],
+                    nodes,
+                    before,
+                    channels,
+                    reduction=reduction,
+                    reduction_before=reduction_before,
+                    partial_channels=partial_channels,
+                    attention=attention,
+                )
+            )
+            before, reduction_before = (before[1], nodes * channels), reduction
+        self.classifier = nn.Linear(before[1], num_classes)
+
+    def forward(self, x: Tensor, mixtures: Mapping[str, Mixture]) -> Tensor:
+        """Map images to logits; see ``Supernet.forward``."""
+        placed = {name: mixture.to(x.device) for name, mixture in mixtures.items()}
+        s0 = s1 = self.stem(x)
+        for cell in self.cells:
+            s0, s1 = s1, self.run(cell, s0, s1, placed["reduce" if cell.reduction else "normal"])
+        logits: Tensor = self.classifier(F.adaptive_avg_pool2d(s1, 1).flatten(1))
+        return logits
+
+    def per_edge(self) -> Iterator[Entry]:
+        """The tensors in the naming of the public DARTS and PC-DARTS code."""
+        return per_edge_entries(self)
+
+    def owner(self, public: str) -> tuple[str, int, int] | None:
+        """See ``Supernet.owner``."""
+        found = re.match(r"cells\.(\d+)\._ops\.(\d+)\._ops\.(\d+)\.", public)
+        if found is None:
+            return None
+        cell, edge, operation = map(int, found.groups())
+        return "reduce" if self.cells[cell].reduction else "normal", edge, operation

@@ -1,0 +1,190 @@
+"""The supernet of NAS-Bench-201: cells in which every edge mixes all operations, evaluated by source state."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_nas.spaces.attention import Attention
+from lightning_nas.spaces.base import Entry, Mixture, Supernet
+from lightning_nas.spaces.nasbench201.fused_edges import NARROW, WIDE, FusedEdges
+from lightning_nas.spaces.nasbench201.network import NODES, STAGES, ResidualBlock
+from lightning_nas.spaces.nasbench201.path_scoring import path_logits
+from lightning_nas.spaces.path_scoring import BatchedPathScoring, Logits
+
+
+class NASBench201MixedCell(nn.Module):
+    """A cell in which every edge mixes the operations that it may take.
+
+    It is evaluated by source state, see ``FusedEdges``. The mathematics, parameters and batch-norm statistics are those
+    of one module an edge and operation (``per_edge_entries`` names them so).
+
+    Args:
+        operations: Names of the operations.
+        allowed: What each edge may take, bool ``(edges, operations)``.
+        channels: Channels of a state.
+        attention: What weights channels or operations.
+    """
+
+    def __init__(
+        self, operations: Sequence[str], allowed: Tensor, channels: int, attention: Attention | None = None
+    ) -> None:
+        super().__init__()
+        self.channels = channels
+        self.sources = nn.ModuleList(FusedEdges(operations, allowed[rows], channels) for rows in source_rows())
+        gates = [attention.channel_gate(channels) for _ in self.sources] if attention is not None else []
+        self.gates = nn.ModuleList(gate for gate in gates if gate is not None)
+        self.scores = attention.operation_scores(channels, len(operations)) if attention is not None else None
+
+    def forward(self, x: Tensor, factors: Sequence[Mapping[str, Tensor]], active: Sequence[Any]) -> Tensor:
+        """Map ``(batch, channels, height, width)`` to the same shape.
+
+        Args:
+            x: The cell's input.
+            factors: For every source the factors of its edges by operation.
+            active: For every source flags ``(targets, operations)``, or None.
+        """
+        waiting: Tensor | None = None  # sums of the nodes that are not complete
+        for i, outgoing in enumerate(self.sources):
+            x = x.contiguous(memory_format=torch.channels_last)
+            entering = x * self.gates[i](x) if len(self.gates) else x
+            mixed: Tensor = outgoing(entering, factors[i], active[i], self.scores)
+            if waiting is not None:
+                mixed.add_(waiting)
+            if i == len(self.sources) - 1:
+                break
+            # a split, not two slices: its gradient is one concatenation
+            x, waiting = mixed.split([self.channels, mixed.shape[1] - self.channels], dim=1)
+        return mixed
+
+
+def source_rows() -> list[list[int]]:
+    """For every source, the rows of its edges in the alphas, in the order of their targets."""
+    return [[node * (node - 1) // 2 + source for node in range(source + 1, NODES)] for source in range(NODES - 1)]
+
+
+class NASBench201Supernet(Supernet, BatchedPathScoring):
+    """Stem, three stages of mixed cells with residual blocks between them, classifier.
+
+    Args:
+        operations: Names of the operations.
+        allowed: What each edge may take, bool ``(edges, operations)``.
+        num_classes: Width of the classifier.
+        channels_in: Channels of an image.
+        channels: Channels of the first stage.
+        cells_per_stage: Cells of a stage.
+        attention: What weights channels or operations.
+    """
+
+    order: Tensor
+
+    def __init__(
+        self,
+        operations: Sequence[str],
+        allowed: Tensor,
+        num_classes: int,
+        channels_in: int,
+        channels: int,
+        cells_per_stage: int,
+        attention: Attention | None = None,
+    ) -> None:
+        super().__init__()
+        self.operations = tuple(operations)
+        self.allowed = allowed
+        self.attended = attention is not None
+        self.stem = nn.Sequential(nn.Conv2d(channels_in, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
+        self.cells = nn.ModuleList()
+        for stage in range(STAGES):
+            if stage:
+                self.cells.append(ResidualBlock(channels, 2 * channels))
+                channels *= 2
+            self.cells.extend(
+                NASBench201MixedCell(operations, allowed, channels, attention) for _ in range(cells_per_stage)
+            )
+        self.lastact = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU())
+        self.classifier = nn.Linear(channels, num_classes)
+        self.register_buffer("order", torch.tensor(sum(source_rows(), [])), persistent=False)
+
+    def forward(self, x: Tensor, mixtures: Mapping[str, Mixture]) -> Tensor:
+        """Map images to logits; see ``Supernet.forward``."""
+        rows, mixture = source_rows(), mixtures["cell"].to(x.device)
+        # taken apart once: all cells share them
+        parts = mixture.operations.index_select(0, self.order).split([len(each) for each in rows])
+        factors = [dict(zip(self.operations, part.unbind(1), strict=True)) for part in parts]
+        flags = None if mixture.active is None else mixture.active.tolist()
+        active = [None if flags is None else [flags[row] for row in each] for each in rows]
+        x = self.stem(x.contiguous(memory_format=torch.channels_last))
+        for cell in self.cells:
+            x = cell(x) if isinstance(cell, ResidualBlock) else self.run(cell, x, factors, active)
+        logits: Tensor = self.classifier(F.adaptive_avg_pool2d(self.lastact(x), 1).flatten(1))
+        return logits
+
+    def computes(self, path: Mapping[str, Mixture]) -> bool:
+        """Whether every edge takes one allowed operation, which no attention changes; see ``BatchedPathScoring``."""
+        mixture = path["cell"]
+        if mixture.active is None or not torch.equal(mixture.active.to(mixture.operations), mixture.operations):
+            return False
+        single = bool((mixture.active.sum(1) == 1).all())
+        return single and not self.attended and not bool((mixture.active & ~self.allowed).any())
+
+    def path_logits(
+        self, paths: Sequence[Mapping[str, Mixture]], calibration: Tensor, batches: Sequence[Tensor]
+    ) -> Logits:
+        """See ``BatchedPathScoring.path_logits``."""
+        columns = [path["cell"].operations.argmax(1).tolist() for path in paths]
+        return path_logits(self, [[self.operations[c] for c in each] for each in columns], calibration, batches)
+
+    def per_edge(self) -> Iterator[Entry]:
+        """The tensors in the naming of the public NAS-Bench-201 code."""
+        return per_edge_entries(self)
+
+    def owner(self, public: str) -> tuple[str, int, int] | None:
+        """See ``Supernet.owner``."""
+        found = re.match(r"cells\.\d+\.edges\.(\d+)<-(\d+)\.(\d+)\.", public)
+        if found is None:
+            return None
+        node, source, operation = map(int, found.groups())
+        return "cell", node * (node - 1) // 2 + source, operation
+
+
+def per_edge_entries(supernet: nn.Module) -> Iterator[Entry]:
+    """The tensors of a supernet in the naming of the public NAS-Bench-201 code, one module an edge and operation.
+
+    Args:
+        supernet: A ``NASBench201Supernet``, or a module that holds one.
+
+    Yields:
+        Public name, own name, full shape of the own tensor, its part, and the shape of the public one. Gates and scores
+        of attention, which the public code lacks, are left out.
+    """
+    shapes = {name: tuple(value.shape) for name, value in supernet.state_dict().items()}
+    for name, shape in shapes.items():
+        if ".sources." in name or ".gates." in name or ".scores." in name:
+            continue
+        public = name
+        for block in (".conv_a.", ".conv_b."):
+            # a sequence of layers is the attribute ``op`` there
+            public = public.replace(block, f"{block}op.")
+        yield public, name, shape, (), shape
+    for prefix, cell in supernet.named_modules():
+        if isinstance(cell, NASBench201MixedCell):
+            for source, outgoing in enumerate(cell.sources.children()):
+                assert isinstance(outgoing, FusedEdges)
+                yield from _edges(outgoing, f"{prefix}.sources.{source}.", f"{prefix}.edges.", source)
+
+
+def _edges(outgoing: FusedEdges, own: str, public: str, source: int) -> Iterator[Entry]:
+    """All tensors of the edges that leave one state."""
+    c = outgoing.channels
+    for name, size, targets in ((WIDE, 3, outgoing.stored.wide), (NARROW, 1, outgoing.stored.narrow)):
+        for i, target in enumerate(targets):
+            count = len(targets)
+            op = f"{public}{source + 1 + target}<-{source}.{outgoing.operations.index(name)}.op"
+            kernel = (c, c, size, size)
+            yield f"{op}.1.weight", f"{own}weight_{size}", (count, *kernel), (i,), kernel
+            yield f"{op}.2.running_mean", f"{own}mean_{size}", (count, c), (i,), (c,)
+            yield f"{op}.2.running_var", f"{own}var_{size}", (count, c), (i,), (c,)
+            yield f"{op}.2.num_batches_tracked", f"{own}batches_{size}", (count,), (i,), ()

@@ -1,0 +1,36 @@
+"""Strategies: how a search by queries chooses what to evaluate next."""
+
+from lightning_nas.strategies.base import Strategy
+from lightning_nas.strategies.code_search import CodeSearch, GradientAscent, SwarmSearch
+from lightning_nas.strategies.dcnas import DCNAS
+from lightning_nas.strategies.history import QueryHistory
+from lightning_nas.strategies.local_search import LocalSearch
+from lightning_nas.strategies.nevonas import NEvoNAS
+from lightning_nas.strategies.nsga import NSGA2, FrontStrategy
+from lightning_nas.strategies.pevonas import PEvoNAS
+from lightning_nas.strategies.population import PopulationEvolution
+from lightning_nas.strategies.random_search import RandomSearch
+from lightning_nas.strategies.refine import Refine
+from lightning_nas.strategies.regularized_evolution import RegularizedEvolution
+from lightning_nas.strategies.shifting import Shifting
+from lightning_nas.strategies.weaknas import WeakPredictors
+
+__all__ = [
+    "CodeSearch",
+    "DCNAS",
+    "FrontStrategy",
+    "GradientAscent",
+    "LocalSearch",
+    "NEvoNAS",
+    "NSGA2",
+    "PEvoNAS",
+    "PopulationEvolution",
+    "QueryHistory",
+    "RandomSearch",
+    "Refine",
+    "RegularizedEvolution",
+    "Shifting",
+    "Strategy",
+    "SwarmSearch",
+    "WeakPredictors",
+]

@@ -1,0 +1,190 @@
+"""Proxies as data: real held-out images beside them, some images of every group, soft labels, real test images."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lightning_nas.data.augmentation import RandomFlip
+from lightning_nas.data.images import ArrayDataModule
+from lightning_nas.distill.base import Proxy, Scheme
+from lightning_nas.distill.bases import HallucinatedBases
+from lightning_nas.distill.convnet import ConvNet
+from lightning_nas.distill.data_module import DistilledDataModule, GroupSampler, ProxyDataModule
+from lightning_nas.distill.images import PlainImages
+from lightning_nas.distill.relations import RelationMappings
+from lightning_nas.errors import CheckpointError, ConfigError, DataError
+from lightning_nas.evaluation.short_training import ShortTraining
+from lightning_nas.spaces.darts.space import DARTSSpace
+from lightning_nas.tasks.train import TrainTask
+from tests.data.fake import Recorder, module, npz
+from tests.helpers import quiet_trainer, started
+
+
+def real(folder: Path, **options: Any) -> ArrayDataModule:
+    return module(folder, train=60, validation_fraction=0.2, **options)
+
+
+def proxy(folder: Path, scheme: Scheme, **changes: Any) -> str:
+    """A proxy of the part of the real images that is not held out."""
+    data = real(folder)
+    images, labels = data.prepare(data.train_set.__getitems__(list(range(len(data.train_set)))))
+    kept: dict[str, Any] = {"class_names": data.class_names, "mean": data.mean, "std": data.std, "info": {}}
+    return str(Proxy(started(scheme, images, labels), **{**kept, **changes}).save(folder / "proxy.safetensors"))
+
+
+def test_the_search_half_can_be_held_out_real_images(tmp_path: Path) -> None:
+    path = proxy(tmp_path, HallucinatedBases(2, 3))
+    data = DistilledDataModule(path, batch_size=4, held_out=real(tmp_path), augmentations=[RandomFlip(1.0)])
+    assert len(data.half("train")) == 18
+    assert len(data.half("search")) == 12
+    source = real(tmp_path)
+    held = source.validation_set.__getitems__(list(range(12)))
+    images, labels = data.fixed_batch("search", 12, seed=0)
+    expected = source.prepare(held)
+    order = [int((expected[0] - image).abs().flatten(1).sum(1).argmin()) for image in images]
+    assert sorted(order) == list(range(12))
+    torch.testing.assert_close(images, expected[0][order])
+    assert torch.equal(labels, expected[1][order])
+    distilled_from = {tuple(i.flatten().tolist()) for i in source.train_set.__getitems__(list(range(48)))[0]}
+    assert not distilled_from & {tuple(i.flatten().tolist()) for i in held[0]}
+    # in a fit both halves come normalised and augmented
+    task = Recorder()
+    quiet_trainer(max_epochs=1).fit(task, data)
+    seen = torch.cat([batch["search"][0] for _, _, batch in task.seen["train"]][:3])
+    mirrored = {tuple(i.flatten().tolist()) for i in expected[0].flip(3).mul(100).round()}
+    assert all(tuple(i.flatten().tolist()) in mirrored for i in seen.mul(100).round())
+
+
+def test_held_out_images_must_be_of_the_same_kind(tmp_path: Path) -> None:
+    path = proxy(tmp_path, PlainImages(3))
+    with pytest.raises(DataError, match="no validation set"):
+        DistilledDataModule(path, held_out=module(tmp_path)).half("search")
+    other = proxy(tmp_path, PlainImages(3), class_names=["x", "y", "z"])
+    with pytest.raises(DataError, match="is of the classes .'x', 'y', 'z'"):
+        DistilledDataModule(other, held_out=real(tmp_path)).half("search")
+    with pytest.raises(DataError, match="is of the classes"):
+        ProxyDataModule(other, test=real(tmp_path)).test_dataloader()
+    path = proxy(tmp_path, PlainImages(3))
+    small = ArrayDataModule(npz(tmp_path, x_train=_small(24), x_test=_small(7)), validation_fraction=0.5)
+    with pytest.raises(DataError, match="held-out images have shape"):
+        DistilledDataModule(path, held_out=small).half("search")
+
+
+def test_held_out_images_must_not_be_distilled_ones(tmp_path: Path) -> None:
+    made = proxy(tmp_path, PlainImages(3), info={"split": real(tmp_path, split_seed=1).split})
+    with pytest.raises(DataError, match=r"'split_seed': 1} leaves .* held_out has .*'split_seed': 0"):
+        DistilledDataModule(made, held_out=real(tmp_path)).half("search")
+    assert len(DistilledDataModule(made, held_out=real(tmp_path, split_seed=1)).half("search")) == 12
+
+
+def _small(n: int) -> Any:
+    from tests.data.fake import pixels
+
+    return pixels(n, size=4)
+
+
+def test_an_epoch_can_see_some_images_of_every_group_drawn_afresh(tmp_path: Path) -> None:
+    path = proxy(tmp_path, HallucinatedBases(2, 5))
+    made = Proxy.load(path).synthetic
+    epochs = []
+    for _ in range(2):
+        data = DistilledDataModule(path, batch_size=3, held_out=real(tmp_path), images_per_group=2)
+        task = Recorder()
+        quiet_trainer(max_epochs=2).fit(task, data)
+        seen: dict[int, list[int]] = {0: [], 1: []}
+        for epoch, _, batch in task.seen["train"]:
+            seen[epoch] += [int((made.images - x).abs().flatten(1).sum(1).argmin()) for x in batch["train"][0]]
+        epochs.append(seen)
+    assert epochs[0] == epochs[1]
+    for places in epochs[0].values():
+        assert len(set(places[:12])) == 12
+        assert torch.bincount(made.groups[places[:12]]).tolist() == [2] * 6
+    assert set(epochs[0][0][:12]) != set(epochs[0][1][:12])
+    with pytest.raises(ConfigError, match="images_per_group is 0"):
+        DistilledDataModule(path, images_per_group=0)
+
+
+def test_ranks_share_a_group_sampler_and_passes_begin_in_the_middle() -> None:
+    groups = torch.arange(40) // 4
+    whole = list(GroupSampler(groups, 2, 1, 0, seed=3))
+    assert len(whole) == 20
+    ranks = [list(GroupSampler(groups, 2, 2, rank, seed=3)) for rank in (0, 1)]
+    assert [i for pair in zip(*ranks, strict=True) for i in pair] == whole
+    sampler = GroupSampler(groups, 2, 1, 0, seed=3)
+    sampler.start = 5
+    assert list(sampler) == whole[5:]
+    assert list(sampler) == whole
+
+
+def test_soft_labels_reach_the_loss_and_accuracies_take_the_likeliest(tmp_path: Path) -> None:
+    path = proxy(tmp_path, RelationMappings(4, 4, softness=0.3))
+    made = Proxy.load(path).synthetic
+    assert made.targets is not None
+    data = ProxyDataModule(path, batch_size=12, test=real(tmp_path))
+    task = TrainTask(
+        None,
+        lambda p: torch.optim.SGD(p, lr=0.0),
+        network=lambda shape, classes: ConvNet(shape, classes, width=4, depth=1),
+        num_classes=3,
+        image_shape=(3, 8, 8),
+    )
+    trainer = quiet_trainer(max_epochs=1)
+    trainer.fit(task, datamodule=data)
+    logits = task(made.images)
+    expected = -(made.targets * logits.log_softmax(1)).sum(1).mean()
+    assert float(trainer.callback_metrics["train/loss"]) == pytest.approx(float(expected.detach()), rel=1e-5)
+    share = (logits.argmax(1) == made.labels).float().mean()
+    assert float(trainer.callback_metrics["train/accuracy"]) == pytest.approx(float(share))
+    halves = DistilledDataModule(path)
+    for name in ("train", "search"):
+        assert torch.bincount(halves.fixed_batch(name, 6, 0)[1].argmax(1)).tolist() == [2, 2, 2]
+    (found,) = ShortTraining(halves, steps=2, batch_size=4, channels=4, cells=3).evaluate([DARTSSpace().largest()])
+    assert found.objectives["loss"] > float(F.cross_entropy(torch.zeros(1, 3), made.targets[:1])) / 10
+
+
+def test_a_proxy_is_tested_on_real_images_normalised_as_its_source(tmp_path: Path) -> None:
+    data = ProxyDataModule(proxy(tmp_path, PlainImages(3)), batch_size=4, test=real(tmp_path))
+    task = Recorder()
+    quiet_trainer().test(task, data, verbose=False)
+    seen = torch.cat([images for images, _ in task.seen["test"]])
+    source = real(tmp_path)
+    source.setup("test")
+    expected = torch.cat([source.prepare(batch)[0] for batch in source.test_dataloader()])
+    torch.testing.assert_close(seen, expected)
+
+
+# a network that is no architecture's
+
+
+def make(**options: Any) -> TrainTask:
+    given: dict[str, Any] = {"network": lambda shape, classes: ConvNet(shape, classes, width=4, depth=1), **options}
+    sizes: dict[str, Any] = {"num_classes": 3, "image_shape": (3, 8, 8)}
+    return TrainTask(given.pop("architecture", None), lambda p: torch.optim.SGD(p, lr=0.1), **given, **sizes)
+
+
+def test_a_network_of_its_own_is_trained_and_resumed_but_not_exported(tmp_path: Path) -> None:
+    data = ProxyDataModule(proxy(tmp_path, PlainImages(4)), batch_size=12)
+    trainer = quiet_trainer(max_epochs=1)
+    trainer.fit(make(), datamodule=data)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    content = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert "export" not in content
+    resumed = make()
+    quiet_trainer(max_epochs=2).fit(resumed, datamodule=data, ckpt_path=str(tmp_path / "last.ckpt"))
+    architecture = DARTSSpace().sample(torch.Generator()).save(tmp_path / "a.json")
+    with pytest.raises(CheckpointError, match="none in the checkpoint, choices"):
+        make(architecture=str(architecture), network=None, cells=3, channels=4).on_load_checkpoint(content)
+
+
+def test_either_an_architecture_or_a_network(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="either an architecture or a network"):
+        make(network=None)
+    with pytest.raises(ConfigError, match="either an architecture or a network"):
+        make(architecture=str(DARTSSpace().largest().save(tmp_path / "a.json")))
+    with pytest.raises(ConfigError, match="auxiliary_weight is 0.4"):
+        make(auxiliary_weight=0.4)
+    with pytest.raises(ConfigError, match="drops no paths"):
+        make(drop_path=0.2)

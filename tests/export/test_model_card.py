@@ -1,0 +1,225 @@
+"""``lightning-nas export`` of a real training, and the model card that it writes."""
+
+import contextlib
+import io
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from lightning_nas.__main__ import main
+from lightning_nas.cli.commands import export_checkpoint, size, trained_network
+from lightning_nas.cli.lightning import run
+from lightning_nas.errors import ConfigError
+from tests.conftest import ROOT
+from tests.genotypes import PDARTS
+
+pytest.importorskip("onnxruntime", reason='all formats: pip install "lightning_nas[onnx]"')
+
+CONFIG = ROOT / "configs" / "train" / "digits.yaml"
+FILES = ["README.md", "network.onnx", "network.pt", "network.pt2", "network.py"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of two steps on scikit-learn's digits."""
+    folder = tmp_path_factory.mktemp("training")
+    over: dict[str, Any] = {
+        "model.architecture": PDARTS,
+        "model.channels": 4,
+        "model.cells": 1,
+        "trainer.max_epochs": 1,
+        "trainer.limit_train_batches": 2,
+        "trainer.accelerator": "cpu",
+        "trainer.devices": 1,
+        "trainer.enable_progress_bar": False,
+        "trainer.enable_model_summary": False,
+        "trainer.default_root_dir": folder,
+    }
+    run(["fit", "--config", str(CONFIG), *(f"--{key}={value}" for key, value in over.items())])
+    (path,) = folder.glob("**/*.ckpt")
+    return path
+
+
+@dataclass
+class Command:
+    """An export by the command, and what it printed."""
+
+    folder: Path
+    output: str
+    errors: str
+
+
+@pytest.fixture(scope="module")
+def command(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Command:
+    path = tmp_path_factory.mktemp("run") / "export"
+    output, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        main(["export", "--ckpt_path", str(checkpoint), "--output_dir", str(path)])
+    return Command(path, output.getvalue(), errors.getvalue())
+
+
+@pytest.fixture
+def folder(command: Command) -> Path:
+    return command.folder
+
+
+def parts(card: Path) -> tuple[dict[str, Any], str]:
+    """Front matter and body."""
+    _, front, body = card.read_text(encoding="utf-8").split("---\n", 2)
+    return yaml.safe_load(front), body
+
+
+def row(body: str, name: str) -> str:
+    """The value of a table's row."""
+    (found,) = re.findall(rf"^\| {name} \| (.*) \|$", body, flags=re.MULTILINE)
+    return str(found)
+
+
+def test_the_command_prints_a_line_a_file_and_nothing_else(command: Command) -> None:
+    assert command.errors == ""
+    *files, card = command.output.replace(str(command.folder), "out").splitlines()
+    found = [re.fullmatch(r"out/(network\.\w+): largest difference to the task (\d\.\de[-+]\d\d)", f) for f in files]
+    assert [match and match[1] for match in found] == ["network.py", "network.pt2", "network.onnx"]
+    assert all(float(match[2]) <= 1e-5 for match in found if match)
+    assert card.startswith("out/README.md: model card")
+    assert sorted(path.name for path in command.folder.iterdir()) == FILES
+
+
+def test_formats_and_licence_are_taken_from_the_command_line(checkpoint: Path, tmp_path: Path) -> None:
+    main(["export", "--ckpt_path", str(checkpoint), "--output_dir", "out", "--formats", "py", "--licence", "mit"])
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["README.md", "network.pt", "network.py"]
+    front, body = parts(tmp_path / "out" / "README.md")
+    assert front["license"] == "mit"
+    assert "onnx" not in front["tags"]
+    assert row(body, "licence") == "mit"
+    assert "network.pt2" not in body
+    assert "onnx" not in body
+    with pytest.raises(SystemExit, match="ConfigError.*tflite"):
+        main(["export", "--ckpt_path", str(checkpoint), "--output_dir", "other", "--formats", "tflite"])
+    assert not (tmp_path / "other").exists()
+
+
+def test_without_the_onnx_packages_the_others_are_written(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)  # what makes an import fail
+    main(["export", "--ckpt_path", str(checkpoint), "--output_dir", "out"])
+    left_out, *others = capsys.readouterr().out.splitlines()
+    assert left_out.startswith("network.onnx is left out")
+    assert len(others) == 3
+    names = ["README.md", "network.pt", "network.pt2", "network.py"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+    assert "onnx" not in (tmp_path / "out" / "README.md").read_text()
+    # asked for by name, it is an error before anything is written
+    with pytest.raises(SystemExit, match=r"MissingDependencyError: Cannot import onnx,.*lightning_nas\[onnx\]"):
+        main(["export", "--ckpt_path", str(checkpoint), "--output_dir", "other", "--formats", "py", "onnx"])
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("file_name", ["network.py", "network.pt2", "network.onnx"])
+def test_the_code_of_the_card_runs_and_is_right(
+    folder: Path, checkpoint: Path, file_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, body = parts(folder / "README.md")
+    sections = re.findall(r"^### (\S+)\n.*?^```python\n(.*?)^```$", body, flags=re.MULTILINE | re.DOTALL)
+    assert [name for name, _ in sections] == ["network.py", "network.pt2", "network.onnx"]
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    scope: dict[str, Any] = {}
+    try:
+        exec(compile(dict(sections)[file_name], file_name, "exec"), scope)
+    finally:
+        sys.modules.pop("network", None)
+    network, kept = trained_network(checkpoint)
+    images = torch.as_tensor(np.asarray(scope["images"]))
+    assert images.shape == (2, *kept["network"]["image_shape"])
+    mean, std = (torch.tensor(kept[name]).view(-1, 1, 1) for name in ("mean", "std"))
+    with torch.no_grad():
+        expected = network((images - mean) / std)
+    assert torch.allclose(torch.as_tensor(np.asarray(scope["logits"])), expected, rtol=0, atol=1e-5)
+    assert scope["names"] == [kept["class_names"][i] for i in expected.argmax(dim=1).tolist()]
+
+
+def test_the_card_tells_what_is_known_and_invents_nothing(folder: Path, checkpoint: Path) -> None:
+    front, body = parts(folder / "README.md")
+    network, kept = trained_network(checkpoint)
+    assert set(front) == {"license", "library_name", "pipeline_tag", "tags"}
+    assert front["license"] == "unknown"
+    assert front["pipeline_tag"] == "image-classification"
+    assert "onnx" in front["tags"]
+    assert "Genotype(normal=[('skip_connect', 0), ('dil_conv_3x3', 1)" in body
+    assert "`DARTSSpace`" in body
+    if "data" not in kept:
+        assert "does not say" in row(body, "data module")
+        assert "does not say" in row(body, "training images")
+    assert row(body, "test accuracy") == "not measured here"
+    assert row(body, "licence") == "not stated"
+    assert row(body, "classes") == "10"
+    assert row(body, "image") == "1 channel, 8 x 8 pixels"
+    assert float(row(body, "mean")) == pytest.approx(kept["mean"][0], rel=1e-5)
+    assert float(row(body, "std")) == pytest.approx(kept["std"][0], rel=1e-5)
+    assert row(body, "torch") == torch.__version__.partition("+")[0]
+    # the auxiliary head is off in this configuration, so these are all of the network's
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    assert row(body, "parameters") == f"{parameters:,}"
+    assert row(body, "multiply-accumulates of one image") == f"{size(kept)['macs']:,}"
+    for name in ("network.py", "network.pt2", "network.onnx"):
+        assert float(row(body, re.escape(name)).removeprefix("largest difference ")) <= 1e-5
+    assert '["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]' in body
+    for heading in ("Architecture", "Data", "Figures", "How to use it", "Parity", "Limitations"):
+        assert f"\n## {heading}\n" in body
+
+
+def test_what_a_caller_measured_is_in_the_card(checkpoint: Path, tmp_path: Path) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    module = "lightning_nas.data.images.DigitsDataModule"
+    content["export"]["data"] = {"class": module, "train_images": 1437}
+    content["export"]["class_names"][3] = "a|b ```\nthree"
+    torch.save(content, "more.ckpt")
+    figures = {"test_accuracy": 0.97311, "top5_accuracy": 1.0, "hours": 0.25}
+    done = export_checkpoint(
+        Path("more.ckpt"), tmp_path / "out", formats=["py"], figures=figures, licence="Own terms: ask | me"
+    )
+    front, body = parts(tmp_path / "out" / "README.md")
+    assert done["card"] == str(tmp_path / "out" / "README.md")
+    assert done["path"] == str(tmp_path / "out" / "network.py")
+    assert done["files"] == [{"path": done["path"], "difference": done["difference"]}]
+    assert front["license"] == "Own terms: ask | me"
+    assert front["metrics"] == ["accuracy"]
+    (result,) = front["model-index"][0]["results"]
+    assert result["dataset"] == {"name": "DigitsDataModule", "type": module}
+    assert result["metrics"] == [{"type": "accuracy", "value": 0.97311}]
+    assert row(body, "data module") == f"`{module}`"
+    assert row(body, "training images") == "1,437"
+    assert row(body, "test accuracy") == "97.31 %"
+    assert row(body, "top5 accuracy") == "100.00 %"
+    assert row(body, "hours") == "0.25"
+    assert row(body, "licence") == r"Own terms: ask \| me"
+    # a name with a line break or a fence stays within its block
+    assert body.count("\n```") == 6
+    assert r'"a|b ```\nthree"' in body
+
+
+def test_a_data_module_without_normalisation_is_told_of(checkpoint: Path, tmp_path: Path) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    content["export"] |= {"mean": [], "std": [], "class_names": []}
+    torch.save(content, "less.ckpt")
+    export_checkpoint(Path("less.ckpt"), tmp_path / "out", formats=["py"])
+    assert "does not say" in row(parts(tmp_path / "out" / "README.md")[1], "normalisation")
+
+
+@pytest.mark.parametrize("figures", [{"test_accuracy": 97.3}, {"test_accuracy": float("nan")}, {"hours": float("inf")}])
+def test_impossible_figures_are_refused_before_anything_is_written(
+    checkpoint: Path, tmp_path: Path, figures: dict[str, float]
+) -> None:
+    with pytest.raises(ConfigError, match=next(iter(figures))):
+        export_checkpoint(checkpoint, tmp_path / "out", formats=["py"], figures=figures)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,142 @@
+"""Paths of a supernet, and weights that stay where no path went."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lightning_nas.errors import ConfigError
+from lightning_nas.evaluation.table import TableLookup
+from lightning_nas.spaces.base import Mixture
+from lightning_nas.spaces.convert import from_per_edge, to_per_edge
+from lightning_nas.spaces.darts.space import DARTSSpace
+from lightning_nas.spaces.nasbench201.space import NASBench201Space
+from lightning_nas.supernets.sampling import CostWindow, FairPaths, UniformPaths
+from lightning_nas.supernets.unused_weights import UnusedWeightGuard
+from lightning_nas.tables.nasbench201 import NASBench201Table
+from lightning_nas.tables.synthetic import write_nasbench201
+
+NO_NONE = ["skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"]
+SMALL: list[Any] = [
+    NASBench201Space(channels=2, cells_per_stage=1),
+    DARTSSpace(nodes=2, channels=2, cells=3, operations=("none", "skip_connect", "sep_conv_3x3", "dil_conv_3x3")),
+]
+
+
+@pytest.mark.parametrize("space", SMALL, ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("kind", ["SGD", "fused SGD", "AdamW"])
+def test_steps_are_those_of_one_module_an_operation(space: Any, kind: str) -> None:
+    torch.manual_seed(0)
+    supernet = space.supernet(num_classes=3, image_shape=(3, 8, 8)).double()
+    make = {
+        "SGD": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.1),
+        "fused SGD": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.1, fused=True),
+        # its count of steps is one for all operations of a tensor, so that it shows where all take part in every step
+        "AdamW": lambda p: torch.optim.AdamW(p, 0.01, betas=(0.0, 0.0), weight_decay=0.1),
+    }[kind]
+    optimizer = make(supernet.parameters())
+    values = dict(supernet.named_parameters())
+    # one tensor an operation
+    single = {n: v.detach().requires_grad_() for n, v in to_per_edge(supernet, values).items()}
+    # the fused one does not take parameters that have had no gradient yet
+    own = make(list(single.values())) if "fused" not in kind else torch.optim.SGD(single.values(), 0.1, 0.9, 0, 0.1)
+    untouched = UnusedWeightGuard(supernet)
+    generator = torch.Generator().manual_seed(0)
+    seen = 0
+    for _ in range(8):
+        images, labels = torch.randn(4, 3, 8, 8, dtype=torch.float64), torch.randint(3, (4,))
+        optimizer.zero_grad()
+        path = space.discrete(space.sample(generator))
+        path = {n: Mixture(m.operations.double(), m.edges.double(), m.active) for n, m in path.items()}
+        F.cross_entropy(supernet(images, path), labels).backward()
+        gradients = {n: p.grad if p.grad is not None else torch.zeros_like(p) for n, p in supernet.named_parameters()}
+        for name, gradient in to_per_edge(supernet, gradients).items():
+            seen += not gradient.any()
+            single[name].grad = gradient if gradient.any() else None
+        own.step()
+        untouched.keep(optimizer)
+        optimizer.step()
+        untouched.restore(optimizer)
+        moved = to_per_edge(supernet, {n: p.detach() for n, p in supernet.named_parameters()})
+        for name, value in single.items():
+            torch.testing.assert_close(moved[name], value.detach(), rtol=0, atol=1e-12)
+    assert seen > 8
+
+
+def test_without_it_they_are_not() -> None:
+    torch.manual_seed(0)
+    supernet = SMALL[0].supernet(num_classes=3, image_shape=(3, 8, 8))
+    optimizer = torch.optim.SGD(supernet.parameters(), 0.1, weight_decay=0.1)
+    before = to_per_edge(supernet)
+    path = SMALL[0].parse("|nor_conv_3x3~0|+|none~0|none~1|+|none~0|none~1|nor_conv_1x1~2|")
+    F.cross_entropy(supernet(torch.randn(4, 3, 8, 8), SMALL[0].discrete(path)), torch.randint(3, (4,))).backward()
+    optimizer.step()
+    assert not torch.equal(
+        to_per_edge(supernet)["cells.0.edges.2<-0.3.op.1.weight"], before["cells.0.edges.2<-0.3.op.1.weight"]
+    )
+    from_per_edge(before, supernet)
+
+
+def test_fair_paths_have_every_operation_once() -> None:
+    space = NASBench201Space(allowed={"cell": [NO_NONE] * 6})
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        drawn = FairPaths().draw(space, generator)
+        assert len(drawn) == 4
+        assert all(sorted(column) == [1, 2, 3, 4] for column in zip(*(a.choices for a in drawn), strict=True))
+    uneven = NASBench201Space(allowed={"cell": [NO_NONE] * 5 + [NO_NONE[:2]]})
+    with pytest.raises(ConfigError, match=r"Choices have \[2, 4\] values"):
+        FairPaths().draw(uneven, generator)
+    with pytest.raises(ConfigError, match="Use UniformPaths"):
+        FairPaths().draw(DARTSSpace(), generator)
+
+
+def test_uniform_paths_are_draws_of_the_space() -> None:
+    space = NASBench201Space()
+    drawn = UniformPaths(3).draw(space, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    assert drawn == [space.sample(generator) for _ in range(3)]
+    with pytest.raises(ConfigError, match="paths is 0"):
+        UniformPaths(0)
+
+
+def test_costs_are_drawn_alike() -> None:
+    space = NASBench201Space()
+    sizes = {"channels": 4, "cells": 3, "image_shape": (3, 8, 8)}
+    sampler = CostWindow((0, 20_000), windows=2, network=sizes)
+    generator = torch.Generator().manual_seed(0)
+    costs = [sampler._cost(space, *sampler.draw(space, generator)) for _ in range(40)]
+    assert max(costs) <= 20_000
+    assert 10 < sum(cost > 10_000 for cost in costs) < 30
+    with pytest.raises(ConfigError, match="two ascending numbers"):
+        CostWindow((2, 1))
+    with pytest.raises(ConfigError, match="Give an evaluator"):
+        CostWindow((1, 2), cost="macs")
+
+
+def test_costs_come_from_a_table(tmp_path: Path) -> None:
+    table = NASBench201Table(str(write_nasbench201(tmp_path / "t.npz", seed=0)))
+    known = TableLookup(table, cost_columns=["cifar10_params"])
+    space = NASBench201Space()
+    highest = float(table.column("cifar10_params").max())
+    sampler = CostWindow((0, highest), windows=4, evaluator=known, cost="cifar10_params")
+    generator = torch.Generator().manual_seed(0)
+    drawn = [sampler.draw(space, generator)[0] for _ in range(200)]
+    params = table.column("cifar10_params")[table.rows(drawn)]
+    assert 25 < (params > 0.75 * highest).sum() < 75  # a quarter, as in every window
+    assert (table.column("cifar10_params") > 0.75 * highest).mean() < 0.01
+    assert known.queried == {}
+    with pytest.raises(ConfigError, match="cost is 'macs'; TableLookup knows"):
+        CostWindow((1, 2), evaluator=known, cost="macs").draw(space, generator)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("space", SMALL, ids=lambda s: type(s).__name__)
+def test_paths_are_computed_on_the_gpu(space: Any) -> None:
+    supernet = space.supernet(num_classes=3, image_shape=(3, 8, 8)).eval()
+    path = space.discrete(space.sample(torch.Generator().manual_seed(0)))
+    images = torch.randn(2, 3, 8, 8)
+    here = supernet(images, path)
+    torch.testing.assert_close(supernet.cuda()(images.cuda(), path).cpu(), here, rtol=1e-3, atol=1e-3)
