@@ -4,9 +4,9 @@
   novelty alone, DC-NAS, random search, and NEvoNAS that trains the supernet on every generation; true accuracy of what
   is found.
 - pevonas: a chain of three supernets with 4, 3 and 2 operations per edge, as ``lightning_nas.strategies.pevonas`` has
-  it, against the same chain with new weights in every link, and against one supernet of the whole space that has as many
-  steps as the chain. Kendall's tau within each link's space, over architectures drawn uniformly (global) and from its
-  true best tenth (local, 20 at least), the same for all that are compared.
+  it, against the same chain with new weights in every link, and against one supernet of the whole space that has as
+  many steps as the chain. Kendall's tau within each link's space, over architectures drawn uniformly (global) and from
+  its true best tenth (local, 20 at least), the same for all that are compared.
 - dcnas: do early accuracies rank better within clusters than over all? Architectures are trained briefly, clustered by
   how much the outputs of their layers change in this training, and compared with the table.
 

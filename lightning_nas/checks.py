@@ -8,8 +8,8 @@ within("[0, 1)", dropout=dropout)
 one_of(("loss", "accuracy"), objective=objective)
 ```
 
-The keyword is the name of the argument as a user writes it. ``None`` stands for an argument that was left out and passes
-every check. Not-a-number passes none.
+The keyword is the name of the argument as a user writes it. ``None`` stands for an argument that was left out and
+passes every check. Not-a-number passes none.
 """
 
 from collections.abc import Collection

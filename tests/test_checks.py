@@ -18,8 +18,8 @@ WRONG: list[tuple[Callable[..., None], Any, dict[str, Any], str]] = [
     (
         one_of,
         ("loss", "accuracy"),
-        {"objective": "speed"},
-        "objective is 'speed'; it must be one of 'loss', 'accuracy'.",
+        {"kind": "x"},
+        "kind is 'x'; it must be one of 'loss', 'accuracy'.",
     ),
 ]
 

@@ -176,7 +176,7 @@ class Pipeline:
     def _sample_random(self) -> None:
         import torch
 
-        from lightning_nas.spaces.artifact import build_space
+        from lightning_nas.spaces.artifact import build_space, load_architecture
 
         space = build_space(load_architecture(self.run_dir / "architecture.json").space)
         generator = torch.Generator().manual_seed(self.stages.seed)
@@ -221,7 +221,7 @@ class Pipeline:
 
         from lightning_nas.cli.commands import size, trained_network
         from lightning_nas.report.page import write_report
-        from lightning_nas.spaces.artifact import build_space
+        from lightning_nas.spaces.artifact import build_space, load_architecture
 
         architecture = load_architecture(self.run_dir / "architecture.json")
         searched = read_json(self.stages.search_dir / "architecture.json", repair="Run the search again.")["provenance"]
