@@ -67,7 +67,7 @@ def prepare(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for stage in ARTIFACTS:
         made = Stages(config, folder, base).config_of(stage)
-        made["interruption"] = {"every_n_batches": 3}
+        made["preemption"] = {"every_n_batches": 3}
         (folder / f"{stage}.yaml").write_text(yaml.safe_dump(made))
 
 

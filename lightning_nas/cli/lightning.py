@@ -65,7 +65,7 @@ class NASCLI(LightningCLI):
             default=None,
             help="CPU threads of torch; by default its own choice. On small images one is often the fastest.",
         )
-        parser.add_lightning_class_args(PreemptionCheckpoint, "interruption")
+        parser.add_lightning_class_args(PreemptionCheckpoint, "preemption")
         parser.add_lightning_class_args(WandbLog, "wandb_log")
         for name in ("num_classes", "image_shape"):
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")

@@ -244,7 +244,7 @@ def test_a_run_that_fails_in_the_middle_goes_on_and_ends_as_an_uninterrupted_one
 
         patch.setattr(ShortTraining, "evaluate", failing)
         with pytest.raises(RuntimeError, match="the power is gone"):
-            fit("--interruption.every_n_batches", "1", **{**model, "output_dir": "second"}, count=4)
+            fit("--preemption.every_n_batches", "1", **{**model, "output_dir": "second"}, count=4)
         assert not Path("second/fidelity.json").exists()
         fit("--ckpt_path", "kept/last.ckpt", **{**model, "output_dir": "second"}, count=4)
     assert len(calls) == 6 + 4  # only the last two were left
