@@ -161,7 +161,7 @@ class Bench:
         if found.is_file():  # by another method, into the same folder
             return str(found)
         data = {"class_path": "lightning_nas.data.images.ArrayDataModule", "init_args": self.images}
-        model: dict[str, Any] = {"optimizer": {"init_args": {"lr": lr}}, "supernet": start}
+        model: dict[str, Any] = {"optimizer": {"init_args": {"lr": lr}}, "supernet_path": start}
         if constant:
             model["scheduler"] = None
         if by_cost:
@@ -169,7 +169,7 @@ class Bench:
             table = {"class_path": "lightning_nas.tables.nasbench201.NASBench201Table", "init_args": {"path": path}}
             known = {"table": table, "cost_columns": ["cifar10_params"]}
             costs = {"class_path": "lightning_nas.evaluation.table.TableLookup", "init_args": known}
-            model["paths"] = {"init_args": {"evaluator": costs, "cost": "cifar10_params"}}
+            model["paths"] = {"init_args": {"cost_source": costs, "cost": "cifar10_params"}}
         # the scheduler falls to 0 over the epochs that the steps fill
         epochs = -(-steps // (self.count // BATCH))
         trainer = {"max_steps": steps, "max_epochs": epochs, "check_val_every_n_epoch": epochs, "limit_val_batches": 0}

@@ -171,7 +171,7 @@ class Bench:
         proxy = len(Proxy.load(folder / "proxy.safetensors").labels)
         batch = min(100, proxy)
         data = {
-            "proxy": str(folder / "proxy.safetensors"),
+            "proxy_path": str(folder / "proxy.safetensors"),
             "batch_size": batch,
             "seed": seed,
             "test": {"class_path": "lightning_nas.data.images.ArrayDataModule", "init_args": self.images},

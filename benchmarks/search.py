@@ -159,7 +159,8 @@ class Bench:
             data = config["stages"]["search"]["data"]["init_args"]
             held_out = {"validation_fraction": HELD_OUT, "split_seed": seed}
             part = {"class_path": config["data"]["class_path"], "init_args": held_out}
-            data |= {"proxy": "", "held_out": part, "augmentations": data.pop("data")["init_args"]["augmentations"]}
+            augmentations = data.pop("data")["init_args"]["augmentations"]
+            data |= {"proxy_path": "", "held_out": part, "augmentations": augmentations}
             config["stages"]["search"]["data"]["class_path"] = "lightning_nas.distill.data_module.DistilledDataModule"
         return Stages(config, folder, PIPELINE.parent)
 

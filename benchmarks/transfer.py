@@ -54,17 +54,17 @@ class Bench:
         if row == REAL:
             images = {"class_path": "lightning_nas.data.images.ArrayDataModule"}
             images["init_args"] = {**real, "augmentations": changes, "seed": seed}  # type: ignore[assignment]
-            name, arguments = "halves.HalvesDataModule", {"data": images, "batch_size": BATCH}
+            name, arguments = "HalvesDataModule", {"data": images, "batch_size": BATCH}
             module: Any = HalvesDataModule(ArrayDataModule(**real))
         else:
             proxy = str(Path(self.options.proxies) / f"{row.replace(' ', '_').replace(',', '')}_{seed}")
             proxy += "/proxy.safetensors"
-            name = "distilled.DistilledDataModule"
-            arguments = {"proxy": proxy, "batch_size": BATCH, "seed": seed, "augmentations": changes}
+            name = "DistilledDataModule"
+            arguments = {"proxy_path": proxy, "batch_size": BATCH, "seed": seed, "augmentations": changes}
             module = DistilledDataModule(proxy)
         module.prepare_data()
         module.setup("fit")
-        return {"class_path": f"lightning_nas.data.{name}", "init_args": arguments}, len(module.half("train"))
+        return {"class_path": name, "init_args": arguments}, len(module.half("train"))
 
     def search(self, row: str, seed: int, folder: Path) -> tuple[Architecture, float, float]:
         """The architecture, the seconds of its search, and those that as many epochs of all real images would take."""

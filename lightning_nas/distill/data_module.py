@@ -99,7 +99,7 @@ class ProxyDataModule(ImageDataModule):
         info: What ``proxy.json`` says of it, once it is read.
 
     Args:
-        proxy: Path of ``proxy.safetensors``, with ``proxy.json`` beside it.
+        proxy_path: Path of ``proxy.safetensors``, with ``proxy.json`` beside it.
         batch_size: Images a process and batch, at least 1.
         augmentations: Random changes of training images, in order; none if null.
         seed: Of the order and of the augmentations.
@@ -108,16 +108,16 @@ class ProxyDataModule(ImageDataModule):
 
     def __init__(
         self,
-        proxy: str,
+        proxy_path: str,
         batch_size: int = 64,
         augmentations: list[Augmentation] | None = None,
         seed: int = 0,
         test: ImageDataModule | None = None,
     ) -> None:
         super().__init__(batch_size=batch_size, augmentations=augmentations, seed=seed)
-        self.proxy = proxy
+        self.proxy_path = proxy_path
         self.test = test
-        self.inputs = {"proxy": [Path(proxy), Path(proxy).with_suffix(".json")]}
+        self.inputs = {"proxy": [Path(proxy_path), Path(proxy_path).with_suffix(".json")]}
         self.info: dict[str, Any] = {}
 
     def prepare_data(self) -> None:
@@ -129,16 +129,19 @@ class ProxyDataModule(ImageDataModule):
         """Read the proxy."""
         from lightning_nas.distill.base import Proxy
 
-        proxy = Proxy.load(self.proxy)
+        proxy = Proxy.load(self.proxy_path)
         made = proxy.synthetic
         if not bool(torch.isfinite(made.images).all()):
-            raise DataError(f"{self.proxy} has images that are not finite. Distill again, with a lower learning rate.")
-        rank_zero_info(f"{self.proxy}: {len(made.labels):,} images made of {proxy.scheme.stored_bytes:,} stored bytes")
+            raise DataError(
+                f"{self.proxy_path} has images that are not finite. Distill again, with a lower learning rate."
+            )
+        stored = proxy.scheme.stored_bytes
+        rank_zero_info(f"{self.proxy_path}: {len(made.labels):,} images made of {stored:,} stored bytes")
         self._statistics = list(proxy.mean), list(proxy.std)
         self.info = proxy.info
         if made.targets is None:
-            return ImageSet(made.images, made.labels, proxy.class_names, made.groups, source=self.proxy)
-        return SoftImageSet(made.images, made.labels, proxy.class_names, made.groups, made.targets, self.proxy)
+            return ImageSet(made.images, made.labels, proxy.class_names, made.groups, source=self.proxy_path)
+        return SoftImageSet(made.images, made.labels, proxy.class_names, made.groups, made.targets, self.proxy_path)
 
     def load_test(self) -> LabelledImages:
         """The test images of ``test``.
@@ -147,9 +150,11 @@ class ProxyDataModule(ImageDataModule):
             DataError: There is no ``test``, or its classes are others.
         """
         if self.test is None:
-            raise DataError(f"{self.proxy} has no test images. Give --data.test the data that it was distilled from.")
+            raise DataError(
+                f"{self.proxy_path} has no test images. Give --data.test the data that it was distilled from."
+            )
         test = self.test.load_test()
-        _check_classes(test.class_names, self.class_names, self.proxy)
+        _check_classes(test.class_names, self.class_names, self.proxy_path)
         return test
 
     def statistics(self, images: LabelledImages) -> tuple[list[float], list[float]]:
@@ -163,7 +168,7 @@ class DistilledDataModule(HalvesDataModule):
     The search half may be real instead: networks trained on synthetic images are then scored on real ones.
 
     Args:
-        proxy: Path of ``proxy.safetensors``, with ``proxy.json`` beside it.
+        proxy_path: Path of ``proxy.safetensors``, with ``proxy.json`` beside it.
         batch_size: Images a process, batch and half, at least 1.
         search_fraction: Part of the images in the search half, between 0 and 1; see ``HalvesDataModule``.
         split_seed: Of the split, equal on all processes.
@@ -178,7 +183,7 @@ class DistilledDataModule(HalvesDataModule):
 
     def __init__(
         self,
-        proxy: str,
+        proxy_path: str,
         batch_size: int = 64,
         search_fraction: float = 0.5,
         split_seed: int = 0,
@@ -187,10 +192,10 @@ class DistilledDataModule(HalvesDataModule):
         images_per_group: int | None = None,
         held_out: ImageDataModule | None = None,
     ) -> None:
-        data = ProxyDataModule(proxy, augmentations=augmentations, seed=seed)
+        data = ProxyDataModule(proxy_path, augmentations=augmentations, seed=seed)
         super().__init__(data, batch_size, search_fraction, split_seed)
         self._images = data
-        self.proxy = proxy
+        self.proxy_path = proxy_path
         if images_per_group is not None and images_per_group < 1:
             raise ConfigError(f"images_per_group is {images_per_group}; it must be at least 1, or null for all.")
         self.images_per_group = images_per_group
@@ -209,11 +214,11 @@ class DistilledDataModule(HalvesDataModule):
         made, own = self._images.info.get("split"), self.held_out.split
         if made not in (None, own):
             raise DataError(
-                f"{self.proxy} was distilled from what {made} leaves of the training images, but held_out has {own}: "
-                "images to score on could be distilled ones. Give both the same train_limit, validation_fraction and "
-                "split_seed."
+                f"{self.proxy_path} was distilled from what {made} leaves of the training images, but held_out has "
+                f"{own}: images to score on could be distilled ones. Give both the same train_limit, "
+                "validation_fraction and split_seed."
             )
-        _check_classes(real.class_names, proxy.class_names, self.proxy)
+        _check_classes(real.class_names, proxy.class_names, self.proxy_path)
         if real.image_shape != proxy.image_shape:
             raise DataError(
                 f"The held-out images have shape {real.image_shape}, the proxy's {proxy.image_shape} (channels, "

@@ -82,7 +82,7 @@ class Stages:
     def _distilled(self, stage: Mapping[str, Any]) -> dict[str, Any]:
         """The proxy in the place of the search's own images, loaded as those are."""
         own = dict(stage.get("init_args") or {})
-        if "proxy" in own:
+        if "proxy_path" in own:
             return self._on_proxy(stage)
         for part in (stage, own.get("data") or {}):
             _check_options(part)
@@ -102,7 +102,7 @@ class Stages:
         arguments = {
             "seed": self.seed,
             **(data.get("init_args") or {}),
-            "proxy": str(self.run_dir / "proxy.safetensors"),
+            "proxy_path": str(self.run_dir / "proxy.safetensors"),
         }
         if arguments.get("held_out"):
             arguments["held_out"] = self._data(arguments["held_out"])
@@ -113,7 +113,7 @@ class Stages:
         own = dict(evaluator.get("init_args") or {})
         if not isinstance(own.get("data"), dict):
             return dict(evaluator)
-        fill = self._on_proxy if "proxy" in (own["data"].get("init_args") or {}) else self._data
+        fill = self._on_proxy if "proxy_path" in (own["data"].get("init_args") or {}) else self._data
         return {**evaluator, "init_args": {"seed": self.seed, **own, "data": fill(own["data"])}}
 
     def _fill_fidelity(self, config: dict[str, Any]) -> None:

@@ -92,13 +92,13 @@ class CostWindow(PathSampler):
     one is taken, as in the published code.
 
     Args:
-        costs: Lowest and highest cost.
+        cost_range: Lowest and highest cost.
         windows: How many, at least 1.
-        evaluator: What knows the costs, such as a table; by default they are counted in ordinary networks.
+        cost_source: What knows the costs, such as a table; by default they are counted in ordinary networks.
         cost: Which cost of it.
-        network: Arguments of ``SearchSpace.network`` for networks whose ``parameters`` are counted: ``num_classes``,
-            ``image_shape``, ``channels``, ``cells``. Every architecture is built once, which takes some hundredths of
-            a second.
+        network_arguments: Arguments of ``SearchSpace.network`` for networks whose ``parameters`` are counted:
+            ``num_classes``, ``image_shape``, ``channels``, ``cells``. Every architecture is built once, which takes
+            some hundredths of a second.
 
     Raises:
         ConfigError: The range is empty, there is no window, or there is no such cost.
@@ -106,44 +106,45 @@ class CostWindow(PathSampler):
 
     def __init__(
         self,
-        costs: tuple[float, float],
+        cost_range: tuple[float, float],
         windows: int = 7,
-        evaluator: CostSource | None = None,
+        cost_source: CostSource | None = None,
         cost: str = "parameters",
-        network: dict[str, Any] | None = None,
+        network_arguments: dict[str, Any] | None = None,
     ) -> None:
-        if not 0 <= costs[0] < costs[1] or windows < 1:
+        if not 0 <= cost_range[0] < cost_range[1] or windows < 1:
             raise ConfigError(
-                f"costs is {costs} and windows {windows}; expected are two ascending numbers and at least 1."
+                f"cost_range is {cost_range} and windows {windows}; expected are two ascending numbers and at least 1."
             )
-        if evaluator is None and cost != "parameters":
-            raise ConfigError(f"cost is {cost!r}; without an evaluator only 'parameters' are known. Give an evaluator.")
-        self.lowest, self.highest = costs
+        if cost_source is None and cost != "parameters":
+            raise ConfigError(f"cost is {cost!r}; only 'parameters' are known by themselves. Give a cost_source.")
+        self.lowest, self.highest = cost_range
         self.windows = windows
-        self.evaluator = evaluator
+        self.cost_source = cost_source
         self.cost = cost
-        self.network = {"num_classes": 10, "image_shape": (3, 32, 32), "channels": 16, "cells": 5, **(network or {})}
+        sizes = {"num_classes": 10, "image_shape": (3, 32, 32), "channels": 16, "cells": 5}
+        self.network_arguments = {**sizes, **(network_arguments or {})}
         self._known: dict[str, float] = {}
 
     def _cost(self, space: SearchSpace, architecture: Architecture) -> float:
         key = space.key(architecture)
         if key not in self._known:
             self._known[key] = (
-                self._parameters(space, architecture) if self.evaluator is None else self._look_up(architecture)
+                self._parameters(space, architecture) if self.cost_source is None else self._look_up(architecture)
             )
         return self._known[key]
 
     def _parameters(self, space: SearchSpace, architecture: Architecture) -> float:
         with torch.device("meta"):
-            return float(parameters(space.network(architecture, **self.network)))
+            return float(parameters(space.network(architecture, **self.network_arguments)))
 
     def _look_up(self, architecture: Architecture) -> float:
-        assert self.evaluator is not None
-        costs = self.evaluator.costs(architecture)
+        assert self.cost_source is not None
+        costs = self.cost_source.costs(architecture)
         if self.cost not in costs:
             raise ConfigError(
-                f"cost is {self.cost!r}; {type(self.evaluator).__name__} knows {sorted(costs)}. Take one of these, or "
-                "add it there."
+                f"cost is {self.cost!r}; {type(self.cost_source).__name__} knows {sorted(costs)}. Take one of these, "
+                "or add it there."
             )
         return costs[self.cost]
 

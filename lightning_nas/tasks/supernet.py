@@ -33,8 +33,8 @@ class SupernetTask(LightningModule):
     they are. At the end ``supernet.safetensors`` holds the weights.
 
     With ``ranked`` architectures, validation scores them on the validation set, each with batch-norm statistics of its
-    own, and logs the mean accuracy; where ``truth`` knows them, also ``lightning_nas.metrics.ranking.ranking`` of the
-    two.
+    own, and logs the mean accuracy; where ``reference`` knows them, also ``lightning_nas.metrics.ranking.ranking`` of
+    the two.
 
     References:
         1. Guo, Zhang, Mu, Heng, Liu, Wei, Sun: Single Path One-Shot Neural Architecture Search with Uniform Sampling,
@@ -48,9 +48,9 @@ class SupernetTask(LightningModule):
         optimizer: Of the weights.
         scheduler: Stepped after every epoch.
         paths: What a step trains; by default one uniformly drawn architecture.
-        supernet: ``supernet.safetensors`` to start from, such as one of a wider space whose weights are inherited by
-            name; new weights if null.
-        truth: What knows the architectures' true worth, such as a table; nothing is compared if null.
+        supernet_path: ``supernet.safetensors`` to start from, such as one of a wider space whose weights are inherited
+            by name; new weights if null.
+        reference: What knows the architectures' true worth, such as a table; nothing is compared if null.
         objective: Which of its objectives.
         ranked: Architectures that validation scores, drawn uniformly; none if 0.
         calibration_images: Training images that batch-norm statistics are measured on, at least 2.
@@ -70,8 +70,8 @@ class SupernetTask(LightningModule):
         optimizer: OptimizerCallable,
         scheduler: LRSchedulerCallable | None = None,
         paths: PathSampler | None = None,
-        supernet: str | None = None,
-        truth: Evaluator | None = None,
+        supernet_path: str | None = None,
+        reference: Evaluator | None = None,
         objective: str = "accuracy",
         ranked: int = 0,
         calibration_images: int = 256,
@@ -91,7 +91,7 @@ class SupernetTask(LightningModule):
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
         self.paths = paths or UniformPaths()
-        self.truth = truth
+        self.reference = reference
         self.objective = objective
         self.ranked = ranked
         self.calibration_images = calibration_images
@@ -102,8 +102,8 @@ class SupernetTask(LightningModule):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(seed, "supernet"))
             self.supernet = space.supernet(num_classes=num_classes, image_shape=image_shape)
-        if supernet is not None:
-            TrainedSupernet.load(supernet).hand_on(self.supernet)
+        if supernet_path is not None:
+            TrainedSupernet.load(supernet_path).hand_on(self.supernet)
         self.untouched = UnusedWeightGuard(self.supernet)
         self.means = EpochMeans()
         self.outputs: dict[str, list[Path]] = {}
@@ -112,8 +112,8 @@ class SupernetTask(LightningModule):
 
     def prepare_data(self) -> None:
         """Download what the truth needs."""
-        if self.truth is not None:
-            self.truth.prepare_data()
+        if self.reference is not None:
+            self.reference.prepare_data()
 
     def setup(self, stage: str) -> None:
         """Refuse data without what is needed here.
@@ -190,9 +190,9 @@ class SupernetTask(LightningModule):
         found = score_paths(self.supernet, paths, calibration.to(self.device), held)
         scores = [each["accuracy"] for each in found]
         values = {"accuracy": sum(scores) / len(scores)}
-        if self.truth is not None and len(scores) > 1:
+        if self.reference is not None and len(scores) > 1:
             sign = -1.0 if self.objective.endswith("loss") else 1.0
-            truths = [sign * each.objectives[self.objective] for each in self.truth.evaluate(architectures)]
+            truths = [sign * each.objectives[self.objective] for each in self.reference.evaluate(architectures)]
             values |= ranking(scores, truths, seed=self.seed)
         self.log_dict({f"val/{name}": value for name, value in values.items()}, sync_dist=True)
 

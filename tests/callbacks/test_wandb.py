@@ -96,7 +96,7 @@ def stages(home: None, tmp_path_factory: pytest.TempPathFactory) -> Stages:
         before = _environment()
         distilled = command("distill/distribution_matching.yaml", "--trainer.max_epochs=2").model
         data = ["--data=lightning_nas.distill.data_module.DistilledDataModule", "--data.batch_size=2"]
-        data += [f"--data.proxy={distilled.outputs['proxy'][0]}", "--model.selection_images=2"]
+        data += [f"--data.proxy_path={distilled.outputs['proxy'][0]}", "--model.selection_images=2"]
         found = command("search/darts.yaml", "--trainer.max_epochs=3", *data).model.outputs["architecture"][0]
         train = [f"--model.architecture={found}", "--trainer.max_epochs=2", "--data.validation_fraction=0.25"]
         command("train/digits.yaml", *train)

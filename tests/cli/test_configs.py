@@ -74,7 +74,7 @@ def check_tiny(arguments: dict[str, Any], images: dict[str, Any], proxy: str) ->
     """The check of a proxy with trainings of two steps."""
     held_out = merge(images, {"init_args": {"validation_fraction": 0.25}})
     arguments |= {"write_to": proxy, "threshold": None}
-    for part, data in (("proxy", {"proxy": proxy, "held_out": held_out}), ("truth", {"data": images})):
+    for part, data in (("proxy", {"proxy_path": proxy, "held_out": held_out}), ("truth", {"data": images})):
         short = {"steps": 2, "batch_size": 6, "channels": 4, "cells": 3, "data": {"init_args": data}}
         arguments[part] = merge(arguments[part], {"init_args": short})
 
@@ -181,8 +181,8 @@ def tiny(config: dict[str, Any], folder: Path) -> dict[str, Any]:
         images["init_args"]["augmentations"] = kept  # type: ignore[index]
         own = {"batch_size": 8} if "batch_size" in data["init_args"] else {"images_per_class": 4, "steps_per_epoch": 2}
         config["data"] = {**data, "init_args": {**own, "data": images}}
-    elif "proxy" in data["init_args"]:
-        own = {"proxy": str(small_proxy(folder)), "batch_size": 6, "test": images}
+    elif "proxy_path" in data["init_args"]:
+        own = {"proxy_path": str(small_proxy(folder)), "batch_size": 6, "test": images}
         config["data"] = merge(data, {"init_args": own})
     else:
         kept = {"augmentations": data["init_args"].get("augmentations")}

@@ -287,11 +287,14 @@ def test_the_command_line_builds_both(
         "init_args": {"path": npz(tmp_path), "augmentations": [crop]},
     }
     for name, init in (
-        ("halves.HalvesDataModule", {"batch_size": 7, "data": images}),
-        ("distilled.DistilledDataModule", {"batch_size": 7, "proxy": proxy(), "augmentations": [crop]}),
+        ("lightning_nas.data.halves.HalvesDataModule", {"data": images}),
+        (
+            "lightning_nas.distill.data_module.DistilledDataModule",
+            {"proxy_path": proxy(), "augmentations": [crop]},
+        ),
     ):
         config = tmp_path / "config.yaml"
-        section = {"class_path": f"lightning_nas.data.{name}", "init_args": init}
+        section = {"class_path": name, "init_args": {"batch_size": 7, **init}}
         config.write_text(json.dumps({"trainer": {"logger": False}, "data": section}))
         cli = LightningCLI(
             Recorder,

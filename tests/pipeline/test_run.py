@@ -101,7 +101,7 @@ def test_the_images_that_the_proxy_is_scored_on_are_kept_from_the_distillation(f
     seen = DigitsDataModule(**distill["data"]["init_args"]["data"]["init_args"])
     evaluator = fidelity["model"]["init_args"]["proxy"]["init_args"]
     held_out = DigitsDataModule(**evaluator["data"]["init_args"]["held_out"]["init_args"])
-    assert evaluator["data"]["init_args"]["proxy"] == str(finished / "proxy.safetensors")
+    assert evaluator["data"]["init_args"]["proxy_path"] == str(finished / "proxy.safetensors")
     assert len(seen.train_set) + len(held_out.validation_set) == 1437
     assert torch.equal(seen.train_set.labels, held_out.train_set.labels)
     both = torch.cat([seen.train_set.images, held_out.validation_set.images])  # type: ignore[attr-defined]
@@ -212,7 +212,7 @@ def test_the_check_of_the_proxy_is_a_fit_of_one_process(name: str, tmp_path: Pat
 
 def test_the_search_half_may_be_real_images_that_were_not_distilled(tmp_path: Path, configs: Path) -> None:
     held_out = {"class_path": "x.Y", "init_args": {"validation_fraction": 0.1, "split_seed": 4, "batch_size": 9}}
-    own = {"batch_size": 8, "images_per_group": 1, "proxy": "", "held_out": held_out}
+    own = {"batch_size": 8, "images_per_group": 1, "proxy_path": "", "held_out": held_out}
     data = {"class_path": "lightning_nas.distill.data_module.DistilledDataModule", "init_args": own}
     args = ["--config", CONFIG, "--stages.search.data", json.dumps(data)]
     base = configs / "pipeline"
@@ -221,7 +221,7 @@ def test_the_search_half_may_be_real_images_that_were_not_distilled(tmp_path: Pa
     args += ["--stages.fidelity", "null"]
     search: Any = stage(args, "search", base, tmp_path)
     found = search["data"]["init_args"]
-    assert found["proxy"] == str(tmp_path / "proxy.safetensors")
+    assert found["proxy_path"] == str(tmp_path / "proxy.safetensors")
     assert (found["batch_size"], found["images_per_group"]) == (8, 1)
     assert found["held_out"]["class_path"].endswith("DigitsDataModule")
     assert found["held_out"]["init_args"] == {**held_out["init_args"], "seed": 0}  # type: ignore[dict-item]
@@ -338,7 +338,7 @@ def test_a_refinement_sees_the_proxy_that_the_search_has_seen(tmp_path: Path, co
     search: Any = stage(args, "search", configs / "pipeline", tmp_path)
     training = refined["model"]["init_args"]["evaluator"]["init_args"]["evaluator"]["init_args"]["evaluator"]
     assert training["init_args"]["data"] == search["data"]
-    assert search["data"]["init_args"]["proxy"] == str(tmp_path / "proxy.safetensors")
+    assert search["data"]["init_args"]["proxy_path"] == str(tmp_path / "proxy.safetensors")
     assert training["init_args"]["seed"] == 3
     write_bytes(tmp_path / "refine.yaml", yaml.safe_dump(refined).encode())
     assert refined["trainer"]["max_epochs"] == 1

@@ -310,7 +310,7 @@ def test_a_chain_of_supernets_inherits_and_narrows(configs: Path) -> None:
         assert any(not torch.equal(value, weights[name]) for name, value in Start.weights.items())
         before = weights
         search: dict[str, Any] = {"strategy": {"init_args": small}, "evaluator": {"init_args": scores}}
-        start = ["--model.supernet", f"{folder}/supernet.safetensors"]
+        start = ["--model.supernet_path", f"{folder}/supernet.safetensors"]
         given = ["--model.evaluator.supernet", f"{folder}/supernet.safetensors", "--trainer.callbacks.keep", str(keep)]
         changes = {"model": {"init_args": search}}
         config = configs / "evolve" / "pevonas_supernet.yaml"

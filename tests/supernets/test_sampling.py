@@ -105,14 +105,14 @@ def test_uniform_paths_are_draws_of_the_space() -> None:
 def test_costs_are_drawn_alike() -> None:
     space = NASBench201Space()
     sizes = {"channels": 4, "cells": 3, "image_shape": (3, 8, 8)}
-    sampler = CostWindow((0, 20_000), windows=2, network=sizes)
+    sampler = CostWindow((0, 20_000), windows=2, network_arguments=sizes)
     generator = torch.Generator().manual_seed(0)
     costs = [sampler._cost(space, *sampler.draw(space, generator)) for _ in range(40)]
     assert max(costs) <= 20_000
     assert 10 < sum(cost > 10_000 for cost in costs) < 30
     with pytest.raises(ConfigError, match="two ascending numbers"):
         CostWindow((2, 1))
-    with pytest.raises(ConfigError, match="Give an evaluator"):
+    with pytest.raises(ConfigError, match="Give a cost_source"):
         CostWindow((1, 2), cost="macs")
 
 
@@ -121,7 +121,7 @@ def test_costs_come_from_a_table(tmp_path: Path) -> None:
     known = TableLookup(table, cost_columns=["cifar10_params"])
     space = NASBench201Space()
     highest = float(table.column("cifar10_params").max())
-    sampler = CostWindow((0, highest), windows=4, evaluator=known, cost="cifar10_params")
+    sampler = CostWindow((0, highest), windows=4, cost_source=known, cost="cifar10_params")
     generator = torch.Generator().manual_seed(0)
     drawn = [sampler.draw(space, generator)[0] for _ in range(200)]
     params = table.column("cifar10_params")[table.rows(drawn)]
@@ -129,7 +129,7 @@ def test_costs_come_from_a_table(tmp_path: Path) -> None:
     assert (table.column("cifar10_params") > 0.75 * highest).mean() < 0.01
     assert known.queried == {}
     with pytest.raises(ConfigError, match="cost is 'macs'; TableLookup knows"):
-        CostWindow((1, 2), evaluator=known, cost="macs").draw(space, generator)
+        CostWindow((1, 2), cost_source=known, cost="macs").draw(space, generator)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -217,7 +217,7 @@ def test_a_run_that_fails_in_the_middle_goes_on_and_ends_as_an_uninterrupted_one
     distilled = {
         "class_path": "lightning_nas.distill.data_module.DistilledDataModule",
         "init_args": {
-            "proxy": "proxy.safetensors",
+            "proxy_path": "proxy.safetensors",
             "held_out": {**DIGITS, "init_args": {"validation_fraction": 0.05}},
         },
     }

@@ -146,13 +146,13 @@ def test_a_resumed_training_ends_the_same() -> None:
 
 
 def test_validation_compares_ranks_with_the_truth() -> None:
-    task = made(truth=Convolutions(), ranked=12)
+    task = made(reference=Convolutions(), ranked=12)
     data = DigitsDataModule(batch_size=60, validation_fraction=0.2)
     trainer = fit(task, data, epochs=6, limit_val_batches=1.0)
     values = {name: float(value) for name, value in trainer.callback_metrics.items()}
     assert {"val/accuracy", "val/kendall_tau", "val/kendall_tau_low", "val/local_kendall_tau"} <= set(values)
     assert 0.2 < values["val/accuracy"] <= 1
-    again = made(truth=Convolutions(), ranked=12, supernet="found/supernet.safetensors")
+    again = made(reference=Convolutions(), ranked=12, supernet_path="found/supernet.safetensors")
     (found,) = quiet_trainer().validate(again, datamodule=digits(), verbose=False)
     assert found["val/accuracy"] == pytest.approx(values["val/accuracy"])
     assert found["val/kendall_tau"] == pytest.approx(values["val/kendall_tau"])
