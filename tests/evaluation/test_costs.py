@@ -11,7 +11,7 @@ from lightning_nas.errors import ArchitectureError, CheckpointError, ConfigError
 from lightning_nas.evaluation.base import Evaluation, Evaluator
 from lightning_nas.evaluation.costs import CostEvaluator
 from lightning_nas.metrics.cost import Latency, activation_memory, macs, parameters
-from lightning_nas.spaces.constrained import ConstrainedSpace, Costs
+from lightning_nas.spaces.constrained import ConstrainedSpace
 from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from tests.tasks.test_evolve import HERE, STRATEGIES, fit
@@ -66,7 +66,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
 
 
 def timed(evaluator: Evaluator) -> CostEvaluator:
-    return Costs(evaluator, **SIZE, with_macs=False, with_latency=True, batch_size=2, repeats=7)
+    return CostEvaluator(evaluator, **SIZE, with_macs=False, with_latency=True, batch_size=2, repeats=7)
 
 
 def test_costs_are_those_of_the_network_and_join_what_was_found() -> None:
@@ -202,10 +202,10 @@ def test_no_architecture_within_the_limits() -> None:
 
 def test_what_is_wrong_is_said() -> None:
     with pytest.raises(ConfigError, match="channels, cells.* are 0, 1, 5, 1"):
-        Costs(Counted(), **{**SIZE, "channels": 0})
+        CostEvaluator(Counted(), **{**SIZE, "channels": 0})
     with pytest.raises(ConfigError, match="repeats is 1"):
-        Costs(Counted(), **SIZE, repeats=1)
+        CostEvaluator(Counted(), **SIZE, repeats=1)
     state = CostEvaluator(Counted(), **SIZE).state_dict()
     for other in ({**SIZE, "cells": 2}, {**SIZE, "with_latency": True}):
         with pytest.raises(CheckpointError, match=r"the configuration asks for \{'channels': 4"):
-            Costs(Counted(), **other).load_state_dict(state)
+            CostEvaluator(Counted(), **other).load_state_dict(state)

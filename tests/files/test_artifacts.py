@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_nas import artifacts
 from lightning_nas.distill.base import Proxy
 from lightning_nas.distill.images import PlainImages
 from lightning_nas.errors import ArchitectureError, ArtifactError
+from lightning_nas.files import artifacts
 from lightning_nas.spaces.artifact import load_architecture
 from lightning_nas.spaces.darts.space import DARTSSpace
 from tests.helpers import stored

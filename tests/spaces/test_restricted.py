@@ -16,7 +16,6 @@ from lightning_nas.spaces.base import Mixture
 from lightning_nas.spaces.convert import from_per_edge, inherit, inherit_optimizer, to_per_edge
 from lightning_nas.spaces.darts.edge_weights import blocks
 from lightning_nas.spaces.darts.space import DARTSSpace
-from lightning_nas.spaces.darts.supernet import DARTSSupernet
 from lightning_nas.spaces.operations import OPERATIONS
 from tests.spaces.pair import Pair, close
 
@@ -88,7 +87,7 @@ def test_any_subset_of_operations_on_any_edge(path: str, seed: int, density: flo
     masks = random_masks(seed, 9, 8, density)
     space = DARTSSpace(nodes=3, channels=4, cells=3, partial_channels=2 if seed == 3 else 1)
     space.allowed = masks  # past the check that every node keeps two inputs
-    net = DARTSSupernet(space, 5, 3, None).double()
+    net = space.supernet(num_classes=5, image_shape=(3, 32, 32), attention=None).double()
     from_per_edge(pair.reference.state_dict(), net, surplus=True)
     compare(pair, net, masks, active=False)
 
@@ -111,7 +110,7 @@ def test_active_in_a_restricted_supernet(path: str) -> None:
         mask[:, 1:3] = True
     space = DARTSSpace(nodes=3, channels=4, cells=3)
     space.allowed = allowed
-    net = DARTSSupernet(space, 5, 3, None).double()
+    net = space.supernet(num_classes=5, image_shape=(3, 32, 32), attention=None).double()
     from_per_edge(pair.reference.state_dict(), net, surplus=True)
     compare(pair, net, {name: allowed[name] & active[name] for name in NAMES}, active=True)
 
@@ -123,7 +122,7 @@ def test_attention_of_operations_on_subsets(path: str) -> None:
     attention = OperationAttention(0.5)
     full = space.supernet(num_classes=5, image_shape=(3, 8, 8), attention=attention).double()
     space.allowed = masks
-    net = DARTSSupernet(space, 5, 3, attention).double()
+    net = space.supernet(num_classes=5, image_shape=(3, 32, 32), attention=attention).double()
     inherit(net, full)
     x = torch.randn(2, 3, 8, 8).double()
     factors = {name: torch.rand(5, 8).double() * masks[name] for name in NAMES}

@@ -328,6 +328,6 @@ def test_a_chain_of_supernets_inherits_and_narrows(configs: Path) -> None:
 
 
 def test_only_a_search_by_pevonas_is_narrowed(configs: Path) -> None:
-    callback = [{"class_path": "lightning_nas.strategies.pevonas.NarrowedSpace", "init_args": {"keep": 2}}]
+    callback = [{"class_path": "NarrowedSpace", "init_args": {"keep": 2}}]
     with pytest.raises(ConfigError, match="the task is SupernetTask"):
         run_small(configs / "supernet" / "uniform.yaml", {"data": DIGITS, "trainer": {"callbacks": callback}})

@@ -157,7 +157,8 @@ def test_a_search_spends_its_budget_and_leaves_the_best(name: str) -> None:
 
 
 def test_the_progress_bar_ends_with_the_budget() -> None:
-    task = fit(trainer={"enable_progress_bar": True})
+    # the default bar is another one where rich is installed
+    task = fit(trainer={"enable_progress_bar": True, "callbacks": [{"class_path": "TQDMProgressBar"}]})
     bar = task.trainer.progress_bar_callback.train_progress_bar
     assert bar.total == bar.n == 6  # 23 queries, four a generation
 

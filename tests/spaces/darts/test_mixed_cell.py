@@ -12,10 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lightning_nas.differentiable.attention.channel import ChannelAttention
 from lightning_nas.differentiable.attention.operation import OperationAttention
 from lightning_nas.errors import DataError
-from lightning_nas.spaces import wave
 from lightning_nas.spaces.attention import Attention
 from lightning_nas.spaces.base import Mixture
 from lightning_nas.spaces.convert import from_per_edge, to_per_edge
+from lightning_nas.spaces.darts import fused_edges
 from lightning_nas.spaces.darts.mixed_cell import MixedCell
 from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.spaces.operations import OPERATIONS
@@ -68,7 +68,7 @@ def test_both_paths_in_one_net() -> None:
 
 @pytest.mark.parametrize("k", [1, 2])
 def test_all_targets_at_once(monkeypatch: pytest.MonkeyPatch, k: int) -> None:
-    monkeypatch.setattr(wave, "DENSE_PIXELS", 0)
+    monkeypatch.setattr(fused_edges, "DENSE_PIXELS", 0)
     Pair((8, 7), nodes=3, partial_channels=k).check()
 
 

@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_nas.architecture import Architecture
 from lightning_nas.differentiable.attention.channel import ChannelAttention
-from lightning_nas.spaces import nasbench201_paths
 from lightning_nas.spaces.base import Mixture
+from lightning_nas.spaces.nasbench201 import path_scoring
 from lightning_nas.spaces.nasbench201.path_scoring import canonical
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.spaces.nasbench201.supernet import NASBench201Supernet
@@ -90,7 +90,7 @@ def alone(supernet: nn.Module, path: Any, calibration: Tensor, batches: Sequence
 def test_together_is_one_by_one(
     double: None, monkeypatch: pytest.MonkeyPatch, space: NASBench201Space, most: int
 ) -> None:
-    monkeypatch.setattr(nasbench201_paths, "TOGETHER", most)
+    monkeypatch.setattr(path_scoring, "TOGETHER", most)
     supernet, calibration = made(space), torch.randn(12, 3, 9, 8)
     batches = [torch.randn(5, 3, 9, 8), torch.randn(2, 3, 9, 8)]
     architectures = drawn(space, 13)

@@ -438,11 +438,11 @@ def test_what_blocks_and_networks_lack_is_refused() -> None:
 
 def test_blocks_in_files_are_classes_that_are_imported() -> None:
     content = json.dumps(SMALL.largest().to_dict())
-    home = "lightning_nas.spaces.single_path.space"
+    home = "lightning_nas.spaces"
     for class_path in ("os.system", "absent.Block", f"{home}.SinglePathSpace"):
         with pytest.raises(ArtifactError, match="is no ChoiceBlock that is imported"):
-            architecture_from_dict(json.loads(content.replace(f"{home}_blocks.XceptionBlock", class_path)))
-    for block in (None, [], "text", [f"{home}_blocks.ShuffleBlock", [["side", 3]]]):
+            architecture_from_dict(json.loads(content.replace(f"{home}.XceptionBlock", class_path)))
+    for block in (None, [], "text", [f"{home}.ShuffleBlock", [["side", 3]]]):
         wrong = json.loads(content)
         wrong["space"]["arguments"]["choices"][0] = block
         with pytest.raises(ArtifactError, match="cannot be made from"):
