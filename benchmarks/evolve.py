@@ -186,15 +186,15 @@ class Bench:
         options = self.options
         model: dict[str, Any] = {
             "strategy": {"init_args": {"parents": options.population // 4}},
-            "evaluator": {"init_args": {"supernet": supernet, "data": data, "images": SCORED}},
+            "evaluator": {"init_args": {"supernet_path": supernet, "data": data, "images": SCORED}},
             "objective": "loss",
             "budget": options.generations * options.population,
-            "generation": options.population,
+            "generation_size": options.population,
         }
         if shift:
             model["shifting"] = {"init_args": shift}
         task = self.fit(config, folder, seed, {"model": {"init_args": model}})
-        found: Architecture = task.search.best[0]
+        found: Architecture = task.history.best[0]
         return found
 
     def scores(self, supernet: str) -> dict[str, list[float]]:

@@ -59,10 +59,10 @@ def searched(
     options = bench.options
     model = {
         "strategy": strategy,
-        "evaluator": {"init_args": {"supernet": supernet, "data": data, "images": SCORED}},
+        "evaluator": {"init_args": {"supernet_path": supernet, "data": data, "images": SCORED}},
         "objective": "loss",
         "budget": options.generations * options.population,
-        "generation": options.population,
+        "generation_size": options.population,
         **changes.pop("model", {}),
     }
     return bench.fit(config, folder, seed, {"model": {"init_args": model}, **changes})
@@ -70,10 +70,10 @@ def searched(
 
 def outcome(bench: Bench, task: Any) -> dict[str, float]:
     """True accuracy of what a search has found, its rank in the bench's whole space, and the queries."""
-    (row,) = bench.table.rows([task.search.best[0]]).tolist()
+    (row,) = bench.table.rows([task.history.best[0]]).tolist()
     accuracy = float(bench.truth[row])
     rank = 1 + sum(value > accuracy for value in bench.ranked)
-    return {"accuracy": accuracy, "rank": float(rank), "queries": float(len(task.search.results))}
+    return {"accuracy": accuracy, "rank": float(rank), "queries": float(len(task.history.results))}
 
 
 # -- NEvoNAS ----------------------------------------------------------------------------------------------------------
@@ -86,7 +86,7 @@ def nevonas(bench: Bench, seed: int) -> dict[str, Any]:
     names = {"NEvoNAS": "nevonas", "novelty alone": "novelty", "random search": "random"}
     found = {f"table, {n}": run_on_table(problem, method, TABLE_QUERIES, seed) for n, method in names.items()}
     supernet = bench.train(folder / "start", seed, short_steps(bench), options.lr)
-    own = {"population": options.population}
+    own = {"population_size": options.population}
     strategies: dict[str, dict[str, Any]] = {
         "NEvoNAS": {"class_path": f"{EVOLUTION}.nevonas.NEvoNAS", "init_args": own},
         "novelty alone": {"class_path": f"{EVOLUTION}.nevonas.NEvoNAS", "init_args": {**own, "novelty_only": True}},
@@ -97,7 +97,7 @@ def nevonas(bench: Bench, seed: int) -> dict[str, Any]:
         task = searched(bench, folder / name, seed, supernet, "evolve/spos.yaml", strategy)
         found[f"supernet, {name}"] = outcome(bench, task)
     shift = {"init_args": {"optimizer": {"init_args": {"lr": options.shift_lr}}, "steps": options.shift_steps}}
-    model = {"generation": 2 * options.population, "shifting": shift}
+    model = {"generation_size": 2 * options.population, "shifting": shift}
     config = "evolve/nevonas_supernet.yaml"
     task = searched(bench, folder / "trained", seed, supernet, config, {"init_args": own}, model=model)
     found["supernet, NEvoNAS that trains it"] = outcome(bench, task)
@@ -180,7 +180,7 @@ class Chain:
         folder = self.folder / name
         narrow = {"class_path": f"{EVOLUTION}.pevonas.NarrowedSpace", "init_args": {"keep": keep}}
         trainer = {"callbacks": [narrow] if keep else []}
-        strategy = {"init_args": {"population": bench.options.population}}
+        strategy = {"init_args": {"population_size": bench.options.population}}
         config = "evolve/pevonas_supernet.yaml"
         task = searched(bench, folder, self.seed, supernet, config, strategy, trainer=trainer)
         self.found[name] |= outcome(bench, task)
@@ -209,7 +209,7 @@ def pevonas(bench: Bench, seed: int) -> dict[str, Any]:
     unshrunk = chain.train("unshrunk", whole, links=3)
     for name, link in (("4", whole), ("3", second), ("2", third)):
         chain.score(f"unshrunk, in {name}", link, unshrunk)
-    strategy = {"init_args": {"population": bench.options.population, "keep": [3, 2]}}
+    strategy = {"init_args": {"population_size": bench.options.population, "keep": [3, 2]}}
     model = {"budget": 3 * bench.options.generations * bench.options.population}
     config, none = "evolve/pevonas_supernet.yaml", {"callbacks": []}
     task = searched(bench, chain.folder / "unshrunk", seed, unshrunk, config, strategy, model=model, trainer=none)

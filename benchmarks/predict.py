@@ -165,7 +165,12 @@ def configured(problem: Problem, method: str, budget: int, seed: int) -> dict[st
         "column": problem.seen,
         "cost_columns": list(problem.limits),
     }
-    changed = {"evaluator": {"init_args": lookup}, "budget": budget, "limits": problem.limits, "report": None}
+    changed = {
+        "evaluator": {"init_args": lookup},
+        "budget": budget,
+        "constraints": problem.limits,
+        "final_evaluator": None,
+    }
     with tempfile.TemporaryDirectory() as folder:
         config = merge(config, {"model": {"init_args": {**changed, "seed": seed, "output_dir": folder}}})
         quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
@@ -173,8 +178,8 @@ def configured(problem: Problem, method: str, budget: int, seed: int) -> dict[st
         written = Path(folder) / "config.yaml"
         written.write_text(yaml.safe_dump(config))
         task = run(["fit", "--config", str(written)]).model
-    best, _ = task.search.best
-    return outcome(problem, task.search.evaluator, budget, best)
+    best, _ = task.history.best
+    return outcome(problem, task.history.evaluator, budget, best)
 
 
 def outcome(problem: Problem, evaluator: TableLookup, budget: int, best: Architecture) -> dict[str, float]:

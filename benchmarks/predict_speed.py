@@ -29,7 +29,7 @@ from lightning_nas.evaluation.base import Evaluation, Evaluator
 from lightning_nas.predictors.regressors import RandomForest, one_hot
 from lightning_nas.predictors.swarm import CompetitiveSwarm
 from lightning_nas.spaces.nasbench101.space import NASBench101Space
-from lightning_nas.strategies.code_search import SwarmSearch
+from lightning_nas.strategies.tnao import SwarmSearch
 from lightning_nas.tasks.autoencoder import AutoEncoderTask
 
 NETWORKS = 423_624
@@ -97,7 +97,7 @@ def main() -> None:
     generations = 50
     search = SwarmSearch(CompetitiveSwarm(100, generations))
     search.start(space)
-    search.tell(task.search.results)
+    search.tell(task.history.results)
     search.autoencoder = task.autoencoder.eval()
     start = time.perf_counter()
     search.ask(100)
@@ -112,7 +112,7 @@ def main() -> None:
             task.autoencoder.scores(task.autoencoder.encode(part))
     found["scoring_seconds"] = time.perf_counter() - start
 
-    known = [(a.choices, e.objectives["accuracy"]) for a, e in task.search.results]
+    known = [(a.choices, e.objectives["accuracy"]) for a, e in task.history.results]
     features = one_hot([c for c, _ in known], space.alphabet)
     others = one_hot(choices.tolist(), space.alphabet)
     start = time.perf_counter()

@@ -338,7 +338,7 @@ class Seed:
     def refine(self) -> None:
         """The pipeline's next stage."""
         task, seconds = self.bench.fit(self.stages.config_of("refine"), self.folder / "refined")
-        self.note("accuracy", task.search.best[0])
+        self.note("accuracy", task.history.best[0])
         self.found["seconds"] += seconds
 
     def largest(self) -> None:
@@ -346,21 +346,21 @@ class Seed:
         config = self.stages.config_of("refine")
         config["model"]["init_args"]["strategy"]["init_args"] |= {"starts": [], "order": None, "neighbours": None}
         task, seconds = self.bench.fit(config, self.folder / "largest")
-        self.note("largest_refine", task.search.best[0])
+        self.note("largest_refine", task.history.best[0])
         self.found["largest_refine_seconds"] = seconds
 
     def random(self) -> None:
         """Random cells by the same short trainings, in the same time."""
         config = self.stages.config_of("refine")
         strategy = {"class_path": "lightning_nas.strategies.random_search.RandomSearch"}
-        config["model"]["init_args"] |= {"strategy": strategy, "budget": 1000, "generation": 2}
+        config["model"]["init_args"] |= {"strategy": strategy, "budget": 1000, "generation_size": 2}
         # the default of interval is an enum, which a configuration cannot say
         limits = {"duration": {"seconds": round(self.found["seconds"])}, "interval": "step"}
         timer = {"class_path": "Timer", "init_args": limits}
         config["trainer"]["callbacks"] = [timer]
         task, _ = self.bench.fit(config, self.folder / "random")
-        self.note("best_of_k", task.search.best[0])
-        self.found["k"] = len(task.search.results)
+        self.note("best_of_k", task.history.best[0])
+        self.found["k"] = len(task.history.results)
 
 
 def measure(bench: Bench, seed: int) -> dict[str, Any]:

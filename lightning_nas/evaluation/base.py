@@ -32,11 +32,11 @@ class Evaluator(CostSource):
 
     Attributes:
         version: How often what it says of architectures has changed; evaluations of different versions do not compare.
-        draws: Whether ``evaluate`` may draw from torch's global random generator.
+        stochastic: Whether ``evaluate`` may draw from torch's global random generator.
     """
 
     version: int = 0
-    draws: bool = True
+    stochastic: bool = True
 
     def prepare_data(self) -> None:  # noqa: B027
         """Download what is needed, in one process of every machine; by default nothing."""

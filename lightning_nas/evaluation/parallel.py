@@ -373,7 +373,7 @@ class Parallel(Evaluator):
     """
 
     def __init__(self, evaluator: Evaluator, executor: Executor) -> None:
-        if evaluator.draws and executor.shares_generator:
+        if evaluator.stochastic and executor.shares_generator:
             raise ConfigError(
                 f"{type(evaluator).__name__} may draw at random, and {type(executor).__name__} share one generator, so "
                 f"that results would differ from run to run. Use {__name__}.Processes."
@@ -439,7 +439,7 @@ def _evaluate(evaluator: Evaluator, item: tuple[int | None, Architecture]) -> Ev
     if round is not None:
         evaluator.begin(round)
     before = copy.deepcopy((evaluator.version, evaluator.state_dict()))
-    if evaluator.draws:
+    if evaluator.stochastic:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
             torch.manual_seed(derived_seed("evaluation", *architecture.choices))
             (found,) = evaluator.evaluate([architecture])

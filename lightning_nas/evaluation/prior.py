@@ -35,7 +35,7 @@ class AlphaPrior(Evaluator):
         ConfigError: There is none.
     """
 
-    draws = False
+    stochastic = False
 
     def __init__(self, alphas: Sequence[str]) -> None:
         if not alphas:
@@ -121,7 +121,7 @@ class PriorEvaluator(Evaluator):
         self.prior = prior
         self.weight = weight
         self.capacity = capacity
-        self.draws = evaluator.draws
+        self.stochastic = evaluator.stochastic
 
     @property
     def version(self) -> int:  # type: ignore[override]  # it is the other one's

@@ -32,7 +32,7 @@ class SupernetEvaluator(Evaluator):
         version: How often the weights have moved since the start; scores of different versions do not compare.
 
     Args:
-        supernet: ``supernet.safetensors``.
+        supernet_path: ``supernet.safetensors``.
         data: Images with a validation set.
         images: Of the validation set, random ones that scores are taken on; all if null.
         calibration_images: Of the training images, random ones that statistics are measured on, at least 2.
@@ -44,11 +44,11 @@ class SupernetEvaluator(Evaluator):
         ConfigError: A number is out of its range.
     """
 
-    draws = False
+    stochastic = False
 
     def __init__(
         self,
-        supernet: str,
+        supernet_path: str,
         data: ImageDataModule,
         images: int | None = None,
         calibration_images: int = 256,
@@ -61,7 +61,7 @@ class SupernetEvaluator(Evaluator):
                 f"images is {images}, calibration_images {calibration_images} and batch_size {batch_size}; expected "
                 "are at least 1 or null, at least 2, and at least 1."
             )
-        self.path = supernet
+        self.supernet_path = supernet_path
         self.data = data
         self.images = images
         self.calibration_images = calibration_images
@@ -99,11 +99,11 @@ class SupernetEvaluator(Evaluator):
             DataError: It is of other classes or images.
         """
         if self._loaded is None:
-            found = TrainedSupernet.load(self.path)
+            found = TrainedSupernet.load(self.supernet_path)
             if found.image_shape != self.data.image_shape:
                 raise DataError(
-                    f"{self.path} takes images of shape {found.image_shape}; the data have {self.data.image_shape}. "
-                    "Train a supernet on such images."
+                    f"{self.supernet_path} takes images of shape {found.image_shape}; the data have "
+                    f"{self.data.image_shape}. Train a supernet on such images."
                 )
             classes = self.data.num_classes
             if self.new_classes:
@@ -112,8 +112,8 @@ class SupernetEvaluator(Evaluator):
                     found = found.with_classes(classes)
             elif found.num_classes != classes:
                 raise DataError(
-                    f"{self.path} is of {found.num_classes} classes; the data have {classes}. To move it to these "
-                    "data, set new_classes to true; its classifier is then new and must be trained."
+                    f"{self.supernet_path} is of {found.num_classes} classes; the data have {classes}. To move it to "
+                    "these data, set new_classes to true; its classifier is then new and must be trained."
                 )
             self._loaded = found
         return self._loaded

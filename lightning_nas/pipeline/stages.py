@@ -120,12 +120,12 @@ class Stages:
         """Evaluators on what the pipeline works with, architectures of the space that it searches."""
         arguments = config["model"]["init_args"]
         arguments["write_to"] = str(self.run_dir / "proxy.safetensors")
-        for part in ("proxy", "truth"):
+        for part in ("proxy", "reference"):
             if isinstance(arguments.get(part), dict):
                 arguments[part] = deepcopy(self._evaluator(arguments[part]))  # shared parts would be YAML's aliases
         held_out = _within(arguments, *_HELD_OUT["fidelity"][2:])
-        images = _within(arguments, "truth", "init_args", "data", "init_args", "data", "init_args")
-        if held_out and images is not None:  # the truth sees other images than those that the proxy is scored on
+        images = _within(arguments, "reference", "init_args", "data", "init_args", "data", "init_args")
+        if held_out and images is not None:  # the reference sees other images than those that the proxy is scored on
             images |= _part(held_out)
         space = self.config_of("search")["model"]["init_args"].get("space")
         searched = {} if space is None else {"space": space}

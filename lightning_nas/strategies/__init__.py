@@ -1,7 +1,6 @@
 """Strategies: how a search by queries chooses what to evaluate next."""
 
 from lightning_nas.strategies.base import Strategy
-from lightning_nas.strategies.code_search import CodeSearch, GradientAscent, SwarmSearch
 from lightning_nas.strategies.dcnas import DCNAS
 from lightning_nas.strategies.history import QueryHistory
 from lightning_nas.strategies.local_search import LocalSearch
@@ -13,6 +12,7 @@ from lightning_nas.strategies.random_search import RandomSearch
 from lightning_nas.strategies.refine import Refine
 from lightning_nas.strategies.regularized_evolution import RegularizedEvolution
 from lightning_nas.strategies.shifting import Shifting
+from lightning_nas.strategies.tnao import CodeSearch, GradientAscent, SwarmSearch
 from lightning_nas.strategies.weaknas import WeakPredictors
 
 __all__ = [

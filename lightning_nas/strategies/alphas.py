@@ -37,7 +37,7 @@ class AlphaEvolution(Strategy):
         keys: Of these, as ``SearchSpace.key`` has them.
     """
 
-    population: int
+    population_size: int
     rescore: bool
     masks: Tensor
     members: Tensor
@@ -59,7 +59,7 @@ class AlphaEvolution(Strategy):
     @property
     def most_alive(self) -> int:
         """How many individuals are alive at most."""
-        return self.population
+        return self.population_size
 
     @abstractmethod
     def breed(self) -> Tensor:
@@ -76,10 +76,10 @@ class AlphaEvolution(Strategy):
         Raises:
             ConfigError: With ``rescore``, the first generation has no room for all that may be alive.
         """
-        if self.rescore and not self.told and count < self.most_alive:
+        if self.rescore and not self.evaluated and count < self.most_alive:
             raise ConfigError(
                 f"A generation of {count} has no room for {self.most_alive} individuals, all of which rescore asks for "
-                "at once. Raise generation (and the budget, if that is lower), or lower population."
+                "at once. Raise generation_size (and the budget, if that is lower), or lower population_size."
             )
         while not self._over:
             if unknown := self._unknown():
@@ -92,9 +92,9 @@ class AlphaEvolution(Strategy):
     def tell(self, results: Sequence[Result]) -> None:
         """Learn; with ``rescore`` nothing else is known then. See ``Strategy.tell``."""
         if self.rescore and results:
-            self.told, self.fitness = {}, {}
+            self.evaluated, self.fitness = {}, {}
         super().tell(results)
-        self._due = self.rescore and not self.alive().keys() <= self.told.keys()
+        self._due = self.rescore and not self.alive().keys() <= self.evaluated.keys()
 
     def training_paths(self) -> list[Architecture]:
         """The architectures of the present generation, known ones too: a supernet trains on them in turn."""
@@ -107,7 +107,7 @@ class AlphaEvolution(Strategy):
     def _unknown(self) -> list[Architecture]:
         if self.rescore:
             return list(self.alive().values()) if self._due else []
-        return [architecture for key, architecture in self.alive().items() if key not in self.told]
+        return [architecture for key, architecture in self.alive().items() if key not in self.evaluated]
 
     def _enter(self, members: Tensor) -> None:
         self.members = members
@@ -140,7 +140,7 @@ class AlphaEvolution(Strategy):
 
     def strangers(self) -> Tensor:
         """Alphas of random architectures that are not known; none where the space is exhausted."""
-        drawn = self.fresh(self.population)
+        drawn = self.sample_unseen(self.population_size)
         if not drawn:
             return self.nobody()
         chosen = torch.tensor([a.choices for a in drawn]).unsqueeze(2)

@@ -28,7 +28,7 @@ class Strategy(ABC):
         objective: What decides; lower is better where the name ends in ``loss``.
         generator: Of all random choices.
         round: Of its evaluations, those of different rounds do not compare; see ``Evaluator.begin``.
-        told: Every architecture that an evaluation is known of, by its key, in the order in which they came.
+        evaluated: Every architecture that an evaluation is known of, by its key, in the order in which they came.
         fitness: Their objective, higher is better, likewise.
     """
 
@@ -36,7 +36,7 @@ class Strategy(ABC):
     objective: str
     generator: torch.Generator
     round: int = 0
-    told: dict[str, Architecture]
+    evaluated: dict[str, Architecture]
     fitness: dict[str, float]
 
     def start(self, space: SearchSpace, objective: str = "accuracy", seed: int = 0) -> None:
@@ -50,7 +50,7 @@ class Strategy(ABC):
         self.space = space
         self.objective = objective
         self.generator = torch.Generator().manual_seed(derived_seed(seed, type(self).__name__))
-        self.told = {}
+        self.evaluated = {}
         self.fitness = {}
 
     @abstractmethod
@@ -73,7 +73,7 @@ class Strategy(ABC):
         """
         for architecture, evaluation in results:
             key = self.space.key(architecture)
-            self.told[key] = architecture
+            self.evaluated[key] = architecture
             self.fitness[key] = self._fitness(architecture, evaluation)
 
     def _fitness(self, architecture: Architecture, evaluation: Evaluation) -> float:
@@ -102,9 +102,9 @@ class Strategy(ABC):
         """
         if not self.fitness:
             raise ConfigError("Nothing was evaluated yet, so that there is no best architecture. Evaluate some first.")
-        return self.told[max(self.fitness, key=self.fitness.__getitem__)]
+        return self.evaluated[max(self.fitness, key=self.fitness.__getitem__)]
 
-    def fresh(self, count: int, asked: Sequence[Architecture] = ()) -> list[Architecture]:
+    def sample_unseen(self, count: int, asked: Sequence[Architecture] = ()) -> list[Architecture]:
         """Draw architectures uniformly that are not known yet, each another network.
 
         Args:
@@ -121,7 +121,7 @@ class Strategy(ABC):
             drawn = self.space.sample(self.generator)
             key = self.space.key(drawn)
             failed += 1
-            if key not in self.told and key not in left_out and key not in found:
+            if key not in self.evaluated and key not in left_out and key not in found:
                 found[key] = drawn
                 failed = 0
         return list(found.values())
@@ -131,7 +131,7 @@ class Strategy(ABC):
         return {
             "objective": self.objective,
             "generator": self.generator.get_state(),
-            "choices": [list(a.choices) for a in self.told.values()],
+            "choices": [list(a.choices) for a in self.evaluated.values()],
             "fitness": list(self.fitness.values()),
         }
 
@@ -148,8 +148,8 @@ class Strategy(ABC):
             )
         self.generator.set_state(state["generator"])
         architectures = [self.space.architecture(choices) for choices in state["choices"]]
-        self.told = {self.space.key(a): a for a in architectures}
-        self.fitness = dict(zip(self.told, state["fitness"], strict=True))
+        self.evaluated = {self.space.key(a): a for a in architectures}
+        self.fitness = dict(zip(self.evaluated, state["fitness"], strict=True))
 
 
 def ordered(architectures: Sequence[Architecture], scores: Evaluator) -> list[Architecture]:

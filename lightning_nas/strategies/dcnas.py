@@ -62,19 +62,21 @@ class DCNAS(Strategy):
     def ask(self, count: int) -> list[Architecture]:
         """Samples, then neighbours of a cluster's winner; see ``Strategy.ask``."""
         if not self._winners:
-            if len(self.told) < self.samples and (asked := self.fresh(min(count, self.samples - len(self.told)))):
+            if len(self.evaluated) < self.samples and (
+                asked := self.sample_unseen(min(count, self.samples - len(self.evaluated)))
+            ):
                 return asked
-            if not self.told:
+            if not self.evaluated:
                 return []
             self._divide()
         if self._left == 0 or not self._unknown(self._current):
             self._choose()
         near = self._unknown(self._current)[: min(count, self._left)]
-        return near or self.fresh(count)
+        return near or self.sample_unseen(count)
 
     def _divide(self) -> None:
         """Cluster all that is known."""
-        keys = list(self.told)
+        keys = list(self.evaluated)
         given = len(self._features)
         if given:
             lengths = {len(values) for values in self._features.values()}
@@ -85,7 +87,7 @@ class DCNAS(Strategy):
                 )
             features = np.asarray([self._features[key] for key in keys], np.float64)
         else:
-            features = one_hot([self.told[key].choices for key in keys], self.space.alphabet)
+            features = one_hot([self.evaluated[key].choices for key in keys], self.space.alphabet)
         seed = int(torch.randint(2**32, (1,), generator=self.generator))
         labels = clustered(features, min(self.clusters, len(keys)), seed)
         self.cluster = dict(zip(keys, labels, strict=True))
@@ -105,12 +107,12 @@ class DCNAS(Strategy):
         if winner and place == self._current:
             self._gains[place] += self.fitness[key] - self.fitness[winner]
         self._winners[place] = key
-        others = {self.space.key(a): a for a in self.space.neighbours(self.told[key])}
+        others = {self.space.key(a): a for a in self.space.neighbours(self.evaluated[key])}
         near = list(others.values())
         self._near[place] = [near[i] for i in torch.randperm(len(near), generator=self.generator).tolist()]
 
     def _unknown(self, place: int) -> list[Architecture]:
-        return [a for a in self._near[place] if self.space.key(a) not in self.told]
+        return [a for a in self._near[place] if self.space.key(a) not in self.evaluated]
 
     def _choose(self) -> None:
         """The next turn: the cluster that gained most in its last one, of those with unknown neighbours."""
@@ -122,7 +124,7 @@ class DCNAS(Strategy):
 
     def tell(self, results: Sequence[Result]) -> None:
         """Let architectures into the clusters that asked for them; see ``Strategy.tell``."""
-        new = [pair for pair in results if self.space.key(pair[0]) not in self.told]
+        new = [pair for pair in results if self.space.key(pair[0]) not in self.evaluated]
         super().tell(results)
         for architecture, evaluation in new:
             key = self.space.key(architecture)
@@ -135,7 +137,7 @@ class DCNAS(Strategy):
 
     def state_dict(self) -> dict[str, Any]:
         """See ``Strategy.state_dict``."""
-        places = {key: place for place, key in enumerate(self.told)}
+        places = {key: place for place, key in enumerate(self.evaluated)}
         return {
             **super().state_dict(),
             "features": {places[key]: values for key, values in self._features.items()},
@@ -149,7 +151,7 @@ class DCNAS(Strategy):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See ``Strategy.load_state_dict``."""
         super().load_state_dict(state)
-        keys = list(self.told)
+        keys = list(self.evaluated)
         self._features = {keys[place]: values for place, values in state["features"].items()}
         self.cluster = {keys[place]: cluster for place, cluster in state["cluster"].items()}
         self._near = [[self.space.architecture(choices) for choices in near] for near in state["near"]]

@@ -98,7 +98,7 @@ class QueryHistory:
         places = range(self._version[1], len(self.results))
         return max(places, key=lambda i: sign * self.results[i][1].objectives[self.objective])
 
-    def history(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[dict[str, Any]]:
         """One entry a query, as JSON values: the architecture's text, its objectives and its cost."""
         return [self._row(*result) for result in self.results]
 
@@ -109,12 +109,12 @@ class QueryHistory:
             "cost": dict(evaluation.cost),
         }
 
-    def write(self, folder: Path, report: Evaluator | None = None, **provenance: Any) -> dict[str, list[Path]]:
+    def write(self, folder: Path, final_evaluator: Evaluator | None = None, **provenance: Any) -> dict[str, list[Path]]:
         """Write ``architecture.json``, the best, and ``history.json``, every query.
 
         Args:
             folder: Where to.
-            report: What looks at the best architecture once more, such as by test accuracies.
+            final_evaluator: What looks at the best architecture once more, such as by test accuracies.
             **provenance: What else to say of the search, as JSON values.
 
         Returns:
@@ -132,11 +132,11 @@ class QueryHistory:
             "evaluation_seconds": sum(known) if len(known) == len(seconds) else None,
             **self._row(*best),
         }
-        if report is not None:
-            (reported,) = report.evaluate([best[0]])
+        if final_evaluator is not None:
+            (reported,) = final_evaluator.evaluate([best[0]])
             found["reported"] = dict(reported.objectives)
         written = best[0].save(folder / "architecture.json", **found)
-        history = write_json(folder / "history.json", {**found, "history": self.history()})
+        history = write_json(folder / "history.json", {**found, "history": self.rows()})
         return {"architecture": [written], "history": [history]}
 
     def state_dict(self) -> dict[str, Any]:

@@ -83,7 +83,7 @@ class LocalSearch(Strategy):
         """Begin elsewhere; False where the search is over."""
         if self._started and not self.restarts:
             return False
-        first = [self.space.largest()] if self.from_largest and not self._started else self.fresh(1)
+        first = [self.space.largest()] if self.from_largest and not self._started else self.sample_unseen(1)
         self._started = True
         if first:
             self._move(first[0])

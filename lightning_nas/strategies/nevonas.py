@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_nas.architecture import Architecture
+from lightning_nas.checks import at_least, greater_than, within
 from lightning_nas.errors import ConfigError
 from lightning_nas.strategies.alphas import ROUNDS, AlphaEvolution
 from lightning_nas.strategies.pareto import ranked
@@ -29,7 +30,7 @@ class NEvoNAS(AlphaEvolution):
            https://arxiv.org/abs/2204.00188
 
     Args:
-        population: Individuals of a generation, and of those that survive, at least 2.
+        population_size: Individuals of a generation, and of those that survive, at least 2.
         neighbours: Nearest neighbours that novelty is measured by, at least 1.
         crossover: Probability of a pair to be crossed, above 0, below 1.
         crossover_eta: The higher, the more like their parents crossed children are; above 1.
@@ -45,7 +46,7 @@ class NEvoNAS(AlphaEvolution):
 
     def __init__(
         self,
-        population: int = 20,
+        population_size: int = 20,
         neighbours: int = 5,
         crossover: float = 0.7,
         crossover_eta: float = 15.0,
@@ -54,16 +55,11 @@ class NEvoNAS(AlphaEvolution):
         novelty_only: bool = False,
         rescore: bool = False,
     ) -> None:
-        if population < 2 or neighbours < 1:
-            raise ConfigError(
-                f"population is {population} and neighbours {neighbours}; they must be at least 2, two parents, and 1."
-            )
-        if not 0 < crossover < 1 or not 0 < mutation < 1 or not crossover_eta > 1 or not mutation_eta > 1:
-            raise ConfigError(
-                f"crossover is {crossover}, mutation {mutation}, crossover_eta {crossover_eta} and mutation_eta "
-                f"{mutation_eta}; probabilities are above 0 and below 1, etas above 1."
-            )
-        self.population = population
+        at_least(2, population_size=population_size)
+        at_least(1, neighbours=neighbours)
+        within("(0, 1)", crossover=crossover, mutation=mutation)
+        greater_than(1, crossover_eta=crossover_eta, mutation_eta=mutation_eta)
+        self.population_size = population_size
         self.neighbours = neighbours
         self.crossover = crossover
         self.crossover_eta = crossover_eta
@@ -83,7 +79,7 @@ class NEvoNAS(AlphaEvolution):
     @property
     def most_alive(self) -> int:
         """Survivors and the present generation."""
-        return 2 * self.population
+        return 2 * self.population_size
 
     def alive(self) -> dict[str, Architecture]:
         """Survivors and the present generation; see ``AlphaEvolution.alive``."""
@@ -121,7 +117,7 @@ class NEvoNAS(AlphaEvolution):
         keys = self._survivor_keys + self.keys
         fitness = torch.tensor([self.fitness[key] for key in keys], dtype=torch.float64)
         values = torch.stack([fitness, novelties], 1)
-        order = ranked(values[:, 1:].numpy() if self.novelty_only else values.numpy())[: self.population]
+        order = ranked(values[:, 1:].numpy() if self.novelty_only else values.numpy())[: self.population_size]
         self._survivors = torch.cat([self._survivors, self.members])[order]
         self._survivor_keys = [keys[i] for i in order]
         self._places, self._archive = places[order], archive
@@ -131,9 +127,9 @@ class NEvoNAS(AlphaEvolution):
         found = self.nobody()
         for _ in range(ROUNDS):
             found = torch.cat([found, self.valid(self._crossed_and_mutated())])
-            if len(found) >= self.population:
+            if len(found) >= self.population_size:
                 break
-        return found[: self.population] if len(found) else self.strangers()
+        return found[: self.population_size] if len(found) else self.strangers()
 
     def _crossed_and_mutated(self) -> Tensor:
         import numpy as np
@@ -142,7 +138,7 @@ class NEvoNAS(AlphaEvolution):
         from pymoo.operators.crossover.sbx import SBX
         from pymoo.operators.mutation.pm import PM
 
-        pairs = -(-self.population // 2)
+        pairs = -(-self.population_size // 2)
         # survivors are in order: the lower of two places wins a tournament
         parents = torch.randint(len(self._survivors), (pairs, 2, 2), generator=self.generator).amin(2)
         random = np.random.default_rng(int(torch.randint(2**62, (1,), generator=self.generator)))

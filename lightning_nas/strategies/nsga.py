@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from lightning_nas.architecture import Architecture
+from lightning_nas.checks import at_least, within
 from lightning_nas.errors import CheckpointError, ConfigError, TrainingError
 from lightning_nas.evaluation.base import Evaluation
 from lightning_nas.strategies.base import DRAWS, Result, Strategy
@@ -71,7 +72,7 @@ class FrontStrategy(Strategy):
                 "configuration that it was made with."
             )
         super().load_state_dict(state)
-        self.paid = dict(zip(self.told, map(list, state["paid"]), strict=True))
+        self.paid = dict(zip(self.evaluated, map(list, state["paid"]), strict=True))
 
 
 class NSGA2(FrontStrategy):
@@ -91,7 +92,7 @@ class NSGA2(FrontStrategy):
            Transactions on Evolutionary Computation 6(2), 2002, https://doi.org/10.1109/4235.996017
 
     Args:
-        population: Architectures that survive, at least 2; so many are drawn at random first.
+        population_size: Architectures that survive, at least 2; so many are drawn at random first.
         crossover: Probability that a child has two parents, from 0 to 1; else it has one.
         mutation: Probability of a choice to change, from 0 to 1.
 
@@ -99,13 +100,10 @@ class NSGA2(FrontStrategy):
         ConfigError: A number is out of its range.
     """
 
-    def __init__(self, population: int = 20, crossover: float = 0.5, mutation: float = 0.1) -> None:
-        if population < 2 or not 0 <= crossover <= 1 or not 0 <= mutation <= 1:
-            raise ConfigError(
-                f"population is {population}, crossover {crossover} and mutation {mutation}; they must be at least 2, "
-                "and from 0 to 1."
-            )
-        self.population = population
+    def __init__(self, population_size: int = 20, crossover: float = 0.5, mutation: float = 0.1) -> None:
+        at_least(2, population_size=population_size)
+        within("[0, 1]", crossover=crossover, mutation=mutation)
+        self.population_size = population_size
         self.crossover = crossover
         self.mutation = mutation
         self.alive: list[str] = []
@@ -121,24 +119,24 @@ class NSGA2(FrontStrategy):
         keys = list(dict.fromkeys([*self.alive, *(self.space.key(architecture) for architecture, _ in results)]))
         if keys:
             order = ranked([[self.fitness[key], *(-cost for cost in self.paid[key])] for key in keys])
-            self.alive = [keys[i] for i in order[: self.population]]
+            self.alive = [keys[i] for i in order[: self.population_size]]
 
     def ask(self, count: int) -> list[Architecture]:
         """Children of the survivors; random architectures until the population is full, and where children fail."""
-        missing = self.population - len(self.alive)
+        missing = self.population_size - len(self.alive)
         if missing > 0:
-            return self.fresh(min(count, missing))
+            return self.sample_unseen(min(count, missing))
         children: dict[str, Architecture] = {}
         failed = 0
         while len(children) < count and failed < DRAWS:
             child = self._child()
             key = self.space.key(child)
-            new = key not in self.told and key not in children
+            new = key not in self.evaluated and key not in children
             failed = 0 if new else failed + 1
             if new:
                 children[key] = child
         found = list(children.values())
-        return [*found, *self.fresh(count - len(found), found)]
+        return [*found, *self.sample_unseen(count - len(found), found)]
 
     def _child(self) -> Architecture:
         child = self._parent()
@@ -151,15 +149,15 @@ class NSGA2(FrontStrategy):
 
     def _parent(self) -> Architecture:
         # survivors stand in their order, so that the lower place wins
-        return self.told[self.alive[int(torch.randint(len(self.alive), (2,), generator=self.generator).min())]]
+        return self.evaluated[self.alive[int(torch.randint(len(self.alive), (2,), generator=self.generator).min())]]
 
     def state_dict(self) -> dict[str, Any]:
         """See ``Strategy.state_dict``."""
-        places = {key: place for place, key in enumerate(self.told)}
+        places = {key: place for place, key in enumerate(self.evaluated)}
         return {**super().state_dict(), "alive": [places[key] for key in self.alive]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See ``FrontStrategy.load_state_dict``."""
         super().load_state_dict(state)
-        keys = list(self.told)
+        keys = list(self.evaluated)
         self.alive = [keys[place] for place in state["alive"]]

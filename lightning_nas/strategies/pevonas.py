@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_nas.checks import at_least, within
 from lightning_nas.errors import ConfigError
 from lightning_nas.spaces.base import DifferentiableSpace
 from lightning_nas.strategies.alphas import ROUNDS, AlphaEvolution
@@ -95,9 +96,9 @@ class PEvoNAS(AlphaEvolution):
            https://arxiv.org/abs/2203.01559
 
     Args:
-        population: Individuals of a generation, at least 2.
+        population_size: Individuals of a generation, at least 2.
         elites: Best individuals that live on, at least 1 and below the population.
-        tournament: Individuals that compete to be a parent, from 1 to the population.
+        tournament_size: Individuals that compete to be a parent, from 1 to the population.
         mutation: Probability of a row to mutate, from 0 to 1.
         patience: Generations with the same winner that end the algorithm, at least 1.
         generations: Those that end it in any case, at least 1 (the paper: 100 in NAS-Bench-201).
@@ -112,9 +113,9 @@ class PEvoNAS(AlphaEvolution):
 
     def __init__(
         self,
-        population: int = 20,
+        population_size: int = 20,
         elites: int = 1,
-        tournament: int = 5,
+        tournament_size: int = 5,
         mutation: float = 0.1,
         patience: int = 10,
         generations: int = 100,
@@ -122,21 +123,20 @@ class PEvoNAS(AlphaEvolution):
         restarts: bool = True,
         rescore: bool = False,
     ) -> None:
-        if population < 2 or not 1 <= elites < population or not 1 <= tournament <= population:
+        at_least(2, population_size=population_size)
+        at_least(1, elites=elites, tournament_size=tournament_size, patience=patience, generations=generations)
+        within("[0, 1]", mutation=mutation)
+        if elites >= population_size:
+            raise ConfigError(f"elites is {elites}; it must be less than population_size, {population_size}.")
+        if tournament_size > population_size:
             raise ConfigError(
-                f"population is {population}, elites {elites} and tournament {tournament}; expected are at least 2, "
-                "from 1 and below the population, and from 1 to the population."
-            )
-        if not 0 <= mutation <= 1 or patience < 1 or generations < 1:
-            raise ConfigError(
-                f"mutation is {mutation}, patience {patience} and generations {generations}; expected are from 0 to 1, "
-                "and at least 1."
+                f"tournament_size is {tournament_size}; it must be at most population_size, {population_size}."
             )
         if any(n < 1 for n in keep) or any(b >= a for a, b in zip(keep, keep[1:], strict=False)):
             raise ConfigError(f"keep is {list(keep)}; it must be numbers from 1 on that decrease, such as 3, 2.")
-        self.population = population
+        self.population_size = population_size
         self.elites = elites
-        self.tournament = tournament
+        self.tournament_size = tournament_size
         self.mutation = mutation
         self.patience = patience
         self.generations = generations
@@ -202,7 +202,7 @@ class PEvoNAS(AlphaEvolution):
         self.masks = shrink(winner, self.keep[self._shrunk], self.masks)
         self._shrunk += 1
         found = (winner * self.masks).unsqueeze(0)
-        return self._filled(found, lambda: self.uniform(self.population))
+        return self._filled(found, lambda: self.uniform(self.population_size))
 
     def _restart(self) -> Tensor:
         if not self.restarts:
@@ -220,21 +220,23 @@ class PEvoNAS(AlphaEvolution):
     def _filled(self, found: Tensor, draw: Any) -> Tensor:
         """With what is drawn; fewer than the population where few that are drawn are architectures."""
         for _ in range(ROUNDS):
-            if len(found) >= self.population:
+            if len(found) >= self.population_size:
                 break
             found = torch.cat([found, self.valid(draw())])
-        return found[: self.population]
+        return found[: self.population_size]
 
     def _crossed_and_mutated(self, members: Tensor) -> Tensor:
-        size = (self.population, len(self.masks), 1)
+        size = (self.population_size, len(self.masks), 1)
         mothers, fathers = members[self._parents(len(members))], members[self._parents(len(members))]
         children = torch.where(torch.rand(size, generator=self.generator) < 0.5, mothers, fathers)
         mutated = torch.rand(size, generator=self.generator) < self.mutation
-        return torch.where(mutated, self.uniform(self.population), children)
+        return torch.where(mutated, self.uniform(self.population_size), children)
 
     def _parents(self, count: int) -> list[int]:
         """The best of every tournament, which has nobody twice."""
-        drawn = [torch.randperm(count, generator=self.generator)[: self.tournament] for _ in range(self.population)]
+        drawn = [
+            torch.randperm(count, generator=self.generator)[: self.tournament_size] for _ in range(self.population_size)
+        ]
         return [int(places.min()) for places in drawn]
 
     def state_dict(self) -> dict[str, Any]:

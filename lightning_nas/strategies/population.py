@@ -69,7 +69,7 @@ class PopulationEvolution(Strategy):
         """The best that is known; with ``rescore`` of the last generation, since older scores no longer hold."""
         if not self.rescore or not self.last:
             return super().best()
-        return self.told[max(self.last, key=self.fitness.__getitem__)]
+        return self.evaluated[max(self.last, key=self.fitness.__getitem__)]
 
     def ask(self, count: int) -> list[Architecture]:
         """The next generation; see ``Strategy.ask``.
@@ -78,20 +78,20 @@ class PopulationEvolution(Strategy):
             ConfigError: A generation is no larger than its parents.
         """
         if not self.last:
-            return self.fresh(count)
-        known = self.last if self.rescore else list(self.told)
+            return self.sample_unseen(count)
+        known = self.last if self.rescore else list(self.evaluated)
         ranked = sorted(dict.fromkeys(known), key=self.fitness.__getitem__, reverse=True)
-        parents = [self.told[key] for key in ranked[: self.parents]]
+        parents = [self.evaluated[key] for key in ranked[: self.parents]]
         if self.rescore and count <= len(parents):
             raise ConfigError(
-                f"A generation of {count} has no room beside its {len(parents)} parents. Raise generation, or the "
+                f"A generation of {count} has no room beside its {len(parents)} parents. Raise generation_size, or the "
                 "budget to a multiple of it, or lower parents."
             )
         found = {self.space.key(a): a for a in parents} if self.rescore else {}
         crossed = count - round(self.mutated * (count - len(found)))
         self._fill(found, crossed, parents, self._cross)
         self._fill(found, count, parents, self._mutate)
-        return [*found.values(), *self.fresh(count - len(found), list(found.values()))]
+        return [*found.values(), *self.sample_unseen(count - len(found), list(found.values()))]
 
     def _fill(self, found: dict[str, Architecture], count: int, parents: list[Architecture], make: Any) -> None:
         """Add children until there are ``count``, or too many in a row are known or there already."""
@@ -99,7 +99,7 @@ class PopulationEvolution(Strategy):
         while len(found) < count and failed < TRIES:
             child = make(parents)
             key = self.space.key(child)
-            new = key not in found and (self.rescore or key not in self.told)
+            new = key not in found and (self.rescore or key not in self.evaluated)
             failed = 0 if new else failed + 1
             if new:
                 found[key] = child
@@ -119,11 +119,11 @@ class PopulationEvolution(Strategy):
 
     def state_dict(self) -> dict[str, Any]:
         """See ``Strategy.state_dict``."""
-        places = {key: place for place, key in enumerate(self.told)}
+        places = {key: place for place, key in enumerate(self.evaluated)}
         return {**super().state_dict(), "last": [places[key] for key in self.last]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See ``Strategy.load_state_dict``."""
         super().load_state_dict(state)
-        keys = list(self.told)
+        keys = list(self.evaluated)
         self.last = [keys[place] for place in state["last"]]

@@ -9,4 +9,4 @@ class RandomSearch(Strategy):
 
     def ask(self, count: int) -> list[Architecture]:
         """Draw; see ``Strategy.ask``."""
-        return self.fresh(count)
+        return self.sample_unseen(count)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from lightning_nas.architecture import Architecture
+from lightning_nas.checks import at_least
 from lightning_nas.errors import ConfigError
 from lightning_nas.strategies.base import DRAWS, Result, Strategy
 
@@ -22,19 +23,20 @@ class RegularizedEvolution(Strategy):
            https://arxiv.org/abs/1802.01548
 
     Args:
-        population: Architectures that are alive, at least 2; so many are drawn at random first.
-        tournament: Those among them that compete to be a parent, drawn without repetition (the paper: 25 of 100).
+        population_size: Architectures that are alive, at least 2; so many are drawn at random first.
+        tournament_size: Those among them that compete to be a parent, drawn without repetition (the paper: 25 of 100).
     """
 
-    def __init__(self, population: int = 50, tournament: int = 10) -> None:
-        if population < 2 or not 1 <= tournament <= population:
+    def __init__(self, population_size: int = 50, tournament_size: int = 10) -> None:
+        at_least(2, population_size=population_size)
+        at_least(1, tournament_size=tournament_size)
+        if tournament_size > population_size:
             raise ConfigError(
-                f"population is {population} and tournament {tournament}; they must be at least 2, and from 1 to the "
-                "population."
+                f"tournament_size is {tournament_size}; it must be at most population_size, {population_size}."
             )
-        self.population = population
-        self.tournament = tournament
-        self.alive: deque[str] = deque(maxlen=population)
+        self.population_size = population_size
+        self.tournament_size = tournament_size
+        self.alive: deque[str] = deque(maxlen=population_size)
 
     def start(self, *args: Any, **kwargs: Any) -> None:
         """Begin a search; see ``Strategy.start``."""
@@ -43,24 +45,24 @@ class RegularizedEvolution(Strategy):
 
     def ask(self, count: int) -> list[Architecture]:
         """Children of tournaments' winners; random architectures until the population is full."""
-        missing = self.population - len(self.alive)
+        missing = self.population_size - len(self.alive)
         if missing > 0:
-            return self.fresh(min(count, missing))
+            return self.sample_unseen(min(count, missing))
         children: dict[str, Architecture] = {}
         failed = 0
         while len(children) < count and failed < DRAWS:
             child = self.space.mutate(self._parent(), self.generator)
             key = self.space.key(child)
-            if key in self.told:
+            if key in self.evaluated:
                 self.alive.append(key)
-            failed = failed + 1 if key in self.told or key in children else 0
-            if key not in self.told:
+            failed = failed + 1 if key in self.evaluated or key in children else 0
+            if key not in self.evaluated:
                 children.setdefault(key, child)
         return list(children.values())
 
     def _parent(self) -> Architecture:
-        drawn = torch.randperm(len(self.alive), generator=self.generator)[: self.tournament].tolist()
-        return self.told[max((self.alive[i] for i in drawn), key=self.fitness.__getitem__)]
+        drawn = torch.randperm(len(self.alive), generator=self.generator)[: self.tournament_size].tolist()
+        return self.evaluated[max((self.alive[i] for i in drawn), key=self.fitness.__getitem__)]
 
     def tell(self, results: Sequence[Result]) -> None:
         """Let architectures into the population, the oldest out; see ``Strategy.tell``."""
@@ -69,11 +71,11 @@ class RegularizedEvolution(Strategy):
 
     def state_dict(self) -> dict[str, Any]:
         """See ``Strategy.state_dict``."""
-        places = {key: place for place, key in enumerate(self.told)}
+        places = {key: place for place, key in enumerate(self.evaluated)}
         return {**super().state_dict(), "alive": [places[key] for key in self.alive]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See ``Strategy.load_state_dict``."""
         super().load_state_dict(state)
-        keys = list(self.told)
-        self.alive = deque((keys[place] for place in state["alive"]), maxlen=self.population)
+        keys = list(self.evaluated)
+        self.alive = deque((keys[place] for place in state["alive"]), maxlen=self.population_size)

@@ -88,19 +88,21 @@ class WeakPredictors(Strategy):
             if asked := self.first.ask(count):
                 return asked
             self._first_asks = False
-        if len(self.told) < self.initial:
-            return self.fresh(min(count, self.initial - len(self.told)))
+        if len(self.evaluated) < self.initial:
+            return self.sample_unseen(min(count, self.initial - len(self.evaluated)))
         candidates = dict(self._pool())
-        ranked = sorted(self.told, key=self.fitness.__getitem__, reverse=True)
+        ranked = sorted(self.evaluated, key=self.fitness.__getitem__, reverse=True)
         for key in ranked[: self.parents]:
-            candidates |= {self.space.key(a): a for a in self.space.neighbours(self.told[key])}
-        unknown = [a for key, a in candidates.items() if key not in self.told]
+            candidates |= {self.space.key(a): a for a in self.space.neighbours(self.evaluated[key])}
+        unknown = [a for key, a in candidates.items() if key not in self.evaluated]
         if not unknown:
-            return self.fresh(count)
+            return self.sample_unseen(count)
         alphabet = self.space.alphabet
-        known, others = (one_hot([a.choices for a in some], alphabet) for some in (list(self.told.values()), unknown))
-        worth = torch.tensor([self.fitness[key] for key in self.told], dtype=torch.float64).numpy()
-        seed = derived_seed(self._pool_seed, len(self.told))
+        known, others = (
+            one_hot([a.choices for a in some], alphabet) for some in (list(self.evaluated.values()), unknown)
+        )
+        worth = torch.tensor([self.fitness[key] for key in self.evaluated], dtype=torch.float64).numpy()
+        seed = derived_seed(self._pool_seed, len(self.evaluated))
         scores = torch.from_numpy(self.predictor.predict(known, worth, others, seed))
         best = scores.argsort(descending=True, stable=True)[: max(self.top, count)]
         drawn = best[torch.randperm(len(best), generator=self.generator)[:count]]

@@ -17,9 +17,9 @@ from lightning_nas.predictors.autoencoder import ArchitectureAutoEncoder
 from lightning_nas.predictors.rank_losses import PairwiseLogistic, RankLoss
 from lightning_nas.spaces.base import SearchSpace
 from lightning_nas.spaces.constrained import ConstrainedSpace
-from lightning_nas.strategies.code_search import CodeSearch
 from lightning_nas.strategies.history import QueryHistory
 from lightning_nas.strategies.random_search import RandomSearch
+from lightning_nas.strategies.tnao import CodeSearch
 from lightning_nas.tasks.common import output_folder
 
 
@@ -38,7 +38,7 @@ class AutoEncoderTask(LightningModule):
            2023, https://doi.org/10.1109/IJCNN54540.2023.10191955
 
     Attributes:
-        search: The account of all queries.
+        history: All queries of the search.
         outputs: Files that the run has written, by the kind of artifact.
 
     Args:
@@ -59,8 +59,8 @@ class AutoEncoderTask(LightningModule):
         heads: Likewise.
         dropout: Likewise.
         objective: Which of the evaluator's objectives decides; lower is better where the name ends in ``loss``.
-        limits: The most that an architecture may cost, by the name of the cost; see ``ConstrainedSpace``.
-        report: What looks at the one architecture that was found, such as by test accuracies; none if null.
+        constraints: The most that an architecture may cost, by the name of the cost; see ``ConstrainedSpace``.
+        final_evaluator: What looks at the one architecture that was found, such as by test accuracies; none if null.
         seed: Of all random choices.
         output_dir: Where the files go; by default the folder of this run's logger.
 
@@ -87,8 +87,8 @@ class AutoEncoderTask(LightningModule):
         heads: int = 4,
         dropout: float = 0.1,
         objective: str = "accuracy",
-        limits: Mapping[str, float] | None = None,
-        report: Evaluator | None = None,
+        constraints: Mapping[str, float] | None = None,
+        final_evaluator: Evaluator | None = None,
         seed: int = 0,
         output_dir: str | None = None,
     ) -> None:
@@ -99,8 +99,8 @@ class AutoEncoderTask(LightningModule):
                 f"rank_weight {rank_weight}; expected are at least 2, more than samples, at least 1, at least 2, and "
                 "above 0."
             )
-        limited = ConstrainedSpace(space, evaluator.costs, limits) if limits else space
-        self.search = QueryHistory(limited, evaluator, budget, objective)
+        constrained = ConstrainedSpace(space, evaluator.costs, constraints) if constraints else space
+        self.history = QueryHistory(constrained, evaluator, budget, objective)
         self.strategy = strategy
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
@@ -109,7 +109,7 @@ class AutoEncoderTask(LightningModule):
         self.batch_size = batch_size
         self.rank_loss = rank_loss or PairwiseLogistic()
         self.rank_weight = rank_weight
-        self.report = report
+        self.final_evaluator = final_evaluator
         self.seed = seed
         self.output_dir = output_dir
         self.outputs: dict[str, list[Path]] = {}
@@ -124,7 +124,9 @@ class AutoEncoderTask(LightningModule):
 
     @property
     def _evaluators(self) -> list[Evaluator]:
-        return [self.search.evaluator] if self.report is None else [self.search.evaluator, self.report]
+        return (
+            [self.history.evaluator] if self.final_evaluator is None else [self.history.evaluator, self.final_evaluator]
+        )
 
     def setup(self, stage: str) -> None:
         """Begin the search; a checkpoint's replaces it.
@@ -141,7 +143,7 @@ class AutoEncoderTask(LightningModule):
             )
         for evaluator in self._evaluators:
             evaluator.to(trainer.strategy.root_device)
-        self.search.results = []
+        self.history.results = []
 
     def configure_optimizers(self) -> Any:
         """The auto-encoder's."""
@@ -162,19 +164,19 @@ class AutoEncoderTask(LightningModule):
             DataError: The space has too few architectures.
         """
         sampler = RandomSearch()
-        sampler.start(self.search.space, self.search.objective, derived_seed(self.seed, "samples"))
-        if not self.search.results:
-            self.search.step(sampler, self.samples)
-        if len(self.search.results) < self.samples:
+        sampler.start(self.history.space, self.history.objective, derived_seed(self.seed, "samples"))
+        if not self.history.results:
+            self.history.step(sampler, self.samples)
+        if len(self.history.results) < self.samples:
             raise DataError(
-                f"The space gave {len(self.search.results)} architectures, samples is {self.samples}. Set it lower."
+                f"The space gave {len(self.history.results)} architectures, samples is {self.samples}. Set it lower."
             )
-        sampler.tell(self.search.results)
+        sampler.tell(self.history.results)
         sampler.generator.manual_seed(derived_seed(self.seed, "unlabelled"))
-        others = sampler.fresh(self.unlabelled) or [a for a, _ in self.search.results]
-        sign = -1.0 if self.search.objective.endswith("loss") else 1.0
-        samples = self.search.results[: self.samples]
-        worth = [sign * evaluation.objectives[self.search.objective] for _, evaluation in samples]
+        others = sampler.sample_unseen(self.unlabelled) or [a for a, _ in self.history.results]
+        sign = -1.0 if self.history.objective.endswith("loss") else 1.0
+        samples = self.history.results[: self.samples]
+        worth = [sign * evaluation.objectives[self.history.objective] for _, evaluation in samples]
         self.choices = self._choices([a for a, _ in samples])
         self.worth = torch.tensor(worth, device=self.device)
         self.others = self._choices(others)
@@ -200,19 +202,21 @@ class AutoEncoderTask(LightningModule):
     def on_fit_end(self) -> None:
         """Look for codes, spend the last queries, and write what was found."""
         self.autoencoder.cpu()
-        self.strategy.start(self.search.space, self.search.objective, self.seed)
-        self.strategy.tell(self.search.results)
+        self.strategy.start(self.history.space, self.history.objective, self.seed)
+        self.strategy.tell(self.history.results)
         self.strategy.autoencoder = self.autoencoder
-        while self.search.left and self.search.step(self.strategy, self.search.left):
+        while self.history.left and self.history.step(self.strategy, self.history.left):
             pass
         folder = output_folder(self.trainer, self.output_dir)
         name = type(self.strategy).__name__
-        self.outputs = self.search.write(folder, self.report, strategy=name, samples=self.samples, seed=self.seed)
+        self.outputs = self.history.write(
+            folder, self.final_evaluator, strategy=name, samples=self.samples, seed=self.seed
+        )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the account."""
-        checkpoint["search"] = self.search.state_dict()
+        checkpoint["search"] = self.history.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take it back."""
-        self.search.load_state_dict(checkpoint["search"])
+        self.history.load_state_dict(checkpoint["search"])

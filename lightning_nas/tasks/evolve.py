@@ -59,7 +59,7 @@ class EvolveTask(LightningModule):
     of the last generation.
 
     Attributes:
-        search: The account of all queries.
+        history: All queries of the search.
         outputs: Files that the run has written, by the kind of artifact.
 
     Args:
@@ -67,20 +67,20 @@ class EvolveTask(LightningModule):
         strategy: What proposes.
         evaluator: What evaluates.
         budget: Queries in all, at least 1.
-        generation: Architectures a generation, at least 1.
+        generation_size: Architectures a generation, at least 1.
         objective: Which of the evaluator's objectives decides; lower is better where the name ends in ``loss``.
-        limits: The most that an architecture may cost, by the name of the cost; see ``ConstrainedSpace``.
+        constraints: The most that an architecture may cost, by the name of the cost; see ``ConstrainedSpace``.
         costs_to_minimise: Names of costs of the evaluations; a front is written where there is one at least.
         shifting: How the supernet is trained; it is not if null.
-        truth: What knows the architectures' true worth, such as a table: the log then has Kendall's tau of every
+        reference: What knows the architectures' true worth, such as a table: the log then has Kendall's tau of every
             generation's scores with its one objective. The search does not see it.
-        report: What looks at the one architecture that was found, such as by test accuracies; none if null.
+        final_evaluator: What looks at the one architecture that was found, such as by test accuracies; none if null.
         seed: Of the strategy.
         output_dir: Where the files go; by default the folder of this run's logger.
 
     Raises:
-        ConfigError: ``budget`` or ``generation`` is below 1, there is no supernet to train, or a strategy that searches
-            for a front has no costs to minimise.
+        ConfigError: ``budget`` or ``generation_size`` is below 1, there is no supernet to train, or a strategy that
+            searches for a front has no costs to minimise.
     """
 
     def __init__(
@@ -89,24 +89,24 @@ class EvolveTask(LightningModule):
         strategy: Strategy,
         evaluator: Evaluator,
         budget: int = 150,
-        generation: int = 10,
+        generation_size: int = 10,
         objective: str = "accuracy",
-        limits: Mapping[str, float] | None = None,
+        constraints: Mapping[str, float] | None = None,
         costs_to_minimise: Sequence[str] = (),
         shifting: Shifting | None = None,
-        truth: Evaluator | None = None,
-        report: Evaluator | None = None,
+        reference: Evaluator | None = None,
+        final_evaluator: Evaluator | None = None,
         seed: int = 0,
         output_dir: str | None = None,
     ) -> None:
         super().__init__()
-        if generation < 1:
-            raise ConfigError(f"generation is {generation}; it must be at least 1 architecture.")
+        if generation_size < 1:
+            raise ConfigError(f"generation_size is {generation_size}; it must be at least 1 architecture.")
         self.space = space
-        limited = ConstrainedSpace(space, evaluator.costs, limits) if limits else space
-        self.search = QueryHistory(limited, evaluator, budget, objective)
+        constrained = ConstrainedSpace(space, evaluator.costs, constraints) if constraints else space
+        self.history = QueryHistory(constrained, evaluator, budget, objective)
         self.strategy = strategy
-        self.generation = generation
+        self.generation_size = generation_size
         self.costs_to_minimise = tuple(costs_to_minimise)
         if isinstance(strategy, FrontStrategy):
             if not costs_to_minimise:
@@ -124,8 +124,8 @@ class EvolveTask(LightningModule):
             )
         self.automatic_optimization = shifting is None
         self.supernet: nn.Module | None = None
-        self.truth = truth
-        self.report = report
+        self.reference = reference
+        self.final_evaluator = final_evaluator
         self.seed = seed
         self.output_dir = output_dir
         self.outputs: dict[str, list[Path]] = {}
@@ -137,7 +137,7 @@ class EvolveTask(LightningModule):
 
     @property
     def _evaluators(self) -> list[Evaluator]:
-        return [each for each in (self.search.evaluator, self.truth, self.report) if each is not None]
+        return [each for each in (self.history.evaluator, self.reference, self.final_evaluator) if each is not None]
 
     def configure_model(self) -> None:
         """Read the supernet that is to be trained.
@@ -177,8 +177,8 @@ class EvolveTask(LightningModule):
             )
         for evaluator in self._evaluators:
             evaluator.to(trainer.strategy.root_device)
-        self.search.clear()
-        self.strategy.start(self.search.space, self.search.objective, self.seed)
+        self.history.clear()
+        self.strategy.start(self.history.space, self.history.objective, self.seed)
 
     def teardown(self, stage: str) -> None:
         """Let go of workers."""
@@ -195,12 +195,14 @@ class EvolveTask(LightningModule):
         """Ask, evaluate, tell."""
         start = time.perf_counter()
         with torch.autocast(self.device.type, enabled=False):
-            asked = self.search.step(self.strategy, self.generation, None if self.shifting is None else self._train)
-        if not asked or not self.search.left:
+            asked = self.history.step(
+                self.strategy, self.generation_size, None if self.shifting is None else self._train
+            )
+        if not asked or not self.history.left:
             self.trainer.should_stop = True
-        objective = self.search.objective
-        values = {f"best/{objective}": self.search.best[1].objectives[objective]}
-        values |= {"queries": float(len(self.search.results)), "seconds": time.perf_counter() - start}
+        objective = self.history.objective
+        values = {f"best/{objective}": self.history.best[1].objectives[objective]}
+        values |= {"queries": float(len(self.history.results)), "seconds": time.perf_counter() - start}
         values |= self._generation_values(asked)
         if self.costs_to_minimise:
             values["front/size"] = float(len(self._front.members))
@@ -211,7 +213,7 @@ class EvolveTask(LightningModule):
         """Let the bar end where the budget ends: the data have steps for any search."""
         bar = getattr(self.trainer.progress_bar_callback, "train_progress_bar", None)
         if bar is not None:
-            bar.total = done + -(-self.search.left // self.generation)
+            bar.total = done + -(-self.history.left // self.generation_size)
 
     @property
     def _front(self) -> Front:
@@ -221,13 +223,13 @@ class EvolveTask(LightningModule):
             ConfigError: Nothing was evaluated, or an evaluation lacks a cost.
             DataError: A value is not finite.
         """
-        return Front(self.search.comparable, self.search.objective, self.costs_to_minimise)
+        return Front(self.history.comparable, self.history.objective, self.costs_to_minimise)
 
     def _train(self, asked: Sequence[Architecture]) -> None:
         """Train the supernet on a generation."""
         assert self.shifting is not None
         paths = self.strategy.training_paths() or asked
-        number = len(self.search.results)
+        number = len(self.history.results)
         loss = self.shifting.train(self.scores, self.optimizers(), paths, number, self.manual_backward)
         if not math.isfinite(loss):
             raise TrainingError(
@@ -240,15 +242,15 @@ class EvolveTask(LightningModule):
         """Mean and diversity of a generation, and Kendall's tau with the truth."""
         if len(asked) < 2:
             return {}
-        objective = self.search.objective
+        objective = self.history.objective
         scores = [evaluation.objectives[objective] for _, evaluation in asked]
         choices = torch.tensor([architecture.choices for architecture, _ in asked])
         differing = (choices.unsqueeze(0) != choices.unsqueeze(1)).double().mean(2)
         values = {f"mean/{objective}": sum(scores) / len(scores)}
         values["diversity"] = float(differing.sum() / (len(asked) * (len(asked) - 1)))
-        if self.truth is not None:
+        if self.reference is not None:
             sign = -1.0 if objective.endswith("loss") else 1.0
-            truths = [next(iter(e.objectives.values())) for e in self.truth.evaluate([a for a, _ in asked])]
+            truths = [next(iter(e.objectives.values())) for e in self.reference.evaluate([a for a, _ in asked])]
             values["truth/kendall_tau"] = kendall_tau([sign * score for score in scores], truths)
         return values
 
@@ -256,7 +258,7 @@ class EvolveTask(LightningModule):
         """Write what was found; after the last checkpoint, so that a run that stops here need not be repeated."""
         folder = output_folder(self.trainer, self.output_dir)
         name = type(self.strategy).__name__
-        self.outputs = self.search.write(folder, self.report, strategy=name, seed=self.seed)
+        self.outputs = self.history.write(folder, self.final_evaluator, strategy=name, seed=self.seed)
         if self.costs_to_minimise:
             found = {"strategy": name, "seed": self.seed, **self._front.to_dict()}
             self.outputs["front"] = [write_json(folder / "front.json", found)]
@@ -267,7 +269,7 @@ class EvolveTask(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the strategy's state and the account."""
-        checkpoint["search"] = {"strategy": self.strategy.state_dict(), **self.search.state_dict()}
+        checkpoint["search"] = {"strategy": self.strategy.state_dict(), **self.history.state_dict()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take them back.
@@ -276,5 +278,5 @@ class EvolveTask(LightningModule):
             CheckpointError: The checkpoint is of a search for another objective.
         """
         state: Any = checkpoint["search"]
-        self.search.load_state_dict(state)
+        self.history.load_state_dict(state)
         self.strategy.load_state_dict(state["strategy"])

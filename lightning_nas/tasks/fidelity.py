@@ -43,7 +43,7 @@ class FidelityTask(LightningModule):
     Args:
         proxy: How architectures are scored on the proxy, such as by ``ShortTraining`` on a ``DistilledDataModule``
             whose search half is real.
-        truth: What they are worth, such as by ``ShortTraining`` on real data, or by ``TableLookup``; its ``accuracy``.
+        reference: Measures the accuracy of architectures, such as ``ShortTraining`` on real data or ``TableLookup``.
         objective: Which of the proxy's objectives ranks; lower is better where the name ends in ``loss``.
         threshold: Tau below which the proxy should not be searched on, which is said in a warning; none if null.
         stop: Whether to end with an error instead, when all is written.
@@ -58,7 +58,7 @@ class FidelityTask(LightningModule):
     def __init__(
         self,
         proxy: Evaluator,
-        truth: Evaluator,
+        reference: Evaluator,
         objective: str = "loss",
         threshold: float | None = None,
         stop: bool = False,
@@ -69,7 +69,7 @@ class FidelityTask(LightningModule):
         if stop and threshold is None:
             raise ConfigError("stop needs a threshold. Set --model.threshold, such as 0.2, or leave stop out.")
         self.proxy = proxy
-        self.truth = truth
+        self.reference = reference
         self.objective = objective
         self.threshold = threshold
         self.stop = stop
@@ -83,7 +83,7 @@ class FidelityTask(LightningModule):
     def prepare_data(self) -> None:
         """Download what the evaluators need."""
         self.proxy.prepare_data()
-        self.truth.prepare_data()
+        self.reference.prepare_data()
 
     def setup(self, stage: str) -> None:
         """Forget the results of a run before; a checkpoint's replace them.
@@ -100,11 +100,11 @@ class FidelityTask(LightningModule):
                 f"{trainer.precision}; every architecture is evaluated once, in one process and in float32. Use "
                 "--trainer.devices 1 --trainer.num_nodes 1 --trainer.max_epochs 1 --trainer.precision 32-true."
             )
-        seeds = [getattr(evaluator, "seed", None) for evaluator in (self.proxy, self.truth)]
+        seeds = [getattr(evaluator, "seed", None) for evaluator in (self.proxy, self.reference)]
         if seeds[0] is not None and seeds[0] == seeds[1]:
             raise ConfigError(
                 f"Proxy and truth both have the seed {seeds[0]}: from the same first weights they agree more than the "
-                "data do. Set --model.truth.seed to another."
+                "data do. Set --model.reference.seed to another."
             )
         if not isinstance(self._data, ArchitecturesDataModule):
             raise ConfigError(
@@ -114,7 +114,7 @@ class FidelityTask(LightningModule):
         if self.write_to is not None:
             self._proxy_info(self.write_to)
         self.results = []
-        for evaluator in (self.proxy, self.truth):
+        for evaluator in (self.proxy, self.reference):
             evaluator.to(trainer.strategy.root_device)
 
     @property
@@ -135,7 +135,7 @@ class FidelityTask(LightningModule):
         row: dict[str, Any] = {"architecture": self._data.space.text(batch)}
         for name, evaluator, objective in (
             ("proxy", self.proxy, self.objective),
-            ("truth", self.truth, "accuracy"),
+            ("truth", self.reference, "accuracy"),
         ):
             start = time.perf_counter()
             with torch.autocast(self.device.type, enabled=False):  # short trainings scale no gradients
@@ -190,7 +190,7 @@ class FidelityTask(LightningModule):
             "threshold": self.threshold,
             "passed": None if self.threshold is None else tau >= self.threshold,
             "proxy_evaluator": type(self.proxy).__name__,
-            "truth_evaluator": type(self.truth).__name__,
+            "truth_evaluator": type(self.reference).__name__,
             "proxy_seconds": round(seconds["proxy"], 3),
             "truth_seconds": round(seconds["truth"], 3),
         }
@@ -232,7 +232,7 @@ class FidelityTask(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the results so far, and what the evaluators need to go on."""
         checkpoint["results"] = [dict(row) for row in self.results]
-        checkpoint["evaluators"] = [self.proxy.state_dict(), self.truth.state_dict()]
+        checkpoint["evaluators"] = [self.proxy.state_dict(), self.reference.state_dict()]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take them back.
@@ -241,7 +241,7 @@ class FidelityTask(LightningModule):
             CheckpointError: They are of other architectures.
         """
         self.results = [dict(row) for row in checkpoint["results"]]
-        for evaluator, state in zip((self.proxy, self.truth), checkpoint["evaluators"], strict=True):
+        for evaluator, state in zip((self.proxy, self.reference), checkpoint["evaluators"], strict=True):
             evaluator.load_state_dict(state)
         made = [row["architecture"] for row in self.results]
         mine = [self._data.space.text(a) for a in self._data.architectures[: len(made)]]

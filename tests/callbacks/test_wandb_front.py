@@ -21,8 +21,18 @@ def test_a_search_logs_its_curves_and_its_front(tmp_path: Path) -> None:
     table = f"--model.evaluator.evaluator.table.path={write_nasbench201('table.npz')}"
     small = ["channels=2", "cells=1", "image_shape=[3,8,8]"]
     arguments = [f"--model.evaluator.{each}" for each in small]
-    arguments += [table, "--model.report=null", "--model.budget=24", "--model.generation=6", "--model.output_dir=out"]
-    arguments += ["--model.strategy.population=6", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+    arguments += [
+        table,
+        "--model.final_evaluator=null",
+        "--model.budget=24",
+        "--model.generation_size=6",
+        "--model.output_dir=out",
+    ]
+    arguments += [
+        "--model.strategy.population_size=6",
+        "--trainer.accelerator=cpu",
+        "--trainer.enable_progress_bar=false",
+    ]
     configs = ["--config", str(ROOT / "configs" / "evolve" / "nsga2.yaml")]
     configs += ["--config", str(ROOT / "configs" / "logger" / "wandb.yaml")]
     with pytest.MonkeyPatch.context() as patch:

@@ -74,15 +74,15 @@ def check_tiny(arguments: dict[str, Any], images: dict[str, Any], proxy: str) ->
     """The check of a proxy with trainings of two steps."""
     held_out = merge(images, {"init_args": {"validation_fraction": 0.25}})
     arguments |= {"write_to": proxy, "threshold": None}
-    for part, data in (("proxy", {"proxy_path": proxy, "held_out": held_out}), ("truth", {"data": images})):
+    for part, data in (("proxy", {"proxy_path": proxy, "held_out": held_out}), ("reference", {"data": images})):
         short = {"steps": 2, "batch_size": 6, "channels": 4, "cells": 3, "data": {"init_args": data}}
         arguments[part] = merge(arguments[part], {"init_args": short})
 
 
 SMALL_POPULATIONS: dict[str, dict[str, Any]] = {
     "PopulationEvolution": {"parents": 2},
-    "NEvoNAS": {"population": 2},
-    "PEvoNAS": {"population": 4, "tournament": 2},
+    "NEvoNAS": {"population_size": 2},
+    "PEvoNAS": {"population_size": 4, "tournament_size": 2},
 }
 """What makes a search of a supernet small."""
 
@@ -98,10 +98,10 @@ def small_supernet(config: dict[str, Any], folder: Path) -> None:
     images = {"path": str(arrays(folder / "tiny.npz")), "validation_fraction": 0.25}
     images["augmentations"] = given["data"]["init_args"]["augmentations"]
     data = {"class_path": "lightning_nas.data.images.ArrayDataModule", "init_args": images}
-    given |= {"supernet": str(path), "data": data, "calibration_images": 8}
+    given |= {"supernet_path": str(path), "data": data, "calibration_images": 8}
     small = SMALL_POPULATIONS[arguments["strategy"]["class_path"].split(".")[-1]]
     arguments["strategy"] = merge(arguments["strategy"], {"init_args": small})
-    arguments |= {"budget": 8, "generation": 4}
+    arguments |= {"budget": 8, "generation_size": 4}
     if "shifting" in arguments:
         arguments["shifting"] = merge(arguments["shifting"], {"init_args": {"steps": 1, "batch_size": 4}})
 
@@ -141,7 +141,7 @@ def tiny_proposals(config: dict[str, Any], folder: Path) -> dict[str, Any]:
         "NASBench201Table": {"init_args": {"path": str(write_nasbench201(folder / "nasbench201.npz"))}},
     }
     model: dict[str, Any] = {}
-    for part in {"evaluator", "report"} & arguments.keys():
+    for part in {"evaluator", "final_evaluator"} & arguments.keys():
         given = arguments[part]["init_args"]
         published = given.get("evaluator", {"init_args": given})["init_args"]["table"]["class_path"].split(".")[-1]
         looked_up = {"init_args": {"table": tables[published]}}

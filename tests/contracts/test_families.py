@@ -47,7 +47,7 @@ from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.spaces.single_path.blocks import ChoiceBlock
 from lightning_nas.spaces.single_path.space import SinglePathSpace
 from lightning_nas.strategies.base import Strategy
-from lightning_nas.strategies.code_search import CodeSearch
+from lightning_nas.strategies.tnao import CodeSearch
 from lightning_nas.tables.base import Table
 from tests.helpers import distances, started, wandering_experts
 
@@ -337,14 +337,14 @@ def begun(member: Any, seed: int) -> Strategy:
     if isinstance(strategy, CodeSearch):
         torch.manual_seed(0)
         strategy.autoencoder = ArchitectureAutoEncoder(strategy.space.alphabet, width=8, code=6, layers=1, heads=2)
-        played(strategy, strategy.fresh(20))
+        played(strategy, strategy.sample_unseen(20))
     return strategy
 
 
 @pytest.mark.parametrize("member", members(Strategy))
 def test_strategies_ask_for_what_is_new_and_go_on_where_they_were(member: Any, tmp_path: Path) -> None:
     space, strategy = NASBench201Space(), begun(member, 1)
-    known = set(strategy.told)
+    known = set(strategy.evaluated)
     for step, count in enumerate((1, 7, 3, 30, 2, 20)):
         before = strategy.round
         asked = strategy.ask(count)

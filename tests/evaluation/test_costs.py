@@ -177,9 +177,9 @@ def test_a_search_finds_nothing_outside_its_limits(name: str) -> None:
         "class_path": "lightning_nas.evaluation.costs.CostEvaluator",
         "init_args": {"evaluator": {"class_path": f"{HERE}.Known"}, **SIZE, "with_macs": False},
     }
-    task = fit(strategy=STRATEGIES[name], evaluator=evaluator, limits={"parameters": limit})
-    assert len(task.search.results) == 23
-    for architecture, evaluation in task.search.results:
+    task = fit(strategy=STRATEGIES[name], evaluator=evaluator, constraints={"parameters": limit})
+    assert len(task.history.results) == 23
+    for architecture, evaluation in task.history.results:
         own = parameters(SPACE.network(architecture, **SIZE))
         assert evaluation.cost["parameters"] == own <= limit
 
@@ -195,9 +195,9 @@ def test_no_architecture_within_the_limits() -> None:
         "init_args": {"evaluator": {"class_path": f"{HERE}.Known"}, **SIZE},
     }
     with pytest.raises(ConfigError, match=r"None of 10000 random architectures is within the limits \{'macs': 10"):
-        fit(space=space, evaluator=evaluator, limits={"macs": 10.0})
+        fit(space=space, evaluator=evaluator, constraints={"macs": 10.0})
     with pytest.raises(ConfigError, match=r"there are the costs \['convolutions', 'macs', 'parameters', 'seconds'\]"):
-        fit(space=space, evaluator=evaluator, limits={"latency_ms": 10.0})
+        fit(space=space, evaluator=evaluator, constraints={"latency_ms": 10.0})
 
 
 def test_what_is_wrong_is_said() -> None:

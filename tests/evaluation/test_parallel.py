@@ -247,7 +247,10 @@ def test_a_search_is_the_same_with_it() -> None:
         "init_args": {"evaluator": known, "executor": executor},
     }
     limits = {"convolutions": 3.0}
-    assert fit(evaluator=spread, limits=limits).search.history() == fit(evaluator=known, limits=limits).search.history()
+    assert (
+        fit(evaluator=spread, constraints=limits).history.rows()
+        == fit(evaluator=known, constraints=limits).history.rows()
+    )
 
 
 def test_what_is_wrong_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,7 +291,7 @@ def test_ray() -> None:
 class Rounds(Evaluator):
     """Says which round it is, and which process says so."""
 
-    draws = False
+    stochastic = False
 
     def begin(self, round: int) -> None:
         self.version = round

@@ -36,7 +36,7 @@ SMALL = {
     "stages.distill.trainer.max_epochs": 1,
     "stages.distill.model.init_args.scheme.init_args.images_per_class": 8,
     "stages.fidelity.model.init_args.proxy.init_args.steps": 2,
-    "stages.fidelity.model.init_args.truth.init_args.steps": 2,
+    "stages.fidelity.model.init_args.reference.init_args.steps": 2,
     "stages.search.model.init_args.space.init_args.channels": 2,
     "stages.search.model.init_args.space.init_args.nodes": 2,
     "stages.search.model.init_args.selection_images": 16,
@@ -201,7 +201,9 @@ def test_the_check_of_the_proxy_is_a_fit_of_one_process(name: str, tmp_path: Pat
     trainer = {key: fidelity["trainer"][key] for key in ("devices", "strategy", "max_epochs", "precision")}
     assert trainer == {"devices": 1, "strategy": "auto", "max_epochs": 1, "precision": "32-true"}
     assert fidelity["data"]["init_args"]["space"] == search["model"]["init_args"]["space"]
-    evaluators = [fidelity["model"]["init_args"][part]["init_args"]["data"]["init_args"] for part in ("proxy", "truth")]
+    evaluators = [
+        fidelity["model"]["init_args"][part]["init_args"]["data"]["init_args"] for part in ("proxy", "reference")
+    ]
     for images in (evaluators[0]["held_out"], evaluators[1]["data"]):
         assert images["class_path"] == yaml.safe_load((configs / "pipeline" / name).read_text())["data"]["class_path"]
         assert images["init_args"]["seed"] == 5
@@ -234,10 +236,10 @@ def test_the_search_half_may_be_real_images_that_were_not_distilled(tmp_path: Pa
 
 def test_a_table_stays_as_it_is(tmp_path: Path, configs: Path) -> None:
     table_file = {"class_path": "lightning_nas.tables.nasbench201.NASBench201Table", "init_args": {"path": "t.npz"}}
-    truth = {"class_path": "lightning_nas.evaluation.table.TableLookup", "init_args": {"table": table_file}}
-    args = ["--config", CONFIG, "--stages.fidelity.model.init_args.truth", json.dumps(truth)]
+    reference = {"class_path": "lightning_nas.evaluation.table.TableLookup", "init_args": {"table": table_file}}
+    args = ["--config", CONFIG, "--stages.fidelity.model.init_args.reference", json.dumps(reference)]
     fidelity: Any = stage(args, "fidelity", configs / "pipeline", tmp_path)
-    assert fidelity["model"]["init_args"]["truth"] == truth
+    assert fidelity["model"]["init_args"]["reference"] == reference
     write_bytes(tmp_path / "fidelity.yaml", yaml.safe_dump(fidelity).encode())
     check_config(tmp_path / "fidelity.yaml")
 
@@ -390,8 +392,8 @@ def test_the_seed_reaches_every_stage(tmp_path: Path, configs: Path) -> None:
     for name in ("distill", "fidelity", "search", "train"):
         text = json.dumps(stage(args, name, configs / "pipeline", tmp_path))
         seeds = re.findall(r'"(seed|seed_everything)": (\d+)', text)
-        truth = {("seed", "1000")} if name == "fidelity" else set()  # the truth's networks have weights of their own
-        assert set(seeds) == {("seed", "7"), ("seed_everything", "7")} | truth, name
+        reference = {("seed", "1000")} if name == "fidelity" else set()  # the reference trains weights of its own
+        assert set(seeds) == {("seed", "7"), ("seed_everything", "7")} | reference, name
 
 
 def test_a_control_is_made_on_one_device(tmp_path: Path, configs: Path) -> None:

@@ -12,7 +12,7 @@ from lightning_nas.predictors.autoencoder import ArchitectureAutoEncoder
 from lightning_nas.predictors.swarm import CompetitiveSwarm, DistancePenalty, Reencoding
 from lightning_nas.spaces.constrained import ConstrainedSpace
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
-from lightning_nas.strategies.code_search import GradientAscent, SwarmSearch
+from lightning_nas.strategies.tnao import GradientAscent, SwarmSearch
 
 LOW, HIGH = torch.tensor([-1.0, -2.0, 0.0]), torch.tensor([1.0, 1.0, 3.0])
 

@@ -128,7 +128,7 @@ class Watched(NASBench201Space):
 
 
 def test_the_oldest_dies_and_the_best_of_those_alive_is_parent() -> None:
-    strategy, space = RegularizedEvolution(population=6, tournament=6), Watched()
+    strategy, space = RegularizedEvolution(population_size=6, tournament_size=6), Watched()
     found = searched(strategy, 60, count=1, space=space)
     alive, known = list(found[:6]), set(found[:6])
     for parent, child in space.mutations:
@@ -136,13 +136,13 @@ def test_the_oldest_dies_and_the_best_of_those_alive_is_parent() -> None:
         alive = [*alive[1:], child]  # one that is known costs no query
         known.add(child)
     assert known == set(found)
-    assert [strategy.told[key] for key in strategy.alive] == alive
+    assert [strategy.evaluated[key] for key in strategy.alive] == alive
     assert len(space.mutations) > 54  # some were known
 
 
 def test_tournaments_are_drawn_without_repetition() -> None:
     """A tournament of two among three: the worst never wins, the best in two of three."""
-    strategy = RegularizedEvolution(population=3, tournament=2)
+    strategy = RegularizedEvolution(population_size=3, tournament_size=2)
     strategy.start(FIVE)
     ranked = sorted(strategy.ask(3), key=value)
     strategy.tell([(a, Evaluation({"accuracy": float(i)})) for i, a in enumerate(ranked)])
@@ -160,10 +160,10 @@ def test_a_loss_is_minimised_and_equals_keep_the_first() -> None:
 
 
 def test_what_is_wrong_is_said() -> None:
-    with pytest.raises(ConfigError, match="population is 1"):
-        RegularizedEvolution(population=1)
-    with pytest.raises(ConfigError, match="tournament 9"):
-        RegularizedEvolution(population=8, tournament=9)
+    with pytest.raises(ConfigError, match="population_size is 1"):
+        RegularizedEvolution(population_size=1)
+    with pytest.raises(ConfigError, match="tournament_size is 9"):
+        RegularizedEvolution(population_size=8, tournament_size=9)
     strategy = RandomSearch()
     strategy.start(TWO)
     with pytest.raises(ConfigError, match="Nothing was evaluated"):

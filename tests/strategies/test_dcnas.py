@@ -31,7 +31,7 @@ def begun(samples: int = 30, features: Any = None, **given: Any) -> DCNAS:
     """A strategy that has clustered its samples."""
     strategy = DCNAS(samples, **given)
     strategy.start(SPACE, seed=0)
-    while len(strategy.told) < samples:
+    while len(strategy.evaluated) < samples:
         tell(strategy, strategy.ask(7), features)
     strategy.ask(1)
     return strategy
@@ -77,23 +77,23 @@ def test_correlations_within_clusters_and_of_all() -> None:
 
 def test_samples_are_random_then_clustered_by_their_choices() -> None:
     strategy = begun(clusters=4)
-    drawn = list(strategy.told.values())
+    drawn = list(strategy.evaluated.values())
     assert len(drawn) == 30
     groups: dict[int, set[str]] = {}
     for key, place in strategy.cluster.items():
         groups.setdefault(place, set()).add(key)
     assert len(groups) == 4
     choices = one_hot([a.choices for a in drawn], SPACE.alphabet)
-    centres = np.stack([choices[[k in groups[i] for k in strategy.told]].mean(0) for i in range(4)])
+    centres = np.stack([choices[[k in groups[i] for k in strategy.evaluated]].mean(0) for i in range(4)])
     nearest = ((choices[:, None] - centres) ** 2).sum(2).argmin(1)  # what k-means has come to
-    assert nearest.tolist() == [strategy.cluster[key] for key in strategy.told]
+    assert nearest.tolist() == [strategy.cluster[key] for key in strategy.evaluated]
     for place, group in groups.items():
         assert strategy._winners[place] == max(group, key=strategy.fitness.__getitem__)
 
 
 def test_clusters_have_turns_by_what_they_gained() -> None:
     strategy = begun(clusters=3, turn=4)
-    winners = [strategy.told[key] for key in strategy._winners]
+    winners = [strategy.evaluated[key] for key in strategy._winners]
     gains = [float("inf")] * 3
     turns: list[int] = []
     for _ in range(25):
@@ -115,7 +115,7 @@ def test_clusters_have_turns_by_what_they_gained() -> None:
         turns.append(place)
     assert len(turns) > 8
     assert sorted(turns[:3]) == [0, 1, 2]  # every cluster has one
-    assert strategy.best() == max(strategy.told.values(), key=value)
+    assert strategy.best() == max(strategy.evaluated.values(), key=value)
 
 
 def test_features_of_the_evaluator_come_before_choices() -> None:
@@ -123,7 +123,7 @@ def test_features_of_the_evaluator_come_before_choices() -> None:
         return torch.tensor([[100.0 * (architecture.choices[0] == 3)], [1.0]])
 
     strategy = begun(60, features, clusters=2)
-    groups = {(strategy.told[key].choices[0] == 3, place) for key, place in strategy.cluster.items()}
+    groups = {(strategy.evaluated[key].choices[0] == 3, place) for key, place in strategy.cluster.items()}
     assert len(groups) == 2
     assert len(set(strategy.cluster.values())) == 2
 
@@ -148,16 +148,16 @@ def test_a_small_space_is_searched_to_its_end() -> None:
         strategy.start(space)
         while asked := strategy.ask(2):
             tell(strategy, asked)
-        assert len(strategy.told) == 9
+        assert len(strategy.evaluated) == 9
 
 
 def test_it_finds_better_ones_than_its_samples() -> None:
     for seed in range(3):
         strategy = DCNAS(30, 4)
         strategy.start(SPACE, seed=seed)
-        while len(strategy.told) < 120:
+        while len(strategy.evaluated) < 120:
             tell(strategy, strategy.ask(5))
-        worths = [value(a) for a in strategy.told.values()]
+        worths = [value(a) for a in strategy.evaluated.values()]
         assert max(worths[30:]) > max(worths[:30])
         assert sum(worths[30:]) / 90 > sum(worths[:30]) / 30 + 2
 

@@ -60,7 +60,7 @@ def test_novelty_is_the_mean_jaccard_distance_to_the_nearest() -> None:
 
 def test_the_first_generation_is_uniform() -> None:
     """The alphas of random architectures are uniform numbers, whatever the architectures are."""
-    strategy = NEvoNAS(population=200)
+    strategy = NEvoNAS(population_size=200)
     strategy.start(SPACE, seed=0)
     asked = strategy.ask(200)
     assert strategy.decode(strategy.members).tolist() == [list(a.choices) for a in asked]
@@ -71,10 +71,10 @@ def test_the_first_generation_is_uniform() -> None:
 
 
 def test_those_survive_that_nsga2_selects() -> None:
-    strategy = NEvoNAS(population=8)
+    strategy = NEvoNAS(population_size=8)
     strategy.start(SPACE, seed=1)
     for _ in range(12):
-        while asked := [a for a in strategy.generation if SPACE.key(a) not in strategy.told] or (
+        while asked := [a for a in strategy.generation if SPACE.key(a) not in strategy.evaluated] or (
             [] if strategy.generation else strategy.ask(8)
         ):
             strategy.tell([(a, Evaluation({"accuracy": value(a)})) for a in asked])
@@ -148,7 +148,7 @@ def test_the_most_novel_is_alive() -> None:
 
 @pytest.mark.parametrize("space", [DARTSSpace(), NASBench101Space()], ids=lambda s: type(s).__name__)
 def test_only_architectures_are_asked_for_where_most_choices_are_none(space: Any) -> None:
-    found = searched(NEvoNAS(population=6), 20, space, worth=lambda a: float(sum(a.choices)))
+    found = searched(NEvoNAS(population_size=6), 20, space, worth=lambda a: float(sum(a.choices)))
     assert len({space.key(a) for a in found}) == 20
     for architecture in found:
         space.check(architecture)
@@ -156,7 +156,7 @@ def test_only_architectures_are_asked_for_where_most_choices_are_none(space: Any
 
 def test_a_restricted_space_is_searched_to_its_end() -> None:
     edges = [["none"]] * 3 + [["none", "nor_conv_3x3", "skip_connect"]] * 3
-    strategy = NEvoNAS(population=5)
+    strategy = NEvoNAS(population_size=5)
     found = searched(strategy, 100, NASBench201Space(allowed={"cell": edges}))
     assert len(set(found)) == 27
     assert strategy.masks.sum(1).tolist() == [1, 1, 1, 3, 3, 3]
@@ -183,7 +183,7 @@ class Moving(Evaluator):
 
 
 def test_survivors_are_scored_anew_where_scores_move() -> None:
-    evaluator, strategy = Moving(), NEvoNAS(population=6, rescore=True)
+    evaluator, strategy = Moving(), NEvoNAS(population_size=6, rescore=True)
     search = QueryHistory(SPACE, evaluator, budget=100)
     strategy.start(SPACE)
     sizes = []
@@ -214,15 +214,15 @@ def test_survivors_are_scored_anew_where_scores_move() -> None:
 
 def test_a_search_with_moving_scores_goes_on_alike() -> None:
     def continued(every: int) -> list[Any]:
-        search, strategy = QueryHistory(SPACE, Moving(), budget=80), NEvoNAS(population=5, rescore=True)
+        search, strategy = QueryHistory(SPACE, Moving(), budget=80), NEvoNAS(population_size=5, rescore=True)
         strategy.start(SPACE)
         for number in range(100):
             evaluator: Any = search.evaluator
             if not search.step(strategy, 10, evaluator.train):
-                return search.history()
+                return search.rows()
             if number % every == 0:
                 states = search.state_dict(), strategy.state_dict()
-                search, strategy = QueryHistory(SPACE, Moving(), budget=80), NEvoNAS(population=5, rescore=True)
+                search, strategy = QueryHistory(SPACE, Moving(), budget=80), NEvoNAS(population_size=5, rescore=True)
                 strategy.start(SPACE, seed=number)
                 search.load_state_dict(states[0])
                 strategy.load_state_dict(states[1])
@@ -232,7 +232,7 @@ def test_a_search_with_moving_scores_goes_on_alike() -> None:
 
 
 def test_a_generation_must_have_room_for_all_that_are_scored_anew() -> None:
-    strategy = NEvoNAS(population=6, rescore=True)
+    strategy = NEvoNAS(population_size=6, rescore=True)
     strategy.start(SPACE)
     with pytest.raises(ConfigError, match="of 11 has no room for 12 individuals"):
         strategy.ask(11)
@@ -241,12 +241,12 @@ def test_a_generation_must_have_room_for_all_that_are_scored_anew() -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"population": 1}, "population is 1"),
-        ({"neighbours": 0}, "neighbours 0"),
+        ({"population_size": 1}, "population_size is 1"),
+        ({"neighbours": 0}, "neighbours is 0"),
         ({"crossover": 1.0}, "crossover is 1.0"),
-        ({"mutation": 0.0}, "mutation 0.0"),
-        ({"crossover_eta": 1.0}, "crossover_eta 1.0"),
-        ({"mutation_eta": float("nan")}, "mutation_eta nan"),
+        ({"mutation": 0.0}, "mutation is 0.0"),
+        ({"crossover_eta": 1.0}, "crossover_eta is 1.0"),
+        ({"mutation_eta": float("nan")}, "mutation_eta is nan"),
     ],
 )
 def test_wrong_numbers_are_named(wrong: dict[str, Any], said: str) -> None:

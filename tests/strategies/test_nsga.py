@@ -64,7 +64,7 @@ def test_its_front_beats_that_of_random_search() -> None:
 
 
 def test_survivors_are_the_best_by_rank_and_crowding() -> None:
-    strategy = begun(population=8)
+    strategy = begun(population_size=8)
     alive: list[Architecture] = []
     for _ in range(4):
         asked = strategy.ask(6)
@@ -72,12 +72,12 @@ def test_survivors_are_the_best_by_rank_and_crowding() -> None:
         alive += asked
         order = ranked([[sum(a.choices), -a.choices.count(3)] for a in alive])
         alive = [alive[i] for i in order[:8]]
-        assert [strategy.told[key] for key in strategy.alive] == alive
+        assert [strategy.evaluated[key] for key in strategy.alive] == alive
 
 
 def test_parents_win_tournaments_of_two() -> None:
-    strategy = begun(population=4)
-    strategy.tell(evaluated(strategy.fresh(4)))
+    strategy = begun(population_size=4)
+    strategy.tell(evaluated(strategy.sample_unseen(4)))
     wins = Counter(strategy.alive.index(SPACE.key(strategy._parent())) for _ in range(4000))
     # drawn with repetition, the k-th of 4 wins if both are no better: (2 (4 - k) - 1) / 16
     for place in range(4):
@@ -85,26 +85,26 @@ def test_parents_win_tournaments_of_two() -> None:
 
 
 def test_children_come_of_both_parents_or_change() -> None:
-    crossed = begun(population=2, crossover=1.0, mutation=0.0)
+    crossed = begun(population_size=2, crossover=1.0, mutation=0.0)
     first, second = SPACE.architecture([0, 1, 2, 3, 4, 0]), SPACE.architecture([4, 3, 3, 1, 2, 1])
     crossed.tell(evaluated([first, second]))
     for child in crossed.ask(5):
         assert all(c in pair for c, *pair in zip(child.choices, first.choices, second.choices, strict=True))
-    mutated = begun(population=2, crossover=0.0, mutation=1.0)
+    mutated = begun(population_size=2, crossover=0.0, mutation=1.0)
     mutated.tell(evaluated([first, second]))
     assert max(sum(a != b for a, b in zip(mutated._child().choices, first.choices, strict=True)) for _ in range(9)) > 3
 
 
 def test_what_is_wrong_is_said() -> None:
-    for wrong in ({"population": 1}, {"crossover": 1.5}, {"mutation": -0.1}):
-        with pytest.raises(ConfigError, match="population is .*must be at least 2"):
+    for wrong in ({"population_size": 1}, {"crossover": 1.5}, {"mutation": -0.1}):
+        with pytest.raises(ConfigError, match="must (be at least 2|lie in)"):
             NSGA2(**wrong)  # type: ignore[arg-type]
     strategy = begun(("latency_ms",))
     with pytest.raises(ConfigError, match=r"costs \['convolutions'\], not \['latency_ms'\]"):
-        strategy.tell(evaluated(strategy.fresh(1)))
-    assert not strategy.told
+        strategy.tell(evaluated(strategy.sample_unseen(1)))
+    assert not strategy.evaluated
     strategy = begun()
-    (one,) = strategy.fresh(1)
+    (one,) = strategy.sample_unseen(1)
     with pytest.raises(TrainingError, match=r"has \{'convolutions': inf\}"):
         strategy.tell([(one, Evaluation({"accuracy": 0.5}, {"convolutions": float("inf")}))])
     with pytest.raises(CheckpointError, match=r"minimises the costs \['convolutions'\], this one \['macs'\]"):

@@ -73,7 +73,7 @@ def test_shrinking_keeps_the_largest_that_there_are() -> None:
 
 
 def test_the_space_shrinks_around_the_winner_and_the_search_ends() -> None:
-    strategy = Watched(population=10, tournament=3, patience=4, restarts=False)
+    strategy = Watched(population_size=10, tournament_size=3, patience=4, restarts=False)
     found = searched(strategy)
     assert len(set(found)) == len(found)
     assert strategy.ask(1) == []
@@ -113,7 +113,7 @@ def test_children_have_every_row_of_a_parent_and_the_elite_lives_on() -> None:
 
 
 def test_rows_mutate_as_often_as_said() -> None:
-    strategy = Watched(population=200, mutation=0.1, keep=(), patience=30)
+    strategy = Watched(population_size=200, mutation=0.1, keep=(), patience=30)
     strategy.start(SPACE)
     strategy.tell([(a, Evaluation({"accuracy": value(a)})) for a in strategy.ask(200)])
     parents = strategy.members
@@ -123,10 +123,10 @@ def test_rows_mutate_as_often_as_said() -> None:
 
 
 def test_only_winners_of_tournaments_are_parents() -> None:
-    strategy = PEvoNAS(population=6, tournament=6)
+    strategy = PEvoNAS(population_size=6, tournament_size=6)
     strategy.start(SPACE)
     assert strategy._parents(6) == [0] * 6
-    strategy = PEvoNAS(population=2000, tournament=2)
+    strategy = PEvoNAS(population_size=2000, tournament_size=2)
     strategy.start(SPACE)
     drawn = torch.tensor(strategy._parents(3)).bincount()
     assert len(drawn) == 2  # the worst of three never wins against another
@@ -134,7 +134,7 @@ def test_only_winners_of_tournaments_are_parents() -> None:
 
 
 def test_it_begins_again_in_the_whole_space() -> None:
-    strategy = Watched(population=10, tournament=3, patience=2)
+    strategy = Watched(population_size=10, tournament_size=3, patience=2)
     found = searched(strategy, 400)
     widths = [int(masks.sum()) for masks, _, _ in strategy.seen]
     again = [i for i in range(1, len(widths)) if widths[i] > widths[i - 1]]
@@ -148,7 +148,7 @@ def test_it_begins_again_in_the_whole_space() -> None:
 
 def test_a_search_gone_on_with_shrinks_and_begins_again_alike() -> None:
     def make() -> PEvoNAS:
-        return PEvoNAS(population=6, tournament=2, patience=3)
+        return PEvoNAS(population_size=6, tournament_size=2, patience=3)
 
     whole = searched(make(), 98)
     strategy = make()
@@ -180,7 +180,7 @@ def test_a_chain_shrinks_between_its_links() -> None:
 
 def test_only_architectures_are_asked_for_where_most_choices_are_none() -> None:
     space = NASBench101Space()
-    strategy = PEvoNAS(population=6, keep=(2, 1), patience=2)
+    strategy = PEvoNAS(population_size=6, keep=(2, 1), patience=2)
     strategy.start(space, seed=1)
     asked: list[Architecture] = []
     while len(asked) < 40:
@@ -192,13 +192,13 @@ def test_only_architectures_are_asked_for_where_most_choices_are_none() -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"population": 1}, "population is 1"),
-        ({"elites": 0}, "elites 0"),
-        ({"elites": 20}, "elites 20"),
-        ({"tournament": 21}, "tournament 21"),
+        ({"population_size": 1}, "population_size is 1"),
+        ({"elites": 0}, "elites is 0"),
+        ({"elites": 20}, "elites is 20"),
+        ({"tournament_size": 21}, "tournament_size is 21"),
         ({"mutation": 1.5}, "mutation is 1.5"),
-        ({"patience": 0}, "patience 0"),
-        ({"generations": 0}, "generations 0"),
+        ({"patience": 0}, "patience is 0"),
+        ({"generations": 0}, "generations is 0"),
         ({"keep": (3, 3)}, r"keep is \[3, 3\]"),
         ({"keep": (2, 0)}, r"keep is \[2, 0\]"),
     ],
@@ -220,11 +220,11 @@ def drift(version: int) -> Any:
 
 
 def test_the_whole_population_is_scored_anew_where_scores_move() -> None:
-    strategy = PEvoNAS(population=6, tournament=2, patience=3, keep=(3,), restarts=False, rescore=True)
+    strategy = PEvoNAS(population_size=6, tournament_size=2, patience=3, keep=(3,), restarts=False, rescore=True)
     strategy.start(SPACE)
     with pytest.raises(ConfigError, match="of 5 has no room for 6 individuals"):
         strategy.ask(5)
-    again = PEvoNAS(population=6, tournament=2, patience=3, keep=(3,), restarts=False, rescore=True)
+    again = PEvoNAS(population_size=6, tournament_size=2, patience=3, keep=(3,), restarts=False, rescore=True)
     last: list[Architecture] = []
     for version in range(1000):
         asked = strategy.ask(6)
@@ -291,7 +291,7 @@ def run_small(config: Path, changes: dict[str, Any], *arguments: str) -> Any:
 def test_a_chain_of_supernets_inherits_and_narrows(configs: Path) -> None:
     overlay: list[str] = []
     start: list[str] = []
-    small = {"population": 6, "tournament": 2, "patience": 2, "generations": 4}
+    small = {"population_size": 6, "tournament_size": 2, "patience": 2, "generations": 4}
     scores = {"data": {**DIGITS}, "images": 40, "calibration_images": 20}
     found: Any = None
     before: dict[str, Tensor] = {}
@@ -311,7 +311,12 @@ def test_a_chain_of_supernets_inherits_and_narrows(configs: Path) -> None:
         before = weights
         search: dict[str, Any] = {"strategy": {"init_args": small}, "evaluator": {"init_args": scores}}
         start = ["--model.supernet_path", f"{folder}/supernet.safetensors"]
-        given = ["--model.evaluator.supernet", f"{folder}/supernet.safetensors", "--trainer.callbacks.keep", str(keep)]
+        given = [
+            "--model.evaluator.supernet_path",
+            f"{folder}/supernet.safetensors",
+            "--trainer.callbacks.keep",
+            str(keep),
+        ]
         changes = {"model": {"init_args": search}}
         config = configs / "evolve" / "pevonas_supernet.yaml"
         found = run_small(config, changes, *overlay, *given, "--model.output_dir", folder)
@@ -319,11 +324,11 @@ def test_a_chain_of_supernets_inherits_and_narrows(configs: Path) -> None:
         kept = found.space.restrict({"cell": shrink(found.strategy.alphas, keep, found.strategy.masks)})
         written = read_yaml(Path(folder) / "space.yaml")["model"]["init_args"]["space"]["init_args"]
         assert written == {"allowed": kept.arguments()["allowed"]}
-        kept.check(found.search.best[0])
+        kept.check(found.history.best[0])
         overlay = ["--config", f"{folder}/space.yaml"]
     assert sizes == sorted(set(sizes), reverse=True)
     best = load_architecture("link2/architecture.json")
-    assert best == found.search.best[0]
+    assert best == found.history.best[0]
     NASBench201Space(**read_yaml(Path("link1/space.yaml"))["model"]["init_args"]["space"]["init_args"]).check(best)
 
 

@@ -99,7 +99,7 @@ def test_a_refinement_gone_on_with_equals_an_uninterrupted_one(stop: int) -> Non
     search.load_state_dict(first.state_dict())
     while search.step(again, 7):
         pass
-    assert search.history() == whole.history()
+    assert search.rows() == whole.rows()
     assert search.best[0] == whole.best[0] == again.best()
 
 

@@ -40,7 +40,7 @@ def test_features_have_a_bit_for_every_value() -> None:
 def test_predictors_rank_what_they_have_not_seen_and_are_seeded(predictor: Predictor) -> None:
     search = RandomSearch()
     search.start(SPACE)
-    cells = search.fresh(300)
+    cells = search.sample_unseen(300)
     features = one_hot([a.choices for a in cells], SPACE.alphabet)
     worth = np.array([value(a) for a in cells])
     first, second, other = (
@@ -76,7 +76,7 @@ def test_rounds_draw_from_the_highest_scored_of_pool_and_neighbours() -> None:
     pool = {SPACE.key(a): a for a in strategy._drawn.values()}
     best = sorted(first, key=value, reverse=True)[:2]
     pool |= {SPACE.key(a): a for parent in best for a in SPACE.neighbours(parent)}
-    unknown = [a for key, a in pool.items() if key not in strategy.told]
+    unknown = [a for key, a in pool.items() if key not in strategy.evaluated]
     assert truth.shapes[1] == (len(unknown), 30)
     highest = sorted(unknown, key=value, reverse=True)[:5]
     assert len(asked) == 3

@@ -35,7 +35,7 @@ def fit(*args: str, steps: int = 120, callbacks: Any = (), data: Any = None, **m
     arguments = {
         "space": SMALL,
         "evaluator": {"class_path": "tests.tasks.test_evolve.Known"},
-        "strategy": {"class_path": "lightning_nas.strategies.code_search.SwarmSearch"},
+        "strategy": {"class_path": "lightning_nas.strategies.tnao.SwarmSearch"},
         "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 3e-3}},
         "scheduler": {"class_path": "torch.optim.lr_scheduler.CosineAnnealingLR", "init_args": {"T_max": steps}},
         "samples": 60,
@@ -69,8 +69,8 @@ def fit(*args: str, steps: int = 120, callbacks: Any = (), data: Any = None, **m
 
 def test_a_search_samples_learns_and_finds_better_ones() -> None:
     task = fit(steps=300)
-    results = task.search.results
-    texts = {task.search.space.text(a) for a, _ in results}
+    results = task.history.results
+    texts = {task.history.space.text(a) for a, _ in results}
     assert len(texts) == len(results) == 70
     values = [e.objectives["accuracy"] for _, e in results]
     assert max(values[60:]) > max(values[:60])
@@ -95,13 +95,13 @@ def test_a_search_samples_learns_and_finds_better_ones() -> None:
 
 def test_a_search_gone_on_with_equals_an_uninterrupted_one() -> None:
     whole = fit()
-    asked = whole.search.history()
+    asked = whole.history.rows()
     fail = {"class_path": "tests.tasks.test_autoencoder.Fail"}
     with pytest.raises(RuntimeError, match="the power is gone"):
         fit(callbacks=[fail])
     again = fit("--ckpt_path", "kept/last.ckpt")
-    assert again.search.history() == asked
-    assert again.search.evaluator.calls == 1  # type: ignore[attr-defined]  # the last queries alone
+    assert again.history.rows() == asked
+    assert again.history.evaluator.calls == 1  # type: ignore[attr-defined]  # the last queries alone
     for one, two in zip(whole.autoencoder.parameters(), again.autoencoder.parameters(), strict=True):
         assert torch.equal(one, two)
 

@@ -34,11 +34,11 @@ STRATEGIES = {
     "random": {"class_path": "lightning_nas.strategies.random_search.RandomSearch"},
     "evolution": {
         "class_path": "lightning_nas.strategies.regularized_evolution.RegularizedEvolution",
-        "init_args": {"population": 6, "tournament": 3},
+        "init_args": {"population_size": 6, "tournament_size": 3},
     },
     "front": {
         "class_path": "lightning_nas.strategies.nsga.NSGA2",
-        "init_args": {"population": 6},
+        "init_args": {"population_size": 6},
     },
     "local": {"class_path": "lightning_nas.strategies.local_search.LocalSearch"},
     "first": {
@@ -118,7 +118,7 @@ def fit(*args: str, trainer: Any = None, **model: Any) -> EvolveTask:
         "strategy": STRATEGIES["random"],
         "evaluator": {"class_path": f"{HERE}.Known"},
         "budget": 23,
-        "generation": 4,
+        "generation_size": 4,
         "output_dir": "out",
         "costs_to_minimise": ["convolutions"],
         **model,
@@ -141,11 +141,11 @@ def fit(*args: str, trainer: Any = None, **model: Any) -> EvolveTask:
 @pytest.mark.parametrize("name", list(STRATEGIES))
 def test_a_search_spends_its_budget_and_leaves_the_best(name: str) -> None:
     task = fit(strategy=STRATEGIES[name])
-    texts = [row["architecture"] for row in task.search.history()]
+    texts = [row["architecture"] for row in task.history.rows()]
     assert len(texts) == len(set(texts)) == 23
     written = read_json(Path("out/history.json"), repair="")
-    assert written["history"] == task.search.history()
-    values = [row["objectives"]["accuracy"] for row in task.search.history()]
+    assert written["history"] == task.history.rows()
+    values = [row["objectives"]["accuracy"] for row in task.history.rows()]
     assert written["queries"] == 23
     assert written["queries_to_best"] == values.index(max(values)) + 1
     assert written["evaluation_seconds"] == 46.0
@@ -165,12 +165,12 @@ def test_the_progress_bar_ends_with_the_budget() -> None:
 
 @pytest.mark.parametrize("name", list(STRATEGIES))
 def test_a_search_gone_on_with_equals_an_uninterrupted_one(name: str) -> None:
-    whole = fit(strategy=STRATEGIES[name]).search.history()
+    whole = fit(strategy=STRATEGIES[name]).history.rows()
     with pytest.raises(RuntimeError, match="power"):
         fit(strategy=STRATEGIES[name], evaluator={"class_path": f"{HERE}.Known", "init_args": {"fail_at": 4}})
     again = fit("--ckpt_path", "kept/last.ckpt", strategy=STRATEGIES[name])
-    assert again.search.history() == whole
-    assert again.search.evaluator.calls < len(whole)  # type: ignore[attr-defined]
+    assert again.history.rows() == whole
+    assert again.history.evaluator.calls < len(whole)  # type: ignore[attr-defined]
 
 
 def test_a_smaller_space_ends_the_search() -> None:
@@ -180,17 +180,17 @@ def test_a_smaller_space_ends_the_search() -> None:
         "init_args": {"operations": ["none", "nor_conv_3x3"], "allowed": {"cell": edges}},
     }
     task = fit(space=space, budget=100)
-    assert len(task.search.history()) == 8
+    assert len(task.history.rows()) == 8
 
 
 def test_limits_hold_for_all_that_is_asked_for() -> None:
     for name in STRATEGIES:
-        task = fit(strategy=STRATEGIES[name], limits={"convolutions": 2})
-        assert max(row["cost"]["convolutions"] for row in task.search.history()) == 2.0
+        task = fit(strategy=STRATEGIES[name], constraints={"convolutions": 2})
+        assert max(row["cost"]["convolutions"] for row in task.history.rows()) == 2.0
     with pytest.raises(ConfigError, match=r"'volume': 2\.0.*there are the costs \['convolutions', 'seconds'\]"):
-        fit(limits={"volume": 2})
+        fit(constraints={"volume": 2})
     with pytest.raises(ConfigError, match="None of 10000 random architectures is within"):
-        fit(limits={"seconds": 1})
+        fit(constraints={"seconds": 1})
 
 
 def test_the_largest_within_limits_is_near_the_largest() -> None:
@@ -208,9 +208,9 @@ def test_a_report_looks_at_what_was_found() -> None:
     task = fit(
         evaluator={"class_path": f"{HERE}.Known", "init_args": {"objective": "loss"}},
         objective="loss",
-        report={"class_path": f"{HERE}.Known"},
+        final_evaluator={"class_path": f"{HERE}.Known"},
     )
-    losses = [row["objectives"]["loss"] for row in task.search.history()]
+    losses = [row["objectives"]["loss"] for row in task.history.rows()]
     written = read_json(Path("out/history.json"), repair="")
     assert written["objectives"] == {"loss": min(losses)}
     assert written["reported"] == {"accuracy": min(losses)}
@@ -219,7 +219,7 @@ def test_a_report_looks_at_what_was_found() -> None:
 @pytest.mark.parametrize("name", ["random", "front"])
 def test_the_front_of_what_was_evaluated_is_written(name: str) -> None:
     task = fit(strategy=STRATEGIES[name])
-    history = task.search.history()
+    history = task.history.rows()
     values = [(-row["objectives"]["accuracy"], row["cost"]["convolutions"]) for row in history]
 
     def beaten(a: tuple[float, float]) -> bool:
@@ -247,12 +247,12 @@ def test_without_costs_there_is_no_front() -> None:
 def test_curves_of_generations_are_logged() -> None:
     """A generation is a step: what is written of it is what its queries say."""
     logger = {"class_path": "CSVLogger", "init_args": {"save_dir": ".", "name": "curves"}}
-    task = fit(truth={"class_path": f"{HERE}.Known"}, trainer={"logger": logger})
+    task = fit(reference={"class_path": f"{HERE}.Known"}, trainer={"logger": logger})
     with Path("curves/version_0/metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows] == list(range(6))
-    queried = [a.choices for a, _ in task.search.results]
-    values = [e.objectives["accuracy"] for _, e in task.search.results]
+    queried = [a.choices for a, _ in task.history.results]
+    values = [e.objectives["accuracy"] for _, e in task.history.results]
     for row, end in zip(rows, (4, 8, 12, 16, 20, 23), strict=True):
         own = slice((end - 1) // 4 * 4, end)
         pairs = list(combinations(queried[own], 2))
@@ -262,7 +262,7 @@ def test_curves_of_generations_are_logged() -> None:
         assert float(row["mean/accuracy"]) == pytest.approx(sum(values[own]) / len(values[own]))
         assert float(row["diversity"]) == pytest.approx(differing)
         assert float(row["truth/kendall_tau"]) == pytest.approx(1.0)
-        assert float(row["front/size"]) == len(Front(task.search.results[:end], "accuracy", ["convolutions"]).members)
+        assert float(row["front/size"]) == len(Front(task.history.results[:end], "accuracy", ["convolutions"]).members)
 
 
 def test_the_innermost_evaluator_is_found_at_any_depth() -> None:
@@ -285,7 +285,7 @@ def test_a_supernet_of_another_space_is_refused() -> None:
     images = ArrayDataModule("images.npz")
     task = EvolveTask(NASBench201Space(), Nothing(), SupernetEvaluator(str(path), images))
     with pytest.raises(ArchitectureError, match="Use the space that the search used"):
-        task.search.evaluator.evaluate([NASBench201Space().largest()])
+        task.history.evaluator.evaluate([NASBench201Space().largest()])
 
 
 def test_an_empty_front_is_refused_after_the_first_generation() -> None:
@@ -300,8 +300,8 @@ def test_an_empty_front_is_refused_after_the_first_generation() -> None:
 def test_what_is_wrong_is_said() -> None:
     with pytest.raises(ConfigError, match="budget is 0"):
         EvolveTask(NASBench201Space(), Nothing(), Known(), budget=0)
-    with pytest.raises(ConfigError, match="generation is 0"):
-        EvolveTask(NASBench201Space(), Nothing(), Known(), generation=0)
+    with pytest.raises(ConfigError, match="generation_size is 0"):
+        EvolveTask(NASBench201Space(), Nothing(), Known(), generation_size=0)
     rescored = {"parents": 5, "rescore": True}
     population = {"class_path": "lightning_nas.strategies.population.PopulationEvolution", "init_args": rescored}
     with pytest.raises(ConfigError, match="A generation of 4 has no room beside its 4 parents"):

@@ -76,7 +76,7 @@ def fit(*args: str, count: int = 6, data: Any = None, trainer: Any = None, **mod
         "class_path": "lightning_nas.data.architectures.ArchitecturesDataModule",
         "init_args": {"space": space, "count": count},
     }
-    arguments = {"proxy": known(), "truth": known(), "objective": "accuracy", "output_dir": "out", **model}
+    arguments = {"proxy": known(), "reference": known(), "objective": "accuracy", "output_dir": "out", **model}
     quiet = {"accelerator": "cpu", "devices": 1, "enable_progress_bar": False, "enable_model_summary": False}
     keep = {"class_path": "ModelCheckpoint", "init_args": {"dirpath": "kept", "filename": "last"}}
     config = {
@@ -225,7 +225,7 @@ def test_a_run_that_fails_in_the_middle_goes_on_and_ends_as_an_uninterrupted_one
     training = "lightning_nas.evaluation.short_training.ShortTraining"
     model = {
         "proxy": {"class_path": training, "init_args": {"data": distilled, **short}},
-        "truth": {"class_path": training, "init_args": {"data": halves, "seed": 1, **short}},
+        "reference": {"class_path": training, "init_args": {"data": halves, "seed": 1, **short}},
         "objective": "loss",
     }
     fit(**model, count=4)
@@ -286,7 +286,7 @@ def test_what_cannot_work_is_said_before_anything_is_evaluated(monkeypatch: pyte
 
 def test_a_value_that_is_not_finite_is_named_with_its_architecture() -> None:
     with pytest.raises(TrainingError, match=r"truth \(Known\) gives \|.*\| the accuracy nan"):
-        fit(truth=known(values=[float("nan")] * 7))
+        fit(reference=known(values=[float("nan")] * 7))
 
 
 def test_an_objective_that_is_not_there_is_named() -> None:

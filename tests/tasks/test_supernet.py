@@ -177,19 +177,25 @@ def shifted(path: str, data: Any = None, shifting: Any = None, **options: Any) -
     new = options.pop("new_classes", False)
     scores = SupernetEvaluator(path, data or digits(), images=60, calibration_images=32, new_classes=new)
     strategy = PopulationEvolution(parents=2, rescore=True)
-    given: dict[str, Any] = {"budget": 18, "generation": 6, "objective": "loss", "output_dir": "shifted", **options}
+    given: dict[str, Any] = {
+        "budget": 18,
+        "generation_size": 6,
+        "objective": "loss",
+        "output_dir": "shifted",
+        **options,
+    }
     shifting = shifting or Shifting(sgd(0.02), steps=2, batch_size=16)
     return EvolveTask(SPACE, strategy, scores, shifting=shifting, **given)
 
 
 def test_every_generation_is_trained_then_scored() -> None:
     path = supernet()
-    task = shifted(path, truth=Convolutions())
+    task = shifted(path, reference=Convolutions())
     trainer = fit(task, DummyDataModule(10), epochs=1)
-    assert (len(task.search.results), task.scores.version) == (18, 3)
+    assert (len(task.history.results), task.scores.version) == (18, 3)
     assert {"truth/kendall_tau", "diversity", "mean/loss", "best/loss", "train/loss"} <= set(trainer.callback_metrics)
     # the best is that of the last generation, by the weights that are written
-    last = task.search.results[12:]
+    last = task.history.results[12:]
     best = min(last, key=lambda result: result[1].objectives["loss"])
     assert load_architecture("shifted/architecture.json") == best[0]
     assert read_json(Path("shifted/history.json"), repair="")["queries"] == 18
@@ -218,7 +224,7 @@ def test_a_resumed_search_ends_the_same() -> None:
     (middle,) = Path("kept").glob("*.ckpt")
     resumed = shifted(path)
     fit(resumed, DummyDataModule(10), epochs=1, ckpt_path=middle, callbacks=keep, enable_checkpointing=True)
-    assert [a for a, _ in resumed.search.results] == [a for a, _ in whole.search.results]
+    assert [a for a, _ in resumed.history.results] == [a for a, _ in whole.history.results]
     assert states_equal(resumed.supernet.state_dict(), expected)  # type: ignore[union-attr]
 
 
@@ -285,7 +291,7 @@ def test_a_supernet_moves_to_other_classes() -> None:
     task = shifted(path, data, new_classes=True, objective="accuracy")
     fit(task, DummyDataModule(10), epochs=1)
     assert TrainedSupernet.load("shifted/supernet.safetensors").num_classes == 2
-    assert task.search.best[1].objectives["accuracy"] > 0.8
+    assert task.history.best[1].objectives["accuracy"] > 0.8
 
 
 def test_what_cannot_be_trained_is_refused() -> None:

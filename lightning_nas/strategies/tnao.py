@@ -29,21 +29,22 @@ class CodeSearch(Strategy):
         Raises:
             ConfigError: There is no auto-encoder, or nothing was told.
         """
-        if self.autoencoder is None or not self.told:
+        if self.autoencoder is None or not self.evaluated:
             raise ConfigError(
                 f"{type(self).__name__} has {'no' if self.autoencoder is None else 'an'} auto-encoder and knows "
-                f"{len(self.told)} architectures. Train one on known architectures first: configs/predict/tnao.yaml."
+                f"{len(self.evaluated)} architectures. Train one on known architectures first, as "
+                "configs/predict/tnao.yaml does."
             )
         self._found: dict[str, tuple[float, Architecture]] = {}
         self._places: dict[tuple[int, ...], str | None] = {}
         training = self.autoencoder.training
         self.autoencoder.eval()
         with torch.no_grad():
-            choices = torch.tensor([a.choices for a in self.told.values()])
+            choices = torch.tensor([a.choices for a in self.evaluated.values()])
             codes = torch.cat([self.autoencoder.encode(part) for part in choices.split(1000)])
         self.explore(codes, torch.tensor(list(self.fitness.values())))
         self.autoencoder.train(training)
-        unknown = [found for key, found in self._found.items() if key not in self.told]
+        unknown = [found for key, found in self._found.items() if key not in self.evaluated]
         return [architecture for _, architecture in sorted(unknown, key=lambda found: -found[0])[:count]]
 
     @abstractmethod
