@@ -1,43 +1,57 @@
-"""Typed errors. Each message says what was received, what was expected and what repairs it."""
+"""Typed errors. Each message says what was received, what was expected and how to repair it."""
 
 from pathlib import Path
 
 
 class NASError(Exception):
-    """Base of all errors that this library raises on purpose; the command line prints it without a traceback."""
+    """Base class of all errors that this library raises on purpose; the command line prints them without a traceback.
+
+    Example:
+        >>> from lightning_nas.errors import NASError
+        >>> from lightning_nas.spaces import load_architecture
+        >>> try:
+        ...     load_architecture("missing.json")
+        ... except NASError as error:
+        ...     print(type(error).__name__)
+        ArtifactError
+    """
 
 
 class DataError(NASError):
-    """The data cannot be used: missing, empty, of a wrong shape or type, or too small."""
+    """The data cannot be used: they are missing, empty, too small, or of a wrong shape or type."""
 
 
 class ConfigError(NASError):
-    """A configuration asks for something that cannot work."""
+    """The configuration asks for something that cannot work."""
 
 
 class ArchitectureError(NASError):
-    """A choice that is no point of its search space, or an architecture of another space."""
+    """The choices are not a point of the search space, or the architecture belongs to another space."""
 
 
 class ArtifactError(NASError):
-    """A file handed from stage to stage is missing, truncated, foreign or of a newer schema."""
+    """A file that one stage hands to the next is missing, truncated, foreign or of a newer schema."""
 
 
 class CheckpointError(NASError):
-    """A checkpoint of another task, or of a task with other components, than the configuration asks for."""
+    """The checkpoint cannot be read, or belongs to another task or other components than the configuration."""
 
 
 class TrainingError(NASError):
-    """A training cannot go on: its loss or weights are not finite, or its processes disagree."""
+    """The training cannot continue: its loss or weights are not finite, or its processes disagree."""
 
 
 class InterruptedTrainingError(NASError):
-    """A training was asked to stop (SIGTERM) and did, with a checkpoint to go on from.
+    """The training was asked to stop (SIGTERM) and did.
+
+    Args:
+        message: What happened and how to resume.
+        checkpoint: The checkpoint to resume from, or None if the run keeps no checkpoints or has none yet.
 
     Attributes:
-        checkpoint: What it goes on from; None if the run keeps no checkpoints or has none yet.
-        resume: Arguments of the command that goes on; None for those of the command that was stopped.
-        exit_code: Of the process: 128 + 15, as of any program that SIGTERM ended.
+        checkpoint: The checkpoint to resume from, or None.
+        resume: Arguments of the command that resumes, or None for those of the command that was stopped.
+        exit_code: Exit code of the process: 128 + 15, as for any program that SIGTERM ended.
     """
 
     exit_code = 143
@@ -49,23 +63,23 @@ class InterruptedTrainingError(NASError):
 
 
 class BudgetError(NASError):
-    """More architectures were looked up than a budget allows."""
+    """More architectures were looked up than the budget allows."""
 
 
 class FidelityError(NASError):
-    """A proxy ranks architectures too badly to be searched on."""
+    """The proxy ranks architectures too badly to be searched on."""
 
 
 class ExportError(NASError):
-    """An exported network does not do what the original does, or cannot be run at all."""
+    """The exported network does not compute what the original does, or cannot be run at all."""
 
 
 class MissingDependencyError(NASError):
-    """A package that one feature needs and the library does not is not installed, or cannot be imported.
+    """An optional package is not installed, or cannot be imported.
 
     Args:
-        package: Its name.
-        wanted_by: What needs it.
+        package: Name of the package.
+        wanted_by: The feature that needs it.
         extra: The extra of this library that installs it.
     """
 

@@ -1,4 +1,7 @@
-"""Files handed from stage to stage: JSON and safetensors, written whole or not at all."""
+"""Artifacts, the files that one stage hands to the next: JSON and safetensors, written completely or not at all.
+
+Nothing is unpickled, and a file of any origin either loads or raises an ``ArtifactError`` that names it.
+"""
 
 import contextlib
 import json
@@ -9,28 +12,36 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-import torch
 from torch import Tensor
 
 from lightning_nas import __version__
 from lightning_nas.errors import ArtifactError
 
 SCHEMA = 1
-"""Version of every JSON artifact that this release writes; it reads this one and older ones."""
+"""Version of the JSON artifacts that this release writes. It reads this version and older ones."""
 
 LARGEST_JSON = 16 * 2**20
+"""Size in bytes of the largest JSON file that is read. This library writes far smaller ones, and a hostile file must
+not fill the memory."""
+
 LARGEST_TENSORS = 4 * 2**30
-LARGEST_PICKLE = 8 * 2**20
-"""Bytes of the largest files, and of the largest pickle inside a checkpoint, that are read: all that this library
-writes is far smaller, and a hostile file must not fill the memory."""
+"""Size in bytes of the largest safetensors file that is read, for the same reason."""
 
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[IO[bytes]]:
-    """A file that takes the place of ``path`` when all is written: a killed run leaves the old one or the new one.
+    """Open a temporary file that replaces ``path`` when the block ends without an error.
+
+    A run that is killed on the way leaves either the old file or the new one, never a part of it.
+
+    Args:
+        path: The file to replace. Missing folders are made.
+
+    Yields:
+        A file that is open for writing bytes.
 
     Raises:
-        ArtifactError: It cannot be written; what was at ``path`` is still there.
+        ArtifactError: The file cannot be written. What was at ``path`` before is still there.
     """
     path = Path(path)
     temporary = None
@@ -48,47 +59,92 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            kept = "What was written there before is unharmed. " if path.is_file() else ""
+            kept = "The file that was there before is unharmed. " if path.is_file() else ""
             raise ArtifactError(
-                f"{path} cannot be written ({error.strerror or error}). {kept}Free space or change permissions, or "
-                "name another folder; a run goes on from its last checkpoint."
+                f"{path} cannot be written ({error.strerror or error}). {kept}Free some space, change the permissions "
+                "or name another folder, and resume the run from its last checkpoint."
             ) from error
         raise
 
 
 def write_bytes(path: str | Path, data: bytes) -> Path:
-    """Write ``data`` whole or not at all; see ``replacing``."""
+    """Write ``data`` completely or not at all; see ``replacing``.
+
+    Args:
+        path: The file to write.
+        data: Its content.
+
+    Returns:
+        The path.
+
+    Raises:
+        ArtifactError: The file cannot be written.
+    """
     with replacing(path) as file:
         file.write(data)
     return Path(path)
 
 
 def write_json(path: str | Path, content: dict[str, Any]) -> Path:
-    """Write ``content`` with its schema version and the version of this library."""
+    """Write ``content`` with the schema version and the version of this library.
+
+    Args:
+        path: The file to write.
+        content: JSON values by key.
+
+    Returns:
+        The path.
+
+    Raises:
+        ArtifactError: The file cannot be written.
+    """
     whole = {"schema": SCHEMA, "lightning_nas": __version__, **content}
     return write_bytes(path, (json.dumps(whole, indent=2) + "\n").encode())
+
+
+def write_tensors(path: str | Path, tensors: dict[str, Tensor]) -> Path:
+    """Write named tensors as safetensors.
+
+    Args:
+        path: The file to write.
+        tensors: Tensors by name, on any device.
+
+    Returns:
+        The path.
+
+    Raises:
+        ArtifactError: The file cannot be written.
+    """
+    from safetensors.torch import save
+
+    return write_bytes(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
 
 
 def read_json(path: str | Path, *, repair: str) -> dict[str, Any]:
     """Read a JSON artifact.
 
     Args:
-        path: The file.
-        repair: What makes such a file, for the error message.
+        path: The file to read.
+        repair: How to get such a file: one or more sentences for the error message.
+
+    Returns:
+        The content, with the versions that ``write_json`` added.
 
     Raises:
-        ArtifactError: The file is missing, empty, truncated, not an object, or of a newer schema.
+        ArtifactError: The file is missing, empty, truncated, not an object or of a newer schema.
     """
     path = Path(path)
     data = _read_bytes(path, LARGEST_JSON, repair)
     try:
         content = json.loads(data.decode())
-        json.dumps(content, ensure_ascii=False).encode()  # text that is no Unicode could never be written again
-    except (ValueError, RecursionError) as error:  # ValueError: no UTF-8, no JSON, or a number of too many digits
+        json.dumps(content, ensure_ascii=False).encode()  # text that is not valid Unicode could not be written again
+    except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, or a number with too many digits
         raise ArtifactError(f"{path} is not a complete JSON file ({error}). {repair}") from None
     schema = content.get("schema") if isinstance(content, dict) else None
     if type(schema) is not int or schema < 1:
-        raise ArtifactError(f"{path} has no integer 'schema' from 1 on: not a file of lightning_nas. {repair}")
+        raise ArtifactError(
+            f"{path} was not written by lightning_nas: its 'schema' is not a positive integer. {repair}"
+        )
     if schema > SCHEMA:
         writer = reprlib.repr(content.get("lightning_nas"))
         raise ArtifactError(
@@ -98,38 +154,15 @@ def read_json(path: str | Path, *, repair: str) -> dict[str, Any]:
     return dict(content)
 
 
-def _read_bytes(path: Path, largest: int, repair: str) -> bytes:
-    """The content of an ordinary file.
-
-    Raises:
-        ArtifactError: There is none, it cannot be read, or it is too large.
-    """
-    try:
-        if path.exists() and not path.is_file():
-            raise ArtifactError(f"{path} is no file. {repair}")  # opening a pipe would wait
-        size = path.stat().st_size
-        if size > largest:
-            raise ArtifactError(f"{path} has {size} bytes; files of its kind have at most {largest}. {repair}")
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise ArtifactError(f"{path} does not exist. {repair}") from None
-    except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
-        raise ArtifactError(f"{path} cannot be read ({error}). {repair}") from None
-
-
-def write_tensors(path: str | Path, tensors: dict[str, Tensor]) -> Path:
-    """Write named tensors as safetensors."""
-    from safetensors.torch import save
-
-    return write_bytes(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
-
-
-def read_tensors(path: str | Path, *, repair: str) -> dict[str, torch.Tensor]:
+def read_tensors(path: str | Path, *, repair: str) -> dict[str, Tensor]:
     """Read named tensors from a safetensors file.
 
     Args:
-        path: The file.
-        repair: What makes such a file, for the error message.
+        path: The file to read.
+        repair: How to get such a file: one or more sentences for the error message.
+
+    Returns:
+        Tensors by name, on the CPU.
 
     Raises:
         ArtifactError: The file is missing or not a complete safetensors file.
@@ -143,3 +176,22 @@ def read_tensors(path: str | Path, *, repair: str) -> dict[str, torch.Tensor]:
         return load(data)
     except (SafetensorError, ValueError, KeyError, RuntimeError, OverflowError) as error:
         raise ArtifactError(f"{path} is not a complete safetensors file ({str(error):.200}). {repair}") from None
+
+
+def _read_bytes(path: Path, largest: int, repair: str) -> bytes:
+    """Read a regular file of at most ``largest`` bytes.
+
+    Raises:
+        ArtifactError: There is no such file, it cannot be read, or it is too large.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise ArtifactError(f"{path} is not a regular file. {repair}")  # opening a pipe would block
+        size = path.stat().st_size
+        if size > largest:
+            raise ArtifactError(f"{path} has {size} bytes; files of its kind have at most {largest}. {repair}")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} does not exist. {repair}") from None
+    except (OSError, ValueError) as error:  # ValueError: a path with a null byte
+        raise ArtifactError(f"{path} cannot be read ({error}). {repair}") from None

@@ -1,4 +1,4 @@
-"""Names of classes in artifacts."""
+"""How artifacts name classes, and how those classes are found again."""
 
 import contextlib
 import importlib
@@ -6,9 +6,11 @@ import sys
 
 from lightning_nas.errors import ArtifactError
 
+_MOST_PARTS = 10
+
 
 def class_path(kind: type) -> str:
-    """The dotted path under which artifacts name a class.
+    """Return the dotted path under which artifacts name a class.
 
     A class of this library is named by the outermost package that exports it, such as
     ``lightning_nas.spaces.DARTSSpace``, so that artifacts stay readable when a module inside a package moves.
@@ -31,26 +33,36 @@ def class_path(kind: type) -> str:
 def find_class(class_path: str, base: type) -> type:
     """Look up a class that an artifact names.
 
-    An artifact may come from anywhere, so nothing is imported for it but this library's own modules; a class of the
-    user's must be in a module that is imported already.
+    An artifact may come from anywhere, so nothing is imported for it except this library's own modules; a class of the
+    user must be in a module that is already imported. A class of this library is also found under the name of a module
+    that it has moved away from, such as ``lightning_nas.spaces.single_path_blocks.ShuffleBlock``, as long as its
+    package exports it.
 
     Args:
-        class_path: Full dotted path.
+        class_path: Full dotted path: the public one, or that of any module that has the class.
         base: The class that it must inherit from.
 
+    Returns:
+        The class.
+
     Raises:
-        ArtifactError: There is no such class, or it is not a ``base``.
+        ArtifactError: There is no such class, or it does not inherit from ``base``.
     """
     module_name, _, name = class_path.rpartition(".")
     parts = module_name.split(".")
-    # modules are imported from the outermost to the innermost: a path of thousands must not be tried
-    if parts[0] == "lightning_nas" and len(parts) < 10 and all(part.isidentifier() for part in parts):
-        with contextlib.suppress(ImportError):
-            importlib.import_module(module_name)
-    found = getattr(sys.modules.get(module_name), name, None)
-    if not isinstance(found, type) or not issubclass(found, base):
-        raise ArtifactError(
-            f"{class_path!r:.200} is no {base.__name__} that is imported. If it is a class of yours, import its module "
-            "before reading the artifact (naming it in the configuration does); otherwise the file is not usable."
-        )
-    return found
+    places = [module_name]
+    # a path of thousands of parts must not be tried: modules are imported one by one, the outermost first
+    if parts[0] == "lightning_nas" and len(parts) < _MOST_PARTS and all(part.isidentifier() for part in parts):
+        places.append(".".join(parts[:2]))
+        for place in places:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(place)
+    for place in places:
+        found = getattr(sys.modules.get(place), name, None)
+        if isinstance(found, type) and issubclass(found, base):
+            return found
+    raise ArtifactError(
+        f"{class_path!r:.200} is not a {base.__name__} class that has been imported. If it is your own class, import "
+        "its module before you read the artifact (naming it in the configuration does so); otherwise the file cannot "
+        "be used."
+    )

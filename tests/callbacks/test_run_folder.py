@@ -100,7 +100,7 @@ class Fill(Callback):
 def test_a_disk_that_fills_up_leaves_the_last_checkpoint(tmp_path: Path) -> None:
     found = raised_by(lambda: fit(make(tmp_path), tmp_path, Fill()))
     with pytest.raises(
-        ArtifactError, match=r"last\.ckpt cannot be written .*What was written there before is unharmed"
+        ArtifactError, match=r"last\.ckpt cannot be written .*The file that was there before is unharmed"
     ):
         raise found or AssertionError("nothing was raised")
     assert torch.load(tmp_path / "kept" / "last.ckpt", weights_only=True)["epoch"] == 0

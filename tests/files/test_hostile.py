@@ -46,6 +46,7 @@ LEAST_FILES = 10_000
 MOST_MEMORY = 2**30
 OUTCOMES: Counter[str] = Counter()
 RAN: set[str] = set()
+pytestmark = pytest.mark.slow
 set_hypothesis_home_dir(Path(tempfile.gettempdir()) / "hypothesis")  # not the present folder
 CHECKPOINT, IMAGES = checkpoint(), images()
 
