@@ -4,17 +4,7 @@ from pathlib import Path
 
 
 class NASError(Exception):
-    """Base class of all errors that this library raises on purpose; the command line prints them without a traceback.
-
-    Example:
-        >>> from lightning_nas.errors import NASError
-        >>> from lightning_nas.spaces import load_architecture
-        >>> try:
-        ...     load_architecture("missing.json")
-        ... except NASError as error:
-        ...     print(type(error).__name__)
-        ArtifactError
-    """
+    """Base class of the errors that this library raises on purpose; the command line shows no traceback."""
 
 
 class DataError(NASError):
