@@ -315,7 +315,7 @@ def dcnas(bench: Bench, seed: int) -> dict[str, Any]:
     logs = np.log(np.maximum(changes, 1e-6))
     features = (logs - logs.mean(0)) / np.maximum(logs.std(0), 1e-6)
     final = [float(value) for value in bench.truth[bench.table.rows(list(drawn.values()))]]
-    choices = one_hot([a.choices for a in drawn.values()], bench.space.alphabet)
+    choices = one_hot([a.choices for a in drawn.values()], bench.space.num_values)
     print(json.dumps({"seed": seed, "early": statistics.mean(early)}), flush=True)
     clustered_by = {"changes": features, "choices": np.asarray(choices)}
     return {"early": early, "final": final, "features": clustered_by, "seconds": time.perf_counter() - start}

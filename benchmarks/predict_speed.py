@@ -104,7 +104,7 @@ def main() -> None:
     found["generation_milliseconds"] = 1000 * (time.perf_counter() - start) / generations
 
     # scoring does not ask whether choices are architectures
-    alphabet = torch.tensor(space.alphabet)
+    alphabet = torch.tensor(space.num_values)
     choices = (torch.rand(NETWORKS, len(alphabet)) * alphabet).long()
     start = time.perf_counter()
     with torch.inference_mode():
@@ -113,8 +113,8 @@ def main() -> None:
     found["scoring_seconds"] = time.perf_counter() - start
 
     known = [(a.choices, e.objectives["accuracy"]) for a, e in task.history.results]
-    features = one_hot([c for c, _ in known], space.alphabet)
-    others = one_hot(choices.tolist(), space.alphabet)
+    features = one_hot([c for c, _ in known], space.num_values)
+    others = one_hot(choices.tolist(), space.num_values)
     start = time.perf_counter()
     RandomForest().predict(features, torch.tensor([w for _, w in known]).numpy(), others, seed=0)
     found["forest_seconds"] = time.perf_counter() - start

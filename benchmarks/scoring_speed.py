@@ -82,7 +82,7 @@ class Scoring:
         generator = torch.Generator().manual_seed(0)
         first = space.sample(generator)
         drawn = [first, *space.neighbours(first)] if children else [space.sample(generator) for _ in range(count)]
-        self.paths = [space.discrete(architecture) for architecture in drawn[:count]]
+        self.paths = [space.to_path(architecture) for architecture in drawn[:count]]
         self.calibration = torch.randn(256, *shape, device=device)
         labels = torch.randint(10, (setting.images,), device=device)
         self.held = [(torch.randn(setting.images, *shape, device=device), labels)]

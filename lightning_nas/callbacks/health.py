@@ -272,7 +272,7 @@ def gap(task: "BilevelTask", found: "Architecture", images: "Tensor", labels: "T
         ``gap_loss``, the architecture's less the supernet's, and ``gap_accuracy``, the other way round.
     """
     discrete = {}
-    for cell, mixture in task.space.discrete(found).items():
+    for cell, mixture in task.space.to_path(found).items():
         operations, edges = (part.to(images.device, images.dtype) for part in mixture[:2])
         discrete[cell] = mixture._replace(operations=operations, edges=edges)
     losses, accuracies = zip(*(worth(task, mixtures, images, labels) for mixtures in (None, discrete)), strict=True)

@@ -56,7 +56,7 @@ class AlphaMask:
         """
         if self.frozen is None:
             return None
-        discrete = self.space.discrete(self.frozen).items()
+        discrete = self.space.to_path(self.frozen).items()
         return {name: Mixture(m.operations.to(like), m.edges.to(like), m.active) for name, m in discrete}
 
     def mixture(self, name: str, mixture: Mixture) -> Mixture:

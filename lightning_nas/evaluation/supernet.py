@@ -142,7 +142,7 @@ class SupernetEvaluator(Evaluator):
         keys = [(self.version, space.key(architecture)) for architecture in architectures]
         new = {key: a for key, a in zip(keys, architectures, strict=True) if key not in self._scores}
         if new:
-            paths = [space.discrete(architecture) for architecture in new.values()]
+            paths = [space.to_path(architecture) for architecture in new.values()]
             scores = score_paths(self.loaded.network, paths, *self._batches())
             self._scores.update(zip(new, scores, strict=True))
         seconds = (time.perf_counter() - start) / max(len(new), 1)

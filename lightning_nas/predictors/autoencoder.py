@@ -24,7 +24,7 @@ class ArchitectureAutoEncoder(nn.Module):
            2023, https://doi.org/10.1109/IJCNN54540.2023.10191955
 
     Args:
-        alphabet: Number of values of every choice; see ``SearchSpace.alphabet``.
+        alphabet: Number of values of every choice; see ``SearchSpace.num_values``.
         width: Of the Transformers' layers, divisible by ``heads``.
         code: Numbers of a code.
         layers: Of the encoder, and of the decoder.

@@ -137,7 +137,7 @@ class SearchSpace(ABC):
 
     @property
     @abstractmethod
-    def alphabet(self) -> tuple[int, ...]:
+    def num_values(self) -> tuple[int, ...]:
         """How many values every choice of an architecture has; not all combinations need to be architectures."""
 
     @abstractmethod
@@ -238,7 +238,7 @@ class SupernetSpace(SearchSpace):
 
     @abstractmethod
     def supernet(self, *, num_classes: int, image_shape: Sequence[int]) -> nn.Module:
-        """Build the supernet: it maps images, and what ``discrete`` says of an architecture, to logits.
+        """Build the supernet: it maps images, and what ``to_path`` says of an architecture, to logits.
 
         Args:
             num_classes: Width of the classifier.
@@ -249,7 +249,7 @@ class SupernetSpace(SearchSpace):
         """
 
     @abstractmethod
-    def discrete(self, architecture: Architecture) -> Any:
+    def to_path(self, architecture: Architecture) -> Any:
         """What makes the supernet compute an architecture: the second argument of its forward pass."""
 
     def arguments(self) -> dict[str, Any]:
@@ -372,7 +372,7 @@ class DifferentiableSpace(SupernetSpace):
             for cell, mask in masks.items()
         }
 
-    def discrete(self, architecture: Architecture) -> dict[str, Mixture]:
+    def to_path(self, architecture: Architecture) -> dict[str, Mixture]:
         """Factors under which the supernet is an architecture: one for what it keeps, zero for what is skipped."""
         mixtures = {}
         for name, kept in self.chosen(architecture).items():

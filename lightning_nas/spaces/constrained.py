@@ -1,4 +1,4 @@
-"""A space under limits of cost."""
+"""A search space under constraints on cost."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -7,122 +7,161 @@ import torch
 from torch import nn
 
 from lightning_nas.architecture import Architecture, SpaceSpec
+from lightning_nas.checks import greater_than
 from lightning_nas.errors import ArchitectureError, ConfigError
 from lightning_nas.spaces.base import Graph, SearchSpace
 
-DRAWS = 10_000
-"""Draws in a row that may all cost too much, before a limit counts as one that nothing meets."""
+MAX_DRAWS = 10_000
+"""Number of draws in a row that may all violate the constraints before sampling gives up."""
 
 Costs = Callable[[Architecture], Mapping[str, float]]
 
 
 class ConstrainedSpace(SearchSpace):
-    """The architectures of another space that cost no more than is allowed.
+    """The architectures of another space that satisfy constraints on cost.
+
+    An architecture belongs to this space if it belongs to the other one and none of its costs exceeds its bound.
+    Sampling draws from the other space until an architecture qualifies, so that it is uniform over this space.
+    Neighbours that violate a constraint are left out.
+
+    Example:
+        ```python
+        space = NASBench201Space()
+        small = ConstrainedSpace(space, evaluator.costs, {"parameters": 500_000})
+        architecture = small.sample(torch.Generator().manual_seed(0))
+        ```
 
     Args:
-        space: The other space.
-        costs: What an architecture costs, by name, such as ``Evaluator.costs``; only costs with limits are looked up.
-        limits: The most that it may cost, by name, in the order in which they are looked at.
+        space: The space to constrain.
+        costs: Function that maps an architecture to its costs by name, such as ``Evaluator.costs``. The mapping may
+            compute a cost when it is looked up: only those with a constraint are.
+        constraints: Largest allowed value of each cost, greater than 0, by the name of the cost. They are checked in
+            this order, and checking stops at the first violation: name cheap costs first.
+
+    Raises:
+        ConfigError: A bound is not greater than 0.
     """
 
-    def __init__(self, space: SearchSpace, costs: Costs, limits: Mapping[str, float]) -> None:
+    def __init__(self, space: SearchSpace, costs: Costs, constraints: Mapping[str, float]) -> None:
+        greater_than(0, **{f"constraints[{name!r}]": bound for name, bound in constraints.items()})
         self.space = space
         self.costs = costs
-        self.limits = dict(limits)
+        self.constraints = dict(constraints)
 
     def excess(self, architecture: Architecture) -> float:
-        """The largest ratio of a cost to its limit; at most 1 for the architectures of this space.
+        """Return the largest ratio of a cost to its bound; at most 1 for the architectures of this space.
+
+        Args:
+            architecture: Architecture of the underlying space.
 
         Raises:
-            ConfigError: There is no such cost, or a limit is not above 0.
+            ConfigError: A constraint names an unknown cost.
         """
-        return max(self._shares(architecture), default=0.0)
+        return max(self._ratios(architecture), default=0.0)
 
     def allows(self, architecture: Architecture) -> bool:
-        """Whether an architecture of the other space is in this one; it is not asked beyond the first limit exceeded.
+        """Return whether an architecture of the underlying space satisfies all constraints.
+
+        Args:
+            architecture: Architecture of the underlying space.
 
         Raises:
-            ConfigError: There is no such cost, or a limit is not above 0.
+            ConfigError: A constraint names an unknown cost.
         """
-        return all(share <= 1 for share in self._shares(architecture))
+        return all(ratio <= 1 for ratio in self._ratios(architecture))
 
-    def _shares(self, architecture: Architecture) -> Iterator[float]:
-        """Ratios of costs to their limits, each found out when it is asked for."""
+    def _ratios(self, architecture: Architecture) -> Iterator[float]:
+        """Ratios of costs to their bounds, each computed when it is asked for."""
         costs = self.costs(architecture)
-        wrong = {name: value for name, value in self.limits.items() if name not in costs or not value > 0}
-        if wrong:
-            raise ConfigError(f"Limits {wrong} were given; there are the costs {sorted(costs)}, limits are above 0.")
-        return (costs[name] / limit for name, limit in self.limits.items())
+        unknown = [name for name in self.constraints if name not in costs]
+        if unknown:
+            raise ConfigError(
+                f"constraints name {', '.join(unknown)}, which the evaluator does not know; it knows {sorted(costs)}."
+            )
+        return (costs[name] / bound for name, bound in self.constraints.items())
 
     def spec(self) -> SpaceSpec:
-        """That of the other space: a limit does not change what an architecture is."""
+        """Identity of the underlying space: constraints do not change what an architecture is."""
         return self.space.spec()
 
     @property
-    def alphabet(self) -> tuple[int, ...]:
-        """That of the other space."""
-        return self.space.alphabet
+    def num_values(self) -> tuple[int, ...]:
+        """Number of values of every choice in the underlying space."""
+        return self.space.num_values
 
     def check(self, architecture: Architecture) -> None:
-        """Raise ``ArchitectureError`` unless the architecture is a point of the other space within the limits."""
+        """Raise ``ArchitectureError`` unless the architecture is a point of the space and satisfies the constraints."""
         self.space.check(architecture)
         if not self.allows(architecture):
             costs = self.costs(architecture)
             raise ArchitectureError(
-                f"{self.space.text(architecture)} costs { ({name: costs[name] for name in self.limits}) }, more than "
-                f"{self.limits}. Raise the limits, or take another architecture."
+                f"{self.space.text(architecture)} has the costs { ({name: costs[name] for name in self.constraints}) }, "
+                f"which exceed the constraints {self.constraints}. Relax the constraints or choose another "
+                "architecture."
             )
 
     def key(self, architecture: Architecture) -> str:
-        """That of the other space."""
+        """Canonical identity in the underlying space."""
         return self.space.key(architecture)
 
     def text(self, architecture: Architecture) -> str:
-        """That of the other space."""
+        """Textual form in the underlying space."""
         return self.space.text(architecture)
 
     def sample(self, generator: torch.Generator) -> Architecture:
-        """Draw from the other space until an architecture is within the limits.
+        """Draw uniformly from the architectures that satisfy the constraints.
+
+        Args:
+            generator: Source of randomness.
 
         Raises:
-            ConfigError: None of many is.
+            ConfigError: None of ``MAX_DRAWS`` architectures satisfies them.
         """
-        for _ in range(DRAWS):
+        for _ in range(MAX_DRAWS):
             drawn = self.space.sample(generator)
             if self.allows(drawn):
                 return drawn
-        raise ConfigError(f"None of {DRAWS} random architectures is within the limits {self.limits}. Raise them.")
+        raise ConfigError(
+            f"None of {MAX_DRAWS} random architectures satisfies the constraints {self.constraints}. Relax them."
+        )
 
     def neighbours(self, architecture: Architecture) -> Iterator[Architecture]:
-        """Those of the other space that are within the limits."""
+        """Yield the neighbours in the underlying space that satisfy the constraints."""
         return (near for near in self.space.neighbours(architecture) if self.allows(near))
 
     def mutate(self, architecture: Architecture, generator: torch.Generator) -> Architecture:
-        """A uniformly drawn neighbour; the architecture itself where it has none."""
+        """Draw a neighbour uniformly; the architecture itself if it has none.
+
+        Args:
+            architecture: The architecture to change.
+            generator: Source of randomness.
+        """
         near = list(self.neighbours(architecture))
         return near[int(torch.randint(len(near), (1,), generator=generator))] if near else architecture
 
     def largest(self) -> Architecture:
-        """From the largest of the other space, the neighbour nearest to the limits again and again, until within.
+        """Descend from the largest architecture of the underlying space until all constraints are satisfied.
+
+        Each step moves to the neighbour with the smallest ``excess``.
 
         Raises:
-            ConfigError: That ends above a limit.
+            ConfigError: The descent gets stuck before it satisfies the constraints.
         """
         current = self.space.largest()
         while (excess := self.excess(current)) > 1:
             nearest = min(self.space.neighbours(current), key=self.excess)
             if self.excess(nearest) >= excess:
                 raise ConfigError(
-                    f"No architecture near {self.space.text(current)} is nearer to the limits {self.limits}. Raise "
-                    "them, or start elsewhere."
+                    f"No neighbour of {self.space.text(current)} is closer to satisfying the constraints "
+                    f"{self.constraints}. Relax them, or start the search from another architecture."
                 )
             current = nearest
         return current
 
     def network(self, architecture: Architecture, *, image_shape: Sequence[int], **options: Any) -> nn.Module:
-        """That of the other space."""
+        """Build the network of an architecture; see the underlying space."""
         return self.space.network(architecture, image_shape=image_shape, **options)
 
     def graphs(self, architecture: Architecture) -> list[Graph]:
-        """Those of the other space."""
+        """Return the cells as graphs; see the underlying space."""
         return self.space.graphs(architecture)

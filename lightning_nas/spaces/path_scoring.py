@@ -19,7 +19,7 @@ class BatchedPathScoring(ABC):
     """
 
     @abstractmethod
-    def computes(self, path: Any) -> bool:
+    def supports(self, path: Any) -> bool:
         """Whether a path is an architecture that ``path_logits`` knows to compute.
 
         Args:
@@ -31,7 +31,7 @@ class BatchedPathScoring(ABC):
         """Compute the logits of every path for every batch; nothing can be differentiated.
 
         Args:
-            paths: For all of which ``computes`` is true.
+            paths: For all of which ``supports`` is true.
             calibration: Images that the statistics are measured on.
             batches: Images.
 

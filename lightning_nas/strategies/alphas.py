@@ -47,7 +47,7 @@ class AlphaEvolution(Strategy):
     def start(self, *args: Any, **kwargs: Any) -> None:
         """Begin a search; see ``Strategy.start``."""
         super().start(*args, **kwargs)
-        alphabet = self.space.alphabet
+        alphabet = self.space.num_values
         self.masks = torch.zeros(len(alphabet), max(alphabet), dtype=torch.bool)
         for _ in range(SAMPLES):
             self.masks[range(len(alphabet)), self.space.sample(self.generator).choices] = True

@@ -87,7 +87,7 @@ class DCNAS(Strategy):
                 )
             features = np.asarray([self._features[key] for key in keys], np.float64)
         else:
-            features = one_hot([self.evaluated[key].choices for key in keys], self.space.alphabet)
+            features = one_hot([self.evaluated[key].choices for key in keys], self.space.num_values)
         seed = int(torch.randint(2**32, (1,), generator=self.generator))
         labels = clustered(features, min(self.clusters, len(keys)), seed)
         self.cluster = dict(zip(keys, labels, strict=True))

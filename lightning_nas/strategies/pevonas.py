@@ -67,7 +67,7 @@ def only_cell(space: Any) -> str:
     if (
         not isinstance(space, DifferentiableSpace)
         or len(space.cell_types) != 1
-        or space.alphabet != (len(space.operations),) * space.edges
+        or space.num_values != (len(space.operations),) * space.edges
     ):
         raise ConfigError(
             f"{type(space).__name__} cannot be narrowed to operations; its choices must be those of the edges of one "

@@ -107,7 +107,7 @@ class Shifting:
                 optimizer.zero_grad()
                 for place in group:
                     images, labels = self._batch(scores, generation, place, step)
-                    logits = network(images, space.discrete(architectures[place]))
+                    logits = network(images, space.to_path(architectures[place]))
                     loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
                     backward(loss / len(group))
                     total += float(loss.detach())

@@ -97,7 +97,7 @@ class WeakPredictors(Strategy):
         unknown = [a for key, a in candidates.items() if key not in self.evaluated]
         if not unknown:
             return self.sample_unseen(count)
-        alphabet = self.space.alphabet
+        alphabet = self.space.num_values
         known, others = (
             one_hot([a.choices for a in some], alphabet) for some in (list(self.evaluated.values()), unknown)
         )

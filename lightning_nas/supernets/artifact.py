@@ -24,7 +24,7 @@ class TrainedSupernet:
     In files: ``supernet.safetensors``, with ``supernet.json`` beside it.
 
     Attributes:
-        network: Takes images and ``space.discrete(architecture)``.
+        network: Takes images and ``space.to_path(architecture)``.
         space: The architectures that it holds.
         image_shape: ``(channels, height, width)`` of its images.
         num_classes: Width of its classifier.

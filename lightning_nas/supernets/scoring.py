@@ -81,7 +81,7 @@ def score_paths(
         held: Batches of images and labels to score on.
     """
     images = [x for x, _ in held]
-    if isinstance(supernet, BatchedPathScoring) and all(supernet.computes(path) for path in paths):
+    if isinstance(supernet, BatchedPathScoring) and all(supernet.supports(path) for path in paths):
         found = supernet.path_logits(paths, calibration, images)
     else:
         found = _one_by_one(supernet, paths, calibration, images)

@@ -115,7 +115,7 @@ class AutoEncoderTask(LightningModule):
         self.outputs: dict[str, list[Path]] = {}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(seed, "autoencoder"))
-            self.autoencoder = ArchitectureAutoEncoder(space.alphabet, width, code, layers, heads, dropout)
+            self.autoencoder = ArchitectureAutoEncoder(space.num_values, width, code, layers, heads, dropout)
 
     def prepare_data(self) -> None:
         """Download what the evaluators need."""

@@ -131,7 +131,7 @@ class SupernetTask(LightningModule):
 
     def forward(self, x: Tensor, architecture: Architecture) -> Tensor:
         """Logits ``(batch, classes)`` of one architecture."""
-        logits: Tensor = self.supernet(x, self.space.discrete(architecture))
+        logits: Tensor = self.supernet(x, self.space.to_path(architecture))
         return logits
 
     # -- training -----------------------------------------------------------------------------------------------------
@@ -186,7 +186,7 @@ class SupernetTask(LightningModule):
         generator = torch.Generator().manual_seed(derived_seed(self.seed, "ranked"))
         drawn = {self.space.key(a): a for a in (self.space.sample(generator) for _ in range(self.ranked))}
         architectures = list(drawn.values())
-        paths = [self.space.discrete(architecture) for architecture in architectures]
+        paths = [self.space.to_path(architecture) for architecture in architectures]
         found = score_paths(self.supernet, paths, calibration.to(self.device), held)
         scores = [each["accuracy"] for each in found]
         values = {"accuracy": sum(scores) / len(scores)}

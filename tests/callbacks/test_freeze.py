@@ -69,7 +69,7 @@ def test_the_frozen_supernet_is_one_network(tmp_path: Path, space: str, options:
     assert all(torch.equal(alphas[2][n], alphas[4][n]) and torch.equal(alphas[4][n], task.alphas[n]) for n in alphas[2])
     assert {found.choices for _, found in watch.seen[2:]} == {task.found.choices}
     # what is computed is the architecture in the whole supernet with these weights, at factors of one
-    for name, mixture in task.space.discrete(task.found).items():
+    for name, mixture in task.space.to_path(task.found).items():
         assert torch.equal(task.mixtures()[name].operations, mixture.operations)
         assert torch.equal(task.mixtures()[name].edges, mixture.edges)
     assert parameters(task.supernet) < whole

@@ -276,8 +276,8 @@ def test_spaces_hold_what_they_sample(member: Any) -> None:
         near = space.mutate(architecture, generator)
         assert space.key(near) != space.key(architecture)
         assert space.graphs(architecture)
-        assert len(space.alphabet) == len(architecture.choices)
-        assert all(0 <= c < n for c, n in zip(architecture.choices, space.alphabet, strict=True))
+        assert len(space.num_values) == len(architecture.choices)
+        assert all(0 <= c < n for c, n in zip(architecture.choices, space.num_values, strict=True))
         assert space.text(architecture)
     again = torch.Generator().manual_seed(0)
     assert space.sample(again) == member(**SMALL_SPACES.get(member, {})).sample(torch.Generator().manual_seed(0))
@@ -336,7 +336,7 @@ def begun(member: Any, seed: int) -> Strategy:
     strategy.start(NASBench201Space(), seed=seed)
     if isinstance(strategy, CodeSearch):
         torch.manual_seed(0)
-        strategy.autoencoder = ArchitectureAutoEncoder(strategy.space.alphabet, width=8, code=6, layers=1, heads=2)
+        strategy.autoencoder = ArchitectureAutoEncoder(strategy.space.num_values, width=8, code=6, layers=1, heads=2)
         played(strategy, strategy.sample_unseen(20))
     return strategy
 

@@ -108,7 +108,7 @@ def test_a_drawn_supernet_is_the_ordinary_network_of_the_drawn_cell(tmp_path: Pa
         choices = mixtures["cell"].operations.argmax(1).tolist()
         architecture = space.architecture(choices)
         seen.add(architecture)
-        truth = space.discrete(architecture)["cell"]
+        truth = space.to_path(architecture)["cell"]
         assert mixtures["cell"].active is not None
         assert torch.equal(mixtures["cell"].active, truth.active)
         torch.testing.assert_close(mixtures["cell"].operations, truth.operations.double())

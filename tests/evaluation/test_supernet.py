@@ -28,7 +28,7 @@ def supernet() -> Any:
     made = SPACE.supernet(num_classes=3, image_shape=(3, 8, 8))
     made.train()
     for _ in range(5):  # statistics that fit none
-        made(5 + 3 * torch.randn(8, 3, 8, 8), SPACE.discrete(OTHER))
+        made(5 + 3 * torch.randn(8, 3, 8, 8), SPACE.to_path(OTHER))
     return made
 
 
@@ -45,7 +45,7 @@ def saved(network: Any) -> str:
 
 
 def test_statistics_are_those_of_the_batch(supernet: Any) -> None:
-    images, path = torch.randn(64, 3, 8, 8), SPACE.discrete(PATH)
+    images, path = torch.randn(64, 3, 8, 8), SPACE.to_path(PATH)
     before = {name: value.clone() for name, value in supernet.state_dict().items()}
     expected = supernet(images, path).detach()  # by the batch's own statistics
     supernet.load_state_dict(before)
@@ -69,7 +69,7 @@ def test_another_momentum_is_refused() -> None:
 
 def test_scores_are_loss_and_accuracy_over_all_images(supernet: Any) -> None:
     images, labels, calibration = torch.randn(30, 3, 8, 8), torch.randint(3, (30,)), torch.randn(64, 3, 8, 8)
-    path = SPACE.discrete(PATH)
+    path = SPACE.to_path(PATH)
     parts = list(zip(images.split(8), labels.split(8), strict=True))
     found = score_path(supernet, path, calibration, parts)
     with calibrated(supernet, calibration, path), torch.no_grad():
@@ -81,7 +81,7 @@ def test_scores_are_loss_and_accuracy_over_all_images(supernet: Any) -> None:
 def test_several_paths_are_scored_in_their_order(supernet: Any) -> None:
     images, labels, calibration = torch.randn(30, 3, 8, 8), torch.randint(3, (30,)), torch.randn(64, 3, 8, 8)
     held = list(zip(images.split(8), labels.split(8), strict=True))
-    paths = [SPACE.discrete(a) for a in (PATH, OTHER, PATH)]
+    paths = [SPACE.to_path(a) for a in (PATH, OTHER, PATH)]
     found = score_paths(supernet, paths, calibration, held)
     assert score_paths(supernet, [], calibration, held) == []
     for path, each in zip(paths, found, strict=True):
@@ -98,7 +98,7 @@ def test_spaces_that_cannot_share_go_one_by_one() -> None:
     network = space.supernet(num_classes=3, image_shape=(3, 8, 8))
     assert not isinstance(network, BatchedPathScoring)
     images, labels, calibration = torch.randn(30, 3, 8, 8), torch.randint(3, (30,)), torch.randn(64, 3, 8, 8)
-    paths = [space.discrete(space.largest()), (0, 0), (1, 2)]
+    paths = [space.to_path(space.largest()), (0, 0), (1, 2)]
     held = list(zip(images.split(8), labels.split(8), strict=True))
     found = score_paths(network, paths, calibration, held)
     for path, each in zip(paths, found, strict=True):
@@ -110,7 +110,7 @@ def test_spaces_that_cannot_share_go_one_by_one() -> None:
 
 def test_statistics_are_taken_back_where_a_score_fails(supernet: Any) -> None:
     before = {name: value.clone() for name, value in supernet.state_dict().items()}
-    operations, edges, active = SPACE.discrete(PATH)["cell"]
+    operations, edges, active = SPACE.to_path(PATH)["cell"]
     path = {"cell": Mixture(operations / 2, edges, active)}  # one by one
     images = torch.randn(8, 3, 8, 8)
     with pytest.raises(IndexError, match="out of bounds"):

@@ -57,7 +57,7 @@ def trained(steps: int = 150) -> tuple[NASBench201Space, ArchitectureAutoEncoder
     """An auto-encoder of a small space that knows that convolutions are good."""
     space = NASBench201Space(("none", "skip_connect", "nor_conv_3x3"))
     torch.manual_seed(0)
-    autoencoder = ArchitectureAutoEncoder(space.alphabet, width=32, code=16, layers=1, heads=2)
+    autoencoder = ArchitectureAutoEncoder(space.num_values, width=32, code=16, layers=1, heads=2)
     generator = torch.Generator().manual_seed(0)
     known = [space.sample(generator) for _ in range(150)]
     choices = torch.tensor([a.choices for a in known])

@@ -152,7 +152,7 @@ def test_discretized_and_masked_evaluations_compute_less(path: str) -> None:
     most = flops(net, x, full)
     assert flops(net, x, without) < most
     architecture = space.sample(torch.Generator().manual_seed(0))
-    assert flops(net, x, space.discrete(architecture)) < most / 3
+    assert flops(net, x, space.to_path(architecture)) < most / 3
 
 
 def test_discrete_is_the_architecture() -> None:
@@ -160,7 +160,7 @@ def test_discrete_is_the_architecture() -> None:
     net = space.supernet(num_classes=5, image_shape=(3, 8, 8)).double().eval()
     architecture = space.sample(torch.Generator().manual_seed(0))
     x = torch.randn(2, 3, 8, 8).double()
-    mixtures = space.discrete(architecture)
+    mixtures = space.to_path(architecture)
     for name, kept in space.chosen(architecture).items():
         assert mixtures[name].operations.nonzero().tolist() == sorted(map(list, kept))
     mixtures = {name: Mixture(m.operations.double(), m.edges.double(), m.active) for name, m in mixtures.items()}

@@ -83,7 +83,7 @@ def test_samples_are_random_then_clustered_by_their_choices() -> None:
     for key, place in strategy.cluster.items():
         groups.setdefault(place, set()).add(key)
     assert len(groups) == 4
-    choices = one_hot([a.choices for a in drawn], SPACE.alphabet)
+    choices = one_hot([a.choices for a in drawn], SPACE.num_values)
     centres = np.stack([choices[[k in groups[i] for k in strategy.evaluated]].mean(0) for i in range(4)])
     nearest = ((choices[:, None] - centres) ** 2).sum(2).argmin(1)  # what k-means has come to
     assert nearest.tolist() == [strategy.cluster[key] for key in strategy.evaluated]

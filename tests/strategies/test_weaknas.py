@@ -41,7 +41,7 @@ def test_predictors_rank_what_they_have_not_seen_and_are_seeded(predictor: Predi
     search = RandomSearch()
     search.start(SPACE)
     cells = search.sample_unseen(300)
-    features = one_hot([a.choices for a in cells], SPACE.alphabet)
+    features = one_hot([a.choices for a in cells], SPACE.num_values)
     worth = np.array([value(a) for a in cells])
     first, second, other = (
         predictor.predict(features[:200], worth[:200], features[200:], seed) for seed in (1, 1, 2**40)

@@ -33,7 +33,7 @@ def test_what_is_read_computes_the_same(space: Any) -> None:
     assert (after.image_shape, after.num_classes, after.info) == (SHAPE, 3, {"steps": 7})
     assert after.space.arguments() == space.arguments()
     images = torch.randn(4, *SHAPE)
-    path = space.discrete(space.sample(torch.Generator().manual_seed(0)))
+    path = space.to_path(space.sample(torch.Generator().manual_seed(0)))
     assert torch.equal(after.network.eval()(images, path), before.network.eval()(images, path))
 
 

@@ -48,7 +48,7 @@ def test_steps_are_those_of_one_module_an_operation(space: Any, kind: str) -> No
     for _ in range(8):
         images, labels = torch.randn(4, 3, 8, 8, dtype=torch.float64), torch.randint(3, (4,))
         optimizer.zero_grad()
-        path = space.discrete(space.sample(generator))
+        path = space.to_path(space.sample(generator))
         path = {n: Mixture(m.operations.double(), m.edges.double(), m.active) for n, m in path.items()}
         F.cross_entropy(supernet(images, path), labels).backward()
         gradients = {n: p.grad if p.grad is not None else torch.zeros_like(p) for n, p in supernet.named_parameters()}
@@ -71,7 +71,7 @@ def test_without_it_they_are_not() -> None:
     optimizer = torch.optim.SGD(supernet.parameters(), 0.1, weight_decay=0.1)
     before = to_per_edge(supernet)
     path = SMALL[0].parse("|nor_conv_3x3~0|+|none~0|none~1|+|none~0|none~1|nor_conv_1x1~2|")
-    F.cross_entropy(supernet(torch.randn(4, 3, 8, 8), SMALL[0].discrete(path)), torch.randint(3, (4,))).backward()
+    F.cross_entropy(supernet(torch.randn(4, 3, 8, 8), SMALL[0].to_path(path)), torch.randint(3, (4,))).backward()
     optimizer.step()
     assert not torch.equal(
         to_per_edge(supernet)["cells.0.edges.2<-0.3.op.1.weight"], before["cells.0.edges.2<-0.3.op.1.weight"]
@@ -136,7 +136,7 @@ def test_costs_come_from_a_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize("space", SMALL, ids=lambda s: type(s).__name__)
 def test_paths_are_computed_on_the_gpu(space: Any) -> None:
     supernet = space.supernet(num_classes=3, image_shape=(3, 8, 8)).eval()
-    path = space.discrete(space.sample(torch.Generator().manual_seed(0)))
+    path = space.to_path(space.sample(torch.Generator().manual_seed(0)))
     images = torch.randn(2, 3, 8, 8)
     here = supernet(images, path)
     torch.testing.assert_close(supernet.cuda()(images.cuda(), path).cpu(), here, rtol=1e-3, atol=1e-3)

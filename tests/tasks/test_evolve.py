@@ -187,9 +187,9 @@ def test_limits_hold_for_all_that_is_asked_for() -> None:
     for name in STRATEGIES:
         task = fit(strategy=STRATEGIES[name], constraints={"convolutions": 2})
         assert max(row["cost"]["convolutions"] for row in task.history.rows()) == 2.0
-    with pytest.raises(ConfigError, match=r"'volume': 2\.0.*there are the costs \['convolutions', 'seconds'\]"):
+    with pytest.raises(ConfigError, match=r"name volume, .* it knows \['convolutions', 'seconds'\]"):
         fit(constraints={"volume": 2})
-    with pytest.raises(ConfigError, match="None of 10000 random architectures is within"):
+    with pytest.raises(ConfigError, match="None of 10000 random architectures satisfies"):
         fit(constraints={"seconds": 1})
 
 
@@ -200,7 +200,7 @@ def test_the_largest_within_limits_is_near_the_largest() -> None:
     assert largest.choices.count(3) == 4
     assert all(space.allows(a) for a in space.neighbours(largest))
     assert len(list(space.neighbours(largest))) == 4 * 4 + 2 * 3
-    with pytest.raises(ConfigError, match="is nearer to the limits"):
+    with pytest.raises(ConfigError, match="is closer to satisfying the constraints"):
         ConstrainedSpace(NASBench201Space(), known.costs, {"seconds": 1}).largest()
 
 

@@ -97,7 +97,7 @@ def test_training_is_that_of_a_plain_loop(paths: Any) -> None:
     optimizer = torch.optim.SGD(plain.parameters(), 0.05)
     for (images, labels), architectures in zip(seen.batches, sampler.drawn, strict=True):
         optimizer.zero_grad()
-        losses = [F.cross_entropy(plain(images, SPACE.discrete(a)), labels, label_smoothing=0.1) for a in architectures]
+        losses = [F.cross_entropy(plain(images, SPACE.to_path(a)), labels, label_smoothing=0.1) for a in architectures]
         torch.stack(losses).mean().backward()
         optimizer.step()
     assert len(seen.batches) == 3

@@ -142,7 +142,7 @@ class DARTSSpace(DifferentiableSpace):
         return {**super().arguments(), **own}
 
     @property
-    def alphabet(self) -> tuple[int, ...]:
+    def num_values(self) -> tuple[int, ...]:
         """A source and an operation for both inputs of every node, in both cells."""
         cell = [(2 + node, len(self.operations)) * 2 for node in range(self.node_count)]
         return tuple(value for node in cell * 2 for value in node)

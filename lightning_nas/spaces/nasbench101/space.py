@@ -181,7 +181,7 @@ class NASBench101Space(SearchSpace):
         return _SPEC
 
     @property
-    def alphabet(self) -> tuple[int, ...]:
+    def num_values(self) -> tuple[int, ...]:
         """A bit for every edge that may be there, and an operation an inner vertex."""
         return (2,) * _PAIRS + (len(_NAMES),) * _INNER
 

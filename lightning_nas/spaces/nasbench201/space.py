@@ -92,7 +92,7 @@ class NASBench201Space(DifferentiableSpace):
         return {**super().arguments(), "channels": self.channels, "cells_per_stage": self.cells_per_stage}
 
     @property
-    def alphabet(self) -> tuple[int, ...]:
+    def num_values(self) -> tuple[int, ...]:
         """An operation an edge."""
         return (len(self.operations),) * self.edges
 

@@ -122,7 +122,7 @@ class NASBench201Supernet(Supernet, BatchedPathScoring):
         logits: Tensor = self.classifier(F.adaptive_avg_pool2d(self.lastact(x), 1).flatten(1))
         return logits
 
-    def computes(self, path: Mapping[str, Mixture]) -> bool:
+    def supports(self, path: Mapping[str, Mixture]) -> bool:
         """Whether every edge takes one allowed operation, which no attention changes; see ``BatchedPathScoring``."""
         mixture = path["cell"]
         if mixture.active is None or not torch.equal(mixture.active.to(mixture.operations), mixture.operations):

@@ -239,7 +239,7 @@ class SinglePathSpace(SupernetSpace):
         return {**super().arguments(), "allowed": allowed, "affine": self.affine, "dropout": self.dropout}
 
     @property
-    def alphabet(self) -> tuple[int, ...]:
+    def num_values(self) -> tuple[int, ...]:
         """A block a place; of the whole space, also where only some are allowed."""
         return (len(self.choices),) * len(self._places)
 
@@ -336,7 +336,7 @@ class SinglePathSpace(SupernetSpace):
             affine=self.affine,
         )
 
-    def discrete(self, architecture: Architecture) -> tuple[int, ...]:
+    def to_path(self, architecture: Architecture) -> tuple[int, ...]:
         """The path: the index of the block at every place."""
         self.check(architecture)
         return architecture.choices

@@ -257,8 +257,8 @@ def test_neighbours_are_one_edit_away() -> None:
                 assert SPACE.key(architecture) in {SPACE.key(a) for a in SPACE.neighbours(each)}
             seen += 1
     assert SPACE.mutate(architecture, generator) in near
-    assert len(SPACE.alphabet) == len(architecture.choices)
-    assert all(choice < size for choice, size in zip(architecture.choices, SPACE.alphabet, strict=True))
+    assert len(SPACE.num_values) == len(architecture.choices)
+    assert all(choice < size for choice, size in zip(architecture.choices, SPACE.num_values, strict=True))
 
 
 def test_small_cells_get_vertices() -> None:

@@ -52,7 +52,7 @@ def together(
 ) -> list[Tensor]:
     """The logits of all images, an architecture each."""
     found: dict[tuple[int, int], Tensor] = {}
-    for path, batch, logits in supernet.path_logits([space.discrete(a) for a in architectures], calibration, batches):
+    for path, batch, logits in supernet.path_logits([space.to_path(a) for a in architectures], calibration, batches):
         assert (path, batch) not in found
         found[path, batch] = logits
     return [torch.cat([found[i, b] for b in range(len(batches))]) for i in range(len(architectures))]
@@ -98,7 +98,7 @@ def test_together_is_one_by_one(
     found = together(supernet, space, architectures, calibration, batches)
     assert len(found) == 15
     for architecture, logits in zip(architectures, found, strict=True):
-        expected = alone(supernet, space.discrete(architecture), calibration, batches)
+        expected = alone(supernet, space.to_path(architecture), calibration, batches)
         torch.testing.assert_close(logits, expected, rtol=0, atol=1e-10)
     assert torch.equal(found[4], found[13])
 
@@ -109,7 +109,7 @@ def test_single_precision() -> None:
     for architecture, logits in zip(
         architectures, together(supernet, SPACE, architectures, calibration, [images]), strict=True
     ):
-        expected = alone(supernet, SPACE.discrete(architecture), calibration, [images])
+        expected = alone(supernet, SPACE.to_path(architecture), calibration, [images])
         torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -185,18 +185,18 @@ def test_what_is_equal_is_computed_once() -> None:
 
 
 def test_mixtures_and_attention_are_not_its_business() -> None:
-    supernet, path = made(), SPACE.discrete(drawn(SPACE, 1)[0])
-    assert supernet.computes(path)
+    supernet, path = made(), SPACE.to_path(drawn(SPACE, 1)[0])
+    assert supernet.supports(path)
     operations, edges, active = path["cell"]
     assert active is not None
-    assert not supernet.computes({"cell": Mixture(operations, edges)})
-    assert not supernet.computes({"cell": Mixture(operations / 2, edges, active)})
+    assert not supernet.supports({"cell": Mixture(operations, edges)})
+    assert not supernet.supports({"cell": Mixture(operations / 2, edges, active)})
     several = torch.ones_like(active)
-    assert not supernet.computes({"cell": Mixture(several.to(operations), edges, several)})
+    assert not supernet.supports({"cell": Mixture(several.to(operations), edges, several)})
     narrow = SPACE.restrict({"cell": active.logical_not()})
-    assert not made(narrow).computes(path)
+    assert not made(narrow).supports(path)
     attended = SPACE.supernet(num_classes=3, image_shape=(3, 9, 8), attention=ChannelAttention())
-    assert not attended.computes(path)
+    assert not attended.supports(path)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

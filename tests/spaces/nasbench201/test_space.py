@@ -244,7 +244,7 @@ def test_one_operation_an_edge_is_the_architectures_own_function() -> None:
             own[name] = supernet.state_dict()[name]
     network.load_state_dict(own)
     x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
-    mixture = space.discrete(architecture)["cell"]
+    mixture = space.to_path(architecture)["cell"]
     close(supernet(x, {"cell": mixture._replace(operations=mixture.operations.double())}), network(x))
 
 

@@ -165,7 +165,7 @@ def test_a_path_is_the_ordinary_network(affine: bool, training: bool) -> None:
     x = torch.randn(6, *SHAPE, dtype=torch.float64)
     for architecture in drawn(space, 6):
         network = space.network(architecture, **IMAGES, dropout=0.3).double()
-        path = space.discrete(architecture)
+        path = space.to_path(architecture)
         missing, unexpected = network.load_state_dict(own_weights(supernet.state_dict(), path), strict=False)
         assert not unexpected
         norms = {n for n, m in network.named_modules() if isinstance(m, nn.BatchNorm2d)}
@@ -184,7 +184,7 @@ def test_a_path_is_the_ordinary_network(affine: bool, training: bool) -> None:
 def test_blocks_off_the_path_get_no_gradient_and_keep_their_statistics() -> None:
     supernet = SMALL.supernet(**IMAGES)
     before = {n: b.clone() for n, b in supernet.named_buffers()}
-    path = SMALL.discrete(SMALL.parse(TEXT))
+    path = SMALL.to_path(SMALL.parse(TEXT))
     supernet(torch.randn(4, *SHAPE), path).square().sum().backward()
     on = tuple(f"blocks.{place}.{choice}." for place, choice in enumerate(path))
     for name, parameter in supernet.named_parameters():
@@ -199,13 +199,13 @@ def test_a_supernet_is_an_artifact_that_narrower_ones_inherit_from() -> None:
     trained = TrainedSupernet(space.supernet(**IMAGES), space, SHAPE, 5, {})
     read = TrainedSupernet.load(trained.save("supernet.safetensors"))
     assert read.space.arguments() == space.arguments()
-    x, path = torch.randn(4, *SHAPE), space.discrete(space.largest())
+    x, path = torch.randn(4, *SHAPE), space.to_path(space.largest())
     assert torch.equal(read.network.eval()(x, path), trained.network.eval()(x, path))
     narrow = space.restrict([["shuffle3", "xception"], ["pooled5"], ["xception"], ["shuffle3"]])
     network = narrow.supernet(**IMAGES)
     assert {n.split(".")[2] for n in network.state_dict() if n.startswith("blocks.1.")} == {"1"}
     read.hand_on(network)
-    path = narrow.discrete(narrow.parse("xception pooled5 xception shuffle3"))
+    path = narrow.to_path(narrow.parse("xception pooled5 xception shuffle3"))
     assert torch.equal(network.eval()(x, path), trained.network(x, path))
     kept = TrainedSupernet.load(TrainedSupernet(network, narrow, SHAPE, 5, {}).save("narrow.safetensors"))
     assert kept.space.arguments()["allowed"] == narrow.arguments()["allowed"] != space.arguments()["allowed"]
@@ -262,7 +262,7 @@ def test_stages_are_drawn_as_chains() -> None:
 def test_restricted_spaces_share_their_architectures() -> None:
     allowed = [["shuffle3", "xception"], ["shuffle5"], ["xception", "shuffle7"], ["shuffle3"]]
     narrow = SMALL.restrict(allowed)
-    assert (narrow.spec(), narrow.alphabet) == (SMALL.spec(), (4,) * 4)
+    assert (narrow.spec(), narrow.num_values) == (SMALL.spec(), (4,) * 4)
     found = {a.choices for a in drawn(narrow, 50)}
     assert found == set(product((0, 3), (1,), (2, 3), (0,)))
     assert {a.choices for a in narrow.neighbours(narrow.architecture((0, 1, 2, 0)))} == {(3, 1, 2, 0), (0, 1, 3, 0)}
@@ -433,7 +433,7 @@ def test_what_blocks_and_networks_lack_is_refused() -> None:
     with pytest.raises(ArchitectureError, match="has block 4"):
         SMALL.architecture((0, 1, 2, 4))
     with pytest.raises(ArchitectureError, match="is of SpaceSpec"):
-        SMALL.discrete(SinglePathSpace().largest())
+        SMALL.to_path(SinglePathSpace().largest())
 
 
 def test_blocks_in_files_are_classes_that_are_imported() -> None:
