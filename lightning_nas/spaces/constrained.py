@@ -94,10 +94,10 @@ class ConstrainedSpace(SearchSpace):
         self.space.check(architecture)
         if not self.allows(architecture):
             costs = self.costs(architecture)
+            found = {name: costs[name] for name in self.constraints}
             raise ArchitectureError(
-                f"{self.space.text(architecture)} has the costs { ({name: costs[name] for name in self.constraints}) }, "
-                f"which exceed the constraints {self.constraints}. Relax the constraints or choose another "
-                "architecture."
+                f"{self.space.text(architecture)} has the costs {found}, which exceed the constraints "
+                f"{self.constraints}. Relax the constraints or choose another architecture."
             )
 
     def key(self, architecture: Architecture) -> str:

@@ -151,7 +151,7 @@ def test_only_what_is_asked_for_is_measured(monkeypatch: pytest.MonkeyPatch) -> 
     wide = ConstrainedSpace(SPACE, costs.costs, {"parameters": 600.0, "latency_ms": 5.0})
     assert wide.allows(CELLS[0])
     assert calls == ["parameters"] * len(CELLS) + ["latency_ms"]
-    with pytest.raises(ArchitectureError, match=r"costs \{'parameters': 500\.0, 'latency_ms': 3\.0\}, more than"):
+    with pytest.raises(ArchitectureError, match=r"costs \{'parameters': 500\.0, 'latency_ms': 3\.0\}, which exceed"):
         space.check(CELLS[0])
     calls.clear()
     built.clear()
