@@ -13,7 +13,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from lightning_nas.errors import ConfigError
 from lightning_nas.files.artifacts import read_json, read_tensors
-from lightning_nas.report.draw import draw_cell, draw_heat_map, draw_images, edge_names, png
+from lightning_nas.report.draw import draw_cell, draw_heat_map, draw_images, edge_names
+from lightning_nas.report.figures import png
 from lightning_nas.report.front import Front
 from lightning_nas.spaces.base import Graph
 from lightning_nas.tasks.bilevel import BilevelTask

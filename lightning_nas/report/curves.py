@@ -1,4 +1,4 @@
-"""Curves of a run, as Lightning's CSVLogger wrote them."""
+"""Curves of a run, read from the files of Lightning's ``CSVLogger``."""
 
 import csv
 import math
@@ -15,9 +15,9 @@ class Point(NamedTuple):
     """A logged value.
 
     Attributes:
-        epoch: Epoch, from 0.
-        step: Step of the trainer.
-        value: What was logged; may be infinite or nan.
+        epoch: Epoch, counted from 0.
+        step: The trainer's global step.
+        value: The value, which may be infinite or NaN.
     """
 
     epoch: float
@@ -27,13 +27,13 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class Panel:
-    """What one picture of curves shows.
+    """The content of one picture of curves.
 
     Attributes:
-        series: ``(x, y)`` points by metric, all finite.
-        xlabel: ``epoch`` or ``step``.
-        log: Whether the values span so much that their axis should be logarithmic.
-        skipped: Number of values that were not finite.
+        series: Finite ``(x, y)`` points by metric.
+        xlabel: Unit of x: ``epoch`` or ``step``.
+        log: Whether the values are positive and span a factor of more than 30, so that a logarithmic axis suits them.
+        skipped: Number of values that are not finite and were left out.
     """
 
     series: dict[str, list[tuple[float, float]]]
@@ -43,7 +43,7 @@ class Panel:
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
-    """Sorts ``version_10`` behind ``version_9``."""
+    """Sort key that puts ``version_10`` after ``version_9``."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(path))]
 
 
@@ -55,20 +55,20 @@ def _number(text: str) -> float | None:
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
-    """Rows of a CSV file; what a killed process left of a last row counts as far as it goes."""
+    """Read the rows of a CSV file. If a killed process left the last row incomplete, its complete cells count."""
     try:
         with path.open(newline="", errors="replace") as file:
             rows = list(csv.DictReader(file, restkey="", restval=""))
     except csv.Error as error:
-        raise ArtifactError(f"{path} is no CSV file ({error}). Delete it, or run its stage again.") from None
+        raise ArtifactError(f"{path} is not a CSV file ({error}). Delete it, or run its stage again.") from None
     return [{name: text for name, text in row.items() if name and isinstance(text, str)} for row in rows]
 
 
 def read_curves(folder: Path) -> dict[str, list[Point]]:
-    """Read every ``metrics.csv`` under a stage's folder, in the order of their versions.
+    """Read every ``metrics.csv`` under the folder of a stage, in the order of their versions.
 
-    Several versions are one run that was resumed: where a later one logs a metric again from some step on, the
-    earlier values from there on were lost with the process that logged them, and are left out. Cells that hold no
+    Several versions belong to one run that was resumed. Where a later version logs a metric from some step on, the
+    earlier values from that step on were lost with the process that logged them, and are left out. Cells without a
     number are skipped.
 
     Args:
@@ -78,7 +78,13 @@ def read_curves(folder: Path) -> dict[str, list[Point]]:
         Points by metric, in the order of their steps.
 
     Raises:
-        ArtifactError: A file is no CSV.
+        ArtifactError: A file is not a CSV file.
+
+    Example:
+        ```python
+        curves = read_curves(Path("runs/first/search"))
+        losses = [point.value for point in curves["search/loss"]]
+        ```
     """
     curves: dict[str, list[Point]] = {}
     for path in sorted(folder.glob("**/metrics.csv"), key=_natural):
@@ -96,20 +102,20 @@ def read_curves(folder: Path) -> dict[str, list[Point]]:
 
 
 def panel(curves: Mapping[str, list[Point]], word: str) -> Panel | None:
-    """Choose the metrics whose name holds a word, those of tests apart: a test is no curve.
+    """Choose the metrics whose name contains a word. Metrics of a test are left out: a single value is no curve.
 
     Args:
         curves: Points by metric.
-        word: ``loss`` or ``accuracy``.
+        word: The word, such as ``loss`` or ``accuracy``.
 
     Returns:
-        None where there is no such metric with a finite value. Positions are epochs, from 1, where no metric has two
-        values in one epoch, else steps.
+        None if no such metric has a finite value. x is the epoch, counted from 1, if every metric has at most one
+        value per epoch, and otherwise the step.
     """
     chosen = {
         name: points
         for name, points in sorted(curves.items())
-        # Lightning logs a metric that is asked for by step and by epoch under both names
+        # Lightning logs a metric of steps and epochs under both names; the one of the epochs is enough
         if word in name
         and not name.startswith("test")
         and not (name.endswith("_step") and f"{name[:-5]}_epoch" in curves)

@@ -1,10 +1,5 @@
-"""Pictures for reports: cells, alphas, curves, images; matplotlib without pyplot needs no display."""
+"""Pictures of a search: cells, curves, rankings, alphas and images."""
 
-import base64
-import html
-import io
-import re
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_nas.report.figures import COLOURS, INK, QUIET, as_text, new_figure, style_axes
 from lightning_nas.report.layout import Layout, place
 from lightning_nas.spaces.base import DifferentiableSpace, Graph
 
@@ -19,84 +15,31 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, QUIET, GRID = "#1f2937", "#94a3b8", "#e5e7eb"
-CONVOLUTION, FREE = ("#dbeafe", "#1d4ed8"), ("#fef3c7", "#b45309")
-"""Fill and line of an operation with weights and of one without."""
-COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2", "#db2777", "#4b5563")
-MOST_POINTS = 400
-"""Points of a curve; longer ones are drawn as means of equal stretches."""
+CONVOLUTION, OTHER = ("#dbeafe", "#1d4ed8"), ("#fef3c7", "#b45309")
+"""Fill and line of operations that are called convolutions, and of all others."""
+
+MAX_POINTS = 400
+"""Points of a drawn curve; in longer curves, neighbouring points are averaged."""
 
 
-def _figure(width: float, height: float) -> "Figure":
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _plain(text: str) -> str:
-    """Text that matplotlib shows as it is, but for the subscripts of cell inputs such as ``c_{k-1}``."""
-    return re.sub(r"\b([a-z])_\{([a-z0-9+-]+)\}", r"$\1_{\2}$", text.replace("$", r"\$"))
-
-
-def svg(figure: "Figure", alt: str = "") -> str:
-    """The figure as an ``<svg>`` element for a page: scalable, without XML head, dates or ids that could clash.
-
-    Args:
-        figure: Any figure.
-        alt: What it shows, for those who do not see it.
-    """
-    import matplotlib
-
-    file = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "lightning_nas", "svg.fonttype": "path"}):
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(file, format="svg", metadata=nothing, transparent=True)
-    text = file.getvalue()
-    text = text[text.index("<svg") :].strip()
-    # several pictures share a page: their ids must differ, and equal pictures may share theirs
-    prefix = f"f{zlib.crc32(text.encode()):08x}-"
-    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{prefix}", text)
-    label = f'role="img" aria-label="{html.escape(alt)}"' if alt else 'aria-hidden="true"'
-    head = re.sub(r' (?:width|height|version|xmlns:xlink)="[^"]*"', "", text[: text.index(">")])
-    body = text[text.index(">") :].replace("xlink:href", "href")
-    # matplotlib's rule for '*' would reach the whole page; the root's style reaches its own picture
-    body = re.sub(r"\s*<defs>\s*<style.*?</style>\s*</defs>", "", body, count=1, flags=re.DOTALL)
-    return f'{head} {label} style="stroke-linejoin:round;stroke-linecap:butt"{body}'
-
-
-def png(figure: "Figure", dpi: int = 100) -> bytes:
-    """The figure as the content of a PNG file."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=dpi, metadata={"Software": None})
-    return file.getvalue()
-
-
-def png_data_uri(figure: "Figure", dpi: int = 100) -> str:
-    """The figure as ``data:image/png;base64,...``."""
-    return "data:image/png;base64," + base64.b64encode(png(figure, dpi)).decode()
-
-
-# Cells. Lengths are inches; heights of a layout are in tracks.
+# -- cells; lengths are in inches, heights of a layout in tracks ---------------------------------------------------
 
 TRACK, NODE, FAN, PILL = 0.36, 0.36, 0.42, 1.12
 COLUMN = 1.26 * NODE + 2 * FAN + PILL
 
 
 def draw_cell(graph: Graph) -> "Figure":
-    """Draw a cell from left to right, an operation as a coloured label on its edge.
+    """Draw a cell from left to right, with each operation as a coloured label on its edge.
 
     Args:
-        graph: Edges lead to nodes of a higher index; an edge without a label is a plain connection.
+        graph: The cell. Edges lead to nodes of a higher index; an edge without a label is a plain connection.
     """
     layout = place(graph)
     heights = [*layout.nodes, *layout.edges]
     low, high = min(heights), max(heights)
     width = COLUMN * max(layout.layers) + 3 * NODE
     height = TRACK * (high - low + 1.6) + 0.35
-    figure = _figure(width, height)
+    figure = new_figure(width, height)
     figure.set_layout_engine("none")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(-1.5 * NODE, width - 1.5 * NODE), ylim=(0, height))
@@ -105,9 +48,9 @@ def draw_cell(graph: Graph) -> "Figure":
     for i in sorted(range(len(graph.edges)), key=lambda i: bool(graph.edges[i][2])):
         _draw_edge(axes, graph, layout, i, bottom)
     for label, layer, y in zip(graph.nodes, layout.layers, layout.nodes, strict=True):
-        _draw_box(axes, _plain(label), layer * COLUMN, y * TRACK + bottom, NODE * 1.25, ("#ffffff", INK), 9.5)
+        _draw_box(axes, as_text(label), layer * COLUMN, y * TRACK + bottom, NODE * 1.25, ("#ffffff", INK), 9.5)
     x = -NODE
-    for colours, name in ((CONVOLUTION, "convolution"), (FREE, "without weights")):
+    for colours, name in ((CONVOLUTION, "convolution"), (OTHER, "other operation")):
         if any(_kind(label) == colours for _, _, label in graph.edges if label):
             _draw_box(axes, "", x + 0.1, 0.2, 0.2, colours, 7)
             axes.text(x + 0.28, 0.19, name, fontsize=7.5, color=INK, va="center")
@@ -116,11 +59,11 @@ def draw_cell(graph: Graph) -> "Figure":
 
 
 def _kind(label: str) -> tuple[str, str]:
-    return CONVOLUTION if "conv" in label else FREE
+    return CONVOLUTION if "conv" in label else OTHER
 
 
 def _draw_box(axes: "Axes", text: str, x: float, y: float, width: float, colours: tuple[str, str], size: float) -> None:
-    """A label in a rounded box around a point."""
+    """Draw a label in a rounded box around a point."""
     from matplotlib.patches import FancyBboxPatch
 
     height = 0.8 * TRACK if text else 0.14
@@ -151,7 +94,7 @@ def _draw_box(axes: "Axes", text: str, x: float, y: float, width: float, colours
 
 
 def _draw_edge(axes: "Axes", graph: Graph, layout: Layout, index: int, bottom: float) -> None:
-    """A line that leaves its source, runs level on its track with its label, and enters its target."""
+    """Draw an edge: it leaves its source, runs level on its track, where its label is, and enters its target."""
     from matplotlib.patches import FancyArrowPatch
     from matplotlib.path import Path
 
@@ -178,27 +121,15 @@ def _draw_edge(axes: "Axes", graph: Graph, layout: Layout, index: int, bottom: f
     )
     if label:
         middle = end - FAN - PILL / 2
-        _draw_box(axes, _plain(label), middle, y, PILL, _kind(label), 8 if len(label) < 15 else 6.5)
+        _draw_box(axes, as_text(label), middle, y, PILL, _kind(label), 8 if len(label) < 15 else 6.5)
 
 
-# Curves, heat maps, images.
-
-
-def _bare(axes: "Axes") -> None:
-    """Quiet axes with a grid; positions are epochs or steps, so whole."""
-    from matplotlib.ticker import MaxNLocator
-
-    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(QUIET)
-    axes.tick_params(colors="#475569", labelsize=8, length=3)
-    axes.grid(color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
+# -- curves, rankings, heat maps --------------------------------------------------------------------------------------
 
 
 def _thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most ``MOST_POINTS`` points, each the mean of as many neighbours."""
-    size = -(-len(points) // MOST_POINTS)
+    """Average groups of neighbouring points, so that at most ``MAX_POINTS`` remain."""
+    size = -(-len(points) // MAX_POINTS)
     groups = [points[i : i + size] for i in range(0, len(points), size)] if size > 1 else [[p] for p in points]
     return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
 
@@ -206,51 +137,51 @@ def _thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 def draw_curves(
     series: Mapping[str, Sequence[tuple[float, float]]], ylabel: str, log: bool = False, xlabel: str = "epoch"
 ) -> "Figure":
-    """Draw one line a series.
+    """Draw one curve per series.
 
     Args:
         series: ``(x, y)`` points by name; a single point is drawn as a dot.
-        ylabel: What the values are.
-        log: Whether the values' axis is logarithmic.
-        xlabel: What the positions are.
+        ylabel: Label of the y-axis.
+        log: Whether the y-axis is logarithmic.
+        xlabel: Label of the x-axis.
     """
-    figure = _figure(5.2, 2.9)
+    figure = new_figure(5.2, 2.9)
     axes = figure.add_subplot()
     for i, (name, points) in enumerate(series.items()):
         thinned = _thin(points)
         marker = "o" if len(thinned) < 2 else "None"
-        axes.plot(*zip(*thinned, strict=True), marker=marker, color=COLOURS[i % 8], lw=1.6, label=_plain(name))
-    axes.set_xlabel(_plain(xlabel), fontsize=9, color=INK)
-    axes.set_ylabel(_plain(ylabel), fontsize=9, color=INK)
+        axes.plot(*zip(*thinned, strict=True), marker=marker, color=COLOURS[i % 8], lw=1.6, label=as_text(name))
+    axes.set_xlabel(as_text(xlabel), fontsize=9, color=INK)
+    axes.set_ylabel(as_text(ylabel), fontsize=9, color=INK)
     if log:
         axes.set_yscale("log")
-    _bare(axes)
+    style_axes(axes)
     if series:
         axes.legend(fontsize=8, frameon=False)
     return figure
 
 
 def draw_ranking(points: Sequence[tuple[float, float]], xlabel: str, ylabel: str, lower: bool) -> "Figure":
-    """Draw what architectures are worth over their scores, and mark the one with the best score.
+    """Draw the reference accuracy of architectures over their scores, and mark the one with the best score.
 
     Args:
-        points: ``(score, worth)`` of every architecture.
-        xlabel: What the scores are.
-        ylabel: What they are worth.
-        lower: Whether lower scores are better; these are then at the right, so that agreement always rises.
+        points: ``(score, accuracy)`` of every architecture.
+        xlabel: Label of the scores.
+        ylabel: Label of the accuracies.
+        lower: Whether lower scores are better. The x-axis is then inverted, so that points of a good ranking always
+            rise to the right.
     """
-    figure = _figure(5.2, 3.2)
+    figure = new_figure(5.2, 3.2)
     axes = figure.add_subplot()
-    scores, worth = zip(*points, strict=True)
-    axes.scatter(scores, worth, s=22, color=COLOURS[0], alpha=0.75, linewidths=0)
-    first = (min if lower else max)(points, key=lambda point: point[0])
-    x, y = first
-    axes.scatter(x, y, s=70, facecolors="none", edgecolors=COLOURS[1], lw=1.6, label="the proxy's first choice")
-    axes.set_xlabel(_plain(xlabel), fontsize=9, color=INK)
-    axes.set_ylabel(_plain(ylabel), fontsize=9, color=INK)
+    scores, accuracies = zip(*points, strict=True)
+    axes.scatter(scores, accuracies, s=22, color=COLOURS[0], alpha=0.75, linewidths=0)
+    x, y = (min if lower else max)(points, key=lambda point: point[0])
+    axes.scatter(x, y, s=70, facecolors="none", edgecolors=COLOURS[1], lw=1.6, label="ranked first by the proxy")
+    axes.set_xlabel(as_text(xlabel), fontsize=9, color=INK)
+    axes.set_ylabel(as_text(ylabel), fontsize=9, color=INK)
     if lower:
         axes.invert_xaxis()
-    _bare(axes)
+    style_axes(axes)
     axes.legend(fontsize=8, frameon=False)
     return figure
 
@@ -258,17 +189,17 @@ def draw_ranking(points: Sequence[tuple[float, float]], xlabel: str, ylabel: str
 def draw_alphas(
     history: Tensor, title: str = "", operations: Sequence[str] = (), edges: Sequence[str] = ()
 ) -> "Figure":
-    """Draw the weights of a cell's operations: how their means moved, and all of them in the end.
+    """Draw the mixture weights of a cell's operations: their means over the epochs, and all of them in the last one.
 
     Args:
-        history: ``(epochs, edges, operations)`` weights after every epoch, as the mixtures use them.
+        history: Mixture weights after every epoch, ``(epochs, edges, operations)``.
         title: Name of the cell.
-        operations: Names of the columns; default: numbers.
-        edges: Names of the rows; default: numbers.
+        operations: Names of the columns; numbers by default.
+        edges: Names of the rows; numbers by default.
     """
     epochs, rows, columns = history.shape
-    names = [_plain(name) for name in operations] or [str(i) for i in range(columns)]
-    figure = _figure(9.6, max(3.0, 0.22 * rows + 1.3))
+    names = [as_text(name) for name in operations] or [str(i) for i in range(columns)]
+    figure = new_figure(9.6, max(3.0, 0.22 * rows + 1.3))
     curves, heat = figure.subplots(1, 2, width_ratios=(1, 1.1))
     for i, name in enumerate(names):
         values = history[:, :, i].mean(dim=1).tolist()
@@ -276,26 +207,26 @@ def draw_alphas(
         curves.plot(range(1, epochs + 1), values, style, color=COLOURS[i % 8], lw=1.6, label=name)
     curves.set_xlabel("epoch", fontsize=9, color=INK)
     curves.set_ylabel("mean weight over edges", fontsize=9, color=INK)
-    _bare(curves)
+    style_axes(curves)
     figure.legend(fontsize=8, frameon=False, ncols=min(8, columns), loc="outside lower center", columnspacing=1.2)
     title = f"{title}: last epoch" if title else "last epoch"
-    _heat(figure, heat, history[-1], title, names, [_plain(e) for e in edges] or [str(i) for i in range(rows)])
+    _heat(figure, heat, history[-1], title, names, [as_text(e) for e in edges] or [str(i) for i in range(rows)])
     return figure
 
 
 def draw_heat_map(factors: Tensor, title: str, operations: Sequence[str], edges: Sequence[str]) -> "Figure":
-    """Draw the weights of a cell's operations as a heat map with their values, for a narrow panel.
+    """Draw the mixture weights of a cell's operations as a heat map with numbers, for a narrow panel.
 
     Args:
-        factors: ``(edges, operations)`` weights, as the mixtures use them.
-        title: Name of the cell, and when.
+        factors: Mixture weights, ``(edges, operations)``.
+        title: Title of the heat map, such as the name of the cell and the epoch.
         operations: Names of the columns.
         edges: Names of the rows.
     """
     rows, columns = factors.shape
-    figure = _figure(0.5 * columns + 1.9, 0.26 * rows + 1.4)
+    figure = new_figure(0.5 * columns + 1.9, 0.26 * rows + 1.4)
     axes = figure.add_subplot()
-    largest = _heat(figure, axes, factors, title, [_plain(n) for n in operations], [_plain(e) for e in edges])
+    largest = _heat(figure, axes, factors, title, [as_text(n) for n in operations], [as_text(e) for e in edges])
     for row, values in enumerate(factors.tolist()):
         for column, value in enumerate(values):
             colour = "white" if value > 0.6 * largest else INK
@@ -306,9 +237,9 @@ def draw_heat_map(factors: Tensor, title: str, operations: Sequence[str], edges:
 def _heat(
     figure: "Figure", axes: "Axes", factors: Tensor, title: str, columns: Sequence[str], rows: Sequence[str]
 ) -> float:
-    """Fill axes with a heat map, and return the value of its darkest colour."""
+    """Draw a heat map into axes, and return the value of its darkest colour."""
     values = factors.numpy(force=True)
-    # equal weights, as at the start of a search, are to be of the middle colour
+    # equal weights, as at the start of a search, get the middle colour
     largest = float(max(values.max(), 2 * values.mean()))
     image = axes.imshow(values, cmap="Blues", aspect="auto", vmin=0, vmax=largest)
     axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right", rotation_mode="anchor", fontsize=7.5)
@@ -322,29 +253,41 @@ def _heat(
     return largest
 
 
-def edge_names(space: DifferentiableSpace, graph: Graph) -> list[str]:
-    """Names of the alphas' rows, ``source → node``: row j of a node is the edge from state j.
+def edge_ends(space: DifferentiableSpace, graph: Graph) -> list[tuple[str, str]]:
+    """Name the source and the node of every row of the alphas, where row j of a node is its edge from state j.
 
     Args:
-        space: Whose alphas.
-        graph: A cell of an architecture of the space.
+        space: The space of the alphas.
+        graph: A cell of any architecture of the space.
+
+    Returns:
+        One pair per row; empty for a space whose cells are drawn with other nodes.
     """
     inputs = space.nodes[0].stop
-    if len(graph.nodes) < inputs + len(space.nodes):  # a space that draws its cells otherwise
-        return [str(row) for row in range(space.edges)]
+    if len(graph.nodes) < inputs + len(space.nodes):
+        return []
     return [
-        f"{graph.nodes[source]} → {graph.nodes[inputs + node]}"
+        (graph.nodes[source], graph.nodes[inputs + node])
         for node, edges in enumerate(space.nodes)
         for source in range(edges.stop - edges.start)
     ]
 
 
+def edge_names(space: DifferentiableSpace, graph: Graph) -> list[str]:
+    """Name the rows of the alphas: ``source → node``, or numbers where ``edge_ends`` is empty."""
+    ends = edge_ends(space, graph)
+    return [f"{source} → {node}" for source, node in ends] or [str(row) for row in range(space.edges)]
+
+
+# -- images -----------------------------------------------------------------------------------------------------------
+
+
 def draw_images(rows: Sequence[tuple[str, Tensor]]) -> "Figure":
-    """Draw a grid of images, a titled row each; ``png_data_uri`` with its default resolution keeps them sharp.
+    """Draw rows of images, each with a title. ``png_data_uri`` with its default resolution keeps them sharp.
 
     Args:
-        rows: Title and images ``(n, channels, height, width)`` in [0, 1], all of one size. Images of three
-            channels are shown in colour, others as the mean of their channels.
+        rows: Title and images ``(n, channels, height, width)`` in [0, 1] of every row, all of one size. Images of
+            three channels are shown in colour, all others as the mean of their channels.
     """
     tiles = [_tiles(images) for _, images in rows]
     gap = 6
@@ -357,8 +300,8 @@ def draw_images(rows: Sequence[tuple[str, Tensor]]) -> "Figure":
     titles = [title if len(title) <= 18 else title[:17] + "…" for title, _ in rows]
     left = 7 * max(map(len, titles), default=0) + 10
     whole = left + canvas.shape[1]
-    # 100 pixels an inch: a pixel of the canvas is a pixel of the picture
-    figure = _figure(whole / 100, canvas.shape[0] / 100)
+    # at 100 pixels per inch, a pixel of the canvas is a pixel of the picture
+    figure = new_figure(whole / 100, canvas.shape[0] / 100)
     figure.set_layout_engine("none")
     axes = figure.add_axes((left / whole, 0, canvas.shape[1] / whole, 1))
     axes.set_axis_off()
@@ -366,12 +309,12 @@ def draw_images(rows: Sequence[tuple[str, Tensor]]) -> "Figure":
     for i, title in enumerate(titles):
         middle = 1 - (i * height + (height - gap) / 2) / canvas.shape[0]
         x = (left - 6) / whole
-        figure.text(x, middle, _plain(title), ha="right", va="center", fontsize=8, color=INK)
+        figure.text(x, middle, as_text(title), ha="right", va="center", fontsize=8, color=INK)
     return figure
 
 
 def _tiles(images: Tensor) -> Tensor:
-    """Colour tiles ``(n, height, width, 3)`` of about 64 pixels, small images enlarged without smoothing."""
+    """Resize images to colour tiles ``(n, height, width, 3)`` of about 64 pixels, without smoothing small ones."""
     images = images.detach().float().cpu().nan_to_num().clamp(0, 1)
     if images.shape[1] != 3:
         images = images.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)

@@ -1,4 +1,4 @@
-"""What a search found at every price: the architectures that no other one beats in worth and costs."""
+"""The Pareto front of a search: the architectures that no other one beats in both the objective and the costs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ import numpy as np
 from lightning_nas.errors import ArtifactError, ConfigError, DataError
 from lightning_nas.evaluation.base import Evaluation
 from lightning_nas.files.artifacts import read_json
-from lightning_nas.report.draw import COLOURS, INK, QUIET, _bare, _figure, _plain
+from lightning_nas.report.figures import COLOURS, INK, QUIET, as_text, new_figure, style_axes
 from lightning_nas.spaces.artifact import architecture_from_dict, build_space
 from lightning_nas.strategies.base import Result
 from lightning_nas.strategies.pareto import front
@@ -22,29 +22,38 @@ _REPAIR = "Run the search again: it writes the file at its end."
 
 
 class Front:
-    """The Pareto front of a search, among all that was evaluated.
+    """The Pareto front of all architectures that a search has evaluated.
+
+    An architecture is on the front if no other one dominates it, that is, is at least as good in the objective and in
+    all costs and better in one of them.
 
     Attributes:
-        points: The objective and the costs of every architecture, in the order in which they were evaluated.
-        members: Places of those that none dominates (as good in all, better in something), the cheapest in the first
-            cost first; equal ones are all there.
-        chosen: The place of the best by the objective alone; of equals the first.
+        points: Objective and costs of every architecture, in the order in which they were evaluated.
+        members: Indices of the architectures on the front, sorted by the first cost. Equal points are all members.
+        chosen: Index of the architecture with the best objective; the first of equal ones.
 
     Args:
-        results: Every architecture and its evaluation, one at least, such as ``QueryHistory.comparable``.
-        objective: The objective that counts; lower is better where the name ends in ``loss``.
-        costs: The costs that count, one at least; lower is better.
+        results: Every architecture with its evaluation, at least one, such as ``QueryHistory.comparable``.
+        objective: Name of the objective. Lower is better if the name ends in ``loss``, and higher otherwise.
+        costs: Names of the costs, at least one. Lower is better.
 
     Raises:
-        ConfigError: There are no results, no cost is named, or an evaluation has no such objective or cost.
+        ConfigError: There are no results, no cost is named, or an evaluation lacks the objective or a cost.
         DataError: A value is not finite.
+
+    Example:
+        ```python
+        front = Front.load("runs/nsga2/front.json")
+        for row in front.rows():
+            print(row["architecture"], row["objectives"], row["cost"])
+        ```
     """
 
     def __init__(self, results: Sequence[Result], objective: str, costs: Sequence[str]) -> None:
         if not results or not costs:
             raise ConfigError(
-                f"A front of {len(results)} evaluations over {objective!r} and the costs {list(costs)} was asked for: "
-                "it would be empty. Evaluate some architectures, and name one cost at least."
+                f"A front of {len(results)} evaluations over {objective!r} and the costs {list(costs)} was requested: "
+                "it would be empty. Evaluate some architectures, and name at least one cost."
             )
         for _, evaluation in results:
             missing = [objective] * (objective not in evaluation.objectives)
@@ -53,7 +62,7 @@ class Front:
                 raise ConfigError(
                     f"A front over {objective!r} and the costs {list(costs)} would be empty: an evaluation has the "
                     f"objectives {sorted(evaluation.objectives)} and the costs {sorted(evaluation.cost)}, not "
-                    f"{missing}. Take some of these; lightning_nas.evaluation.costs.CostEvaluator adds costs."
+                    f"{missing}. Choose among these; the evaluator CostEvaluator adds costs."
                 )
         self.results = list(results)
         self.objective = objective
@@ -64,7 +73,7 @@ class Front:
         self.chosen = int(values[:, 0].argmax())
 
     def _values(self, columns: Sequence[int]) -> "np.ndarray[Any, np.dtype[np.float64]]":
-        """Columns of the points, higher is better.
+        """Select columns of the points, with signs such that higher is better.
 
         Raises:
             DataError: A value is not finite.
@@ -73,14 +82,14 @@ class Front:
         if not np.isfinite(values).all():
             rows = np.flatnonzero(~np.isfinite(values).all(axis=1)).tolist()
             raise DataError(
-                f"Evaluations {rows[:5]} of {len(values)} have values that are not finite; leave these architectures "
-                "out of the space, or mend the evaluator."
+                f"Evaluations {rows[:5]} of {len(values)} have values that are not finite. Leave these architectures "
+                "out of the space, or fix the evaluator."
             )
         signs = [-1.0 if self.objective.endswith("loss") else 1.0, *(-1.0 for _ in self.costs)]
         return (values * signs)[:, list(columns)]
 
     def rows(self) -> list[dict[str, Any]]:
-        """The front as JSON values: text, choices, objectives and cost of each, in the order of ``members``."""
+        """Return text, choices, objectives and cost of every member as JSON values, in the order of ``members``."""
         members = [self.results[i] for i in self.members]
         return [
             {
@@ -93,7 +102,7 @@ class Front:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of ``front.json``: the front, and what it is the front of."""
+        """Return the content of ``front.json``: the front and all evaluated architectures."""
         evaluated = [
             {"choices": list(a.choices), "objectives": dict(e.objectives), "cost": dict(e.cost)}
             for a, e in self.results
@@ -108,10 +117,10 @@ class Front:
 
     @classmethod
     def load(cls, path: str | Path) -> "Front":
-        """Read ``front.json``; who is on the front is found out again.
+        """Read ``front.json``. The members are computed again from all evaluated architectures.
 
         Raises:
-            ArchitectureError: An architecture is no point of its space.
+            ArchitectureError: An architecture does not belong to its space.
             ArtifactError: The file is missing, truncated, foreign or of a newer schema.
         """
         content = read_json(path, repair=_REPAIR)
@@ -126,19 +135,25 @@ class Front:
             ]
             return cls(results, str(objective), [str(name) for name in costs])
         except (LookupError, TypeError, ValueError, AttributeError, ConfigError, DataError) as error:
-            raise ArtifactError(f"{path} holds no front ({error!r:.300}). {_REPAIR}") from None
+            raise ArtifactError(f"{path} does not contain a front ({error!r:.300}). {_REPAIR}") from None
 
     def pictures(self) -> dict[str, "Figure"]:
-        """One for every cost: what architectures are worth over what they cost, by the name of the cost."""
+        """Draw the objective over each cost, and return one figure per cost by its name."""
         return {name: self._picture(place) for place, name in enumerate(self.costs, 1)}
 
     def _picture(self, place: int) -> "Figure":
-        """Draw one cost. With several, members of the front may lie below the line of this cost alone."""
+        """Draw the objective over one cost.
+
+        With several costs, members of the front may lie below the line, which is the front of this cost alone.
+
+        Args:
+            place: Column of the cost in ``points``.
+        """
         from matplotlib.ticker import AutoLocator, EngFormatter
 
         values = np.array(self.points, dtype=np.float64)[:, [place, 0]]
         best = sorted(front(self._values([0, place])), key=lambda i: self.points[i][place])
-        figure = _figure(5.2, 3.2)
+        figure = new_figure(5.2, 3.2)
         axes: Axes = figure.add_subplot()
         axes.scatter(values[:, 0], values[:, 1], s=18, color=QUIET, alpha=0.75, linewidths=0, label="evaluated")
         if len(self.costs) > 1:
@@ -146,14 +161,14 @@ class Front:
             x, y = values[self.members].T
             axes.scatter(x, y, s=22, color=COLOURS[0], alpha=0.45, linewidths=0, label=label)
         label = f"not dominated: {len(best)} of {len(values)}"
-        # between two of them, the cheaper one is still the best that can be paid for
+        # a step, because at a price between two of them the cheaper one is the best that is affordable
         x, y = values[best].T
         axes.step(x, y, where="post", color=COLOURS[0], lw=1.2, marker="o", ms=4.5, label=label)
         x, y = values[self.chosen]
         axes.scatter(x, y, s=80, facecolors="none", edgecolors=COLOURS[1], lw=1.6, zorder=3, label="chosen")
-        axes.set_xlabel(_plain(self.costs[place - 1]), fontsize=9, color=INK)
-        axes.set_ylabel(_plain(self.objective), fontsize=9, color=INK)
-        _bare(axes)
+        axes.set_xlabel(as_text(self.costs[place - 1]), fontsize=9, color=INK)
+        axes.set_ylabel(as_text(self.objective), fontsize=9, color=INK)
+        style_axes(axes)
         axes.xaxis.set_major_locator(AutoLocator())
         if values[:, 0].max() >= 1000:
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))

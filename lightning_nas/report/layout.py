@@ -1,4 +1,4 @@
-"""Where the nodes and edges of a cell go in a picture."""
+"""Places of the nodes and edges of a cell in a picture."""
 
 import math
 import random
@@ -7,19 +7,21 @@ from dataclasses import dataclass
 from lightning_nas.spaces.base import Graph
 
 STEPS = 12_000
-"""Moves of a search for a layout: a cell of the DARTS space takes about a tenth of a second."""
+"""Steps of one search for a layout; a cell of the DARTS space takes about a tenth of a second."""
 TRIES = 5
-"""Searches until one ends without an overlap; the last one counts."""
+"""The largest number of searches; the first layout without an overlap, or else the last one, is used."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Heights in tracks: two things that share a column are at least one track apart.
+    """Columns and heights of the nodes and edges of a cell.
+
+    Heights are in tracks: nodes and edges that share a column are at least one track apart.
 
     Attributes:
-        layers: Column of every node: the longest path to it.
+        layers: Column of every node, which is the length of the longest path to it.
         nodes: Height of every node.
-        edges: Height of every edge's level stretch between its source and its target.
+        edges: Height of the level part of every edge, between its source and its target.
     """
 
     layers: tuple[int, ...]
@@ -28,7 +30,7 @@ class Layout:
 
 
 def layers(graph: Graph) -> tuple[int, ...]:
-    """Length of the longest path to every node; edges lead to nodes of a higher index."""
+    """Compute the length of the longest path to every node. Edges lead to nodes of a higher index."""
     depth = [0] * len(graph.nodes)
     for source, target, _ in sorted(graph.edges, key=lambda edge: edge[1]):
         depth[target] = max(depth[target], depth[source] + 1)
@@ -36,15 +38,15 @@ def layers(graph: Graph) -> tuple[int, ...]:
 
 
 def place(graph: Graph) -> Layout:
-    """Find heights without overlaps at which edges climb little.
+    """Find heights without overlaps at which edges climb as little as possible.
 
-    Things in one column (nodes of a layer with the edges that pass it; edges between two layers) keep a track
-    of distance, so labels on the level stretches cannot touch. Simulated annealing with fixed seeds: a graph
-    has one picture.
+    Everything in one column (the nodes of a layer and the edges that pass it, or the edges between two layers) keeps
+    a distance of one track, so that labels on the level parts of edges cannot touch. The heights are found by
+    simulated annealing with fixed seeds, so that a graph always has the same picture.
     """
     depth = layers(graph)
     count = len(graph.nodes)
-    # columns 0, 2, 4, ... are layers, those between them gaps
+    # even columns are the layers, odd ones the gaps between them
     columns = [{2 * layer} for layer in depth]
     columns += [set(range(2 * depth[s] + 1, 2 * depth[t])) for s, t, _ in graph.edges]
     rivals = [[j for j, other in enumerate(columns) if j != i and mine & other] for i, mine in enumerate(columns)]
@@ -62,15 +64,15 @@ def place(graph: Graph) -> Layout:
 
 
 def _anneal(rivals: list[list[int]], joined: list[list[int]], generator: random.Random) -> list[float]:
-    """Heights at which rivals keep a distance of 1 and joined things are near each other."""
-    # half tracks: a node may stand between the two edges that enter it
+    """Find heights at which rivals keep a distance of 1 and joined items are close to each other."""
+    # heights are multiples of half a track, so that a node may stand between two edges that enter it
     limit = max(2, *(len(r) for r in rivals))
     heights = [generator.randint(-limit, limit) / 2 for _ in rivals]
 
     def cost(item: int, height: float) -> float:
         climb = sum(abs(height - heights[other]) for other in joined[item])
         clash = sum(max(0.0, 1.0 - abs(height - heights[other])) for other in rivals[item])
-        # a little towards the middle, so that the picture is flat
+        # the last term pulls a little towards the middle, so that the picture becomes flat
         return climb + 20.0 * clash + 0.05 * abs(height)
 
     for step in range(STEPS):

@@ -1,125 +1,39 @@
-"""What a report shows, read from the run folder and checked."""
+"""The run folder of a pipeline, read and checked for its report."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
 from lightning_nas.errors import ArtifactError
 from lightning_nas.files.artifacts import read_json, read_tensors
 from lightning_nas.report.curves import Point, read_curves
+from lightning_nas.report.draw import edge_ends
+from lightning_nas.report.summary import Summary
 from lightning_nas.spaces.artifact import build_space, load_architecture
-from lightning_nas.spaces.base import DifferentiableSpace, Graph, SearchSpace
-
-_REPAIR = "Run the pipeline again on this folder (lightning-nas pipeline --run_dir ...): it writes what is missing."
-
-
-@dataclass(frozen=True)
-class Summary:
-    """``summary.json`` with typed access.
-
-    Raises:
-        ArtifactError: On access, where an entry is missing that must be there, or is of another kind.
-    """
-
-    path: Path
-    content: Mapping[str, Any]
-
-    def _checked(self, key: str, kinds: tuple[type, ...], expected: str, needed: bool) -> Any:
-        value = self.content.get(key)
-        if (value is None and not needed) or (isinstance(value, kinds) and not isinstance(value, bool)):
-            return value
-        raise ArtifactError(f"{self.path}: '{key}' is {value!r}, but {expected} was expected. {_REPAIR}")
-
-    def number(self, key: str) -> float:
-        """A number that must be there."""
-        return float(self._checked(key, (int, float), "a number", True))
-
-    def optional_number(self, key: str) -> float | None:
-        """A number, or None."""
-        value = self._checked(key, (int, float), "a number", False)
-        return None if value is None else float(value)
-
-    def numbers(self, key: str) -> list[float]:
-        """A list of numbers; empty where it is missing."""
-        values = self._checked(key, (list,), "a list of numbers", False) or []
-        if not all(isinstance(value, (int, float)) for value in values):
-            raise ArtifactError(f"{self.path}: '{key}' holds other things than numbers. {_REPAIR}")
-        return [float(value) for value in values]
-
-    def text(self, key: str) -> str:
-        """Anything as text: lists joined by blanks, dictionaries as ``name value`` pairs; empty where missing."""
-        value = self.content.get(key)
-        if isinstance(value, Mapping):
-            return ", ".join(f"{name} {each}" for name, each in value.items())
-        if isinstance(value, list):
-            return " ".join(str(each) for each in value)
-        return "" if value is None else str(value)
-
-    def stages(self) -> list[tuple[str, float]]:
-        """Name and seconds of every stage."""
-        stages = self._checked("stages", (list,), "a list of stages", True)
-        try:
-            return [(str(stage["name"]), float(stage["seconds"])) for stage in stages]
-        except (KeyError, TypeError, ValueError):
-            raise ArtifactError(f"{self.path}: a stage lacks 'name' or 'seconds': {stages!r:.200}. {_REPAIR}") from None
-
-    def selection(self) -> Mapping[str, Any] | None:
-        """The selection errors with rates, counts and details checked, or None."""
-        errors = self._checked("selection_errors", (dict,), "an object", False)
-        if errors is None:
-            return None
-        try:
-            for kind in ("edges", "operations"):
-                rate, wrong, count = (errors[kind][key] for key in ("rate", "errors", "count"))
-                if not all(isinstance(v, (int, float)) for v in (wrong, count, 0 if rate is None else rate)):
-                    raise TypeError
-            details = [dict(entry) for entry in errors.get("details") or []]
-            if not all(isinstance(entry.get(key), list) for entry in details for key in ("chosen", "reference")):
-                raise TypeError
-        except (KeyError, TypeError, ValueError):
-            raise ArtifactError(f"{self.path}: 'selection_errors' is not what a search writes. {_REPAIR}") from None
-        return {**errors, "details": details}
-
-    def fidelity(self) -> Mapping[str, Any] | None:
-        """How far the proxy's ranks can be trusted, with its figures checked, or None."""
-        found = self._checked("fidelity", (dict,), "an object", False)
-        if found is None:
-            return None
-        try:
-            if not isinstance(found["objective"], str) or not isinstance(found["informative_only"], bool):
-                raise TypeError
-            low, high = found["interval"]
-            optional = (found[key] for key in ("kendall_tau", "threshold"))
-            needed = (found[key] for key in ("regret", "regret_points", "best_truth", "mean_truth", "architectures"))
-            numbers = [*needed, *(value for value in (low, high, *optional) if value is not None)]
-            if not all(isinstance(value, int | float) for value in numbers) or (low is None) != (high is None):
-                raise TypeError
-        except (KeyError, TypeError, ValueError):
-            raise ArtifactError(f"{self.path}: 'fidelity' is not what its stage writes. {_REPAIR}") from None
-        return {**found, "interval": (low, high)}
+from lightning_nas.spaces.base import DifferentiableSpace, Graph
 
 
 @dataclass
 class Run:
-    """All that a report shows.
+    """The content of a run folder.
 
     Attributes:
         folder: The run folder.
-        summary: Key figures.
+        summary: Its key figures.
         genotype: The found architecture as text.
-        graphs: Its cells.
-        operations: Names of the alphas' columns; empty where the space has none.
-        rows: ``(node, source)`` names of the alphas' rows, by row.
-        class_names: Names by label; empty where unknown.
-        alphas: ``(epochs, edges, operations)`` weights by cell type.
+        graphs: The cells of the found architecture.
+        operations: Names of the columns of the alphas; empty if the space has no alphas.
+        rows: ``(source, node)`` of every row of the alphas; empty if the space has no alphas.
+        class_names: Names of the classes by label; empty if they are not known.
+        alphas: Mixture weights ``(epochs, edges, operations)`` by cell type.
         pictures: ``proxy`` and ``real`` images ``(classes, k, channels, height, width)``.
-        ranked: ``(proxy, truth)`` of every architecture that the proxy was checked with; empty where it was not.
-        curves: What every stage logged.
-        missing: Why an optional part is missing, by part.
+        ranked: Score on the proxy and reference accuracy of every architecture that the proxy was checked with.
+        curves: Logged values of every stage, by stage and metric.
+        missing: Why an optional file cannot be used, by its name.
     """
 
     folder: Path
@@ -137,29 +51,26 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """Read a run folder.
+    """Read the run folder of a pipeline.
 
     Raises:
         ArtifactError: ``summary.json`` or ``architecture.json`` is missing or broken.
-        ArchitectureError: ``architecture.json`` holds no point of its space.
+        ArchitectureError: The architecture does not belong to its space.
     """
-    path = folder / "summary.json"
-    summary = Summary(path, read_json(path, repair=_REPAIR))
-    for key in ("seed", "parameters", "macs", "test_accuracy"):
-        summary.number(key)
+    summary = Summary.load(folder / "summary.json")
     architecture = load_architecture(folder / "architecture.json")
     space = build_space(architecture.space)
-    run = Run(folder, summary, summary.text("genotype") or space.text(architecture), space.graphs(architecture))
+    run = Run(folder, summary, summary.texts["genotype"] or space.text(architecture), space.graphs(architecture))
     if isinstance(space, DifferentiableSpace):
         run.operations = space.operations
-    run.rows = _row_names(space, run.graphs)
+        run.rows = edge_ends(space, run.graphs[0]) if run.graphs else []
     run.class_names = _class_names(folder)
-    searched = "search/alphas.safetensors"  # where another stage came after the search
+    searched = "search/alphas.safetensors"  # where another stage followed the search
     run.alphas = _optional(run, searched if (folder / searched).is_file() else "alphas.safetensors", 3)
     run.pictures = _optional(run, "pictures.safetensors", 5)
-    if summary.fidelity() is not None:
+    if summary.fidelity is not None:
         run.ranked = _ranked(run)
-    order = {name: i for i, (name, _) in enumerate(summary.stages())}
+    order = {name: i for i, (name, _) in enumerate(summary.stages)}
     names = {path.relative_to(folder).parts[0] for path in folder.glob("*/**/metrics.csv")}
     for name in sorted(names, key=lambda name: (order.get(name, len(order)), name)):
         run.curves[name] = read_curves(folder / name)
@@ -167,23 +78,23 @@ def read_run(folder: Path) -> Run:
 
 
 def _optional(run: Run, name: str, dimensions: int) -> dict[str, Tensor]:
-    """Tensors of a file that may be missing; why it cannot be used goes to ``run.missing``."""
+    """Read the tensors of a file that may be missing; if they cannot be used, ``run.missing`` says why."""
     if not (run.folder / name).is_file():
         run.missing[name] = f"The run folder has no {name}."
         return {}
     try:
         tensors = read_tensors(run.folder / name, repair="")
     except ArtifactError:
-        run.missing[name] = f"{name} is no complete safetensors file."
+        run.missing[name] = f"{name} is not a complete safetensors file."
         return {}
     kept = {key: t.float() for key, t in sorted(tensors.items()) if t.ndim == dimensions and t.numel()}
     if len(kept) < len(tensors) or not kept:
-        run.missing[name] = f"{name} holds tensors of another shape than {dimensions} filled dimensions."
+        run.missing[name] = f"{name} contains tensors that are empty or do not have {dimensions} dimensions."
     return kept
 
 
 def _ranked(run: Run) -> list[tuple[float, float]]:
-    """Scores and truths of the architectures; why there are none goes to ``run.missing``."""
+    """Read scores and reference accuracies; if there are none, ``run.missing`` says why."""
     try:
         results = read_json(run.folder / "fidelity.json", repair="")["results"]
         points = [(float(row["proxy"]), float(row["truth"])) for row in results]
@@ -191,12 +102,12 @@ def _ranked(run: Run) -> list[tuple[float, float]]:
             return points
     except (ArtifactError, KeyError, TypeError, ValueError):
         pass
-    run.missing["fidelity.json"] = "The run folder has no usable fidelity.json with every architecture's results."
+    run.missing["fidelity.json"] = "The run folder has no usable fidelity.json with the result of every architecture."
     return []
 
 
 def _class_names(folder: Path) -> list[str]:
-    """Names that the distillation noted; none where there was no distillation."""
+    """Read the class names that a distillation saved."""
     try:
         names = read_json(folder / "proxy.json", repair="").get("class_names")
     except ArtifactError:
@@ -204,16 +115,100 @@ def _class_names(folder: Path) -> list[str]:
     return [str(name) for name in names] if isinstance(names, list) else []
 
 
-def _row_names(space: SearchSpace, graphs: Sequence[Graph]) -> list[tuple[str, str]]:
-    """Node and source of every row of the alphas, where row j of a node is the edge from state j."""
-    if not isinstance(space, DifferentiableSpace) or not graphs:
-        return []
-    names = graphs[0].nodes
-    inputs = space.nodes[0].stop
-    if len(names) < inputs + len(space.nodes):
-        return []
-    return [
-        (names[inputs + node], names[state])
-        for node, edges in enumerate(space.nodes)
-        for state in range(edges.stop - edges.start)
-    ]
+# -- what follows from the files --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The found network compared with random ones that were trained in the same way.
+
+    Attributes:
+        points: How much more accurate the found network is than the mean of the random ones, in percentage points.
+        count: Number of random networks; 0 if only their mean is known.
+        better: Number of random networks with a higher accuracy.
+        spread: Standard deviation of the random networks' accuracy in percentage points; 0 if it is not known.
+        networks: Name, accuracy and parameters (None if not known) of all networks, the most accurate first.
+    """
+
+    points: float
+    count: int
+    better: int
+    spread: float
+    networks: list[tuple[str, float, float | None]]
+
+    @property
+    def within_chance(self) -> bool:
+        """Whether the difference is at most one standard deviation of the random networks."""
+        return self.spread > 0 and abs(self.points) <= self.spread
+
+    @property
+    def verdict(self) -> Literal["win", "lose", ""]:
+        """``win`` only if several random networks show it, ``lose`` if their mean is better, and empty otherwise."""
+        if self.points < 0:
+            return "lose"
+        shown = self.points > 0 and self.count != 1 and not self.better and not self.within_chance
+        return "win" if shown else ""
+
+
+def compare(summary: Summary) -> Comparison | None:
+    """Compare the found network with the random ones; None if there were none."""
+    found, mean = summary.test_accuracy, summary.random_test_accuracy
+    if mean is None:
+        return None
+    accuracies = summary.random_test_accuracies
+    sizes: list[float | None] = [*summary.random_parameters]
+    if len(sizes) != len(accuracies):
+        sizes = [None] * len(accuracies)
+    randoms = [(f"random {i}", *each) for i, each in enumerate(zip(accuracies, sizes, strict=True))]
+    networks = [("found", found, summary.parameters), *(randoms or [("random, mean", mean, None)])]
+    return Comparison(
+        points=100 * (found - mean),
+        count=len(accuracies),
+        better=sum(accuracy > found for accuracy in accuracies),
+        spread=100 * (summary.random_test_accuracy_std or 0.0),
+        networks=sorted(networks, key=lambda network: -network[1]),
+    )
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One decision of the discretization, with the names of states and operations.
+
+    Attributes:
+        what: What was decided.
+        cell: Cell type.
+        node: The node.
+        chosen: What the discretization chose.
+        reference: What removal on held-out images suggests.
+        wrong: Whether both differ.
+    """
+
+    what: str
+    cell: str
+    node: str
+    chosen: list[str]
+    reference: list[str]
+    wrong: bool
+
+
+def decisions(run: Run) -> list[Decision]:
+    """Describe every decision for which selection errors were measured."""
+    details = run.summary.selection["details"] if run.summary.selection else []
+    return [_decision(run, entry) for entry in details]
+
+
+def _decision(run: Run, entry: Mapping[str, Any]) -> Decision:
+    kind, row = entry.get("kind"), entry.get("edge")
+    nodes = next((graph.nodes for graph in run.graphs if graph.name == entry.get("cell")), ())
+    what = {"edges": "inputs", "operations": "operation"}.get(str(kind), "")
+    if isinstance(row, int) and 0 <= row < len(run.rows):
+        what += f" from {run.rows[row][0]}"
+
+    def named(values: Sequence[Any]) -> list[str]:
+        texts = [str(value) for value in values]
+        if kind != "edges":
+            return texts
+        return [nodes[int(text)] if text.isdecimal() and int(text) < len(nodes) else text for text in texts]
+
+    cell, node = (str(entry.get(key, "")) for key in ("cell", "node"))
+    return Decision(what, cell, node, named(entry["chosen"]), named(entry["reference"]), bool(entry.get("wrong")))

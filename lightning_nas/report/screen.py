@@ -1,14 +1,14 @@
-"""The end of a run on the screen."""
+"""The summary of a run as a table for the terminal."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 def table(summary: Mapping[str, Any]) -> str:
-    """The summary as a table for the screen."""
+    """Write the content of ``summary.json`` as a table of names and values."""
 
     def percent(value: float | None) -> str:
-        return "-" if value is None else f"{100 * value:.2f} %"
+        return "-" if value is None else f"{100 * value:.2f}%"
 
     errors, fidelity = summary["selection_errors"] or {}, summary["fidelity"]
     rows = [
@@ -37,7 +37,7 @@ def table(summary: Mapping[str, Any]) -> str:
 
 
 def _fidelity_rows(fidelity: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """How far the proxy's ranks can be trusted."""
+    """List how well the proxy ranks architectures."""
 
     def number(value: float | None) -> str:
         return "-" if value is None else f"{value:.2f}"
@@ -46,8 +46,8 @@ def _fidelity_rows(fidelity: Mapping[str, Any]) -> list[tuple[str, str]]:
     few = " (informative only)" if fidelity["informative_only"] else ""
     below = " (below the threshold)" if fidelity["passed"] is False else ""
     return [
-        ("proxy's rank fidelity, tau", f"{number(fidelity['kendall_tau'])}{below}"),
-        ("its 95 % interval", f"{number(low)} to {number(high)}"),
+        ("rank fidelity of the proxy, tau", f"{number(fidelity['kendall_tau'])}{below}"),
+        ("its 95% interval", f"{number(low)} to {number(high)}"),
         ("regret of its first choice", f"{number(fidelity['regret_points'])} points"),
         ("architectures ranked", f"{fidelity['architectures']}{few}"),
     ]

@@ -17,10 +17,8 @@ from lightning_nas.callbacks.health import HealthMonitor, alpha_eigenvalue, gap,
 from lightning_nas.differentiable.discretization.softmax_score import SoftmaxScore
 from lightning_nas.differentiable.hypergradient.first_order import FirstOrder
 from lightning_nas.errors import ConfigError
-from lightning_nas.report.curves import Point, read_curves
-from lightning_nas.report.health import health as section
-from lightning_nas.report.health import rows
-from lightning_nas.report.run import Run, Summary
+from lightning_nas.report.curves import read_curves
+from lightning_nas.report.panels import health_rows
 from lightning_nas.spaces.base import Mixture
 from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
@@ -192,10 +190,9 @@ def test_a_resumed_monitor_knows_what_it_saw_and_the_curves_go_on(tmp_path: Path
     assert [p.value for p in curves["health/eigenvalue"]] == pytest.approx(whole.eigenvalues)
     again = read_curves(tmp_path / "after")
     assert again["health/gap_loss"] == curves["health/gap_loss"][2:]
-    assert ("eigenvalue", *(pytest.approx(v) for v in (whole.eigenvalues[0], whole.eigenvalues[2]))) in [
-        row[:3] for row in rows(curves)
-    ]
-    assert {name for name, *_ in rows(curves)} == {n.removeprefix("health/") for n in curves if n.startswith("health/")}
+    shown = {name: values for name, *values in health_rows(curves)}
+    assert shown["eigenvalue"][:2] == pytest.approx([whole.eigenvalues[0], whole.eigenvalues[2]])
+    assert shown.keys() == {name.removeprefix("health/") for name in curves if name.startswith("health/")}
 
 
 @pytest.mark.parametrize("stop", [False, True])
@@ -221,20 +218,6 @@ def test_eigenvalues_are_compared_across_a_window(
     else:
         trainer = fit(make(), monitor, epochs=5)
     assert trainer.current_epoch == (4 if collapsed else 5)
-
-
-def test_the_report_shows_what_was_watched_and_nothing_without(tmp_path: Path) -> None:
-    cells = DARTSSpace().graphs(DARTSSpace().sample(torch.Generator().manual_seed(0)))
-    run = Run(tmp_path, Summary(tmp_path / "summary.json", {}), "", cells)
-    run.curves = {"search": {"train/loss": [Point(0, 1, 2.0)]}}
-    assert section(run) == ""
-    run.curves["search"]["health/skip_normal"] = [Point(0, 1, 0.125), Point(1, 2, 0.5), Point(2, 3, 0.25)]
-    text = section(run)
-    assert "<h2>Health of the search</h2>" in text
-    assert text.count("<figure>") == 1
-    numbers = "".join(f'<td class="number">{value}</td>' for value in (0.125, 0.25, 0.5))
-    assert f"<td>skip_normal</td>{numbers}" in text
-    assert "train/loss" not in text
 
 
 def test_what_cannot_be_measured_is_refused() -> None:

@@ -26,10 +26,10 @@ from lightning_nas.cli.lightning import NASCLI, run
 from lightning_nas.errors import ConfigError
 from lightning_nas.files.artifacts import read_tensors
 from lightning_nas.pipeline.config import merge, read_yaml
-from lightning_nas.report.draw import draw_cell, draw_heat_map, edge_names, png
+from lightning_nas.report.draw import draw_cell, draw_heat_map, edge_names
+from lightning_nas.report.figures import png
 from lightning_nas.spaces.artifact import build_space, load_architecture
 from lightning_nas.spaces.darts.space import DARTSSpace
-from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from tests.callbacks.wandb_file import Stored, stored_runs
 from tests.cli.test_configs import tiny
 from tests.conftest import ROOT, _environment
@@ -356,23 +356,7 @@ def test_an_online_run_declares_what_it_reads(tmp_path: Path, known: bool, monke
         assert (used.name, used.digest) == ("architecture", whole)
 
 
-# -- pictures and the workspace -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("space", "names"),
-    [
-        (DARTSSpace(nodes=2), ["c_{k-2} → 0", "c_{k-1} → 0", "c_{k-2} → 1", "c_{k-1} → 1", "0 → 1"]),
-        (
-            NASBench201Space(),
-            ["c_{k-1} → 1", "c_{k-1} → 2", "1 → 2", "c_{k-1} → c_{k}", "1 → c_{k}", "2 → c_{k}"],
-        ),
-    ],
-    ids=["darts", "nasbench201"],
-)
-def test_rows_of_alphas_are_named_by_their_edges(space: Any, names: list[str]) -> None:
-    architecture = space.sample(torch.Generator().manual_seed(0))
-    assert edge_names(space, space.graphs(architecture)[0]) == names
+# -- the workspace ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from PIL import Image
 
 from lightning_nas.callbacks.wandb_log import DPI
 from lightning_nas.cli.lightning import run
-from lightning_nas.report.draw import png
+from lightning_nas.report.figures import png
 from lightning_nas.report.front import Front
 from lightning_nas.tables.synthetic import write_nasbench201
 from tests.callbacks.wandb_file import stored_runs

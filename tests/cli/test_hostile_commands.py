@@ -23,7 +23,7 @@ from lightning_nas.tasks.train import TrainTask
 from tests.cli.test_configs import tiny
 from tests.files.test_hostile_single import DARTS, LARGE, refused
 from tests.hostile import EXECUTED, PNG, checkpoint, malicious, nothing_executed, with_pickle
-from tests.report.test_report import fill
+from tests.report.pages import whole
 
 
 @pytest.fixture(autouse=True)
@@ -178,7 +178,7 @@ def test_a_pipeline_refuses_a_planted_checkpoint(configs: Path) -> None:
 
 @pytest.mark.parametrize("content", [malicious(), b"", PNG])
 def test_a_report_of_foreign_files(content: bytes, tmp_path: Path) -> None:
-    fill(tmp_path)
+    whole(tmp_path)
     for name in ("alphas.safetensors", "pictures.safetensors", "proxy.json"):  # can be left out
         Path(name).write_bytes(content)
     assert write_report(tmp_path).is_file()

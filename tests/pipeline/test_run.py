@@ -90,7 +90,7 @@ def test_the_proxy_is_checked_with_architectures_of_the_searched_space(finished:
     figures = {key: value for key, value in written.items() if key not in ("schema", "lightning_nas")}
     assert summary["fidelity"] == proxy["fidelity"] == figures
     assert figures["architectures"] == 2
-    assert f"{100 * figures['best_truth']:.2f} %" in (finished / "report.html").read_text()
+    assert f"{100 * figures['best_truth']:.2f}%" in (finished / "report.html").read_text()
     shown = table(summary)
     assert "2 (informative only)" in shown
     assert f"{figures['regret_points']:.2f} points" in shown

@@ -1,7 +1,5 @@
-"""Fronts of worth and costs, their file, their pictures, and the report of a search."""
+"""Fronts of an objective and costs, their file and their pictures."""
 
-import json
-from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -11,9 +9,8 @@ import torch
 from lightning_nas.errors import ArtifactError, ConfigError, DataError
 from lightning_nas.evaluation.base import Evaluation
 from lightning_nas.files.artifacts import write_json
-from lightning_nas.report.draw import png, svg
+from lightning_nas.report.figures import png, svg
 from lightning_nas.report.front import Front
-from lightning_nas.report.page import write_report
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.strategies.base import Result
 
@@ -26,9 +23,9 @@ def results(objective: str, rows: list[tuple[float, ...]], costs: tuple[str, ...
     return [
         (
             SPACE.architecture([i // 5 % 5, i % 5, i // 25 % 5, 3, 3, 3]),
-            Evaluation({objective: worth, "other": 0.0}, dict(zip(costs, paid, strict=True)) | {"seconds": 1.0}),
+            Evaluation({objective: value, "other": 0.0}, dict(zip(costs, paid, strict=True)) | {"seconds": 1.0}),
         )
-        for i, (worth, *paid) in enumerate(rows)
+        for i, (value, *paid) in enumerate(rows)
     ]
 
 
@@ -94,7 +91,7 @@ def test_a_front_is_read_as_it_was_written() -> None:
 def test_a_foreign_front_is_refused(changes: dict[str, Any]) -> None:
     front = Front(results("accuracy", POINTS, ("parameters",)), "accuracy", ["parameters"])
     path = write_json("front.json", {**front.to_dict(), **changes})
-    with pytest.raises(ArtifactError, match=r"front\.json holds no front|Not an architecture"):
+    with pytest.raises(ArtifactError, match=r"front\.json does not contain a front|Not an architecture"):
         Front.load(path)
 
 
@@ -121,7 +118,7 @@ def test_the_picture_marks_front_and_choice() -> None:
     (line,) = axes.lines
     assert line.get_xydata().tolist() == [[1e6, 0.2], [2e6, 0.7], [5e6, 0.9]]
     everyone, chosen = axes.collections
-    assert everyone.get_offsets().tolist() == [[cost, worth] for worth, cost in POINTS]
+    assert everyone.get_offsets().tolist() == [[cost, value] for value, cost in POINTS]
     assert chosen.get_offsets().tolist() == [[5e6, 0.9]]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("parameters", "accuracy")
     legend = [text.get_text() for text in axes.get_legend().get_texts()]
@@ -150,45 +147,3 @@ def test_of_several_costs_each_has_its_picture() -> None:
             "not dominated: 2 of 3",
             "chosen",
         ]
-
-
-def searched(folder: Path, rows: list[tuple[float, ...]]) -> Front:
-    """What a search leaves."""
-    found = results("accuracy", rows, ("parameters",))
-    front = Front(found, "accuracy", ["parameters"])
-    best = found[front.chosen]
-    told = {"objective": "accuracy", "objectives": dict(best[1].objectives), "queries": len(found)}
-    best[0].save(folder / "architecture.json", **told)
-    write_json(folder / "history.json", {**told, "strategy": "NSGA2 & <b>"})
-    write_json(folder / "front.json", front.to_dict())
-    return front
-
-
-def test_the_report_of_a_search_has_its_front(tmp_path: Path) -> None:
-    front = searched(tmp_path, POINTS)
-    (tmp_path / "metrics.csv").write_text("step,epoch,best/accuracy,diversity\n0,0,0.8,0.7\n1,0,0.9,0.5\n")
-    page = write_report(tmp_path).read_text()
-    assert "Searched: accuracy 0.9 by 5 queries" in page
-    assert "NSGA2 &amp; &lt;b&gt;" in page
-    assert "Of 5 evaluated architectures, 3 are on the Pareto front" in page
-    places = [page.index(f"<td>{row['architecture']}</td>") for row in front.rows()]
-    assert places == sorted(places)
-    assert 'aria-label="accuracy over parameters of all evaluated architectures, with their front"' in page
-    assert 'aria-label="diversity of the stage search by step: diversity ends at 0.5"' in page
-    (tmp_path / "front.json").unlink()
-    assert "Pareto" not in write_report(tmp_path).read_text()
-
-
-def test_a_long_front_is_cut_and_a_broken_file_is_named(tmp_path: Path) -> None:
-    searched(tmp_path, [(i / 100, float(i)) for i in range(53)])
-    page = write_report(tmp_path).read_text()
-    assert "3 more are in front.json." in page
-    assert page.count("|</td>") == 50
-    (tmp_path / "front.json").write_text("{")
-    with pytest.raises(ArtifactError, match=r"front\.json"):
-        write_report(tmp_path)
-    (tmp_path / "front.json").unlink()
-    content = json.loads((tmp_path / "history.json").read_text())
-    write_json(tmp_path / "history.json", {**content, "objectives": {}})
-    with pytest.raises(ArtifactError, match=r"history\.json is not what a search writes"):
-        write_report(tmp_path)

@@ -1,0 +1,158 @@
+"""The key figures of a pipeline, read from ``summary.json`` and checked."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning_nas.errors import ArtifactError
+from lightning_nas.files.artifacts import read_json
+
+REPAIR = "Run the pipeline again on this folder (lightning-nas pipeline --run_dir ...): it writes what is missing."
+"""What repairs a broken summary, for error messages."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The content of ``summary.json``.
+
+    Attributes:
+        texts: ``command``, ``date``, ``genotype``, ``hardware``, ``run_dir`` and ``versions``; empty where unknown.
+        seed: Seed of the run.
+        parameters: Parameters of the found network.
+        macs: Multiply-accumulate operations of the found network per image.
+        test_accuracy: Test accuracy of the found network as a fraction.
+        stages: Name and seconds of every stage.
+        seconds_total: Seconds of all stages together.
+        proxy_images: Distilled images that the search used; None without distillation.
+        source_images: Images that were distilled; None without distillation.
+        random_test_accuracy: Mean test accuracy of random networks; None if there were none.
+        random_test_accuracy_std: Its standard deviation; None for fewer than two random networks.
+        random_test_accuracies: Test accuracy of every random network.
+        random_parameters: Parameters of every random network.
+        selection: Selection errors as ``metrics.selection`` describes them; None if they were not measured.
+        fidelity: Rank fidelity of the proxy as its task writes it; None if it was not measured.
+        export_difference: Largest difference between the outputs of the exported and the trained network.
+        peak_memory_mb: Peak memory of the run in MB.
+    """
+
+    texts: Mapping[str, str]
+    seed: float
+    parameters: float
+    macs: float
+    test_accuracy: float
+    stages: list[tuple[str, float]]
+    seconds_total: float
+    proxy_images: float | None
+    source_images: float | None
+    random_test_accuracy: float | None
+    random_test_accuracy_std: float | None
+    random_test_accuracies: list[float]
+    random_parameters: list[float]
+    selection: Mapping[str, Any] | None
+    fidelity: Mapping[str, Any] | None
+    export_difference: float | None
+    peak_memory_mb: float | None
+
+    @classmethod
+    def load(cls, path: Path) -> "Summary":
+        """Read and check a summary.
+
+        Raises:
+            ArtifactError: The file is missing or broken, or an entry is missing or of another kind.
+        """
+        reader = _Reader(path, read_json(path, repair=REPAIR))
+        stages = reader.stages()
+        total = reader.optional_number("seconds_total")
+        return cls(
+            texts={key: reader.text(key) for key in ("command", "date", "genotype", "hardware", "run_dir", "versions")},
+            **{key: reader.number(key) for key in ("seed", "parameters", "macs", "test_accuracy")},
+            stages=stages,
+            seconds_total=sum(seconds for _, seconds in stages) if total is None else total,
+            proxy_images=reader.optional_number("proxy_images"),
+            source_images=reader.optional_number("source_images"),
+            random_test_accuracy=reader.optional_number("random_test_accuracy"),
+            random_test_accuracy_std=reader.optional_number("random_test_accuracy_std"),
+            random_test_accuracies=reader.numbers("random_test_accuracies"),
+            random_parameters=reader.numbers("random_parameters"),
+            selection=reader.selection(),
+            fidelity=reader.fidelity(),
+            export_difference=reader.optional_number("export_difference"),
+            peak_memory_mb=reader.optional_number("peak_memory_mb"),
+        )
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Checked access to the entries of a summary; every method raises ``ArtifactError`` for a wrong entry."""
+
+    path: Path
+    content: Mapping[str, Any]
+
+    def entry(self, key: str, kinds: tuple[type, ...], expected: str, needed: bool = False) -> Any:
+        value = self.content.get(key)
+        if (value is None and not needed) or (isinstance(value, kinds) and not isinstance(value, bool)):
+            return value
+        raise ArtifactError(f"{self.path}: '{key}' is {value!r}, but {expected} was expected. {REPAIR}")
+
+    def number(self, key: str) -> float:
+        return float(self.entry(key, (int, float), "a number", needed=True))
+
+    def optional_number(self, key: str) -> float | None:
+        value = self.entry(key, (int, float), "a number")
+        return None if value is None else float(value)
+
+    def numbers(self, key: str) -> list[float]:
+        values = self.entry(key, (list,), "a list of numbers") or []
+        if not all(isinstance(value, (int, float)) for value in values):
+            raise ArtifactError(f"{self.path}: '{key}' contains something other than numbers. {REPAIR}")
+        return [float(value) for value in values]
+
+    def text(self, key: str) -> str:
+        """Return any entry as text: a dictionary as ``name value`` pairs."""
+        value = self.content.get(key)
+        if isinstance(value, Mapping):
+            return ", ".join(f"{name} {each}" for name, each in value.items())
+        return "" if value is None else str(value)
+
+    def stages(self) -> list[tuple[str, float]]:
+        stages = self.entry("stages", (list,), "a list of stages", needed=True)
+        try:
+            return [(str(stage["name"]), float(stage["seconds"])) for stage in stages]
+        except (KeyError, TypeError, ValueError):
+            raise ArtifactError(f"{self.path}: a stage lacks 'name' or 'seconds': {stages!r:.200}. {REPAIR}") from None
+
+    def selection(self) -> Mapping[str, Any] | None:
+        errors = self.entry("selection_errors", (dict,), "an object")
+        if errors is None:
+            return None
+        try:
+            for kind in ("edges", "operations"):
+                rate, wrong, count = (errors[kind][key] for key in ("rate", "errors", "count"))
+                if not all(isinstance(v, (int, float)) for v in (wrong, count, 0 if rate is None else rate)):
+                    raise TypeError
+            details = [dict(entry) for entry in errors.get("details") or []]
+            if not all(isinstance(entry.get(key), list) for entry in details for key in ("chosen", "reference")):
+                raise TypeError
+        except (KeyError, TypeError, ValueError):
+            raise ArtifactError(f"{self.path}: 'selection_errors' is not what a search writes. {REPAIR}") from None
+        return {**errors, "details": details}
+
+    def fidelity(self) -> Mapping[str, Any] | None:
+        found = self.entry("fidelity", (dict,), "an object")
+        if found is None:
+            return None
+        try:
+            if not isinstance(found["objective"], str) or not isinstance(found["informative_only"], bool):
+                raise TypeError
+            low, high = found["interval"]
+            optional = (found[key] for key in ("kendall_tau", "threshold"))
+            needed = (found[key] for key in ("regret", "regret_points", "best_truth", "mean_truth", "architectures"))
+            numbers = [*needed, *(value for value in (low, high, *optional) if value is not None)]
+            if not all(isinstance(value, int | float) for value in numbers) or (low is None) != (high is None):
+                raise TypeError
+        except (KeyError, TypeError, ValueError):
+            raise ArtifactError(f"{self.path}: 'fidelity' is not what its stage writes. {REPAIR}") from None
+        tau, threshold = found["kendall_tau"], found["threshold"]
+        passed = threshold is None or (tau is not None and tau >= threshold)
+        return {**found, "interval": (low, high), "passed": passed}

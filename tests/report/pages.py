@@ -1,0 +1,117 @@
+"""Made-up run folders, and what a browser would see of a page."""
+
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lightning_nas.files.artifacts import write_json, write_tensors
+from lightning_nas.spaces.darts.space import DARTSSpace
+from lightning_nas.spaces.nasbench201.space import NASBench201Space
+from tests.genotypes import DARTS_V2
+
+EVIL = '<script>alert("1")</script>'
+SUMMARY: dict[str, Any] = {
+    "run_dir": "runs/first",
+    "date": "2026-11-22T16:20:03+00:00",
+    "command": f"lightning-nas pipeline --name {EVIL}",
+    "hardware": "two cores",
+    "versions": {"torch": "2.6.0", EVIL: "1"},
+    "seed": 7,
+    "stages": [{"name": "search", "seconds": 60.5}, {"name": "train", "seconds": 30.25}],
+    "seconds_total": 90.75,
+    "proxy_images": 100,
+    "source_images": 1437,
+    "parameters": 183402,
+    "macs": 9213440,
+    "test_accuracy": 0.9889,
+    "random_test_accuracy": 0.97,
+    "random_test_accuracy_std": 0.01,
+    "random_test_accuracies": [0.96, 0.97, 0.98],
+    "random_parameters": [1001, 1002, 1003],
+    "genotype": DARTS_V2 + EVIL,
+    "selection_errors": {
+        "edges": {"rate": None, "errors": 0, "count": 0},
+        "operations": {"rate": 0.5, "errors": 1, "count": 2},
+        "details": [
+            {"kind": "operations", "cell": "normal", "node": 1, "edge": 4, "chosen": ["skip_connect"],
+             "reference": ["sep_conv_3x3"], "wrong": True},
+            {"kind": "edges", "cell": "normal", "node": 1, "edge": None, "chosen": ["0", "2"],
+             "reference": ["0", "2"], "wrong": False},
+            {"cell": EVIL, "node": EVIL, "chosen": [EVIL], "reference": [3], "wrong": False},
+        ],
+    },
+    "export_difference": 0.0,
+    "peak_memory_mb": 812.4,
+}  # fmt: skip
+FIDELITY = {
+    "kendall_tau": 0.4567,
+    "interval": [0.1234, 0.7],
+    **{"regret": 0.0123, "regret_points": 1.23, "best_truth": 0.75, "mean_truth": 0.7, "architectures": 3},
+    "informative_only": True,
+    "objective": "loss",
+    "threshold": 0.2,
+}
+
+
+def small(folder: Path, **changes: Any) -> Path:
+    """A run folder with only what must be there, and one cell."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "summary.json", {**SUMMARY, **changes})
+    NASBench201Space().architecture([3, 0, 1, 2, 3, 4]).save(folder / "architecture.json")
+    return folder
+
+
+def whole(folder: Path) -> Path:
+    """A run folder with everything."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "summary.json", SUMMARY)
+    DARTSSpace.parse(DARTS_V2).save(folder / "architecture.json")
+    write_json(folder / "proxy.json", {"class_names": [EVIL, "b"]})
+    history = torch.linspace(0, 1, 3 * 14 * 8).view(3, 14, 8)
+    write_tensors(folder / "alphas.safetensors", {"normal": history, "reduce": history.flip(1)})
+    images = torch.linspace(0, 1, 2 * 3 * 64).view(2, 3, 1, 8, 8)
+    write_tensors(folder / "pictures.safetensors", {"proxy": images, "real": images[:, :2]})
+    log(folder / "search", 0, "epoch,step,search/loss,train/accuracy,train/loss\n0,3,2.3,0.1,2.2\n1,7,2.1,0.3,2.0\n")
+    log(folder / "train", 0, "epoch,step,train/loss\n0,3,inf\n1,7,1.5\n")
+    log(folder / "train", 1, "epoch,step,test/accuracy,test/loss\n0,0,0.9889,0.03\n")
+    return folder
+
+
+def log(stage: Path, version: int, text: str) -> None:
+    """What Lightning's ``CSVLogger`` writes."""
+    folder = stage / f"version_{version}"
+    folder.mkdir(parents=True)
+    (folder / "metrics.csv").write_text(text)
+
+
+class Page(HTMLParser):
+    """Checks that every element is closed, and collects what a browser would act on."""
+
+    VOID = ("meta", "img")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.words.append(data)
