@@ -3,7 +3,7 @@
 from lightning_nas.data.architectures import ArchitecturesDataModule
 from lightning_nas.data.augmentation import Augmentation, Cutout, RandomCrop, RandomFlip
 from lightning_nas.data.base import ImageDataModule
-from lightning_nas.data.classes import ClassBalancedDataModule
+from lightning_nas.data.class_balanced import ClassBalancedDataModule
 from lightning_nas.data.dummy import DummyDataModule
 from lightning_nas.data.halves import HalvesDataModule
 from lightning_nas.data.images import (

@@ -1,4 +1,4 @@
-"""Architectures as data: a training step sees one."""
+"""Architectures as data: a training step sees one of them."""
 
 from functools import cached_property
 from typing import Any
@@ -7,41 +7,55 @@ import torch
 from lightning.pytorch import LightningDataModule
 
 from lightning_nas.architecture import Architecture
+from lightning_nas.checks import at_least
 from lightning_nas.data.loaders import EpochSampler, ResumableLoader, set_epoch
 from lightning_nas.data.splits import derived_seed
 from lightning_nas.errors import ConfigError
 from lightning_nas.spaces.base import SearchSpace
 
 DRAWS = 100
-"""Draws for each architecture that is asked for; a space that has as many is not exhausted before."""
+"""Number of draws allowed per architecture asked for, before a space counts as too small."""
 
 
 class ArchitecturesDataModule(LightningDataModule):
-    """Serves different architectures of a space, one a batch, always in the same order.
+    """Serves different architectures of a space, one per batch, always in the same order.
 
-    They are drawn uniformly; one that is the same network as one before (``SearchSpace.key``) is drawn again. A smaller
-    ``count`` gives the first of a larger one's. On several processes each gets its share.
+    Architectures are drawn uniformly from the space. One that is the same network as an earlier one
+    (``SearchSpace.key``) is drawn again. With the same seed, a smaller ``count`` gives the first architectures of a
+    larger one. Several processes share the architectures between them.
 
     Args:
-        space: Where they come from.
-        count: How many, at least 2.
-        seed: Of the draws.
+        space: Search space to draw from.
+        count: Number of architectures, at least 2.
+        seed: Seed of the draws.
+
+    Raises:
+        ConfigError: ``count`` is below 2.
+
+    Example:
+        ```yaml
+        data:
+          class_path: ArchitecturesDataModule
+          init_args:
+            count: 32
+            space:
+              class_path: NASBench201Space
+        ```
     """
 
     def __init__(self, space: SearchSpace, count: int = 64, seed: int = 0) -> None:
         super().__init__()
-        if count < 2:
-            raise ConfigError(f"count is {count}; it must be at least 2 architectures.")
+        at_least(2, count=count)
         self.space = space
         self.count = count
         self.seed = seed
 
     @cached_property
     def architectures(self) -> list[Architecture]:
-        """All of them.
+        """All architectures, in their order.
 
         Raises:
-            ConfigError: The space has not so many, as far as draws can tell.
+            ConfigError: The space has too few architectures, as far as draws can tell.
         """
         generator = torch.Generator().manual_seed(derived_seed(self.seed, "architectures"))
         found: dict[str, Architecture] = {}
@@ -60,7 +74,7 @@ class ArchitecturesDataModule(LightningDataModule):
         _ = self.architectures
 
     def train_dataloader(self) -> ResumableLoader:
-        """One architecture a batch, each once an epoch."""
+        """Return a loader with one architecture per batch, each once per epoch."""
         trainer = self.trainer
         world, rank = (trainer.world_size, trainer.global_rank) if trainer is not None else (1, 0)
         drawn: Any = self.architectures
@@ -72,12 +86,12 @@ class ArchitecturesDataModule(LightningDataModule):
             batch_size=1,
             sampler=sampler,
             collate_fn=_only,
-            # without one of its own, each epoch draws from the global generator
+            # without its own generator, every epoch would draw from the global one
             generator=torch.Generator().manual_seed(self.seed),
         )
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """An architecture is on no device; Lightning cannot look into a frozen dataclass."""
+        """Return the batch as it is: architectures are on no device, and Lightning cannot copy a frozen dataclass."""
         return batch
 
 

@@ -6,26 +6,34 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from lightning_nas.errors import ConfigError
+from lightning_nas.checks import at_least, within
 
 
 class Augmentation(ABC):
-    """A random change of every image of a batch.
+    """Base class of augmentations: a random change of every image of a batch.
 
     Attributes:
-        after_normalization: Whether it works on normalised images, where 0 is the mean of the data, instead
-            of pixels from 0 to 1, where 0 is black.
+        after_normalization: Whether the change is made to normalized images, where 0 is the mean of the data, instead
+            of pixels from 0 to 1, where 0 is black. False by default.
+
+    Example:
+        ```python
+        class Brightness(Augmentation):
+            def __call__(self, images, generator):
+                factors = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device)
+                return images * (0.5 + factors)
+        ```
     """
 
     after_normalization = False
 
     @abstractmethod
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Change each image by its own draw.
+        """Change each image by a draw of its own.
 
         Args:
-            images: Floats ``(batch, channels, height, width)``; they are left as they are.
-            generator: Source of all draws, on the device of the images.
+            images: Floats ``(batch, channels, height, width)``, which must not be changed in place.
+            generator: Generator of all draws, on the device of the images.
 
         Returns:
             New images of the same shape.
@@ -33,36 +41,55 @@ class Augmentation(ABC):
 
 
 class RandomCrop(Augmentation):
-    """Pad with zeros, then cut the old size out at a random place: a shift by up to ``padding`` pixels.
+    """Pads images with zeros and crops them to their size at a random position: a shift by up to ``padding`` pixels.
 
     Args:
-        padding: Pixels on each side, at least 0.
+        padding: Padding on each side in pixels, at least 0 (DARTS: 4 for the 32 pixels of CIFAR).
+
+    Raises:
+        ConfigError: ``padding`` is negative.
+
+    Example:
+        ```yaml
+        augmentations:
+          - class_path: RandomCrop
+            init_args:
+              padding: 2
+        ```
     """
 
     def __init__(self, padding: int = 4) -> None:
-        if padding < 0:
-            raise ConfigError(f"padding is {padding}; it must be at least 0 pixels.")
+        at_least(0, padding=padding)
         self.padding = padding
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Shift every image; see ``Augmentation``."""
         batch, _, height, width = images.shape
         top, left = torch.randint(2 * self.padding + 1, (2, batch), generator=generator, device=images.device)
-        # a view of all crops, (batch, channels, tops, lefts, height, width), of which one an image is copied
+        # a view of all crops, (batch, channels, tops, lefts, height, width), of which one per image is copied
         crops = pad(images, [self.padding] * 4).unfold(2, height, 1).unfold(3, width, 1)
         return crops[torch.arange(batch, device=images.device), :, top, left]
 
 
 class RandomFlip(Augmentation):
-    """Mirror left and right.
+    """Mirrors images left to right.
 
     Args:
-        probability: Of an image to be mirrored, from 0 to 1.
+        probability: Probability of mirroring an image, from 0 to 1 (DARTS: 0.5). Set it to 0, or leave the
+            augmentation out, where left and right matter, as in digits and text.
+
+    Raises:
+        ConfigError: ``probability`` is not between 0 and 1.
+
+    Example:
+        ```yaml
+        augmentations:
+          - class_path: RandomFlip
+        ```
     """
 
     def __init__(self, probability: float = 0.5) -> None:
-        if not 0 <= probability <= 1:
-            raise ConfigError(f"probability is {probability}; it must be from 0 to 1.")
+        within("[0, 1]", probability=probability)
         self.probability = probability
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
@@ -72,27 +99,38 @@ class RandomFlip(Augmentation):
 
 
 class Cutout(Augmentation):
-    """Set one square of every image to zero, the mean of the data.
+    """Sets a random square of every image to zero, the mean of the data.
 
-    The centre is uniform over the image and the square is clipped at the border, so that less is lost there.
+    The centre of the square is uniform over the image and the square is clipped at the border, so that less is erased
+    there.
 
     References:
-        1. DeVries and Taylor, Improved Regularization of Convolutional Neural Networks with Cutout, 2017:
-           https://github.com/uoguelph-mlrg/Cutout
+        1. DeVries, Taylor: Improved Regularization of Convolutional Neural Networks with Cutout, 2017,
+           https://arxiv.org/abs/1708.04552
 
     Args:
-        length: Side of the square in pixels, at least 1; 16 for the 32 pixels of CIFAR.
+        length: Side of the square in pixels, at least 1 (DARTS: 16 for the 32 pixels of CIFAR).
+
+    Raises:
+        ConfigError: ``length`` is below 1.
+
+    Example:
+        ```yaml
+        augmentations:
+          - class_path: Cutout
+            init_args:
+              length: 8
+        ```
     """
 
     after_normalization = True
 
     def __init__(self, length: int = 16) -> None:
-        if length < 1:
-            raise ConfigError(f"length is {length}; it must be at least 1 pixel.")
+        at_least(1, length=length)
         self.length = length
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Cut a square out of every image; see ``Augmentation``."""
+        """Erase a square of every image; see ``Augmentation``."""
         batch, _, height, width = images.shape
         device = images.device
 

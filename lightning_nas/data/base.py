@@ -1,4 +1,4 @@
-"""The data module of labelled images: loaders, augmentation, normalisation; subclasses say which images."""
+"""The data module of labelled images: splits, loaders, augmentation and normalization."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -10,14 +10,15 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
+from lightning_nas.checks import at_least, within
 from lightning_nas.data.augmentation import Augmentation
 from lightning_nas.data.loaders import loader
 from lightning_nas.data.sets import Batch, ImageSet, LabelledImages, channel_statistics, check_training_set
 from lightning_nas.data.splits import balanced, derived_seed, stratified
-from lightning_nas.errors import ConfigError, DataError
+from lightning_nas.errors import DataError
 
 STATISTICS_SAMPLE = 4096
-"""Images that the mean and deviation of a set too large for the memory are taken from."""
+"""Number of images from which mean and standard deviation are estimated where a set is too large for the memory."""
 
 
 @dataclass(frozen=True)
@@ -29,23 +30,26 @@ class _TrainingData:
 
 
 class ImageDataModule(LightningDataModule, ABC):
-    """Images for a classifier; subclasses say where they come from.
+    """Base class of data modules that serve labelled images. Subclasses say where the images come from.
 
-    Batches reach the device as uint8. There they become floats from 0 to 1, are augmented (in training only)
-    and normalised. The draws depend on the seed, the epoch, the batch and the process alone, so that a
-    resumed run repeats them. The test images are opened for ``test`` and ``predict`` only. Everything else is
-    loaded when it is first asked for, with or without a trainer.
+    Batches reach the device as uint8. There they become floats from 0 to 1, are augmented (in training only) and
+    normalized: ``(pixel - mean) / std`` per channel. Random draws depend on the seed, the epoch, the batch and the
+    process alone, so that a resumed run repeats them. The test images are opened for ``test`` and ``predict`` only.
+    Everything else is loaded when it is first asked for, with or without a trainer.
 
     Args:
-        batch_size: Images a process and batch, at least 1.
-        augmentations: Random changes of training images, in order; none if null.
-        validation_fraction: Part of every class of the training images, from 0 to below 1, that is not
-            trained on but is Lightning's validation set; there is none if 0.
-        train_limit: Use at most so many training images, all classes alike; all if null.
-        seed: Of the order and of the augmentations.
-        split_seed: Of the choice of ``train_limit`` images and of the validation set, equal on all processes.
-        num_workers: Processes that read ahead; sets held on a GPU need none.
-        image_size: Side that images held in memory are averaged down to; their own if null.
+        batch_size: Images per batch and process, at least 1.
+        augmentations: Random changes of training images, applied in this order; none if null.
+        validation_fraction: Fraction of the training images, at least 0 and below 1, that becomes Lightning's
+            validation set instead of being trained on. It is taken from every class alike. The default, 0, keeps all
+            images for training.
+        train_limit: Largest number of training images to use, drawn from all classes alike; all images if null.
+        seed: Seed of the order of images and of the augmentations.
+        split_seed: Seed of the choice of ``train_limit`` images and of the validation set. It is separate from
+            ``seed`` so that repetitions with other seeds see the same parts.
+        num_workers: Number of worker processes that read ahead. Sets that are held on a GPU need none.
+        image_size: Height and width, in pixels, to which images in memory are downsampled by averaging; null keeps
+            their own size.
 
     Raises:
         ConfigError: An argument is out of its range.
@@ -63,14 +67,9 @@ class ImageDataModule(LightningDataModule, ABC):
         image_size: int | None = None,
     ) -> None:
         super().__init__()
-        if image_size is not None and image_size < 1:
-            raise ConfigError(f"image_size is {image_size}; it must be at least 1 pixel, or null for the images' own.")
-        if batch_size < 1:
-            raise ConfigError(f"batch_size is {batch_size}; it must be at least 1.")
-        if not 0 <= validation_fraction < 1:
-            raise ConfigError(f"validation_fraction is {validation_fraction}; it must be from 0 to below 1.")
-        if train_limit is not None and train_limit < 1:
-            raise ConfigError(f"train_limit is {train_limit}; it must be at least 1, or null for all images.")
+        at_least(1, batch_size=batch_size, train_limit=train_limit, image_size=image_size)
+        within("[0, 1)", validation_fraction=validation_fraction)
+        at_least(0, num_workers=num_workers)
         self.batch_size = batch_size
         self.augmentations = augmentations or []
         self.validation_fraction = validation_fraction
@@ -82,15 +81,6 @@ class ImageDataModule(LightningDataModule, ABC):
         self._normalization: Tensor | None = None
         self._limit_val_batches: int | float | None = None
 
-    @property
-    def split(self) -> dict[str, Any]:
-        """What decides which of the training images are the training set, and which the validation set."""
-        return {
-            "train_limit": self.train_limit,
-            "validation_fraction": self.validation_fraction,
-            "split_seed": self.split_seed,
-        }
-
     @abstractmethod
     def load_train(self) -> LabelledImages:
         """Open all training images.
@@ -101,67 +91,37 @@ class ImageDataModule(LightningDataModule, ABC):
 
     @abstractmethod
     def load_test(self) -> LabelledImages:
-        """Open the test images, labelled as in training; called for ``test`` and ``predict`` only.
+        """Open the test images, with the same labels as in training. Called for ``test`` and ``predict`` only.
 
         Raises:
             DataError: They are missing or damaged.
         """
 
     def statistics(self, images: LabelledImages) -> tuple[list[float], list[float]]:
-        """Mean and standard deviation of every channel of all training images, on a scale from 0 to 1.
+        """Compute mean and standard deviation of every channel, on a scale from 0 to 1.
 
-        They don't depend on ``train_limit`` and ``validation_fraction``, so that stages that use different
-        parts normalise alike.
+        They do not depend on ``train_limit`` and ``validation_fraction``, so that stages that use different parts of
+        the training images normalize alike.
+
+        Args:
+            images: All training images.
+
+        Returns:
+            Means and standard deviations, one per channel.
         """
         if isinstance(images, ImageSet):
             return channel_statistics(images.images)
         sample = balanced(images.labels, STATISTICS_SAMPLE, seed=0).tolist()
         return channel_statistics(images.__getitems__(sample)[0])
 
-    @cached_property
-    def _data(self) -> _TrainingData:
-        whole = self._averaged(self.load_train())
-        check_training_set(whole)
-        mean, std = self.statistics(whole)
-        train, validation = whole, None
-        if self.train_limit is not None and self.train_limit < len(train):
-            train = train.select(balanced(train.labels, self.train_limit, self.split_seed))
-            check_training_set(train, f"Set train_limit to at least {len(train.class_names)}, one image a class.")
-        if self.validation_fraction > 0:
-            held_out = stratified(train.labels, self.validation_fraction, self.split_seed)
-            validation = train.select(held_out.nonzero().flatten())
-            train = train.select((~held_out).nonzero().flatten())
-            check_training_set(train, f"Lower validation_fraction, which is {self.validation_fraction}.")
-            if not len(validation):
-                raise DataError(
-                    f"validation_fraction {self.validation_fraction} of {len(train)} images is no image. "
-                    "Raise it, or set it to 0 for no validation set."
-                )
-        return _TrainingData(train, validation, mean, std)
-
-    def _averaged(self, images: LabelledImages) -> LabelledImages:
-        """Images of the side ``image_size``, every pixel the mean of those that it covers."""
-        size, sides = self.image_size, images.image_shape[1:]
-        if size is None or sides == (size, size):
-            return images
-        if not isinstance(images, ImageSet) or size > min(sides):
-            raise DataError(
-                f"Images of {sides[0]}x{sides[1]} pixels, {type(images).__name__}, cannot be averaged down to "
-                f"image_size {size}. Set it to null or a smaller side, for images that are held in memory."
-            )
-        return images.averaged(size)
-
-    @cached_property
-    def _test(self) -> LabelledImages:
-        test = self._averaged(self.load_test())
-        if not len(test):
-            raise DataError("The test set is empty. Add images, or don't test.")
-        if test.image_shape != self.image_shape:
-            raise DataError(
-                f"The test images have shape {test.image_shape}, the training images {self.image_shape} "
-                "(channels, height, width). Make them alike."
-            )
-        return test
+    @property
+    def split(self) -> dict[str, Any]:
+        """The arguments that decide which images are the training set and which the validation set."""
+        return {
+            "train_limit": self.train_limit,
+            "validation_fraction": self.validation_fraction,
+            "split_seed": self.split_seed,
+        }
 
     @property
     def train_set(self) -> LabelledImages:
@@ -170,10 +130,10 @@ class ImageDataModule(LightningDataModule, ABC):
 
     @property
     def validation_set(self) -> LabelledImages:
-        """The part of the training images that is not trained on.
+        """The training images that are not trained on.
 
         Raises:
-            DataError: There is none.
+            DataError: There is no validation set.
         """
         if self._data.validation is None:
             raise DataError("There is no validation set: validation_fraction is 0. Set it above 0, such as 0.1.")
@@ -181,7 +141,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
     @property
     def class_names(self) -> list[str]:
-        """Names by label."""
+        """Name of every class, in the order of the labels."""
         return self._data.train.class_names
 
     @property
@@ -204,27 +164,72 @@ class ImageDataModule(LightningDataModule, ABC):
         """Standard deviation of every channel of the training images, on a scale from 0 to 1."""
         return self._data.std
 
+    @cached_property
+    def _data(self) -> _TrainingData:
+        whole = self._averaged(self.load_train())
+        check_training_set(whole)
+        mean, std = self.statistics(whole)
+        train, validation = whole, None
+        if self.train_limit is not None and self.train_limit < len(train):
+            train = train.select(balanced(train.labels, self.train_limit, self.split_seed))
+            check_training_set(train, f"Set train_limit to at least {len(train.class_names)}, one image per class.")
+        if self.validation_fraction > 0:
+            held_out = stratified(train.labels, self.validation_fraction, self.split_seed)
+            validation = train.select(held_out.nonzero().flatten())
+            train = train.select((~held_out).nonzero().flatten())
+            check_training_set(train, f"Lower validation_fraction, which is {self.validation_fraction}.")
+            if not len(validation):
+                raise DataError(
+                    f"validation_fraction {self.validation_fraction} of {len(train)} images is less than one image. "
+                    "Raise it, or set it to 0 for no validation set."
+                )
+        return _TrainingData(train, validation, mean, std)
+
+    @cached_property
+    def _test(self) -> LabelledImages:
+        test = self._averaged(self.load_test())
+        if not len(test):
+            raise DataError("The test set is empty. Add images, or leave the test out.")
+        if test.image_shape != self.image_shape:
+            raise DataError(
+                f"The test images have shape {test.image_shape}, the training images {self.image_shape} "
+                "(channels, height, width). Give them the same shape."
+            )
+        return test
+
+    def _averaged(self, images: LabelledImages) -> LabelledImages:
+        """Downsample images to ``image_size``, if it is set."""
+        size, sides = self.image_size, images.image_shape[1:]
+        if size is None or sides == (size, size):
+            return images
+        if not isinstance(images, ImageSet) or size > min(sides):
+            raise DataError(
+                f"Images of {sides[0]}x{sides[1]} pixels, {type(images).__name__}, cannot be downsampled to "
+                f"image_size {size}. Set it to null, or to a smaller size for images that are held in memory."
+            )
+        return images.averaged(size)
+
     def setup(self, stage: str) -> None:
         """Load the training images, whose statistics every stage needs, so that damaged ones fail here."""
         if self._data.validation is None and stage == "fit" and self.trainer is not None:
-            # otherwise Lightning warns of a validation loader that is empty, or of one that is not there
+            # otherwise Lightning warns about a validation loader that is empty or missing
             self._limit_val_batches, self.trainer.limit_val_batches = self.trainer.limit_val_batches, 0
 
     def teardown(self, stage: str) -> None:
-        """Leave the trainer as it was, for a fit on other data."""
+        """Restore the trainer's settings, for a fit on other data."""
         if self._limit_val_batches is not None and self.trainer is not None:
             self.trainer.limit_val_batches = self._limit_val_batches
             self._limit_val_batches = None
 
     def on_exception(self, exception: BaseException) -> None:
-        """Leave the trainer of an interrupted fit as it was, too."""
+        """Restore the settings of the trainer of an interrupted fit, too."""
         self.teardown("fit")
 
     def train_dataloader(self) -> Any:
-        """The training images in a new order every epoch, whole batches only.
+        """Return a loader of the training images: in a new order every epoch, whole batches only.
 
         Raises:
-            DataError: There is not one whole batch.
+            DataError: There is no whole batch.
         """
         return loader(
             self.train_set,
@@ -237,10 +242,10 @@ class ImageDataModule(LightningDataModule, ABC):
         )
 
     def val_dataloader(self) -> Any:
-        """The validation set. A fit without one does not ask for it.
+        """Return a loader of the validation set. A fit without a validation set does not ask for it.
 
-        In a fit the network is wrapped in DDP, whose processes must run the same number of batches: on
-        several the last images, fewer than there are processes, are left out. None is counted twice.
+        During a fit, DDP wraps the network, so that all processes must run the same number of batches. With several
+        processes, the last images are left out where they are fewer than the processes. No image is counted twice.
 
         Raises:
             DataError: There is no validation set.
@@ -250,11 +255,11 @@ class ImageDataModule(LightningDataModule, ABC):
         return self._in_order(images if world == 1 else Subset(images, range(len(images) - len(images) % world)))
 
     def test_dataloader(self) -> Any:
-        """The test images; each is counted once, on one process or many."""
+        """Return a loader of the test images. Each is counted once, on one process or many."""
         return self._in_order(self._test)
 
     def predict_dataloader(self) -> Any:
-        """The test images, in their order."""
+        """Return a loader of the test images, in their order."""
         return self._in_order(self._test)
 
     def _in_order(self, images: LabelledImages | Subset[Batch]) -> DataLoader[Batch]:
@@ -264,11 +269,14 @@ class ImageDataModule(LightningDataModule, ABC):
         )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Make floats of a batch on its device: augmented in training, normalised always.
+        """Turn a batch on its device into floats: augmented in training, normalized always.
 
         Args:
             batch: Images and labels, or a dictionary of such pairs.
             dataloader_idx: Not used.
+
+        Returns:
+            The batch, in the same form.
         """
         pairs = batch if isinstance(batch, dict) else {"": batch}
         prepared = {}
@@ -277,25 +285,25 @@ class ImageDataModule(LightningDataModule, ABC):
         return prepared if isinstance(batch, dict) else prepared[""]
 
     def _generator(self, name: str, device: torch.device) -> torch.Generator | None:
-        """The draws of the present training batch; None outside of training, where nothing is random."""
+        """The generator of the current training batch; None outside of training, where nothing is random."""
         trainer = self.trainer
         if trainer is None or not trainer.training or not self.augmentations:
             return None
-        # Lightning counts a batch after this hook; until then batch_idx is the batch before, and at first -1
+        # Lightning counts a batch after this hook; until then batch_idx is that of the previous batch, at first -1
         batch_idx = trainer.fit_loop.epoch_loop.batch_idx + 1
         draw = derived_seed(self.seed, "augment", trainer.current_epoch, batch_idx, trainer.global_rank, name)
         return torch.Generator(device).manual_seed(draw)
 
     def prepare(self, batch: Batch, generator: torch.Generator | None = None) -> Batch:
-        """Normalise a batch, and augment it if there is a generator.
+        """Normalize a batch, and augment it if there is a generator.
 
         Args:
-            batch: Images ``(batch, channels, height, width)``, uint8 or floats normalised already, and
+            batch: Images ``(batch, channels, height, width)``, uint8 or floats that are normalized already, and
                 labels.
-            generator: Source of the draws, on the device of the images.
+            generator: Generator of the augmentations, on the device of the images; None augments nothing.
 
         Returns:
-            Floats in the precision of the trainer, and the labels.
+            Images as floats in the trainer's precision, and the labels.
         """
         images, labels = batch
         raw = images.dtype == torch.uint8
@@ -316,7 +324,7 @@ class ImageDataModule(LightningDataModule, ABC):
         return images
 
     def _mean_and_std(self, device: torch.device) -> Tensor:
-        """Mean and deviation, ``(2, channels, 1, 1)``, kept on the device that last asked."""
+        """Mean and standard deviation, ``(2, channels, 1, 1)``, kept on the device of the last call."""
         if self._normalization is None or self._normalization.device != device:
             self._normalization = torch.tensor([self.mean, self.std], device=device)[:, :, None, None]
         return self._normalization

@@ -7,38 +7,56 @@ import torch
 from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import Subset
 
+from lightning_nas.checks import at_least, one_of, within
 from lightning_nas.data.base import ImageDataModule
 from lightning_nas.data.loaders import EpochSampler, loader
 from lightning_nas.data.sets import Batch
 from lightning_nas.data.splits import derived_seed, halves
 from lightning_nas.data.wrapped import WrappedDataModule
-from lightning_nas.errors import ConfigError, DataError
+from lightning_nas.errors import DataError
 
 
 class HalvesDataModule(WrappedDataModule):
-    """Split training images: the train half is for the weights, the search half for the alphas.
+    """Splits training images into a train half, which trains the weights, and a search half, which trains the alphas.
 
-    A training batch is ``{"train": (images, labels), "search": (images, labels)}``. Both halves hold every
-    class in its share, and both are augmented, as in DARTS. With a ``search_fraction`` other than 0.5 the
-    shorter half starts again, in the same order, until the longer one ends. Validation and test are those of
-    ``data``.
+    A training batch is ``{"train": (images, labels), "search": (images, labels)}``. Every class has the same share in
+    both halves, and both are augmented, as in DARTS. With a ``search_fraction`` other than 0.5, the shorter half starts
+    again, in the same order, until the longer one ends. Validation and test images are those of ``data``.
+
+    References:
+        1. Liu, Simonyan, Yang: DARTS: Differentiable Architecture Search, ICLR 2019, https://arxiv.org/abs/1806.09055
 
     Args:
-        data: Where the images come from. Its ``batch_size`` is that of validation and test.
-        batch_size: Images a process, batch and half, at least 1.
-        search_fraction: Part of the training images in the search half, between 0 and 1. At 0.5 both halves
-            are equally long, and an image left over is dropped.
-        split_seed: Of the split, equal on all processes.
+        data: Data module that loads the images. Its ``batch_size`` is that of validation and test.
+        batch_size: Images per batch, half and process, at least 1 (DARTS: 64).
+        search_fraction: Fraction of the training images in the search half, between 0 and 1 (DARTS: 0.5). At 0.5, both
+            halves have the same length and surplus images are left out.
+        split_seed: Seed of the split, the same on all processes.
+
+    Raises:
+        ConfigError: An argument is out of its range.
+
+    Example:
+        ```yaml
+        data:
+          class_path: HalvesDataModule
+          init_args:
+            batch_size: 64
+            data:
+              class_path: CIFAR10DataModule
+              init_args:
+                augmentations:
+                  - class_path: RandomCrop
+                  - class_path: RandomFlip
+        ```
     """
 
     def __init__(
         self, data: ImageDataModule, batch_size: int = 64, search_fraction: float = 0.5, split_seed: int = 0
     ) -> None:
         super().__init__(data)
-        if batch_size < 1:
-            raise ConfigError(f"batch_size is {batch_size}; it must be at least 1.")
-        if not 0 < search_fraction < 1:
-            raise ConfigError(f"search_fraction is {search_fraction}; it must be between 0 and 1.")
+        at_least(1, batch_size=batch_size)
+        within("(0, 1)", search_fraction=search_fraction)
         self.batch_size = batch_size
         self.search_fraction = search_fraction
         self.split_seed = split_seed
@@ -50,38 +68,36 @@ class HalvesDataModule(WrappedDataModule):
         return {"train": Subset(images, train.tolist()), "search": Subset(images, search.tolist())}
 
     def half(self, name: str) -> Subset[Batch]:
-        """The images of a half, as ``data`` loaded them.
+        """Return the images of a half, as ``data`` loaded them.
 
         Args:
             name: ``train`` or ``search``.
 
         Raises:
-            ConfigError: Another name.
+            ConfigError: The name is another one.
             DataError: The images cannot be split.
         """
-        if name not in ("train", "search"):
-            raise ConfigError(f"There is no half {name!r}; expected 'train' or 'search'.")
+        one_of(("train", "search"), name=name)
         return self._halves[name]
 
     def fixed_batch(self, half: str, size: int, seed: int) -> Batch:
-        """Random images of a half, normalised but not augmented, to score networks on.
+        """Draw random images of a half, normalized but not augmented, on which networks can be scored.
 
         Args:
             half: ``train`` or ``search``.
-            size: How many, at least 1.
-            seed: Of the choice; the same arguments give the same batch.
+            size: Number of images, at least 1.
+            seed: Seed of the choice. The same arguments give the same batch.
 
         Returns:
-            Images ``(size, channels, height, width)`` and labels ``(size,)``, on the CPU unless a trainer has
-            moved the set to its GPU.
+            Images ``(size, channels, height, width)`` and labels ``(size,)``, on the CPU unless a trainer has moved
+            the images to its GPU.
 
         Raises:
-            ConfigError: No such half, or ``size`` is below 1.
+            ConfigError: There is no such half, or ``size`` is below 1.
             DataError: The half has fewer images.
         """
         images = self.half(half)
-        if size < 1:
-            raise ConfigError(f"The size of a fixed batch is {size}; it must be at least 1.")
+        at_least(1, size=size)
         if size > len(images):
             raise DataError(
                 f"A fixed batch of {size} images is asked for, but the {half} half has {len(images)}. "
@@ -89,7 +105,7 @@ class HalvesDataModule(WrappedDataModule):
             )
         generator = torch.Generator().manual_seed(derived_seed(seed, "fixed", half))
         chosen = torch.randperm(len(images), generator=generator)[:size].tolist()
-        batch: Any = images.__getitems__(chosen)  # typed as if it gave a list
+        batch: Any = images.__getitems__(chosen)  # typed as if it returned a list
         return self.data.prepare(batch)
 
     def setup(self, stage: str) -> None:
@@ -99,10 +115,10 @@ class HalvesDataModule(WrappedDataModule):
             _ = self._halves
 
     def train_dataloader(self) -> CombinedLoader:
-        """Both halves, each in its own new order every epoch, whole batches only.
+        """Return a loader of both halves, each in its own new order every epoch, whole batches only.
 
         Raises:
-            DataError: A half has not one whole batch.
+            DataError: A half has no whole batch.
         """
         loaders = {}
         for name, half in self._halves.items():
@@ -121,24 +137,24 @@ class HalvesDataModule(WrappedDataModule):
         return CombinedLoader(loaders, "max_size_cycle")
 
     def sampler(self, half: Subset[Batch], world: int, rank: int, seed: int) -> EpochSampler:
-        """What draws a half's images: each once an epoch.
+        """Make the sampler of a half. By default it visits each image once per epoch.
 
         Args:
             half: The images.
             world: Number of processes.
-            rank: This process.
-            seed: Of the order.
+            rank: Index of this process.
+            seed: Seed of the order.
         """
         return EpochSampler(half, world, rank, shuffle=True, seed=seed, drop_last=True)
 
     def val_dataloader(self) -> Any:
-        """The validation set of ``data``. A fit without one does not ask for it."""
+        """Return a loader of the validation set of ``data``. A fit without a validation set does not ask for it."""
         return self.data.val_dataloader()
 
     def test_dataloader(self) -> Any:
-        """The test images of ``data``."""
+        """Return a loader of the test images of ``data``."""
         return self.data.test_dataloader()
 
     def predict_dataloader(self) -> Any:
-        """The test images of ``data``, in their order."""
+        """Return a loader of the test images of ``data``, in their order."""
         return self.data.predict_dataloader()

@@ -1,4 +1,4 @@
-"""Where images come from: scikit-learn's digits, npz files, folders, CIFAR."""
+"""Data modules by the source of their images: scikit-learn's digits, npz files, folders, CIFAR."""
 
 import tokenize
 import warnings
@@ -14,52 +14,56 @@ from numpy.lib.format import MAGIC_PREFIX
 from torch.utils.data import DataLoader
 
 from lightning_nas.data.base import ImageDataModule
+from lightning_nas.data.folders import FolderSet
 from lightning_nas.data.loaders import IN_MEMORY, whole
-from lightning_nas.data.sets import FolderSet, ImageSet, LabelledImages
+from lightning_nas.data.sets import ImageSet, LabelledImages
 from lightning_nas.errors import DataError
 
-__all__ = [
-    "ArrayDataModule",
-    "CIFAR10DataModule",
-    "CIFAR100DataModule",
-    "CIFARDataModule",
-    "DigitsDataModule",
-    "FolderDataModule",
-    "FolderSet",
-    "ImageDataModule",
-    "ImageSet",
-]
-
 MOST_UNPACKED = 100
-"""Times that an array larger than ``IN_MEMORY`` may be larger than it is in its file."""
+"""How many times larger than its compressed form an array may be if it is larger than ``IN_MEMORY``."""
 
 _UNREADABLE = (
     *(OSError, EOFError, ValueError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error),
-    *(SyntaxError, tokenize.TokenError),  # the header of an array is Python
+    *(SyntaxError, tokenize.TokenError),  # the header of an array is a Python literal
     MemoryError,  # an array claims to be larger than the memory
 )
-"""What zipfile and numpy raise for a damaged file."""
+"""Errors that zipfile and numpy raise for a damaged file."""
 
 DIGITS_TEST = 360
 DIGITS_SPLIT_SEED = 0
 
 
 class DigitsDataModule(ImageDataModule):
-    """The 1,797 real 8x8 grey digits of scikit-learn: 1,437 to train, 360 to test, by a fixed split.
+    """The handwritten digits of scikit-learn: 1,797 grey images of 8x8 pixels in 10 classes, which need no download.
+
+    A fixed split, stratified by class, gives 1,437 training images and 360 test images.
+
+    References:
+        1. Alpaydin, Kaynak: Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998,
+           https://doi.org/10.24432/C50P49
 
     Args:
-        **kwargs: As of ``ImageDataModule``.
+        **kwargs: Arguments of ``ImageDataModule``: batch size, augmentations, splits, seeds.
+
+    Example:
+        ```yaml
+        data:
+          class_path: DigitsDataModule
+          init_args:
+            batch_size: 32
+            validation_fraction: 0.1
+        ```
     """
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
 
     def load_train(self) -> ImageSet:
-        """The 1,437 images that are not for testing."""
+        """Load the 1,437 training images."""
         return self._part(0)
 
     def load_test(self) -> ImageSet:
-        """The 360 test images."""
+        """Load the 360 test images."""
         return self._part(1)
 
     def _part(self, part: int) -> ImageSet:
@@ -78,14 +82,23 @@ class DigitsDataModule(ImageDataModule):
 
 
 class ArrayDataModule(ImageDataModule):
-    """Images in one npz file.
+    """Images in one npz file, as ``numpy.savez`` writes it.
 
-    It holds ``x_train`` and ``x_test``, uint8 ``(n, height, width, channels)``, and ``y_train`` and
-    ``y_test``, integers ``(n,)`` from 0; ``classes``, names by label, may be there too.
+    The file has the arrays ``x_train`` and ``x_test``, uint8 ``(n, height, width, channels)``, and ``y_train`` and
+    ``y_test``, integers from 0, ``(n,)``. It may also have ``classes``, the name of every class.
 
     Args:
-        path: The npz file.
-        **kwargs: As of ``ImageDataModule``.
+        path: Path of the npz file.
+        **kwargs: Arguments of ``ImageDataModule``: batch size, augmentations, splits, seeds.
+
+    Example:
+        ```yaml
+        data:
+          class_path: ArrayDataModule
+          init_args:
+            path: images.npz
+            validation_fraction: 0.1
+        ```
     """
 
     def __init__(self, path: str, **kwargs: Any) -> None:
@@ -93,7 +106,7 @@ class ArrayDataModule(ImageDataModule):
         self.path = Path(path)
 
     def load_train(self) -> ImageSet:
-        """Read ``x_train``, ``y_train`` and ``classes``; the test arrays must be there but stay closed."""
+        """Read ``x_train``, ``y_train`` and ``classes``. The test arrays must exist but are not read."""
         return self._part("train")
 
     def load_test(self) -> ImageSet:
@@ -110,13 +123,13 @@ class ArrayDataModule(ImageDataModule):
             if arrays["classes"].size > labels.size:
                 raise DataError(
                     f"{self.path} names {arrays['classes'].size} classes for {labels.size} training images; every "
-                    "class needs an image. Leave names out, or add images."
+                    "class needs an image. Leave some names out, or add images."
                 )
             try:
                 class_names = [str(name) for name in arrays["classes"].ravel()]
                 "".join(class_names).encode()
             except (SystemError, ValueError) as error:  # numpy does not check the code points of a file
-                raise DataError(f"classes in {self.path} are no text ({error}). Write them again.") from None
+                raise DataError(f"classes in {self.path} are not text ({error}). Write them again.") from None
         images = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
         source = f"x_{part} and y_{part} in {self.path}"
         return ImageSet(images, torch.from_numpy(labels.astype(np.int64)), class_names, source=source)
@@ -132,14 +145,14 @@ class ArrayDataModule(ImageDataModule):
             raise DataError(f"{received}, channels first; {expected}. Use {key}.transpose(0, 2, 3, 1).")
 
     def _read(self, keys: list[str]) -> dict[str, np.ndarray[Any, Any]]:
-        """Read the arrays ``keys``, of which ``classes`` may be missing; the file's others stay closed."""
+        """Read the arrays ``keys``, of which ``classes`` may be missing, and no others."""
         needed = ["x_train", "y_train", "x_test", "y_test"]
-        expected = f"Expected an npz file with {', '.join(needed)}, as of numpy.savez."
+        expected = f"Expected an npz file with {', '.join(needed)}, as numpy.savez writes it."
         if not self.path.is_file():
-            raise DataError(f"{self.path} is no file. {expected} Check the path.")
+            raise DataError(f"{self.path} is not a regular file. {expected} Check the path.")
         try:
             with self.path.open("rb") as file, warnings.catch_warnings():  # numpy leaves files open that it cannot read
-                warnings.simplefilter("ignore", UserWarning)  # of a header as Python 2 wrote it
+                warnings.simplefilter("ignore", UserWarning)  # about a header that Python 2 wrote
                 if file.read(len(MAGIC_PREFIX)) == MAGIC_PREFIX:
                     raise DataError(f"{self.path} holds a single array. {expected} Write it again.")
                 file.seek(0)
@@ -151,31 +164,42 @@ class ArrayDataModule(ImageDataModule):
         except _UNREADABLE as error:
             raise DataError(f"{self.path} cannot be read ({str(error):.200}). {expected} Write it again.") from None
         if wrong := [key for key, array in arrays.items() if not isinstance(array, np.ndarray)]:
-            raise DataError(f"{wrong} in {self.path} are no arrays. {expected} Write it again.")
+            raise DataError(f"{wrong} in {self.path} are not arrays. {expected} Write it again.")
         return arrays
 
     def _check_sizes(self, archive: zipfile.ZipFile, keys: list[str]) -> None:
-        """Refuse arrays of far more bytes than the file has, before any is unpacked."""
+        """Refuse arrays that are far larger than the file, before any is decompressed."""
         for part in archive.infolist():
             key, allowed = part.filename.removesuffix(".npy"), max(IN_MEMORY, MOST_UNPACKED * part.compress_size)
             if key in keys and part.file_size > allowed:
                 raise DataError(
-                    f"{key} in {self.path} unpacks from {part.compress_size} to {part.file_size} bytes, as no images "
-                    "do. If they are yours, write them with numpy.savez, which does not pack them."
+                    f"{key} in {self.path} decompresses from {part.compress_size} to {part.file_size} bytes, which "
+                    "images never do. If the file is yours, write it with numpy.savez, which does not compress."
                 )
 
 
 class FolderDataModule(ImageDataModule):
     """Images in folders: ``root/train/<class>/<image>`` and ``root/test/<class>/<image>``.
 
-    Each becomes RGB, is scaled so that its shorter side fits, and is cropped at its centre. Small sets are
-    decoded once; larger ones for every batch, by ``num_workers`` processes.
+    Each image becomes RGB, is scaled so that its shorter side fits, and is cropped at its centre. Small sets are
+    decoded once, larger ones anew for every batch by ``num_workers`` processes.
 
     Args:
-        root: Folder with the folders ``train`` and ``test``.
+        root: Folder that contains the folders ``train`` and ``test``.
         image_size: Height and width in pixels, at least 1.
-        stream: Whether images are decoded for every batch; null means if all together take more than 2 GiB.
-        **kwargs: As of ``ImageDataModule``.
+        stream: Whether images are decoded anew for every batch. If null, they are where all of them together would
+            take more than 2 GiB.
+        **kwargs: Other arguments of ``ImageDataModule``: batch size, augmentations, splits, seeds.
+
+    Example:
+        ```yaml
+        data:
+          class_path: FolderDataModule
+          init_args:
+            root: my_images
+            image_size: 32
+            num_workers: 4
+        ```
     """
 
     def __init__(self, root: str, image_size: int, stream: bool | None = None, **kwargs: Any) -> None:
@@ -185,11 +209,11 @@ class FolderDataModule(ImageDataModule):
         self.stream = stream
 
     def load_train(self) -> LabelledImages:
-        """List ``root/train``, and decode it if it is small."""
+        """List the images in ``root/train``, and decode them if they fit into memory."""
         return self._decoded(FolderSet(self.root / "train", self._side))
 
     def load_test(self) -> LabelledImages:
-        """List ``root/test``, whose classes must be among those of training, and decode it if it is small."""
+        """List or decode ``root/test`` in the same way. Its classes must be among those of training."""
         return self._decoded(FolderSet(self.root / "test", self._side, self.class_names))
 
     def _decoded(self, folder: FolderSet) -> LabelledImages:
@@ -201,15 +225,20 @@ class FolderDataModule(ImageDataModule):
 
 
 class CIFARDataModule(ImageDataModule):
-    """What CIFAR-10 and CIFAR-100 have in common: 32x32 colour images, downloaded and checked by torchvision.
+    """Base class of CIFAR-10 and CIFAR-100: colour images of 32x32 pixels, downloaded and checked by torchvision.
 
-    The check reads the bytes of all files; images of the test file are decoded for ``test`` and ``predict``
-    only.
+    Torchvision compares the checksums of all files. The images of the test file are decoded for ``test`` and
+    ``predict`` only.
 
     Args:
         root: Folder of the extracted files.
         download: Whether missing files are downloaded.
-        **kwargs: As of ``ImageDataModule``.
+        **kwargs: Arguments of ``ImageDataModule``: batch size, augmentations, splits, seeds.
+
+    Attributes:
+        classes: Number of classes.
+        channel_mean: Published mean of every channel, on a scale from 0 to 1.
+        channel_std: Published standard deviation of every channel.
     """
 
     classes: int
@@ -223,7 +252,7 @@ class CIFARDataModule(ImageDataModule):
 
     @abstractmethod
     def reader(self) -> Any:
-        """The class of torchvision that reads the files."""
+        """Return the torchvision class that reads the files."""
 
     @property
     def num_classes(self) -> int:
@@ -232,24 +261,24 @@ class CIFARDataModule(ImageDataModule):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """``(3, 32, 32)``, or of ``image_size``, known without the files."""
+        """``(3, 32, 32)``, or the size of ``image_size``, known without the files."""
         side = self.image_size or 32
         return 3, side, side
 
     def statistics(self, images: LabelledImages) -> tuple[list[float], list[float]]:
-        """The published mean and deviation of every channel."""
+        """Return the published mean and standard deviation of every channel."""
         return list(self.channel_mean), list(self.channel_std)
 
     def prepare_data(self) -> None:
-        """Download the files, in one process of every machine; the others read them afterwards."""
+        """Download the files in one process per machine; the others read them afterwards."""
         _ = self._data
 
     def load_train(self) -> ImageSet:
-        """The 50,000 training images."""
+        """Read the 50,000 training images."""
         return self._part(train=True)
 
     def load_test(self) -> ImageSet:
-        """The 10,000 test images."""
+        """Read the 10,000 test images."""
         return self._part(train=False)
 
     def _part(self, train: bool) -> ImageSet:
@@ -258,20 +287,35 @@ class CIFARDataModule(ImageDataModule):
         except (OSError, RuntimeError) as error:
             reader, place = self.reader(), Path(self.root).absolute()
             raise DataError(
-                f"{reader.__name__} could not be read from {place} ({error}). Set download to true where "
-                f"there is a network, or extract there what is at {reader.url}."
+                f"{reader.__name__} could not be read from {place} ({error}). Set download to true on a machine "
+                f"with internet access, or extract {reader.url} there."
             ) from None
         images = torch.from_numpy(np.ascontiguousarray(read.data.transpose(0, 3, 1, 2)))
         return ImageSet(images, torch.tensor(read.targets), list(read.classes), source=self.root)
 
 
 class CIFAR10DataModule(CIFARDataModule):
-    """CIFAR-10: 50,000 and 10,000 images of 10 classes.
+    """CIFAR-10: 50,000 training images and 10,000 test images in 10 classes.
+
+    References:
+        1. Krizhevsky: Learning Multiple Layers of Features from Tiny Images, 2009,
+           https://www.cs.toronto.edu/~kriz/cifar.html
 
     Args:
         root: Folder of the extracted files.
         download: Whether missing files are downloaded.
-        **kwargs: As of ``ImageDataModule``.
+        **kwargs: Arguments of ``ImageDataModule``: batch size, augmentations, splits, seeds.
+
+    Example:
+        ```yaml
+        data:
+          class_path: CIFAR10DataModule
+          init_args:
+            root: data
+            augmentations:
+              - class_path: RandomCrop
+              - class_path: RandomFlip
+        ```
     """
 
     classes = 10
@@ -282,19 +326,31 @@ class CIFAR10DataModule(CIFARDataModule):
         super().__init__(root, download, **kwargs)
 
     def reader(self) -> Any:
-        """The class of torchvision that reads the files."""
+        """Return the torchvision class that reads the files."""
         from torchvision.datasets import CIFAR10
 
         return CIFAR10
 
 
 class CIFAR100DataModule(CIFARDataModule):
-    """CIFAR-100: 50,000 and 10,000 images of 100 classes.
+    """CIFAR-100: 50,000 training images and 10,000 test images in 100 classes.
+
+    References:
+        1. Krizhevsky: Learning Multiple Layers of Features from Tiny Images, 2009,
+           https://www.cs.toronto.edu/~kriz/cifar.html
 
     Args:
         root: Folder of the extracted files.
         download: Whether missing files are downloaded.
-        **kwargs: As of ``ImageDataModule``.
+        **kwargs: Arguments of ``ImageDataModule``: batch size, augmentations, splits, seeds.
+
+    Example:
+        ```yaml
+        data:
+          class_path: CIFAR100DataModule
+          init_args:
+            validation_fraction: 0.1
+        ```
     """
 
     classes = 100
@@ -305,7 +361,7 @@ class CIFAR100DataModule(CIFARDataModule):
         super().__init__(root, download, **kwargs)
 
     def reader(self) -> Any:
-        """The class of torchvision that reads the files."""
+        """Return the torchvision class that reads the files."""
         from torchvision.datasets import CIFAR100
 
         return CIFAR100

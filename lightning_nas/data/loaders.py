@@ -1,4 +1,4 @@
-"""Loaders whose order is a function of the seed and the epoch, on one process or many."""
+"""Loaders whose order depends on the seed and the epoch alone, on one process or many."""
 
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -12,25 +12,25 @@ from lightning_nas.data.sets import Batch, ImageSet, LabelledImages
 from lightning_nas.errors import ConfigError, DataError
 
 IN_MEMORY = 2 * 1024**3
-"""Bytes up to which images are held in memory, and on the accelerator."""
+"""Size in bytes up to which images are kept in memory, and on the accelerator."""
 
 Images = LabelledImages | Subset[Batch]
-"""What a loader reads: a set, or a part of one."""
+"""What a loader reads: a set of images, or a part of one."""
 
 
 class ResumableLoader(DataLoader[Batch]):
-    """A loader that goes on in the middle of an epoch.
+    """A loader that can resume in the middle of an epoch.
 
-    Lightning keeps ``state_dict`` in its checkpoints and hands it back before the first batch. Its sampler knows the
-    epoch and gives the same order again, so the number of batches already taken is all there is to keep. Those batches
-    are skipped without being read, also by worker processes.
+    Lightning stores ``state_dict`` in its checkpoints and restores it before the first batch. The sampler knows the
+    epoch and gives the same order again, so the number of batches already taken is all the state there is. Those
+    batches are skipped without being read, by worker processes too.
     """
 
     taken = 0
     _skip = 0
 
     def __iter__(self) -> Any:
-        """The batches of the sampler's epoch that were not taken before."""
+        """Yield the batches of the sampler's epoch that were not taken before."""
         self.taken, self._skip = self._skip, 0
         return self._counted(super().__iter__())
 
@@ -40,11 +40,11 @@ class ResumableLoader(DataLoader[Batch]):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """The sampler's epoch and how many of its batches were taken."""
+        """Return the sampler's epoch and how many of its batches were taken."""
         return {"epoch": self._epoch, "taken": self.taken}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on after the batches taken; at the start of an epoch if the state is of the one before."""
+        """Resume after the batches already taken; at the start of an epoch if the state is of the previous one."""
         self._skip = state["taken"] if state["epoch"] == self._epoch else 0
         sampler: Any = self.sampler
         sampler.start = self._skip * (self.batch_size or 1)
@@ -56,10 +56,10 @@ class ResumableLoader(DataLoader[Batch]):
 
 
 class EpochSampler(DistributedSampler[int]):
-    """``DistributedSampler`` whose next pass may begin in the middle.
+    """A ``DistributedSampler`` whose next pass may begin in the middle.
 
     Attributes:
-        start: Images that the next pass leaves out at its beginning.
+        start: Number of images that the next pass skips.
     """
 
     start = 0
@@ -70,10 +70,15 @@ class EpochSampler(DistributedSampler[int]):
 
 
 class UnpaddedSampler(DistributedSampler[int]):
-    """Every image once, in order, on exactly one process; the processes' shares differ by at most one image.
+    """Visits every image once, in order, on exactly one process. The shares of processes differ by at most one image.
 
-    ``DistributedSampler`` repeats images until all shares are equal, so that a test counts them twice. It is
-    the base only because Lightning replaces samplers of any other class.
+    ``DistributedSampler`` repeats images until all shares are equal, so that a test would count them twice. It is the
+    base class only because Lightning replaces samplers of any other class.
+
+    Args:
+        dataset: The images.
+        num_replicas: Number of processes.
+        rank: Index of this process.
     """
 
     def __init__(self, dataset: Images, num_replicas: int, rank: int) -> None:
@@ -101,26 +106,30 @@ def loader(
 ) -> DataLoader[Batch]:
     """Make the loader of this process.
 
-    Lightning leaves its sampler alone and tells it every epoch, so the order depends on the seed and the
-    epoch alone, a resumed run sees what an uninterrupted one sees, and batch k of all processes together is
-    batch k of one process with their global batch size. A set small enough that is in memory is moved to the
-    trainer's device if that is a GPU; no worker processes are needed then.
+    Lightning leaves its sampler alone and tells it the epoch. The order therefore depends on the seed and the epoch
+    alone, a resumed run sees what an uninterrupted one sees, and batch k of all processes together is batch k of one
+    process with their global batch size. A small set in memory is moved to the trainer's device if that is a GPU, and
+    then needs no worker processes.
 
     Args:
-        dataset: What to read. It has ``__getitems__``, which returns whole batches.
-        batch_size: Images a process and batch, at least 1.
-        trainer: Gives the device, the number of processes and which one this is; one on the CPU if None.
-        seed: Of the order.
+        dataset: Images to read. Its ``__getitems__`` returns whole batches.
+        batch_size: Images per batch and process, at least 1.
+        trainer: Knows the device, the number of processes and the index of this one; None stands for one process on
+            the CPU.
+        seed: Seed of the order.
         shuffle: Whether every epoch has a new order. Needs ``drop_last``.
-        drop_last: Drop what fills no batch on all processes. Otherwise every image comes exactly once, and
-            processes may get different numbers of batches.
-        num_workers: Worker processes that read ahead, 0 for none.
+        drop_last: Whether images that fill no batch on all processes are left out. Otherwise every image comes exactly
+            once, and processes may get different numbers of batches.
+        num_workers: Number of worker processes that read ahead; 0 reads in this process.
         name: What the images are, for the error message.
-        make_sampler: From the number of processes and which one this is to what draws, with ``drop_last``; by default
-            every image once.
+        make_sampler: Maps the number of processes and the index of this one to a sampler, which ``drop_last`` needs.
+            The default visits every image once.
+
+    Returns:
+        The loader.
 
     Raises:
-        DataError: ``drop_last``, and there is not one whole batch.
+        DataError: ``drop_last`` is true and there is no whole batch.
     """
     if shuffle and not drop_last:
         raise ConfigError("shuffle=True needs drop_last=True: only training shuffles, and it takes whole batches.")
@@ -152,14 +161,14 @@ def loader(
         collate_fn=whole,
         pin_memory=device.type == "cuda" and not resident,
         persistent_workers=workers > 0,
-        # without one of its own, each epoch draws from the global generator, and the network's random numbers
+        # without its own generator, every epoch would draw from the global one, and the network's random numbers
         # would depend on how many loaders there are
         generator=torch.Generator().manual_seed(seed),
     )
 
 
 def set_epoch(sampler: DistributedSampler[int], trainer: Trainer) -> None:
-    """Tell a sampler in which epoch the trainer is.
+    """Tell a sampler which epoch the trainer is in.
 
     Lightning does so too late for worker processes, so that a resumed run would start in the order of epoch 0:
     https://github.com/Lightning-AI/pytorch-lightning/issues/21938
@@ -169,12 +178,12 @@ def set_epoch(sampler: DistributedSampler[int], trainer: Trainer) -> None:
 
 
 def whole(batch: Any) -> Any:
-    """Collate nothing: ``__getitems__`` returned a whole batch."""
+    """Return the batch as it is, since ``__getitems__`` has already collated it."""
     return batch
 
 
 def _place(dataset: Images, device: torch.device) -> bool:
-    """Move a small in-memory set to a GPU, or back to the CPU; return whether it is on the GPU."""
+    """Move a small set in memory to a GPU, or back to the CPU, and return whether it is on the GPU."""
     images = dataset.dataset if isinstance(dataset, Subset) else dataset
     if not isinstance(images, ImageSet):
         return False

@@ -1,7 +1,6 @@
-"""Labelled images: in memory as one tensor, or decoded from a folder batch by batch."""
+"""Labelled images that are read a whole batch at a time, and checks of them."""
 
 from abc import ABC, abstractmethod
-from pathlib import Path
 from typing import Self
 
 import torch
@@ -11,28 +10,35 @@ from torch.utils.data import Dataset
 
 from lightning_nas.errors import DataError
 
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-"""File names that ``FolderSet`` takes for images."""
-
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""What such files may hold, whatever their name says: for some other formats Pillow starts other programs."""
-
 Batch = tuple[Tensor, Tensor]
-"""Images ``(batch, channels, height, width)`` and labels ``(batch,)``, or soft ones ``(batch, classes)``."""
+"""Images ``(batch, channels, height, width)`` with hard labels ``(batch,)`` or soft labels ``(batch, classes)``."""
 
 
 def classes_of(labels: Tensor) -> Tensor:
-    """The class of every label, ``(n,)``: hard labels as they are, of soft ones ``(n, classes)`` the likeliest."""
+    """Return the class of every label.
+
+    Args:
+        labels: Hard labels ``(n,)`` or soft labels ``(n, classes)``.
+
+    Returns:
+        ``(n,)``: hard labels unchanged, the likeliest class of soft ones.
+    """
     return labels if labels.ndim == 1 else labels.argmax(1)
 
 
 class LabelledImages(Dataset[Batch], ABC):
-    """Images of one size with their labels, read a whole batch at a time.
+    """Images of one size with their labels.
+
+    Args:
+        labels: Indices into ``class_names``, int64 ``(n,)``.
+        class_names: Name of every class, in the order of the labels.
+        groups: Group of every image, int64 ``(n,)``. Images of one group must not be split between halves. None if
+            every image may be split from every other.
 
     Attributes:
-        labels: int64 ``(n,)``, indices into ``class_names``.
-        class_names: Names by label.
-        groups: int64 ``(n,)`` where images of one number belong together and must not be split, else None.
+        labels: Indices into ``class_names``, int64 ``(n,)``.
+        class_names: Name of every class, in the order of the labels.
+        groups: Group of every image, int64 ``(n,)``, or None.
     """
 
     def __init__(self, labels: Tensor, class_names: list[str], groups: Tensor | None = None) -> None:
@@ -47,14 +53,14 @@ class LabelledImages(Dataset[Batch], ABC):
 
     @abstractmethod
     def __getitems__(self, indices: list[int]) -> Batch:
-        """The images and labels at ``indices``, as one batch."""
+        """Return the images and labels at ``indices`` as one batch."""
 
     @abstractmethod
     def select(self, indices: Tensor) -> Self:
-        """The same kind of set with only the images at ``indices``, in that order."""
+        """Return a set of the same kind that has only the images at ``indices``, in that order."""
 
     def __getitem__(self, index: int) -> Batch:
-        """One image ``(channels, height, width)`` and its label, a scalar."""
+        """Return one image ``(channels, height, width)`` and its label, a scalar."""
         images, labels = self.__getitems__([index])
         return images[0], labels[0]
 
@@ -63,17 +69,17 @@ class LabelledImages(Dataset[Batch], ABC):
 
 
 class ImageSet(LabelledImages):
-    """Images held in memory; a batch is one indexing of a tensor.
+    """Images in memory. Reading a batch is one indexing of a tensor.
 
     Args:
-        images: ``(n, channels, height, width)``: uint8 pixels, or floats that are normalised already.
-        labels: Integers ``(n,)`` from 0.
-        class_names: Names by label; the numbers of the labels if None.
-        groups: int64 ``(n,)``; images of one number stay in the same half.
+        images: ``(n, channels, height, width)``: pixels as uint8, or floats that are normalized already.
+        labels: Integers from 0, ``(n,)``.
+        class_names: Name of every class; the numbers of the labels if None.
+        groups: Group of every image, int64 ``(n,)``. Images of one group stay in the same half.
         source: What the images are, for error messages.
 
     Raises:
-        DataError: A wrong shape or type, or labels that fit neither the images nor the names.
+        DataError: The images have a wrong shape or type, or the labels match neither the images nor the names.
     """
 
     def __init__(
@@ -105,17 +111,17 @@ class ImageSet(LabelledImages):
         return channels, height, width
 
     def averaged(self, size: int) -> "ImageSet":
-        """The same images, averaged down.
+        """Return smaller images, each pixel of which is the mean of the pixels that it covers.
 
         Args:
-            size: Their side, at most that of these.
+            size: New height and width in pixels, at most the present ones.
         """
         parts = [F.adaptive_avg_pool2d(part.float(), size) for part in self.images.split(4096)]
         pixels = [part.round().to(torch.uint8) if self.images.dtype == torch.uint8 else part for part in parts]
         return ImageSet(torch.cat(pixels), self.labels, self.class_names, self.groups)
 
     def __getitems__(self, indices: list[int]) -> Batch:
-        """Images ``(batch, channels, height, width)`` and labels ``(batch,)``, where the images live."""
+        """Return images ``(batch, channels, height, width)`` and labels ``(batch,)`` on the device of the images."""
         index = torch.as_tensor(indices, device=self.images.device)
         return self.images[index], self.labels[index]
 
@@ -125,114 +131,44 @@ class ImageSet(LabelledImages):
         return type(self)(self.images[indices], self.labels[indices], self.class_names, groups)
 
     def to(self, device: torch.device) -> Self:
-        """Move the images and labels to ``device``; batches then come from there."""
+        """Move the images and labels to ``device``, where batches come from afterwards."""
         self.images, self.labels = self.images.to(device), self.labels.to(device)
         return self
 
 
 def _numbered(labels: Tensor, source: str) -> list[str]:
-    """The labels' numbers as names, of which there may not be many more than labels: every class needs an image.
+    """Name classes by their numbers.
 
     Raises:
-        DataError: The highest label is far above their number.
+        DataError: The highest label is far above the number of images, although every class needs an image.
     """
     highest = int(labels.max()) if labels.numel() else -1
     if highest > 1000 + labels.numel():
         raise DataError(
             f"The labels of {source} go up to {highest} for {labels.numel()} images; expected classes numbered from 0 "
-            "without gaps. Number them so."
+            "without gaps. Renumber them."
         )
     return [str(label) for label in range(highest + 1)]
 
 
-class FolderSet(LabelledImages):
-    """Image files in a folder a class, decoded when they are asked for.
-
-    Each image becomes RGB, is scaled so that its shorter side fits, and is cropped at its centre.
+def check_labels(labels: Tensor, images: int, class_names: list[str], source: str) -> None:
+    """Check that every image has one valid label.
 
     Args:
-        root: Folder with one folder of images a class.
-        image_size: Height and width in pixels.
-        class_names: The classes in the order of their labels; all folders in ``root``, sorted, if None.
+        labels: The labels.
+        images: Number of images.
+        class_names: Name of every class.
+        source: What the images are, for error messages.
 
     Raises:
-        DataError: No such folder, no classes, a class without images or one that is not in ``class_names``.
-    """
-
-    def __init__(self, root: str | Path, image_size: int, class_names: list[str] | None = None) -> None:
-        root = Path(root)
-        expected = f"expected {root}/<class>/<image>, with an image one of {', '.join(sorted(SUFFIXES))}"
-        if not root.is_dir():
-            raise DataError(f"{root} is no folder; {expected}. Check the path.")
-        found = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and entry.name[0] != ".")
-        names = class_names or found
-        if unknown := sorted(set(found) - set(names)):
-            raise DataError(f"{root} has the classes {unknown}, which the training folder lacks. Remove or add them.")
-        if not found:
-            raise DataError(f"{root} has no folders of classes; {expected}.")
-        files, labels = [], []
-        for name in found:
-            paths = sorted(path for path in (root / name).rglob("*") if path.suffix.lower() in SUFFIXES)
-            if not paths:
-                raise DataError(f"{root / name} holds no images; {expected}. Remove the folder or fill it.")
-            files += paths
-            labels += [names.index(name)] * len(paths)
-        super().__init__(torch.tensor(labels), names)
-        self.files = files
-        self.image_size = image_size
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """``(3, height, width)``."""
-        return 3, self.image_size, self.image_size
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all decoded images."""
-        return len(self) * 3 * self.image_size**2
-
-    def __getitems__(self, indices: list[int]) -> Batch:
-        """Decode the files at ``indices``: uint8 ``(batch, 3, height, width)``, and labels ``(batch,)``.
-
-        Raises:
-            DataError: A file is no complete image; the message names it.
-        """
-        return torch.stack([self._decode(self.files[index]) for index in indices]), self.labels[indices]
-
-    def select(self, indices: Tensor) -> Self:
-        """Keep the files at ``indices``, in that order."""
-        chosen = object.__new__(type(self))
-        LabelledImages.__init__(chosen, self.labels[indices], self.class_names)
-        chosen.files = [self.files[index] for index in indices.tolist()]
-        chosen.image_size = self.image_size
-        return chosen
-
-    def _decode(self, path: Path) -> Tensor:
-        import numpy as np
-        from PIL import Image, ImageOps
-
-        try:
-            with Image.open(path, formats=FORMATS) as image:
-                fitted = ImageOps.fit(
-                    image.convert("RGB"), (self.image_size, self.image_size), Image.Resampling.BILINEAR
-                )
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f"{path} is no complete image ({error}). Replace or delete it.") from None
-        return torch.from_numpy(np.array(fitted)).permute(2, 0, 1)
-
-
-def check_labels(labels: Tensor, images: int, class_names: list[str], source: str) -> None:
-    """Check that there is one valid label an image.
-
-    Raises:
-        DataError: Labels of a wrong type, shape or number, or outside ``class_names``.
+        DataError: The labels have a wrong type, shape or length, or lie outside ``class_names``.
     """
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise DataError(f"The labels of {source} are {labels.dtype}; expected integers from 0. Convert them.")
     if labels.shape != (images,):
         raise DataError(
             f"The labels of {source} have shape {tuple(labels.shape)} for {images} images; expected "
-            f"({images},): one number an image."
+            f"({images},): one number per image."
         )
     if images and int(labels.min()) < 0:
         raise DataError(f"The labels of {source} go down to {int(labels.min())}; expected 0 to {len(class_names) - 1}.")
@@ -247,14 +183,14 @@ def check_labels(labels: Tensor, images: int, class_names: list[str], source: st
 def check_training_set(
     images: LabelledImages, repair: str = "Number the classes from 0 without gaps, or add images."
 ) -> None:
-    """Check that a training set can train a classifier.
+    """Check that a classifier can be trained on a training set.
 
     Args:
         images: The training set.
-        repair: What to do where classes have no images, for the error message.
+        repair: What to do about classes without images, for the error message.
 
     Raises:
-        DataError: No images, one class, or a class without images.
+        DataError: There are no images, there is only one class, or a class has no images.
     """
     counts = torch.bincount(images.labels, minlength=len(images.class_names))
     if len(images) == 0:
@@ -267,15 +203,18 @@ def check_training_set(
 
 
 def channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
-    """Mean and deviation of every channel, on a scale from 0 to 1; a constant channel gets deviation 1.
+    """Compute mean and standard deviation of every channel, on a scale from 0 to 1.
 
     Args:
         images: uint8 ``(n, channels, height, width)``.
+
+    Returns:
+        Means and standard deviations, one per channel. A constant channel gets a standard deviation of 1.
     """
     levels = torch.arange(256, dtype=torch.float64) / 255
     means, deviations = [], []
     for channel in images.unbind(1):
-        # a histogram is exact, and needs no float copy of the images
+        # a histogram is exact, and needs no copy of the images as floats
         share = torch.bincount(channel.flatten(), minlength=256).double() / channel.numel()
         mean = float(share @ levels)
         means.append(mean)

@@ -1,4 +1,4 @@
-"""Which images go where: the same seed gives the same parts on every machine and rank."""
+"""Which images go where. The same seed gives the same parts on every machine and in every process."""
 
 import hashlib
 
@@ -9,27 +9,42 @@ from lightning_nas.errors import DataError
 
 
 def derived_seed(*parts: int | str) -> int:
-    """A seed for one purpose, from a seed and names or counters; neighbouring seeds share no draws."""
+    """Derive a seed for one purpose from a seed and names or counters.
+
+    Args:
+        *parts: The seed, then what it is for. Neighbouring values give unrelated random numbers.
+
+    Returns:
+        An integer from 0 to ``2**56 - 1``.
+    """
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=7).digest()
     return int.from_bytes(digest, "big")
 
 
 def shuffled_by_class(labels: Tensor, seed: int) -> Tensor:
-    """Indices class by class, in random order within a class, ``(n,)``."""
+    """Sort indices by class, in random order within each class.
+
+    Args:
+        labels: int64 ``(n,)``.
+        seed: Seed of the order.
+
+    Returns:
+        Indices, int64 ``(n,)``.
+    """
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(derived_seed(seed, "split")))
     return order[labels[order].argsort(stable=True)]
 
 
 def balanced(labels: Tensor, limit: int, seed: int) -> Tensor:
-    """Random images, as many of every class as the sizes of the classes allow.
+    """Choose random images, as many of every class as the sizes of the classes allow.
 
     Args:
         labels: int64 ``(n,)``.
-        limit: How many; all if there are fewer.
-        seed: Of the choice. A smaller limit gives a part of a larger one's images.
+        limit: Number of images to choose; all of them if there are fewer.
+        seed: Seed of the choice. With the same seed, a smaller limit chooses a subset of what a larger one does.
 
     Returns:
-        Ascending indices.
+        Indices in ascending order.
     """
     order = shuffled_by_class(labels, seed)
     counts = torch.bincount(labels)
@@ -39,36 +54,41 @@ def balanced(labels: Tensor, limit: int, seed: int) -> Tensor:
 
 
 def stratified(labels: Tensor, fraction: float, seed: int) -> Tensor:
-    """Deal every class's images out: ``floor(fraction * n)`` in all, each class's share off by less than one.
+    """Choose a fraction of every class.
+
+    Args:
+        labels: int64 ``(n,)``.
+        fraction: Fraction of the images to choose, between 0 and 1.
+        seed: Seed of the choice.
 
     Returns:
-        bool ``(n,)``, true where the image is dealt.
+        bool ``(n,)``, true for ``floor(fraction * n)`` images. The share of each class is exact to less than one image.
     """
     order = shuffled_by_class(labels, seed)
     steps = torch.arange(len(labels) + 1, dtype=torch.float64) * fraction
-    taken = (steps + 1e-9).floor().diff() > 0  # the shift keeps 100 * 0.29 from being 28
+    taken = (steps + 1e-9).floor().diff() > 0  # without the small shift, 100 * 0.29 would give 28
     dealt = torch.zeros(len(labels), dtype=torch.bool)
     dealt[order] = taken
     return dealt
 
 
 def halves(labels: Tensor, groups: Tensor | None, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Split into the train half and the search half.
+    """Split images into the train half and the search half.
 
-    Both hold every class in its share. Images of one group stay together. With a fraction of 0.5 the halves
-    are equally long: left-over images, of the classes with the most, are dropped.
+    Every class has the same share in both halves, and images of one group stay together. With a fraction of 0.5, both
+    halves have the same length: surplus images, which belong to the largest classes, are left out.
 
     Args:
         labels: int64 ``(n,)``.
-        groups: int64 ``(n,)``, or None: every image by itself.
-        fraction: Of the images in the search half, between 0 and 1.
-        seed: Of the split.
+        groups: Group of every image, int64 ``(n,)``, or None if every image may be split from every other.
+        fraction: Fraction of the images in the search half, between 0 and 1.
+        seed: Seed of the split.
 
     Returns:
-        Ascending indices of the train half and of the search half.
+        Indices of the train half and of the search half, each in ascending order.
 
     Raises:
-        DataError: A half has no image of some class.
+        DataError: A half gets no image of some class.
     """
     if groups is None:
         search_mask = stratified(labels, fraction, seed)
@@ -86,7 +106,7 @@ def halves(labels: Tensor, groups: Tensor | None, fraction: float, seed: int) ->
         if missing:
             what = "images" if groups is None else "groups of images"
             raise DataError(
-                f"The {name} half, at search_fraction {fraction}, gets no image of the classes {missing}. "
-                f"Use more {what} a class (two at least), or a search_fraction nearer to 0.5."
+                f"The {name} half gets no image of the classes {missing} at search_fraction {fraction}. Use more "
+                f"{what} per class (at least two), or a search_fraction closer to 0.5."
             )
     return train, search

@@ -1,4 +1,4 @@
-"""Data modules that serve the images of another one in their own way."""
+"""The base of data modules that serve the images of another one in their own way."""
 
 from typing import Any
 
@@ -8,10 +8,10 @@ from lightning_nas.data.base import ImageDataModule
 
 
 class WrappedDataModule(LightningDataModule):
-    """Hand on what another data module knows: subclasses say how its training images are served.
+    """Passes on the properties and hooks of another data module. Subclasses say how its training images are served.
 
     Args:
-        data: Where the images come from.
+        data: Data module that loads the images.
     """
 
     def __init__(self, data: ImageDataModule) -> None:
@@ -20,7 +20,7 @@ class WrappedDataModule(LightningDataModule):
 
     @property
     def class_names(self) -> list[str]:
-        """Names by label."""
+        """Name of every class, in the order of the labels."""
         return self.data.class_names
 
     @property
@@ -44,7 +44,7 @@ class WrappedDataModule(LightningDataModule):
         return self.data.std
 
     def prepare_data(self) -> None:
-        """Download what ``data`` downloads, in one process of every machine."""
+        """Download what ``data`` downloads, in one process per machine."""
         self.data.prepare_data()
 
     def setup(self, stage: str) -> None:
@@ -53,13 +53,13 @@ class WrappedDataModule(LightningDataModule):
         self.data.setup(stage)
 
     def teardown(self, stage: str) -> None:
-        """Let ``data`` leave the trainer as it was."""
+        """Let ``data`` restore the trainer's settings."""
         self.data.teardown(stage)
 
     def on_exception(self, exception: BaseException) -> None:
-        """Let ``data`` leave the trainer of an interrupted fit as it was, too."""
+        """Let ``data`` restore the settings of the trainer of an interrupted fit."""
         self.data.on_exception(exception)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Augment and normalise as ``data`` does."""
+        """Augment and normalize a batch as ``data`` does."""
         return self.data.on_after_batch_transfer(batch, dataloader_idx)

@@ -62,7 +62,7 @@ class Stages:
 
         The stage keeps how images are loaded (batch size, augmentations, workers); the pipeline says which they are.
         """
-        from lightning_nas.data.images import ImageDataModule
+        from lightning_nas.data.base import ImageDataModule
 
         shared = dict(self.config["data"])
         arguments = dict(shared.pop("init_args", None) or {})

@@ -1,6 +1,7 @@
 """Small image files of the true layouts, and a module that notes what it is given."""
 
 import hashlib
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.cli import LightningCLI
 from PIL import Image
 from torch import Tensor, nn
 
+from lightning_nas.data.base import ImageDataModule
+from lightning_nas.data.halves import HalvesDataModule
 from lightning_nas.data.images import ArrayDataModule
+from lightning_nas.errors import DataError
+from tests.helpers import quiet_trainer
 
 
 def pixels(n: int, size: int = 8, channels: int = 3, seed: int = 0) -> np.ndarray[Any, Any]:
@@ -80,6 +86,23 @@ def cifar(root: Path, monkeypatch: pytest.MonkeyPatch, classes: int) -> dict[str
     return written
 
 
+def rows(images: Tensor) -> list[list[float]]:
+    """Sorted pixels of the images, to compare sets of them."""
+    return sorted(images.flatten(1).tolist())
+
+
+def half(data: HalvesDataModule, name: str) -> tuple[Tensor, Tensor]:
+    """All images and labels of a half."""
+    part = data.half(name)
+    batch: Any = part.__getitems__(list(range(len(part))))
+    return batch[0], batch[1]
+
+
+def nearest(image: Tensor, images: Tensor) -> int:
+    """Where in ``images`` the image is."""
+    return int((images - image).abs().flatten(1).sum(1).argmin())
+
+
 class Recorder(LightningModule):
     """Keeps every batch; trains one number."""
 
@@ -109,3 +132,28 @@ class Recorder(LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Plain SGD."""
         return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def refused(data: ImageDataModule, text: str, stage: str = "fit") -> str:
+    """Check that ``data`` raises a DataError that matches ``text`` before the first batch."""
+    task, trainer = Recorder(), quiet_trainer(max_epochs=1)
+    with pytest.raises(DataError, match=text) as caught:
+        trainer.fit(task, data) if stage == "fit" else trainer.test(task, data, verbose=False)
+    assert not any(task.seen.values())
+    return str(caught.value)
+
+
+def built_by_command_line(section: dict[str, Any]) -> Any:
+    """The data module that Lightning's command line makes of the section ``data`` of a configuration."""
+    config = Path("config.yaml")
+    config.write_text(json.dumps({"trainer": {"logger": False}, "data": section}))
+    cli = LightningCLI(
+        Recorder,
+        LightningDataModule,
+        subclass_mode_data=True,
+        run=False,
+        save_config_callback=None,
+        seed_everything_default=False,
+        args=["--config", str(config)],
+    )
+    return cli.datamodule

@@ -1,113 +1,18 @@
 """The halves of bi-level search, of real data modules and of proxies."""
 
-import json
 import sys
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule
-from lightning.pytorch.cli import LightningCLI
-from torch import Tensor
 
-from lightning_nas.data.augmentation import Cutout, RandomCrop, RandomFlip
+from lightning_nas.data.augmentation import Cutout, RandomCrop
 from lightning_nas.data.halves import HalvesDataModule
 from lightning_nas.data.images import ArrayDataModule, DigitsDataModule
-from lightning_nas.data.splits import halves, stratified
-from lightning_nas.distill.base import Proxy
-from lightning_nas.distill.bases import HallucinatedBases
-from lightning_nas.distill.data_module import DistilledDataModule, ProxyDataModule
-from lightning_nas.errors import ArtifactError, ConfigError, DataError
-from tests.data.fake import Recorder, module, npz, pixels
-from tests.helpers import quiet_trainer, started
-
-
-def rows(images: Tensor) -> list[list[float]]:
-    """Sorted pixels of the images, to compare sets of them."""
-    return sorted(images.flatten(1).tolist())
-
-
-def nearest(image: Tensor, images: Tensor) -> int:
-    """Where in ``images`` the image is."""
-    return int((images - image).abs().flatten(1).sum(1).argmin())
-
-
-def half(data: HalvesDataModule, name: str) -> tuple[Tensor, Tensor]:
-    """All images and labels of a half."""
-    part = data.half(name)
-    batch: Any = part.__getitems__(list(range(len(part))))
-    return batch[0], batch[1]
-
-
-@pytest.fixture
-def proxy(tmp_path: Path) -> Callable[..., str]:
-    """Writes a proxy of 3 classes with 4 bases each and 5 images a basis."""
-
-    def write(bases: int = 4, images: int = 5, **changes: Any) -> str:
-        generator = torch.Generator().manual_seed(0)
-        sources = torch.randn(3 * bases, 2, 6, 6, generator=generator)
-        scheme = started(HallucinatedBases(bases, images), sources, torch.arange(3).repeat_interleave(bases))
-        whole = Proxy(scheme, ["a", "b", "c"], [0.3, 0.4], [0.1, 0.2], {})
-        return str(replace(whole, **changes).save(tmp_path / "proxy.safetensors"))
-
-    return write
-
-
-# the split
-
-
-@pytest.mark.parametrize(("n", "fraction", "search"), [(24, 0.5, 12), (25, 0.5, 12), (40, 0.25, 10), (100, 0.29, 29)])
-def test_halves_are_disjoint_stratified_and_of_their_lengths(n: int, fraction: float, search: int) -> None:
-    labels = torch.arange(n) % 3
-    parts = halves(labels, None, fraction, seed=0)
-    assert len(parts[1]) == search
-    assert len(parts[0]) == (search if fraction == 0.5 else n - search)
-    assert not set(parts[0].tolist()) & set(parts[1].tolist())
-    for part, share in zip(parts, (1 - fraction, fraction), strict=True):
-        counts = torch.bincount(labels[part])
-        assert float((counts - share * torch.bincount(labels)).abs().max()) <= 1
-    again, other = halves(labels, None, fraction, seed=0), halves(labels, None, fraction, seed=1)
-    assert all(torch.equal(a, b) for a, b in zip(parts, again, strict=True))
-    assert not torch.equal(parts[1], other[1])
-
-
-def test_dealing_follows_the_fraction_for_unequal_classes() -> None:
-    labels = torch.tensor([0] * 50 + [1] * 7 + [2] * 3)
-    dealt = stratified(labels, 0.5, seed=4)
-    assert int(dealt.sum()) == 30
-    assert torch.bincount(labels[dealt]).tolist() in ([25, 3, 2], [25, 4, 1])
-
-
-def test_groups_stay_together_and_every_class_is_in_both_halves() -> None:
-    labels = torch.arange(4).repeat_interleave(30)
-    groups = torch.arange(4 * 6).repeat_interleave(5)
-    shuffle = torch.randperm(120, generator=torch.Generator().manual_seed(0))
-    labels, groups = labels[shuffle], groups[shuffle]
-    train, search = halves(labels, groups, 0.5, seed=0)
-    assert len(train) == len(search) == 60
-    assert not set(groups[train].tolist()) & set(groups[search].tolist())
-    assert torch.bincount(labels[train]).tolist() == torch.bincount(labels[search]).tolist() == [15] * 4
-
-
-def test_groups_that_hold_every_class_are_dealt_whole() -> None:
-    groups, labels = torch.arange(4).repeat_interleave(3), torch.arange(3).repeat(4)
-    train, search = halves(labels, groups, 0.5, seed=0)
-    assert len(set(groups[train].tolist())) == len(set(groups[search].tolist())) == 2
-    assert len(train) == len(search) == 6
-
-
-def test_a_half_without_a_class_is_refused() -> None:
-    with pytest.raises(DataError, match=r"classes \[\d\].*two at least"):
-        halves(torch.tensor([0, 0, 1, 1, 2]), None, 0.5, seed=0)
-    with pytest.raises(DataError, match="groups of images"):
-        halves(torch.tensor([0, 0, 1, 1]), torch.tensor([0, 0, 1, 1]), 0.5, seed=0)
-
-
-# halves of images
+from lightning_nas.errors import ConfigError, DataError
+from tests.data.fake import Recorder, built_by_command_line, half, module, nearest, npz, pixels, rows
+from tests.helpers import quiet_trainer
 
 
 def test_it_forwards_what_the_images_know(tmp_path: Path) -> None:
@@ -214,96 +119,11 @@ def test_wrong_arguments_name_the_value(tmp_path: Path) -> None:
             HalvesDataModule(module(tmp_path), **options)
 
 
-# proxies
-
-
-def test_a_proxy_is_split_by_class_and_group(proxy: Callable[..., str]) -> None:
-    data = DistilledDataModule(proxy(), batch_size=6)
-    assert (data.num_classes, data.image_shape, data.class_names) == (3, (2, 6, 6), ["a", "b", "c"])
-    assert (data.mean, data.std) == ([0.3, 0.4], [0.1, 0.2])
-    stored = Proxy.load(proxy()).synthetic
-    groups = []
-    for name in ("train", "search"):
-        images, labels = half(data, name)
-        assert torch.bincount(labels).tolist() == [10, 10, 10]
-        places = [nearest(image, stored.images) for image in images]
-        groups.append(set(stored.groups[places].tolist()))
-    assert not groups[0] & groups[1]
-
-
-def test_a_proxy_is_not_normalised_again(proxy: Callable[..., str]) -> None:
-    data = DistilledDataModule(proxy(), batch_size=6)
-    task = Recorder()
-    quiet_trainer(max_epochs=1).fit(task, data)
-    for name in ("train", "search"):
-        seen = torch.cat([batch[name][0] for _, _, batch in task.seen["train"]])
-        assert rows(seen) == rows(half(data, name)[0])
-        assert rows(data.fixed_batch(name, 30, seed=0)[0]) == rows(half(data, name)[0])
-
-
-def test_a_proxy_is_augmented_in_training(proxy: Callable[..., str]) -> None:
-    seen = []
-    for seed in (0, 0, 1):
-        task = Recorder()
-        data = DistilledDataModule(proxy(), 6, augmentations=[RandomCrop(2), RandomFlip()], seed=seed)
-        quiet_trainer(max_epochs=1).fit(task, data)
-        seen.append(torch.cat([batch["search"][0] for _, _, batch in task.seen["train"]]))
-    assert torch.equal(seen[0], seen[1])
-    assert not torch.equal(seen[0], seen[2])
-    assert rows(seen[0]) != rows(half(data, "search")[0])
-
-
-def test_a_proxy_can_be_trained_on_whole_but_has_no_test(proxy: Callable[..., str]) -> None:
-    data, task = ProxyDataModule(proxy(), batch_size=10), Recorder()
-    quiet_trainer(max_epochs=1).fit(task, data)
-    assert len(task.seen["train"]) == 6
-    with pytest.raises(DataError, match="no test images"):
-        quiet_trainer().test(task, data, verbose=False)
-
-
-def test_bad_proxies_are_refused(proxy: Callable[..., str], tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"none\.safetensors does not exist"):
-        _ = DistilledDataModule(str(tmp_path / "none.safetensors")).num_classes
-    with pytest.raises(DataError, match="groups of images"):  # one basis a class cannot be in both halves
-        DistilledDataModule(proxy(bases=1)).half("train")
-    path = proxy()
-    broken = Proxy.load(path)
-    broken.scheme.get_parameter("bases").data[3, 0, 0, 0] = float("nan")
-    broken.save(path)
-    with pytest.raises(DataError, match="not finite"):
-        _ = DistilledDataModule(path).num_classes
-    Path(path).with_suffix(".json").write_text(json.dumps({"schema": 1}))
-    with pytest.raises(ArtifactError, match="class_names"):
-        _ = DistilledDataModule(path).num_classes
-
-
-def test_the_command_line_builds_both(
-    tmp_path: Path, proxy: Callable[..., str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_line_builds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["x"])
-    crop = {"class_path": "lightning_nas.data.augmentation.RandomCrop", "init_args": {"padding": 1}}
-    images = {
-        "class_path": "lightning_nas.data.images.ArrayDataModule",
-        "init_args": {"path": npz(tmp_path), "augmentations": [crop]},
-    }
-    for name, init in (
-        ("lightning_nas.data.halves.HalvesDataModule", {"data": images}),
-        (
-            "lightning_nas.distill.data_module.DistilledDataModule",
-            {"proxy_path": proxy(), "augmentations": [crop]},
-        ),
-    ):
-        config = tmp_path / "config.yaml"
-        section = {"class_path": name, "init_args": {"batch_size": 7, **init}}
-        config.write_text(json.dumps({"trainer": {"logger": False}, "data": section}))
-        cli = LightningCLI(
-            Recorder,
-            LightningDataModule,
-            subclass_mode_data=True,
-            run=False,
-            save_config_callback=None,
-            seed_everything_default=False,
-            args=["--config", str(config)],
-        )
-        assert (cli.datamodule.batch_size, cli.datamodule.num_classes) == (7, 3)
-        assert cli.datamodule.data.augmentations[0].padding == 1
+    crop = {"class_path": "RandomCrop", "init_args": {"padding": 1}}
+    images = {"class_path": "ArrayDataModule", "init_args": {"path": npz(tmp_path), "augmentations": [crop]}}
+    section = {"class_path": "HalvesDataModule", "init_args": {"batch_size": 7, "data": images}}
+    built = built_by_command_line(section)
+    assert (built.batch_size, built.num_classes) == (7, 3)
+    assert built.data.augmentations[0].padding == 1

@@ -1,47 +1,32 @@
 """Image data modules: what they load, in which order, how often, and what a task sees of it."""
 
 import os
+import pickle
 import subprocess
 import sys
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import LightningCLI
 from sklearn.datasets import load_digits
-from torch import Tensor
 
-from lightning_nas.data.augmentation import Augmentation, Cutout, RandomCrop, RandomFlip
+from lightning_nas.data.augmentation import Cutout, RandomCrop, RandomFlip
+from lightning_nas.data.folders import FolderSet
 from lightning_nas.data.images import (
     ArrayDataModule,
     CIFAR10DataModule,
     CIFAR100DataModule,
     DigitsDataModule,
     FolderDataModule,
-    FolderSet,
-    ImageSet,
 )
+from lightning_nas.data.sets import ImageSet
 from lightning_nas.errors import ConfigError, DataError
-from tests.data.fake import Recorder, arrays, cifar, folders, module, npz, pixels
+from tests.data.fake import Recorder, arrays, cifar, folders, npz, pixels, refused
 from tests.helpers import quiet_trainer
-
-AUGMENTATIONS: list[Augmentation] = [RandomCrop(2), RandomFlip(), Cutout(2)]
-
-
-def equal(first: list[Any], second: list[Any]) -> bool:
-    """Whether two records of training batches are the same to the bit."""
-    return len(first) == len(second) and all(
-        a[:2] == b[:2] and all(torch.equal(x, y) for x, y in zip(a[2], b[2], strict=True))
-        for a, b in zip(first, second, strict=True)
-    )
-
-
-# sources
 
 
 def test_digits_are_whole_real_and_split_by_class() -> None:
@@ -137,210 +122,7 @@ def test_cifar_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any
     data.prepare_data()
 
 
-# parts and order
-
-
-def test_train_limit_is_balanced_and_nested(tmp_path: Path) -> None:
-    y = np.array([0] * 15 + [1] * 7 + [2] * 2)
-    kept = []
-    for limit, counts in ((3, [1, 1, 1]), (9, [4, 3, 2]), (24, [15, 7, 2]), (100, [15, 7, 2])):
-        data = ArrayDataModule(npz(tmp_path, y_train=y), train_limit=limit)
-        assert torch.bincount(data.train_set.labels).tolist() == counts
-        kept.append({tuple(image.flatten().tolist()) for image in data.train_set.images})  # type: ignore[attr-defined]
-        assert data.mean == ArrayDataModule(npz(tmp_path, y_train=y)).mean  # of all training images
-    assert kept[0] < kept[1] < kept[2] == kept[3]
-    other = ArrayDataModule(npz(tmp_path, y_train=y), train_limit=9, split_seed=1).train_set
-    assert kept[1] != {tuple(image.flatten().tolist()) for image in other.images}  # type: ignore[attr-defined]
-
-
-def test_validation_is_a_stratified_part_of_training(tmp_path: Path) -> None:
-    data = module(tmp_path, validation_fraction=0.25)
-    held_out = next(iter(data.val_dataloader()))[0], next(iter(data.val_dataloader()))[1]
-    batches = list(data.val_dataloader())
-    labels = torch.cat([labels for _, labels in batches])
-    assert torch.bincount(labels).tolist() == [2, 2, 2]
-    assert held_out[0].shape == (4, 3, 8, 8)
-    parts = [data.train_set.images.flatten(1), torch.cat([x for x, _ in batches]).flatten(1)]  # type: ignore[attr-defined]
-    assert sorted(torch.cat(parts).tolist()) == sorted(module(tmp_path).train_set.images.flatten(1).tolist())  # type: ignore[attr-defined]
-
-
-# under a trainer
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_runs_and_resumed_runs_see_identical_batches(tmp_path: Path, workers: int) -> None:
-    options: dict[str, Any] = {
-        "augmentations": AUGMENTATIONS,
-        "validation_fraction": 0.25,
-        "num_workers": workers,
-    }
-    seen = {}
-    for name in ("first", "second"):
-        task = Recorder()
-        keep = ModelCheckpoint(tmp_path / name, "{epoch}", save_top_k=-1)
-        trainer = quiet_trainer(max_epochs=3, enable_checkpointing=True, callbacks=[keep])
-        trainer.fit(task, module(tmp_path, **options))
-        seen[name] = task.seen["train"]
-    resumed = Recorder()
-    keep = ModelCheckpoint(tmp_path / "first", "{epoch}", save_top_k=-1)
-    trainer = quiet_trainer(max_epochs=3, enable_checkpointing=True, callbacks=[keep])
-    trainer.fit(resumed, module(tmp_path, **options), ckpt_path=tmp_path / "first" / "epoch=0.ckpt")
-    assert len(seen["first"]) == 3 * 4
-    assert equal(seen["first"], seen["second"])
-    assert equal(seen["first"][4:], resumed.seen["train"])
-    other = Recorder()
-    quiet_trainer(max_epochs=1).fit(other, module(tmp_path, seed=1, **options))
-    assert not equal(seen["first"][:4], other.seen["train"])
-
-
-def test_draws_differ_by_epoch_batch_and_process(tmp_path: Path) -> None:
-    data = module(tmp_path, augmentations=AUGMENTATIONS)
-    same = torch.full((8, 3, 8, 8), 200, dtype=torch.uint8), torch.zeros(8, dtype=torch.int64)
-    same[0][:, :, ::2, ::3] = 10
-
-    def draw(epoch: int, batch: int, rank: int) -> Tensor:
-        loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_idx=batch - 1))
-        data.trainer = SimpleNamespace(  # type: ignore[assignment]  # all that the hook asks for
-            training=True,
-            current_epoch=epoch,
-            fit_loop=loop,
-            global_rank=rank,
-            precision_plugin=SimpleNamespace(convert_input=lambda images: images),
-        )
-        images: Tensor = data.on_after_batch_transfer(same, 0)[0]
-        return images
-
-    assert torch.equal(draw(0, 0, 0), draw(0, 0, 0))
-    for other in ((1, 0, 0), (0, 1, 0), (0, 0, 1)):
-        assert not torch.equal(draw(0, 0, 0), draw(*other))
-
-
-def test_only_training_is_augmented_and_all_is_normalised(tmp_path: Path) -> None:
-    task = Recorder()
-    data = module(tmp_path, augmentations=[Cutout(20)], validation_fraction=0.25)
-    trainer = quiet_trainer(max_epochs=1, num_sanity_val_steps=1)
-    trainer.fit(task, data)
-    trainer.test(task, data, verbose=False)
-    trainer.predict(task, data)
-    assert all(float(batch[0].abs().max()) == 0 for _, _, batch in task.seen["train"])  # cut out whole
-    content = arrays()
-    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (data.mean, data.std))
-    expected = (torch.from_numpy(content["x_test"]).permute(0, 3, 1, 2) / 255 - mean) / std
-    for stage in ("test", "predict"):
-        assert [len(labels) for _, labels in task.seen[stage]] == [4, 3]
-        torch.testing.assert_close(torch.cat([x for x, _ in task.seen[stage]]), expected)
-        assert torch.cat([y for _, y in task.seen[stage]]).tolist() == content["y_test"].tolist()
-    assert len(task.seen["val"]) == 3  # one for the sanity check
-    assert all(float(images.abs().max()) > 1 for images, _ in task.seen["val"])
-    assert all(labels.dtype == torch.int64 for _, labels in task.seen["val"])
-
-
-def test_geometry_comes_before_and_cutout_after_normalisation(tmp_path: Path) -> None:
-    seen: dict[str, Tensor] = {}
-
-    class Note(Augmentation):
-        def __init__(self, name: str, after: bool) -> None:
-            self.name = name
-            self.after_normalization = after
-
-        def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-            seen[self.name] = images
-            return images
-
-    data = module(tmp_path, augmentations=[Note("after", True), Note("before", False)])
-    raw = data.train_set.__getitems__([3, 1])
-    images, _ = data.prepare(raw, torch.Generator())
-    assert list(seen) == ["before", "after"]
-    assert torch.equal(seen["before"], raw[0] / 255)
-    assert torch.equal(seen["after"], images)
-    assert raw[0].dtype == torch.uint8
-
-
-def test_the_test_set_is_closed_until_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = module(tmp_path, validation_fraction=0.25)
-    real, opened = np.lib.npyio.NpzFile.__getitem__, []
-
-    def note(archive: Any, key: str) -> Any:
-        opened.append(key)
-        return real(archive, key)
-
-    monkeypatch.setattr(np.lib.npyio.NpzFile, "__getitem__", note)
-    trainer, task = quiet_trainer(max_epochs=1), Recorder()
-    trainer.fit(task, data)
-    trainer.validate(task, data, verbose=False)
-    assert set(opened) == {"x_train", "y_train"}
-    trainer.test(task, data, verbose=False)
-    assert {"x_test", "y_test"} < set(opened)
-
-
-def test_batches_take_the_precision_of_the_trainer(tmp_path: Path) -> None:
-    task = Recorder()
-    quiet_trainer(max_epochs=1, precision="64-true").fit(task, module(tmp_path, augmentations=AUGMENTATIONS))
-    assert task.seen["train"][0][2][0].dtype == torch.float64
-    assert task.seen["train"][0][2][1].dtype == torch.int64
-
-
-def test_a_fit_without_validation_is_silent_and_leaves_the_trainer_alone(tmp_path: Path) -> None:
-    task, trainer = Recorder(), quiet_trainer(max_epochs=1)
-    trainer.fit(task, module(tmp_path))  # warnings are errors
-    assert len(task.seen["train"]) == 6
-    trainer.fit_loop.max_epochs = 2
-    with pytest.raises(DataError, match="fewer than one batch"):
-        trainer.fit(task, module(tmp_path, batch_size=25))
-    trainer.fit(task, module(tmp_path, validation_fraction=0.25))
-    assert task.seen["val"]
-
-
-def test_overfitting_a_few_batches_works(tmp_path: Path) -> None:
-    task = Recorder()
-    with pytest.warns(UserWarning, match="You requested to overfit"):
-        quiet_trainer(max_epochs=1, overfit_batches=2).fit(task, module(tmp_path))
-    assert len(task.seen["train"]) == 2
-
-
-class Linked(LightningModule):
-    """What the command line links data to."""
-
-    def __init__(self, num_classes: int = 0, image_shape: tuple[int, int, int] = (0, 0, 0)) -> None:
-        super().__init__()
-        self.linked = num_classes, image_shape
-
-
-class LinkedCLI(LightningCLI):
-    """The links of the command line."""
-
-    def add_arguments_to_parser(self, parser: Any) -> None:
-        """Link as ``NASCLI`` does."""
-        for name in ("num_classes", "image_shape"):
-            parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
-
-
-def test_the_command_line_builds_and_links_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["x"])
-    arguments = [
-        "--trainer.logger=false",
-        "--data=lightning_nas.data.images.ArrayDataModule",
-        f"--data.path={npz(tmp_path)}",
-        "--data.batch_size=5",
-        "--data.train_limit=9",
-        "--data.augmentations+=lightning_nas.data.augmentation.RandomCrop",
-        "--data.augmentations.padding=1",
-        "--data.augmentations+=lightning_nas.data.augmentation.RandomFlip",
-    ]
-    options: dict[str, Any] = {"subclass_mode_data": True, "run": False, "seed_everything_default": False}
-    options["save_config_callback"] = None
-    cli = LinkedCLI(Linked, LightningDataModule, args=arguments, **options)
-    assert cli.model.linked == (3, (3, 8, 8))
-    assert [type(a).__name__ for a in cli.datamodule.augmentations] == ["RandomCrop", "RandomFlip"]
-    assert cli.datamodule.augmentations[0].padding == 1
-    assert len(cli.datamodule.train_set) == 9
-    with pytest.raises(SystemExit):  # a misspelt name is an error
-        LinkedCLI(Linked, LightningDataModule, args=[*arguments, "--data.limit=1"], **options)
-
-
-# real images
-
-
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.skipif("LIGHTNING_NAS_DATA" not in os.environ, reason="set LIGHTNING_NAS_DATA to CIFAR's folder")
 def test_real_cifar10(tmp_path: Path) -> None:
@@ -369,16 +151,165 @@ def test_real_cifar10(tmp_path: Path) -> None:
         assert torch.equal(one, two)
 
 
-def test_images_are_averaged_down(tmp_path: Path) -> None:
-    whole, small = DigitsDataModule(), DigitsDataModule(image_size=4)
-    for images, averaged in ((whole.train_set, small.train_set), (whole.load_test(), small._test)):
-        assert isinstance(images, ImageSet)
-        assert isinstance(averaged, ImageSet)
-        blocks = images.images.double().unflatten(3, (4, 2)).unflatten(2, (4, 2)).mean((3, 5))
-        assert torch.equal(averaged.images, blocks.round().to(torch.uint8))
-        assert torch.equal(averaged.labels, images.labels)
-    assert small.image_shape == (1, 4, 4)
-    with pytest.raises(DataError, match="Images of 8x8 pixels, ImageSet, cannot be averaged down to image_size 9"):
-        _ = DigitsDataModule(image_size=9).train_set
+def foreign(path: Path) -> None:
+    """A text file."""
+    path.write_text("not an archive")
+
+
+def empty(path: Path) -> None:
+    """No bytes."""
+    path.write_bytes(b"")
+
+
+def one_array(path: Path) -> None:
+    """A good file of another kind."""
+    with path.open("wb") as file:
+        np.save(file, np.zeros(3))
+
+
+def pickled(path: Path) -> None:
+    """A pickle, which must not be executed."""
+    path.write_bytes(pickle.dumps({"x_train": 1}))
+
+
+def objects(path: Path) -> None:
+    """An npz file with a pickle inside."""
+    np.savez(path, x_train=np.array([{}]), y_train=np.arange(1), x_test=np.arange(1), y_test=np.arange(1))
+
+
+def cut(path: Path) -> None:
+    """The end is missing."""
+    path.write_bytes(Path(npz(path.parent)).read_bytes()[:-200])
+
+
+def damaged(path: Path) -> None:
+    """Bytes in the middle are wrong."""
+    whole = bytearray(Path(npz(path.parent)).read_bytes())
+    whole[500:600] = b"x" * 100
+    path.write_bytes(whole)
+
+
+def no_arrays(path: Path) -> None:
+    """A zip file of something else."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x_train", "text")
+
+
+@pytest.mark.parametrize("write", [foreign, empty, one_array, pickled, objects, cut, damaged, no_arrays])
+def test_files_that_are_no_npz(tmp_path: Path, write: Callable[[Path], None]) -> None:
+    path = tmp_path / "bad.npz"
+    write(path)
+    message = refused(ArrayDataModule(str(path)), r"bad\.npz .*Expected an npz file with x_train, y_train")
+    assert "Traceback" not in message
+
+
+def test_no_file(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.npz", tmp_path):
+        refused(ArrayDataModule(str(path)), "is not a regular file.*Check the path")
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"x_test": None, "y_test": None}, r"lacks \['x_test', 'y_test'\]; it has \['x_train', 'y_train'\]"),
+        ({"x_train": pixels(24)[..., 0]}, r"uint8 \(24, 8, 8\); expected uint8 .*x_train\[\.\.\., None\]"),
+        ({"x_train": pixels(24) / 255}, r"float64 \(24, 8, 8, 3\); expected uint8"),
+        ({"x_train": pixels(24).astype(np.int64)}, "int64.*expected uint8"),
+        ({"x_train": pixels(24).reshape(24, -1)}, r"\(24, 192\); expected"),
+        ({"x_train": pixels(24).transpose(0, 3, 1, 2)}, r"channels first.*transpose\(0, 2, 3, 1\)"),
+        ({"x_train": pixels(24)[:, :0]}, "none of the last three empty"),
+        ({"y_train": np.arange(24) / 8}, "y_train.* is float64; expected integers"),
+        ({"y_train": np.array(["cat"] * 24)}, "y_train.* is <U3; expected integers"),
+        ({"y_train": np.arange(24) % 2 == 0}, "y_train.* is bool; expected integers"),
+        ({"y_train": np.arange(24) % 3 - 1}, "go down to -1; expected 0 to 1"),
+        ({"y_train": np.arange(23) % 3}, r"shape \(23,\) for 24 images; expected \(24,\)"),
+        ({"y_train": np.arange(24)[:, None] % 3}, r"shape \(24, 1\) for 24 images"),
+        ({"y_train": np.zeros(24, int)}, r"one class, \['0'\]; expected at least two"),
+        ({"y_train": np.arange(24) % 3 * 2}, r"no image of the classes \['1', '3'\] .*without gaps"),
+        ({"classes": np.array(["a", "b"])}, "go up to 2, but the training set has 2 classes"),
+        ({"classes": np.array(["a", "b", "c", "d"])}, r"no image of the classes \['d'\]"),
+        ({"x_train": pixels(0), "y_train": np.zeros(0, int)}, "is empty; expected images of at least two"),
+        (
+            {"x_train": pixels(3), "y_train": np.arange(3)},
+            "has 3 images for 1 process.*batch of 4.*at most 3",
+        ),
+    ],
+)
+def test_bad_training_arrays(tmp_path: Path, changes: dict[str, Any], text: str) -> None:
+    refused(ArrayDataModule(npz(tmp_path, **changes), batch_size=4), text)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"y_test": np.arange(7)}, "go up to 6, but the training set has 3 classes"),
+        ({"y_test": np.arange(6) % 3}, r"shape \(6,\) for 7 images"),
+        ({"x_test": pixels(7, size=9)}, r"\(3, 9, 9\), the training images \(3, 8, 8\)"),
+        ({"x_test": pixels(7, channels=1)}, r"\(1, 8, 8\), the training images \(3, 8, 8\)"),
+        ({"x_test": pixels(0), "y_test": np.zeros(0, int)}, "test set is empty"),
+    ],
+)
+def test_bad_test_arrays_fail_at_test(tmp_path: Path, changes: dict[str, Any], text: str) -> None:
+    data = ArrayDataModule(npz(tmp_path, **changes), batch_size=4)
+    quiet_trainer(max_epochs=1).fit(Recorder(), data)  # not opened
+    refused(data, text, stage="test")
+
+
+def test_folders_that_are_not_there_or_empty(tmp_path: Path) -> None:
+    refused(FolderDataModule(str(tmp_path / "none"), 8), "train is not a folder; expected .*<class>/<image>")
+    (tmp_path / "train").mkdir()
+    refused(FolderDataModule(str(tmp_path), 8), "train has no folders of classes")
+    (tmp_path / "train" / "cat").mkdir()
+    (tmp_path / "train" / "cat" / "notes.txt").write_text("no image")
+    refused(FolderDataModule(str(tmp_path), 8), "train/cat contains no images.*png")
     with pytest.raises(ConfigError, match="image_size is 0"):
-        DigitsDataModule(image_size=0)
+        FolderDataModule(str(tmp_path), 0)
+
+
+def test_folders_of_one_class_and_of_a_class_only_in_test(tmp_path: Path) -> None:
+    images = {"train/cat": pixels(4), "train/dog": pixels(4), "test/owl": pixels(2), "test/cat": pixels(2)}
+    root = folders(tmp_path / "root", images)
+    refused(FolderDataModule(root, 8, batch_size=4), r"test has the classes \['owl'\]", stage="test")
+    one = folders(tmp_path / "one", {"train/cat": pixels(4)})
+    refused(FolderDataModule(one, 8), r"one class, \['cat'\]")
+    refused(FolderDataModule(root, 8, batch_size=9), "has 8 images")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_corrupt_image_is_named(tmp_path: Path, stream: bool) -> None:
+    root = folders(tmp_path / "root", {"train/cat": pixels(4, size=40), "train/dog": pixels(4, size=40)})
+    bad = tmp_path / "root" / "train" / "dog" / "002.png"
+    bad.write_bytes(bad.read_bytes()[:900])
+    data = FolderDataModule(root, 8, stream=stream, batch_size=8)
+    refused(data, r"train/dog/002\.png is not a complete image \(.*Replace or delete it")
+    bad.write_text("no image")
+    data = FolderDataModule(root, 8, stream=stream, batch_size=8)
+    refused(data, r"train/dog/002\.png is not a complete image")
+
+
+def test_a_corrupt_image_is_named_by_a_worker_too(tmp_path: Path) -> None:
+    root = folders(tmp_path / "root", {"train/cat": pixels(4), "train/dog": pixels(4)})
+    (tmp_path / "root" / "train" / "dog" / "002.png").write_text("no image")
+    with pytest.raises(DataError, match=r"train/dog/002\.png is not a complete image"):
+        _ = FolderDataModule(root, 8, num_workers=1).num_classes
+
+
+@pytest.mark.slow  # torchvision waits between attempts
+def test_cifar_missing_damaged_or_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.datasets import CIFAR10
+
+    refused(CIFAR10DataModule(str(tmp_path), download=False), "CIFAR10 could not be.*Set download to true")
+    monkeypatch.setattr(CIFAR10, "url", (tmp_path / "none.tar.gz").as_uri())
+    refused(CIFAR10DataModule(str(tmp_path), download=True), "CIFAR10 could not be read.*none.tar.gz")
+    cifar(tmp_path, monkeypatch, 10)
+    (tmp_path / CIFAR10.base_folder / "data_batch_3").write_bytes(b"damaged")
+    refused(CIFAR10DataModule(str(tmp_path), download=False), "not found or corrupted")
+
+
+def test_test_is_never_needed_for_a_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(self: DigitsDataModule) -> None:
+        raise AssertionError("the test set was opened")
+
+    monkeypatch.setattr(DigitsDataModule, "load_test", never)
+    data = DigitsDataModule(validation_fraction=0.1)
+    quiet_trainer(max_epochs=1, limit_train_batches=1).fit(Recorder(), data)

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_nas.data.images import ImageSet
 from lightning_nas.data.loaders import loader
+from lightning_nas.data.sets import ImageSet
 from lightning_nas.data.splits import derived_seed
+from lightning_nas.errors import ConfigError, DataError
 from tests.data.fake import Recorder, module
 from tests.helpers import quiet_trainer
 
@@ -119,3 +120,17 @@ def test_two_processes_test_every_image_once(tmp_path: Path) -> None:
     # 22 training images make 3 batches of 3 on each of two processes; 8 of 9 validation images 2 batches
     assert [Path(f"fit{rank}.txt").read_text() for rank in range(2)] == ["[3, 3, 3], 2"] * 2
     assert [Path(f"test{rank}.txt").read_text() for rank in range(2)] == ["[[0, 2, 1], [0]]", "[[1, 0, 2]]"]
+
+
+def test_too_few_images_for_the_processes() -> None:
+    class Process:
+        """What a loader asks of a trainer."""
+
+        global_rank, world_size = 0, 4
+
+    images = ImageSet(torch.zeros(11, 1, 2, 2, dtype=torch.uint8), torch.arange(11) % 2)
+    options: dict[str, Any] = {"seed": 0, "shuffle": True, "num_workers": 0}
+    with pytest.raises(DataError, match=r"search half has 11 images for 4 process\(es\).*of 3 each.*at most 2"):
+        loader(images, 3, Process(), drop_last=True, name="search half", **options)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="drop_last=True"):
+        loader(images, 3, None, drop_last=False, **options)

@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning_nas.callbacks.alpha_sync import AlphaSyncCheck
 from lightning_nas.callbacks.preemption import PreemptionCheckpoint
 from lightning_nas.callbacks.run_folder import RunFolder
-from lightning_nas.data.classes import ClassBalancedDataModule
+from lightning_nas.data.class_balanced import ClassBalancedDataModule
 from lightning_nas.data.halves import HalvesDataModule
 from lightning_nas.data.images import ArrayDataModule
 from lightning_nas.differentiable.discretization.softmax_score import SoftmaxScore

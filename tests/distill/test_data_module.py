@@ -1,5 +1,9 @@
 """Proxies as data: real held-out images beside them, some images of every group, soft labels, real test images."""
 
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lightning_nas.data.augmentation import RandomFlip
+from lightning_nas.data.augmentation import RandomCrop, RandomFlip
 from lightning_nas.data.images import ArrayDataModule
 from lightning_nas.distill.base import Proxy, Scheme
 from lightning_nas.distill.bases import HallucinatedBases
@@ -15,11 +19,11 @@ from lightning_nas.distill.convnet import ConvNet
 from lightning_nas.distill.data_module import DistilledDataModule, GroupSampler, ProxyDataModule
 from lightning_nas.distill.images import PlainImages
 from lightning_nas.distill.relations import RelationMappings
-from lightning_nas.errors import CheckpointError, ConfigError, DataError
+from lightning_nas.errors import ArtifactError, ConfigError, DataError
 from lightning_nas.evaluation.short_training import ShortTraining
 from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.tasks.train import TrainTask
-from tests.data.fake import Recorder, module, npz
+from tests.data.fake import Recorder, built_by_command_line, half, module, nearest, npz, rows
 from tests.helpers import quiet_trainer, started
 
 
@@ -156,35 +160,84 @@ def test_a_proxy_is_tested_on_real_images_normalised_as_its_source(tmp_path: Pat
     torch.testing.assert_close(seen, expected)
 
 
-# a network that is no architecture's
+@pytest.fixture
+def write_proxy(tmp_path: Path) -> Callable[..., str]:
+    """Writes a proxy of 3 classes with 4 bases each and 5 images a basis."""
+
+    def write(bases: int = 4, images: int = 5, **changes: Any) -> str:
+        generator = torch.Generator().manual_seed(0)
+        sources = torch.randn(3 * bases, 2, 6, 6, generator=generator)
+        scheme = started(HallucinatedBases(bases, images), sources, torch.arange(3).repeat_interleave(bases))
+        whole = Proxy(scheme, ["a", "b", "c"], [0.3, 0.4], [0.1, 0.2], {})
+        return str(replace(whole, **changes).save(tmp_path / "proxy.safetensors"))
+
+    return write
 
 
-def make(**options: Any) -> TrainTask:
-    given: dict[str, Any] = {"network": lambda shape, classes: ConvNet(shape, classes, width=4, depth=1), **options}
-    sizes: dict[str, Any] = {"num_classes": 3, "image_shape": (3, 8, 8)}
-    return TrainTask(given.pop("architecture", None), lambda p: torch.optim.SGD(p, lr=0.1), **given, **sizes)
+def test_a_proxy_is_split_by_class_and_group(write_proxy: Callable[..., str]) -> None:
+    data = DistilledDataModule(write_proxy(), batch_size=6)
+    assert (data.num_classes, data.image_shape, data.class_names) == (3, (2, 6, 6), ["a", "b", "c"])
+    assert (data.mean, data.std) == ([0.3, 0.4], [0.1, 0.2])
+    stored = Proxy.load(write_proxy()).synthetic
+    groups = []
+    for name in ("train", "search"):
+        images, labels = half(data, name)
+        assert torch.bincount(labels).tolist() == [10, 10, 10]
+        places = [nearest(image, stored.images) for image in images]
+        groups.append(set(stored.groups[places].tolist()))
+    assert not groups[0] & groups[1]
 
 
-def test_a_network_of_its_own_is_trained_and_resumed_but_not_exported(tmp_path: Path) -> None:
-    data = ProxyDataModule(proxy(tmp_path, PlainImages(4)), batch_size=12)
-    trainer = quiet_trainer(max_epochs=1)
-    trainer.fit(make(), datamodule=data)
-    trainer.save_checkpoint(tmp_path / "last.ckpt")
-    content = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    assert "export" not in content
-    resumed = make()
-    quiet_trainer(max_epochs=2).fit(resumed, datamodule=data, ckpt_path=str(tmp_path / "last.ckpt"))
-    architecture = DARTSSpace().sample(torch.Generator()).save(tmp_path / "a.json")
-    with pytest.raises(CheckpointError, match="none in the checkpoint, choices"):
-        make(architecture=str(architecture), network=None, cells=3, channels=4).on_load_checkpoint(content)
+def test_a_proxy_is_not_normalised_again(write_proxy: Callable[..., str]) -> None:
+    data = DistilledDataModule(write_proxy(), batch_size=6)
+    task = Recorder()
+    quiet_trainer(max_epochs=1).fit(task, data)
+    for name in ("train", "search"):
+        seen = torch.cat([batch[name][0] for _, _, batch in task.seen["train"]])
+        assert rows(seen) == rows(half(data, name)[0])
+        assert rows(data.fixed_batch(name, 30, seed=0)[0]) == rows(half(data, name)[0])
 
 
-def test_either_an_architecture_or_a_network(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="either an architecture or a network"):
-        make(network=None)
-    with pytest.raises(ConfigError, match="either an architecture or a network"):
-        make(architecture=str(DARTSSpace().largest().save(tmp_path / "a.json")))
-    with pytest.raises(ConfigError, match="auxiliary_weight is 0.4"):
-        make(auxiliary_weight=0.4)
-    with pytest.raises(ConfigError, match="drops no paths"):
-        make(drop_path=0.2)
+def test_a_proxy_is_augmented_in_training(write_proxy: Callable[..., str]) -> None:
+    seen = []
+    for seed in (0, 0, 1):
+        task = Recorder()
+        data = DistilledDataModule(write_proxy(), 6, augmentations=[RandomCrop(2), RandomFlip()], seed=seed)
+        quiet_trainer(max_epochs=1).fit(task, data)
+        seen.append(torch.cat([batch["search"][0] for _, _, batch in task.seen["train"]]))
+    assert torch.equal(seen[0], seen[1])
+    assert not torch.equal(seen[0], seen[2])
+    assert rows(seen[0]) != rows(half(data, "search")[0])
+
+
+def test_a_proxy_can_be_trained_on_whole_but_has_no_test(write_proxy: Callable[..., str]) -> None:
+    data, task = ProxyDataModule(write_proxy(), batch_size=10), Recorder()
+    quiet_trainer(max_epochs=1).fit(task, data)
+    assert len(task.seen["train"]) == 6
+    with pytest.raises(DataError, match="no test images"):
+        quiet_trainer().test(task, data, verbose=False)
+
+
+def test_bad_proxies_are_refused(write_proxy: Callable[..., str], tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"none\.safetensors does not exist"):
+        _ = DistilledDataModule(str(tmp_path / "none.safetensors")).num_classes
+    with pytest.raises(DataError, match="groups of images"):  # one basis a class cannot be in both halves
+        DistilledDataModule(write_proxy(bases=1)).half("train")
+    path = write_proxy()
+    broken = Proxy.load(path)
+    broken.scheme.get_parameter("bases").data[3, 0, 0, 0] = float("nan")
+    broken.save(path)
+    with pytest.raises(DataError, match="not finite"):
+        _ = DistilledDataModule(path).num_classes
+    Path(path).with_suffix(".json").write_text(json.dumps({"schema": 1}))
+    with pytest.raises(ArtifactError, match="class_names"):
+        _ = DistilledDataModule(path).num_classes
+
+
+def test_the_command_line_builds_it(write_proxy: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["x"])
+    crop = {"class_path": "RandomCrop", "init_args": {"padding": 1}}
+    options = {"batch_size": 7, "proxy_path": write_proxy(), "augmentations": [crop]}
+    built = built_by_command_line({"class_path": "DistilledDataModule", "init_args": options})
+    assert (built.batch_size, built.num_classes) == (7, 3)
+    assert built.data.augmentations[0].padding == 1

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_nas.data.classes import ClassBalancedDataModule
+from lightning_nas.data.class_balanced import ClassBalancedDataModule
 from lightning_nas.data.images import DigitsDataModule
 from lightning_nas.distill.base import Proxy, Scheme, Synthetic
 from lightning_nas.distill.convnet import ConvNet

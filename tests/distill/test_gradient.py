@@ -10,7 +10,7 @@ import torch.multiprocessing
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_nas.data.classes import ClassBalancedDataModule
+from lightning_nas.data.class_balanced import ClassBalancedDataModule
 from lightning_nas.data.images import DigitsDataModule
 from lightning_nas.distill import convnet
 from lightning_nas.distill.base import Synthetic

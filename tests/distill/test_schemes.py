@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from lightning_nas.callbacks.preemption import PreemptionCheckpoint
-from lightning_nas.data.classes import ClassBalancedDataModule
+from lightning_nas.data.class_balanced import ClassBalancedDataModule
 from lightning_nas.data.images import DigitsDataModule
 from lightning_nas.data.splits import derived_seed
 from lightning_nas.distill.base import Proxy, ProxyRegularizer, Scheme

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lightning_nas.data.classes import ClassBalancedDataModule
+from lightning_nas.data.class_balanced import ClassBalancedDataModule
 from lightning_nas.data.images import DigitsDataModule
 from lightning_nas.distill.base import Proxy, Scheme, Synthetic
 from lightning_nas.distill.bases import HallucinatedBases

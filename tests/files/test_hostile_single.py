@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 from lightning_nas.data import images as images_module
+from lightning_nas.data.folders import FolderSet
 from lightning_nas.data.images import ArrayDataModule
-from lightning_nas.data.sets import FolderSet
 from lightning_nas.distill.base import Proxy
 from lightning_nas.errors import ArchitectureError, ArtifactError, CheckpointError, DataError, NASError
 from lightning_nas.files.artifacts import LARGEST_JSON, read_json, read_tensors
@@ -306,7 +306,7 @@ def headed(header: str) -> bytes:
         (headed("{'descr': '<i8', 'fortran_order': False, 'shape': (1000000000000000,), }"), "cannot be read"),
         (headed("{'descr': '<i8', 'fortran_order': ["), "cannot be read"),
         (images(classes=np.empty(10**9, "V0")), "names 1000000000 classes for 4 training images"),
-        (images(classes=np.array([0x110000], np.uint32).view("<U1")), "classes in x.npz are no text"),
+        (images(classes=np.array([0x110000], np.uint32).view("<U1")), "classes in x.npz are not text"),
         (images(x_train=np.array([Malicious()], object)), "cannot be read"),
     ],
 )
@@ -318,7 +318,7 @@ def test_arrays_that_unpack_to_far_more_than_their_file(monkeypatch: pytest.Monk
     monkeypatch.setattr(images_module, "IN_MEMORY", 10**6)
     arrays = {"x_train": np.zeros((2, 999, 999, 3), np.uint8), "y_train": np.arange(2), "y_test": np.arange(2)}
     np.savez_compressed("x.npz", x_test=arrays["x_train"], **arrays)
-    with pytest.raises(DataError, match=r"x_train in x\.npz unpacks from \d+ to 5988134 bytes.*numpy.savez"):
+    with pytest.raises(DataError, match=r"x_train in x\.npz decompresses from \d+ to 5988134 bytes.*numpy.savez"):
         _ = ArrayDataModule("x.npz").train_set
 
 
@@ -326,5 +326,5 @@ def test_files_that_only_are_called_images() -> None:
     for name in ("a", "b"):
         Path(f"root/{name}").mkdir(parents=True)
         Image.new("RGB", (4, 4)).save(f"root/{name}/x.png", "EPS")  # whose reader starts a program
-    with pytest.raises(DataError, match=r"root/a/x\.png is no complete image \(cannot identify"):
+    with pytest.raises(DataError, match=r"root/a/x\.png is not a complete image \(cannot identify"):
         FolderSet("root", 4)[0]

@@ -276,7 +276,10 @@ def test_what_cannot_work_is_said_before_anything_is_evaluated(monkeypatch: pyte
         fit("--trainer.max_epochs", "2", **broken)
     with pytest.raises(ConfigError, match="precision 64-true"):
         fit("--trainer.precision", "64-true", **broken)
-    balanced = {"class_path": "lightning_nas.data.classes.ClassBalancedDataModule", "init_args": {"data": DIGITS}}
+    balanced = {
+        "class_path": "ClassBalancedDataModule",
+        "init_args": {"data": DIGITS},
+    }
     with pytest.raises(ConfigError, match="it got ClassBalancedDataModule"):
         fit(**broken, data=balanced)
     monkeypatch.setattr(Trainer, "world_size", 2)

@@ -1,11 +1,13 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_nas.errors import ArchitectureError, ArtifactError, DataError
+from lightning_nas.distill.convnet import ConvNet
+from lightning_nas.errors import ArchitectureError, ArtifactError, CheckpointError, ConfigError, DataError
 from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.tasks.train import TrainTask
 from tests.genotypes import DARTS_V2
@@ -100,3 +102,34 @@ def test_architectures_come_from_files_too(tmp_path: Path) -> None:
         make("Genotype(normal=3)")
     with pytest.raises(DataError, match="too small"):
         make(image_shape=(3, 2, 2))
+
+
+def make_for_network(**options: Any) -> TrainTask:
+    given: dict[str, Any] = {"network": lambda shape, classes: ConvNet(shape, classes, width=4, depth=1), **options}
+    sizes: dict[str, Any] = {"num_classes": 3, "image_shape": (3, 8, 8)}
+    return TrainTask(given.pop("architecture", None), lambda p: torch.optim.SGD(p, lr=0.1), **given, **sizes)
+
+
+def test_a_network_of_its_own_is_trained_and_resumed_but_not_exported(tmp_path: Path) -> None:
+    data = Stripes()
+    trainer = quiet_trainer(max_epochs=1)
+    trainer.fit(make_for_network(), datamodule=data)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    content = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert "export" not in content
+    resumed = make_for_network()
+    quiet_trainer(max_epochs=2).fit(resumed, datamodule=data, ckpt_path=str(tmp_path / "last.ckpt"))
+    architecture = DARTSSpace().sample(torch.Generator()).save(tmp_path / "a.json")
+    with pytest.raises(CheckpointError, match="none in the checkpoint, choices"):
+        make_for_network(architecture=str(architecture), network=None, cells=3, channels=4).on_load_checkpoint(content)
+
+
+def test_either_an_architecture_or_a_network(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="either an architecture or a network"):
+        make_for_network(network=None)
+    with pytest.raises(ConfigError, match="either an architecture or a network"):
+        make_for_network(architecture=str(DARTSSpace().largest().save(tmp_path / "a.json")))
+    with pytest.raises(ConfigError, match="auxiliary_weight is 0.4"):
+        make_for_network(auxiliary_weight=0.4)
+    with pytest.raises(ConfigError, match="drops no paths"):
+        make_for_network(drop_path=0.2)

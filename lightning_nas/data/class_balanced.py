@@ -1,4 +1,4 @@
-"""Batches in which every class has the same number of images, for dataset distillation."""
+"""Batches with equally many images of every class, for dataset distillation."""
 
 from collections.abc import Iterator
 from functools import cached_property
@@ -9,30 +9,31 @@ import torch
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
+from lightning_nas.checks import at_least
 from lightning_nas.data.base import ImageDataModule
 from lightning_nas.data.loaders import ResumableLoader, set_epoch, whole
 from lightning_nas.data.sets import Batch
 from lightning_nas.data.splits import derived_seed
 from lightning_nas.data.wrapped import WrappedDataModule
-from lightning_nas.errors import ConfigError, DataError
+from lightning_nas.errors import DataError
 
 
 class ClassSampler(DistributedSampler[int]):
-    """Indices of ``per_class`` random images of every class, again and again, drawn afresh every epoch.
+    """Draws ``per_class`` random images of every class for each batch, with new draws in every epoch.
 
     Batch k of all processes together is batch k of one process with their global batch size. ``DistributedSampler`` is
-    the base because Lightning leaves it alone and tells it the epoch.
-
-    Attributes:
-        start: Images that the next pass leaves out at its beginning.
+    the base class because Lightning leaves it alone and tells it the epoch.
 
     Args:
         labels: int64 ``(n,)``.
-        per_class: Images of a class, process and batch.
-        batches: Batches an epoch.
-        seed: Of the draws.
+        per_class: Images per class, batch and process.
+        batches: Batches per epoch.
+        seed: Seed of the draws.
         world: Number of processes.
-        rank: This process.
+        rank: Index of this process.
+
+    Attributes:
+        start: Number of images that the next pass skips.
     """
 
     start = 0
@@ -60,40 +61,50 @@ class ClassSampler(DistributedSampler[int]):
 
 
 class ClassBalancedDataModule(WrappedDataModule):
-    """Serve the training images of another data module in batches of ``images_per_class`` images of every class.
+    """Serves training images in batches of ``images_per_class`` images of every class, as ``DistillTask`` needs them.
+
+    Images are normalized but not augmented: a distillation augments real and synthetic images alike itself. There are
+    no validation and test images.
 
     Args:
-        data: Where the images come from, with the seed of the draws; neither its batch size nor its augmentations
-            matter here.
-        images_per_class: Images of a class, process and batch, at least 1; fewer where the smallest class has not
-            enough of them for all processes.
-        steps_per_epoch: Batches an epoch, at least 1.
+        data: Data module that loads the images, with the seed of the draws. Neither its batch size nor its
+            augmentations matter here.
+        images_per_class: Images per class, batch and process, at least 1 (the papers on gradient and distribution
+            matching: 256). If the smallest class has too few images for all processes, all classes get fewer.
+        steps_per_epoch: Batches per epoch, at least 1. ``DistillTask`` compares and writes the proxy after every epoch.
+
+    Raises:
+        ConfigError: An argument is below 1.
+
+    Example:
+        ```yaml
+        data:
+          class_path: ClassBalancedDataModule
+          init_args:
+            images_per_class: 128
+            steps_per_epoch: 50
+            data:
+              class_path: CIFAR10DataModule
+        ```
     """
 
     def __init__(self, data: ImageDataModule, images_per_class: int = 256, steps_per_epoch: int = 100) -> None:
         super().__init__(data)
-        if images_per_class < 1 or steps_per_epoch < 1:
-            raise ConfigError(
-                f"images_per_class is {images_per_class} and steps_per_epoch {steps_per_epoch}; both must be "
-                "at least 1."
-            )
+        at_least(1, images_per_class=images_per_class, steps_per_epoch=steps_per_epoch)
         self.images_per_class = images_per_class
         self.steps_per_epoch = steps_per_epoch
 
     @cached_property
     def _training(self) -> Batch:
         images = self.data.train_set
-        missing = [c for c in range(self.num_classes) if not int((images.labels == c).sum())]
-        if missing:
-            raise DataError(f"The classes {missing} have no training image. Add some, or leave the classes out.")
         return self.data.prepare(images.__getitems__(list(range(len(images)))))
 
     def training_images(self) -> Batch:
-        """All training images, normalised, ``(n, channels, height, width)``, and their labels."""
+        """Return all training images, normalized, ``(n, channels, height, width)``, and their labels ``(n,)``."""
         return self._training
 
     def train_dataloader(self) -> ResumableLoader:
-        """Class-balanced batches.
+        """Return a loader of class-balanced batches.
 
         Raises:
             DataError: A class has fewer images than there are processes.
@@ -116,10 +127,10 @@ class ClassBalancedDataModule(WrappedDataModule):
             batch_size=per_class * self.num_classes,
             sampler=sampler,
             collate_fn=whole,
-            # without one of its own, each epoch would draw from the global generator
+            # without its own generator, every epoch would draw from the global one
             generator=torch.Generator().manual_seed(self.data.seed),
         )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Normalise, and don't augment."""
+        """Normalize a batch without augmenting it."""
         return self.data.prepare(batch)
