@@ -1,12 +1,14 @@
-"""Evaluators: what architectures score in a table, a short training, a supernet or by a prior."""
+"""Evaluators: performance and costs of architectures, from tables, trainings, supernets or zero-cost scores."""
 
 from lightning_nas.evaluation.base import Evaluation, Evaluator
 from lightning_nas.evaluation.costs import CostEvaluator
-from lightning_nas.evaluation.parallel import Executor, Parallel, Processes, RayWorkers, Serial, Threads
+from lightning_nas.evaluation.executors import Executor, Processes, RayWorkers, Serial, Threads
+from lightning_nas.evaluation.parallel import Parallel
 from lightning_nas.evaluation.prior import AlphaPrior, PriorEvaluator
 from lightning_nas.evaluation.short_training import ShortTraining
 from lightning_nas.evaluation.supernet import SupernetEvaluator
 from lightning_nas.evaluation.table import TableLookup
+from lightning_nas.evaluation.wrapper import EvaluatorWrapper, innermost
 from lightning_nas.evaluation.zero_cost.synflow import SynFlow
 
 __all__ = [
@@ -14,6 +16,7 @@ __all__ = [
     "CostEvaluator",
     "Evaluation",
     "Evaluator",
+    "EvaluatorWrapper",
     "Executor",
     "Parallel",
     "PriorEvaluator",
@@ -25,4 +28,5 @@ __all__ = [
     "SynFlow",
     "TableLookup",
     "Threads",
+    "innermost",
 ]

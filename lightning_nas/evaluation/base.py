@@ -1,4 +1,4 @@
-"""What an evaluator is."""
+"""The contract of evaluators: what a search asks about architectures."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -14,12 +14,20 @@ from lightning_nas.metrics.cost import CostSource
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is known of one architecture after looking at it.
+    """The measurements of one architecture.
 
     Attributes:
-        objectives: What a search optimises, by name; for each, lower is better where the name ends in ``loss``.
-        cost: What it took and what the architecture costs: seconds, parameters, ...
-        features: Anything else that a strategy may look at.
+        objectives: Values that a search optimises, by name. Lower is better where the name ends in ``loss``, higher is
+            better everywhere else.
+        cost: Costs by name, lower is better: what the evaluation took (``seconds``) and what the network needs
+            (``parameters``, ``latency_ms``, ...).
+        features: Numbers that describe the architecture, for strategies that compare architectures by them, such as
+            ``DCNAS``; None where the evaluator has none.
+
+    Example:
+        ```python
+        Evaluation({"accuracy": 0.93}, {"seconds": 12.0, "parameters": 3.3e6})
+        ```
     """
 
     objectives: dict[str, float]
@@ -28,39 +36,67 @@ class Evaluation:
 
 
 class Evaluator(CostSource):
-    """Looks architectures up, or trains, or predicts them.
+    """Measures or predicts the performance of architectures.
+
+    Evaluators look results up in a table, train networks, score paths of a supernet, or compute a zero-cost score. A
+    search calls ``begin`` once per round and ``evaluate`` once per generation.
 
     Attributes:
-        version: How often what it says of architectures has changed; evaluations of different versions do not compare.
-        stochastic: Whether ``evaluate`` may draw from torch's global random generator.
+        version: Counts how often the meaning of the evaluations has changed, for example because a supernet was
+            trained in between. Evaluations of different versions are not comparable.
+        stochastic: Whether ``evaluate`` may use torch's global random generator.
+
+    Example:
+        ```python
+        class CountConvolutions(Evaluator):
+            def evaluate(self, architectures):
+                return [Evaluation({"accuracy": a.choices.count(3) / len(a.choices)}) for a in architectures]
+        ```
     """
 
     version: int = 0
     stochastic: bool = True
 
     def prepare_data(self) -> None:  # noqa: B027
-        """Download what is needed, in one process of every machine; by default nothing."""
+        """Download what is needed. Called in one process per machine; does nothing by default."""
 
     def to(self, device: torch.device) -> None:  # noqa: B027
-        """Compute on a device from now on; by default nothing is computed."""
-
-    def begin(self, round: int) -> None:  # noqa: B027
-        """A round of a search begins; by default all rounds are alike.
+        """Compute on this device from now on; does nothing by default.
 
         Args:
-            round: Its number, from 0. An evaluator of several fidelities has another one, and another ``version``.
+            device: The device of the search.
+        """
+
+    def begin(self, round: int) -> None:  # noqa: B027
+        """Begin a round of a search; does nothing by default.
+
+        An evaluator of several fidelities, such as ``ShortTraining``, changes its fidelity and its ``version`` here.
+
+        Args:
+            round: Number of the round, from 0.
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """What a search that goes on needs: tensors, numbers and text; by default nothing."""
+        """What a resumed search needs, as tensors, numbers and text; empty by default."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
-        """Take the state back."""
+        """Restore what ``state_dict`` returned.
+
+        Args:
+            state: The state of an evaluator with the same arguments.
+        """
 
     def close(self) -> None:  # noqa: B027
-        """Let go of what outlives a call, such as processes; by default nothing does."""
+        """Release what outlives a call, such as worker processes; does nothing by default."""
 
     @abstractmethod
     def evaluate(self, architectures: Sequence[Architecture]) -> list[Evaluation]:
-        """One evaluation per architecture, in their order."""
+        """Evaluate architectures.
+
+        Args:
+            architectures: The architectures; the same one may occur several times.
+
+        Returns:
+            One evaluation per architecture, in the order of the architectures.
+        """

@@ -1,4 +1,4 @@
-"""What the networks of architectures cost, beside what another evaluator says of them."""
+"""Costs of networks, beside the evaluations of another evaluator."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,68 +10,63 @@ import torch
 from torch import nn
 
 from lightning_nas.architecture import Architecture
+from lightning_nas.checks import at_least
 from lightning_nas.errors import CheckpointError, ConfigError
 from lightning_nas.evaluation.base import Evaluation, Evaluator
+from lightning_nas.evaluation.wrapper import EvaluatorWrapper
 from lightning_nas.metrics.cost import activation_memory, latency, macs, parameters
 from lightning_nas.spaces.artifact import build_space
 
 
-class _Measured(Mapping[str, float]):
-    """Costs that are found out when they are looked up.
+class CostEvaluator(EvaluatorWrapper):
+    """Adds the costs of the final network to the evaluations of another evaluator.
 
-    Args:
-        found: Finds a cost out, by its name.
-    """
+    The final network is the one that will be used after the search; it is usually larger than the networks that the
+    search trains. Its costs need no query, so that a search can have constraints on them, and trade them off against
+    the objective (``costs_to_minimise`` of ``EvolveTask``). Where the wrapped evaluator has a cost of the same name,
+    such as the parameters of a smaller network, the cost of the final network replaces it.
 
-    def __init__(self, found: Mapping[str, Callable[[], float]]) -> None:
-        self.found = found
+    - ``parameters``: number of parameters
+    - ``macs``: multiply-accumulates of one image
+    - ``latency_ms``: median milliseconds of a forward pass on the device of the search
+    - ``memory_mb``: peak memory of the activations of a forward pass, without the weights, in units of 10^6 bytes
 
-    def __getitem__(self, name: str) -> float:
-        return self.found[name]()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.found)
-
-    def __len__(self) -> int:
-        return len(self.found)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.found  # a mapping's own would measure
-
-
-class CostEvaluator(Evaluator):
-    """Adds the costs of the network that is to be used in the end to the evaluations of another evaluator.
-
-    They are known without a query, so that limits of a search hold for them, and stay costs: several objectives, such
-    as accuracy and latency, are made of ``Evaluation.objectives`` and ``Evaluation.cost``. A cost of a network is
-    measured once, and the search's checkpoints keep the figures, so that a search that goes on compares with the same.
-    Where the other evaluator names a cost too, such as the parameters of a smaller network, that of this one holds.
-
-    Costs: ``parameters`` and ``macs`` (of one image), ``latency_ms`` (median milliseconds of a forward pass on the
-    search's device), ``memory_mb`` (the most megabytes, of 10^6 bytes, of tensors alive at once in a forward pass,
-    weights apart); see ``lightning_nas.metrics.cost``.
-
-    What is evaluated has all of them; of what limits refuse only the costs that have limits are measured, in the order
-    of the limits, until one is exceeded: name cheap ones first, latencies last. Nothing else should run while latencies
-    are measured: spread the other evaluator, ``CostEvaluator(Parallel(...))``, not this one.
+    Each cost of a network is measured once, and checkpoints of the search keep the numbers, so that a resumed search
+    compares with the same ones. An architecture that is evaluated has all costs. Of an architecture that constraints
+    refuse only the constrained costs are measured, in the order of the constraints, up to the first that is exceeded:
+    put cheap ones first and latencies last. Nothing else should run while latencies are measured: run the wrapped
+    evaluator in parallel, ``CostEvaluator(Parallel(...))``, not this one.
 
     Attributes:
-        evaluator: The other one.
+        evaluator: The wrapped evaluator.
 
     Args:
-        evaluator: What evaluates.
-        channels: Channels of the first cell of the network that is to be used.
-        cells: Its number of cells, as the space counts them.
-        num_classes: Width of its classifier.
-        image_shape: ``(channels, height, width)`` of an image.
-        with_macs: Whether multiply-accumulates are counted.
-        with_latency: Whether latencies are measured.
-        with_memory: Whether the memory of a forward pass is counted.
-        batch_size: Images of a forward pass, for latency and memory, at least 1.
-        repeats: Forward passes that a latency is the median of, at least 2.
+        evaluator: The evaluator that measures the objectives.
+        channels: Channels of the first cell of the final network. The default, with 20 cells, is the evaluation
+            network of DARTS.
+        cells: Number of cells of the final network, as its space counts them.
+        num_classes: Number of classes of the final network.
+        image_shape: Shape of an image, ``(channels, height, width)``.
+        with_macs: Whether to count multiply-accumulates.
+        with_latency: Whether to measure latencies.
+        with_memory: Whether to measure the memory of a forward pass.
+        batch_size: Images per forward pass, for latency and memory, at least 1.
+        repeats: Forward passes per latency, of which the median is taken, at least 2.
 
     Raises:
-        ConfigError: A number is out of its range.
+        ConfigError: A number is too small.
+
+    Example:
+        ```yaml
+        evaluator:
+          class_path: CostEvaluator
+          init_args:
+            evaluator: {class_path: ShortTraining, init_args: {data: ...}}
+            channels: 36
+            cells: 20
+            with_latency: true
+        constraints: {parameters: 3.5e6, latency_ms: 20}
+        ```
     """
 
     def __init__(
@@ -87,12 +82,11 @@ class CostEvaluator(Evaluator):
         batch_size: int = 1,
         repeats: int = 30,
     ) -> None:
-        if min(channels, cells, num_classes, batch_size, *image_shape) < 1 or repeats < 2:
-            raise ConfigError(
-                f"channels, cells, num_classes, batch_size and image_shape are {channels}, {cells}, {num_classes}, "
-                f"{batch_size} and {tuple(image_shape)}, and repeats is {repeats}; all must be at least 1, repeats 2."
-            )
-        self.evaluator = evaluator
+        super().__init__(evaluator)
+        at_least(1, channels=channels, cells=cells, num_classes=num_classes, batch_size=batch_size)
+        at_least(2, repeats=repeats)
+        if min(image_shape) < 1:
+            raise ConfigError(f"image_shape is {tuple(image_shape)}; its three numbers must be at least 1.")
         self.size: dict[str, Any] = {
             "channels": channels,
             "cells": cells,
@@ -107,43 +101,26 @@ class CostEvaluator(Evaluator):
         self.device = torch.device("cpu")
         self._known: dict[str, dict[str, dict[str, float]]] = {}
 
-    @property
-    def version(self) -> int:  # type: ignore[override]  # it is the other one's
-        """That of the other evaluator."""
-        return self.evaluator.version
-
-    def begin(self, round: int) -> None:
-        """That of the other evaluator."""
-        self.evaluator.begin(round)
-
-    def prepare_data(self) -> None:
-        """That of the other evaluator."""
-        self.evaluator.prepare_data()
-
-    def close(self) -> None:
-        """That of the other evaluator."""
-        self.evaluator.close()
-
     def to(self, device: torch.device) -> None:
-        """Evaluate and measure there; what was measured elsewhere is forgotten."""
+        """Evaluate and measure on this device from now on; costs measured on another device are forgotten."""
         if device != self.device:
             self._known.clear()
         self.device = device
-        self.evaluator.to(device)
+        super().to(device)
 
     def costs(self, architecture: Architecture) -> Mapping[str, float]:
-        """Those of the other evaluator and of the network; see the class, and ``SearchSpace.network``.
+        """The costs of the wrapped evaluator and of the final network, measured when they are looked up.
 
-        The network is built when the first of its costs is looked up that is not known.
+        The network (``SearchSpace.network``) is built when the first cost is looked up that is not known yet.
         """
         key = build_space(architecture.space).key(architecture)
         known = self._known.setdefault(repr(architecture.space), {}).setdefault(key, {})
-        # one network for all that this mapping is asked for
+        # one network for all lookups of this mapping
         network = cache(partial(self._network, architecture))
         others = self.evaluator.costs(architecture)
-        found: dict[str, Callable[[], float]] = {name: partial(others.__getitem__, name) for name in others}
-        found |= {name: partial(self._cost, known, name, network) for name in self._measures}
-        return _Measured(found)
+        measures: dict[str, Callable[[], float]] = {name: partial(others.__getitem__, name) for name in others}
+        measures |= {name: partial(self._cost, known, name, network) for name in self._measures}
+        return _MeasuredOnLookup(measures)
 
     def _network(self, architecture: Architecture) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
@@ -156,7 +133,7 @@ class CostEvaluator(Evaluator):
 
     @property
     def _measures(self) -> dict[str, Callable[[nn.Module], float]]:
-        """How every cost is measured, by its name."""
+        """How each cost is measured, by its name."""
         shape, batch = self.size["image_shape"], self.batch_size
         found: dict[str, Callable[[nn.Module], float]] = {"parameters": lambda network: float(parameters(network))}
         if self.with_macs:
@@ -168,7 +145,7 @@ class CostEvaluator(Evaluator):
         return found
 
     def evaluate(self, architectures: Sequence[Architecture]) -> list[Evaluation]:
-        """What the other evaluator finds, with the costs."""
+        """The evaluations of the wrapped evaluator, with all costs."""
         found = self.evaluator.evaluate(architectures)
         return [
             replace(evaluation, cost={**evaluation.cost, **self.costs(architecture)})
@@ -176,18 +153,18 @@ class CostEvaluator(Evaluator):
         ]
 
     def _settings(self) -> dict[str, Any]:
-        """What the costs depend on, as JSON values."""
+        """The arguments that the costs depend on, as JSON values."""
         measured = {"macs": self.with_macs, "latency": self.with_latency, "memory": self.with_memory}
         size = {**self.size, "image_shape": list(self.size["image_shape"])}
         return {**size, **measured, "batch_size": self.batch_size, "repeats": self.repeats}
 
     def state_dict(self) -> dict[str, Any]:
-        """The other evaluator's state, and the costs that are known."""
+        """The state of the wrapped evaluator, and the costs that are known."""
         known = copy.deepcopy(self._known)
         return {"evaluator": self.evaluator.state_dict(), "settings": self._settings(), "known": known}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See ``Evaluator.load_state_dict``.
+        """Restore what ``state_dict`` returned.
 
         Raises:
             CheckpointError: The costs are those of other networks.
@@ -199,3 +176,26 @@ class CostEvaluator(Evaluator):
             )
         self.evaluator.load_state_dict(state["evaluator"])
         self._known = copy.deepcopy(state["known"])
+
+
+class _MeasuredOnLookup(Mapping[str, float]):
+    """Costs that are measured when they are looked up.
+
+    Args:
+        measures: Measures a cost, by its name.
+    """
+
+    def __init__(self, measures: Mapping[str, Callable[[], float]]) -> None:
+        self.measures = measures
+
+    def __getitem__(self, name: str) -> float:
+        return self.measures[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.measures)
+
+    def __len__(self) -> int:
+        return len(self.measures)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.measures  # that of Mapping would measure

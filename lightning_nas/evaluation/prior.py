@@ -1,38 +1,44 @@
-"""What is known of architectures before they are trained, alone and beside what another evaluator measures."""
+"""Prior knowledge about architectures: alone, and weighed against the loss of short trainings."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_nas.architecture import Architecture
+from lightning_nas.checks import at_least
 from lightning_nas.errors import ArtifactError, ConfigError
 from lightning_nas.evaluation.base import Evaluation, Evaluator
+from lightning_nas.evaluation.wrapper import EvaluatorWrapper
 from lightning_nas.files.artifacts import read_tensors
 from lightning_nas.spaces.artifact import build_space
 from lightning_nas.spaces.base import DifferentiableSpace
 
 LEAST = 1e-6
-"""Shares below count as this one, so that what a search has ruled out keeps a finite logarithm."""
+"""The smallest share that counts, so that an operation which a search has ruled out keeps a finite logarithm."""
 
 
 class AlphaPrior(Evaluator):
-    """Scores an architecture by the factors that differentiable searches gave to its operations; it costs nothing.
+    """Scores an architecture by the factors that differentiable searches gave to its operations, at no cost.
 
-    ``log_prior = sum over chosen (edge, operation) of the mean over searches of log share[edge, operation]``, where the
-    shares are the factors of the last epoch, scaled to the sum 1 on every edge.
+    ``log_prior = sum over the chosen (edge, operation) of the mean over searches of log share[edge, operation]``, where
+    ``share`` are the factors of the last epoch, scaled to sum to 1 on every edge.
 
-    Objectives: ``log_prior`` (higher is better, at most 0).
+    Objectives: ``log_prior``, at most 0; higher is better.
 
     Args:
-        alphas: ``alphas.safetensors`` of searches in one space, at least one file.
+        alphas: Paths of the ``alphas.safetensors`` of one or more searches in the same space.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: ``alphas`` is empty.
+
+    Example:
+        ```yaml
+        order: {class_path: AlphaPrior, init_args: {alphas: [search/alphas.safetensors]}}
+        ```
     """
 
     stochastic = False
@@ -44,10 +50,10 @@ class AlphaPrior(Evaluator):
 
     @cached_property
     def logs(self) -> dict[str, Tensor]:
-        """Mean logarithms of the shares, ``(edges, operations)`` a cell type.
+        """Mean logarithms of the shares by cell type, each of shape ``(edges, operations)``.
 
         Raises:
-            ArtifactError: A file cannot be read, or two are of different spaces.
+            ArtifactError: A file cannot be read, or two files are of different spaces.
         """
         kept: dict[str, list[Tensor]] = {}
         for path in self.alphas:
@@ -66,15 +72,15 @@ class AlphaPrior(Evaluator):
         return {name: torch.stack(logs).mean(0) for name, logs in kept.items()}
 
     def evaluate(self, architectures: Sequence[Architecture]) -> list[Evaluation]:
-        """Score; see the class.
+        """Score architectures; see ``Evaluator.evaluate``.
 
         Raises:
-            ArtifactError: A file cannot be read.
-            ConfigError: The factors are of another space.
+            ArtifactError: A file cannot be read, or two files are of different spaces.
+            ConfigError: The architectures are of another space than the searches.
         """
-        return [Evaluation({"log_prior": self._log(architecture)}) for architecture in architectures]
+        return [Evaluation({"log_prior": self._log_prior(architecture)}) for architecture in architectures]
 
-    def _log(self, architecture: Architecture) -> float:
+    def _log_prior(self, architecture: Architecture) -> float:
         space = build_space(architecture.space)
         received = {name: tuple(log.shape) for name, log in self.logs.items()}
         if not isinstance(space, DifferentiableSpace):
@@ -83,103 +89,81 @@ class AlphaPrior(Evaluator):
         if received != expected:
             raise ConfigError(
                 f"{list(self.alphas)} hold factors {received}, {type(space).__name__} has {expected} (edges and "
-                "operations a cell type). Name searches in the same space."
+                "operations per cell type). Name searches in the same space."
             )
         chosen = space.chosen(architecture)
         return float(sum(self.logs[cell][edge, o] for cell, pairs in chosen.items() for edge, o in pairs))
 
 
-class PriorEvaluator(Evaluator):
-    """Weighs the loss of a short training against what was known of the architecture before.
+class PriorEvaluator(EvaluatorWrapper):
+    """Weighs the loss of a short training against prior knowledge about the architecture.
 
-    ``prior_loss = loss - weight * log_prior - capacity * log(parameters)``. Short trainings favour what learns fast,
-    such as skip connections anywhere and small convolutions. Two things say what they cannot: a search, which has
-    compared the operations of every edge, and the number of parameters, as the loss of networks that are trained to the
-    end falls about linearly with its logarithm. What has less of either must win clearly.
+    ``prior_loss = loss - weight * log_prior - capacity * log(parameters)``
 
-    Objectives: ``prior_loss`` (lower is better), and those of the other evaluator.
+    Short trainings favour what learns fast, such as skip connections and small convolutions. Two kinds of prior
+    knowledge correct this: a differentiable search, which has compared the operations of every edge, and the number of
+    parameters, since the loss of fully trained networks falls roughly linearly in its logarithm. An architecture with
+    less of either has to win clearly.
+
+    Objectives: ``prior_loss``, lower is better, and those of the wrapped evaluator.
 
     Attributes:
-        evaluator: The other one.
+        evaluator: The wrapped evaluator.
 
     Args:
-        evaluator: What measures ``loss`` and, where ``capacity`` is not 0, the cost ``parameters``.
-        prior: What a search says; nothing if null.
-        weight: What a unit of ``log_prior`` is worth, in units of the loss, at least 0.
-        capacity: What a unit of ``log(parameters)`` is worth, likewise.
+        evaluator: Measures ``loss`` and, if ``capacity`` is not 0, the cost ``parameters``.
+        prior: The prior of a differentiable search; none if null.
+        weight: Weight of ``log_prior`` in units of the loss, at least 0.
+        capacity: Weight of ``log(parameters)`` in units of the loss, at least 0. The default leaves the size out.
 
     Raises:
-        ConfigError: A number is below 0.
+        ConfigError: A weight is negative.
+
+    Example:
+        ```yaml
+        evaluator:
+          class_path: PriorEvaluator
+          init_args:
+            evaluator: {class_path: ShortTraining, init_args: {data: ...}}
+            prior: {class_path: AlphaPrior, init_args: {alphas: [search/alphas.safetensors]}}
+            weight: 0.1
+            capacity: 0.2
+        ```
     """
 
     def __init__(
         self, evaluator: Evaluator, prior: AlphaPrior | None = None, weight: float = 1.0, capacity: float = 0.0
     ) -> None:
-        if not (weight >= 0 and capacity >= 0):
-            raise ConfigError(f"weight is {weight}, capacity {capacity}; they must be at least 0.")
-        self.evaluator = evaluator
+        super().__init__(evaluator)
+        at_least(0, weight=weight, capacity=capacity)
         self.prior = prior
         self.weight = weight
         self.capacity = capacity
-        self.stochastic = evaluator.stochastic
-
-    @property
-    def version(self) -> int:  # type: ignore[override]  # it is the other one's
-        """That of the other evaluator."""
-        return self.evaluator.version
-
-    def begin(self, round: int) -> None:
-        """That of the other evaluator."""
-        self.evaluator.begin(round)
-
-    def prepare_data(self) -> None:
-        """That of the other evaluator."""
-        self.evaluator.prepare_data()
-
-    def close(self) -> None:
-        """That of the other evaluator."""
-        self.evaluator.close()
-
-    def to(self, device: torch.device) -> None:
-        """Where the other evaluator computes."""
-        self.evaluator.to(device)
-
-    def costs(self, architecture: Architecture) -> Mapping[str, float]:
-        """Those of the other evaluator."""
-        return self.evaluator.costs(architecture)
-
-    def state_dict(self) -> dict[str, Any]:
-        """That of the other evaluator."""
-        return self.evaluator.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See ``Evaluator.load_state_dict``."""
-        self.evaluator.load_state_dict(state)
 
     def evaluate(self, architectures: Sequence[Architecture]) -> list[Evaluation]:
-        """What the other evaluator finds, with ``prior_loss``; see the class.
+        """The evaluations of the wrapped evaluator, with ``prior_loss``.
 
         Raises:
             ArtifactError: The prior cannot be read.
-            ConfigError: It is of another space, or the other evaluator measures no loss or counts no parameters.
+            ConfigError: The prior is of another space, or the wrapped evaluator measures no loss or no parameters.
         """
         logs = [0.0] * len(architectures)
         if self.prior is not None:
             logs = [each.objectives["log_prior"] for each in self.prior.evaluate(architectures)]
         found = self.evaluator.evaluate(architectures)
         return [
-            replace(evaluation, objectives={"prior_loss": self._weighed(evaluation, log), **evaluation.objectives})
+            replace(evaluation, objectives={"prior_loss": self._prior_loss(evaluation, log), **evaluation.objectives})
             for evaluation, log in zip(found, logs, strict=True)
         ]
 
-    def _weighed(self, evaluation: Evaluation, log_prior: float) -> float:
-        lacks = [] if "loss" in evaluation.objectives else ["the objective loss"]
+    def _prior_loss(self, evaluation: Evaluation, log_prior: float) -> float:
+        missing = [] if "loss" in evaluation.objectives else ["the objective loss"]
         if self.capacity and not evaluation.cost.get("parameters", 0) > 0:
-            lacks.append("the cost parameters")
-        if lacks:
+            missing.append("the cost parameters")
+        if missing:
             raise ConfigError(
                 f"{type(self.evaluator).__name__} gives {sorted(evaluation.objectives)} and {sorted(evaluation.cost)}, "
-                f"but not {' and '.join(lacks)}. Use an evaluator that does, such as ShortTraining."
+                f"but not {' and '.join(missing)}. Use an evaluator that does, such as ShortTraining."
             )
         size = self.capacity * math.log(evaluation.cost["parameters"]) if self.capacity else 0.0
         return evaluation.objectives["loss"] - self.weight * log_prior - size

@@ -1,4 +1,4 @@
-"""Scores of discrete architectures by a short training from scratch."""
+"""Scores of architectures after a short training from scratch."""
 
 import time
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_nas.architecture import Architecture
+from lightning_nas.checks import at_least
 from lightning_nas.data.augmentation import Augmentation
 from lightning_nas.data.halves import HalvesDataModule
 from lightning_nas.data.sets import classes_of
@@ -18,33 +19,46 @@ from lightning_nas.metrics.cost import parameters
 from lightning_nas.spaces.artifact import build_space
 
 SCORED = 500
-"""Images that batch statistics are taken over when a network is scored."""
+"""Images per batch when a network is scored, about: batch statistics are taken over them."""
 
 
 class ShortTraining(Evaluator):
-    """Trains every architecture briefly as an ordinary network, and scores it by its loss on the search half.
+    """Trains every architecture briefly from scratch, and scores it by its loss on the search half.
 
-    SGD with Nesterov momentum 0.9, weight decay 5e-4, learning rate falling to 0 along a cosine, gradient norm clipped
-    at 5. All architectures get the same seed and the same batches, so that scores differ by architecture alone. The
-    score is taken with batch statistics on the whole search half in random order: after few steps running statistics
-    are not worth much, and a batch sorted by class spoils them.
+    SGD with Nesterov momentum 0.9, weight decay 5e-4 and gradients clipped to norm 5; the learning rate falls to 0
+    along a cosine. All architectures get the same seed and the same batches, so that only the architecture makes scores
+    differ. Scores are taken over the whole search half, in random order, with batch statistics: after few steps the
+    running statistics are far off, and batches sorted by class would spoil the batch statistics.
 
-    In a search with rounds, such as by ``Refine``, each can have its own number of steps and of trainings, whose mean
-    is the score; every round has fresh seeds, and its results do not compare with those of others.
+    In a search with rounds, such as one by ``Refine``, each round can have its own number of steps and of trainings,
+    whose mean is the score. Every round draws new seeds, and its scores are not comparable with those of other rounds.
 
-    Objectives: ``loss`` (lower is better) and ``accuracy`` (a fraction). Cost: ``seconds``, ``parameters``.
+    Objectives: ``loss`` (lower is better) and ``accuracy`` (a fraction). Costs: ``seconds`` and ``parameters``.
 
     Args:
-        data: Halves of a data set.
-        steps: Optimizer steps, at least 1; a list has one number a round, the last one also for all that follow.
-        repeats: Trainings of an architecture, at least 1, likewise.
-        batch_size: Images a step.
+        data: The data set, in two halves: networks are trained on the train half and scored on the search half.
+        steps: Optimizer steps, at least 1; a list gives one number per round, the last one also for all later rounds.
+        repeats: Trainings per architecture, at least 1; a list gives one number per round, like ``steps``.
+        batch_size: Images per step, at least 2, because of batch normalization.
         channels: Channels of the first cell.
         cells: Number of cells.
-        image_size: Side that images are averaged down to; by default their own.
-        learning_rate: At the first step.
-        augmentations: Of the training images.
-        seed: Of the weights and batches.
+        image_size: Side length in pixels that images are averaged to; null leaves them as they are.
+        learning_rate: Learning rate of the first step.
+        augmentations: Augmentations of the training images; none by default.
+        seed: Seed of the weights, the batches and the augmentations.
+
+    Raises:
+        ConfigError: A number is too small.
+
+    Example:
+        ```yaml
+        evaluator:
+          class_path: ShortTraining
+          init_args:
+            data: {class_path: HalvesDataModule, init_args: {data: DigitsDataModule}}
+            steps: [80, 320]
+            repeats: [1, 3]
+        ```
     """
 
     def __init__(
@@ -62,10 +76,11 @@ class ShortTraining(Evaluator):
     ) -> None:
         self.steps = [steps] if isinstance(steps, int) else list(steps)
         self.repeats = [repeats] if isinstance(repeats, int) else list(repeats)
-        if min(self.steps, default=0) < 1 or min(self.repeats, default=0) < 1 or batch_size < 2:
-            raise ConfigError(
-                f"steps is {steps}, repeats {repeats} and batch_size {batch_size}; they must be at least 1, 1 and 2."
-            )
+        at_least(2, batch_size=batch_size)
+        at_least(1, channels=channels, cells=cells, image_size=image_size)
+        for name, values in (("steps", self.steps), ("repeats", self.repeats)):
+            if min(values, default=0) < 1:
+                raise ConfigError(f"{name} is {values}; every round needs at least 1.")
         self.data = data
         self.batch_size = batch_size
         self.channels = channels
@@ -82,16 +97,16 @@ class ShortTraining(Evaluator):
         self.data.prepare_data()
 
     def to(self, device: torch.device) -> None:
-        """Train there."""
+        """Train on this device from now on."""
         self.device = device
         self._halves.clear()
 
     def begin(self, round: int) -> None:
-        """Train as this round says from now on."""
+        """Use the number of steps and of trainings of this round from now on."""
         self.version = round
 
     def _half(self, name: str) -> tuple[Tensor, Tensor]:
-        """A whole half, shuffled once and resized."""
+        """Images and labels of a whole half, shuffled once and resized."""
         if name not in self._halves:
             size = len(self.data.half(name))
             images, labels = self.data.fixed_batch(name, size, self.seed)
@@ -102,19 +117,23 @@ class ShortTraining(Evaluator):
                     f"The {name} half has {len(images)} images, fewer than a batch of {self.batch_size}. "
                     "Use a smaller batch_size or more images."
                 )
-            # faster in this layout, on the CPU and with tensor cores; values are the same
+            # this layout is faster on the CPU and with tensor cores, and does not change values
             images = images.to(self.device, memory_format=torch.channels_last)
             self._halves[name] = (images, labels.to(self.device))
         return self._halves[name]
 
     def evaluate(self, architectures: Sequence[Architecture]) -> list[Evaluation]:
-        """Train and score; see the class."""
+        """Train and score every architecture; see ``Evaluator.evaluate``.
+
+        Raises:
+            DataError: The train half has fewer images than a batch.
+        """
         return [self._evaluate(architecture) for architecture in architectures]
 
     def _evaluate(self, architecture: Architecture) -> Evaluation:
         start = time.perf_counter()
         repeats = self.repeats[min(self.version, len(self.repeats) - 1)]
-        # a first round is as a search without rounds
+        # the first training of round 0 uses the seed itself, as a search without rounds does
         seeds = [
             derived_seed(self.seed, "round", self.version, i) if self.version or i else self.seed
             for i in range(repeats)
@@ -144,7 +163,7 @@ class ShortTraining(Evaluator):
         )
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         generator = torch.Generator().manual_seed(seed)
-        # one generator where it can be one
+        # augmentations need a generator of their own device; on the CPU one generator serves all
         draws = generator if images.device.type == "cpu" else torch.Generator(images.device).manual_seed(seed)
         order = torch.empty(0, dtype=torch.long)
         for _ in range(steps):

@@ -1,10 +1,11 @@
-"""Architectures whose results are known."""
+"""Results of architectures from a table."""
 
 from collections.abc import Sequence
 from math import isfinite
 from typing import Any, Literal
 
 from lightning_nas.architecture import Architecture
+from lightning_nas.checks import at_least
 from lightning_nas.data.splits import derived_seed
 from lightning_nas.errors import BudgetError, ConfigError
 from lightning_nas.evaluation.base import Evaluation, Evaluator
@@ -14,26 +15,41 @@ from lightning_nas.tables.base import Table
 class TableLookup(Evaluator):
     """Looks architectures up in a table of known results; nothing is trained.
 
-    Every network counts as one query, however often it is looked up, and in whatever form. Where the table has several
-    trials of a network, their mean is found, or with ``one_trial`` always the same one of them, drawn by the seed.
+    A network counts as one query, however often and in whatever isomorphic form it is looked up. Where the table has
+    several trials of a network, the result is their mean, or with ``one_trial`` one of them: always the same one, drawn
+    by the seed.
 
-    Objective: ``accuracy``, as a fraction. Cost: what ``cost_columns`` names.
+    Objective: ``accuracy``, a fraction. Costs: the columns that ``cost_columns`` names.
 
     Attributes:
-        queried: Rows of the table that were looked up, in the order of their first queries.
+        queried: The rows of the table that were looked up, in the order of their first queries.
 
     Args:
-        table: The results.
-        column: Which of its accuracies, in percent.
-        objective: Must be ``test`` where the column is one of test accuracies: a search should not see these.
-        cost_columns: Columns that say what an architecture costs; they are known without a query.
-        budget: Queries that are allowed; any number if null.
-        one_trial: Whether a result is that of one trial, as a search without a table would see.
-        seed: Of the choice of trials.
+        table: The table.
+        column: Its column of accuracies, in percent.
+        objective: Set it to ``test`` to allow a column of test accuracies, which a search should not see. The only
+            good reason is a table without validation accuracies.
+        cost_columns: Columns with the costs of architectures; looking these up is not a query.
+        budget: Number of queries allowed, at least 1; null allows any number.
+        one_trial: Whether to look up a single trial, as noisy as a training that a search would run without a table.
+        seed: Seed of the choice of trials.
 
     Raises:
-        ConfigError: The column is of test accuracies, which ``objective`` does not say, or the budget is below 1.
+        ConfigError: The column is one of test accuracies and ``objective`` is not ``test``, or ``budget`` is less than
+            1.
+
+    Example:
+        ```yaml
+        evaluator:
+          class_path: TableLookup
+          init_args:
+            table: {class_path: NASBench201Table, init_args: {path: nasbench201.npz}}
+            column: cifar10_val_200
+            cost_columns: [cifar10_params]
+        ```
     """
+
+    stochastic = False
 
     def __init__(
         self,
@@ -47,11 +63,10 @@ class TableLookup(Evaluator):
     ) -> None:
         if objective != "test" and "test" in column.split("_"):
             raise ConfigError(
-                f"{column!r} are accuracies on test images, which a search must not see. Take a column of validation "
-                "accuracies, or say objective: test where the table has no other."
+                f"{column!r} are accuracies on test images, which a search must not see. Use a column of validation "
+                "accuracies, or set objective to test if the table has no others."
             )
-        if budget is not None and budget < 1:
-            raise ConfigError(f"budget is {budget}; it must be at least 1 query, or null for any number.")
+        at_least(1, budget=budget)
         self.table = table
         self.column = column
         self.cost_columns = tuple(cost_columns)
@@ -61,22 +76,23 @@ class TableLookup(Evaluator):
         self.queried: dict[int, None] = {}
 
     def costs(self, architecture: Architecture) -> dict[str, float]:
-        """The columns of costs; see ``Evaluator.costs``, and ``Table.lookup`` for what may go wrong."""
+        """The columns of ``cost_columns``; see ``Table.lookup`` for its errors."""
         return {name: self.table.lookup(architecture, name) for name in self.cost_columns}
 
     def evaluate(self, architectures: Sequence[Architecture]) -> list[Evaluation]:
-        """Look up; see ``Table.lookup`` for what else may go wrong.
+        """Look architectures up; see ``Evaluator.evaluate``, and ``Table.lookup`` for its errors.
 
         Raises:
-            BudgetError: The architectures not looked up before are more than the budget leaves; none is looked up.
+            BudgetError: More architectures are new than queries are left. None of them is looked up.
+            ConfigError: ``one_trial`` is set, and the column has no trials.
         """
         rows = self.table.rows(architectures).tolist()
         found = self._look_up(architectures, rows)
         queried = {**self.queried, **dict.fromkeys(rows)}
         if self.budget is not None and len(queried) > self.budget:
             raise BudgetError(
-                f"{len(queried) - len(self.queried)} architectures are new, but {self.budget - len(self.queried)} of "
-                f"{self.budget} queries are left. Ask for fewer, or raise the budget."
+                f"{len(queried) - len(self.queried)} architectures are new, but only "
+                f"{self.budget - len(self.queried)} of {self.budget} queries are left. Ask for fewer, or raise budget."
             )
         self.queried = queried
         return [
@@ -85,11 +101,7 @@ class TableLookup(Evaluator):
         ]
 
     def _look_up(self, architectures: Sequence[Architecture], rows: list[int]) -> list[float]:
-        """Percent.
-
-        Raises:
-            ConfigError: One trial is asked for where there are none.
-        """
+        """Accuracies in percent."""
         if not self.one_trial:
             return [float(value) for value in self.table.lookup_many(architectures, self.column)]
         trials = range(self.table.trials(self.column))
@@ -102,9 +114,9 @@ class TableLookup(Evaluator):
         return [self.table.lookup(a, self.column, trial) for a, trial in zip(architectures, drawn, strict=True)]
 
     def state_dict(self) -> dict[str, Any]:
-        """What was looked up."""
+        """The rows that were looked up."""
         return {"queried": list(self.queried)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See ``Evaluator.load_state_dict``."""
+        """Restore the rows that were looked up."""
         self.queried = dict.fromkeys(state["queried"])

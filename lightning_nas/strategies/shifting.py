@@ -116,7 +116,7 @@ class Shifting:
                 untouched.keep(plain)
                 optimizer.step()
                 untouched.restore(plain)
-        scores.moved()
+        scores.weights_changed()
         return total / max(1, len(architectures) * self.steps)
 
     def _batch(self, scores: SupernetEvaluator, *draw: int) -> tuple[Tensor, Tensor]:

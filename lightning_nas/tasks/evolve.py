@@ -16,6 +16,7 @@ from lightning_nas.data.dummy import DummyDataModule
 from lightning_nas.errors import ConfigError, TrainingError
 from lightning_nas.evaluation.base import Evaluator
 from lightning_nas.evaluation.supernet import SupernetEvaluator
+from lightning_nas.evaluation.wrapper import innermost
 from lightning_nas.files.artifacts import write_json
 from lightning_nas.metrics.ranking import kendall_tau
 from lightning_nas.report.front import Front
@@ -26,17 +27,6 @@ from lightning_nas.strategies.history import QueryHistory
 from lightning_nas.strategies.nsga import FrontStrategy
 from lightning_nas.strategies.shifting import Shifting
 from lightning_nas.tasks.common import last_good, output_folder
-
-
-def innermost(evaluator: Evaluator) -> Evaluator:
-    """What an evaluator has inside all that wraps it; a wrapper has it as its attribute ``evaluator``.
-
-    Args:
-        evaluator: Any, itself where it wraps none.
-    """
-    while isinstance(inner := getattr(evaluator, "evaluator", None), Evaluator):
-        evaluator = inner
-    return evaluator
 
 
 class EvolveTask(LightningModule):

@@ -201,7 +201,7 @@ def test_no_architecture_within_the_limits() -> None:
 
 
 def test_what_is_wrong_is_said() -> None:
-    with pytest.raises(ConfigError, match="channels, cells.* are 0, 1, 5, 1"):
+    with pytest.raises(ConfigError, match="channels is 0"):
         CostEvaluator(Counted(), **{**SIZE, "channels": 0})
     with pytest.raises(ConfigError, match="repeats is 1"):
         CostEvaluator(Counted(), **SIZE, repeats=1)

@@ -1,12 +1,7 @@
-"""Evaluations elsewhere: the same to the last bit, with errors as they were raised, and no process left behind."""
+"""Evaluations elsewhere: equal to the last bit."""
 
 import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -16,10 +11,11 @@ import torch
 from lightning_nas.architecture import Architecture
 from lightning_nas.data.halves import HalvesDataModule
 from lightning_nas.data.images import DigitsDataModule
-from lightning_nas.errors import ConfigError, DataError, MissingDependencyError, TrainingError
+from lightning_nas.errors import ConfigError, DataError, TrainingError
 from lightning_nas.evaluation.base import Evaluation, Evaluator
 from lightning_nas.evaluation.costs import CostEvaluator
-from lightning_nas.evaluation.parallel import Parallel, Processes, RayWorkers, Serial, Threads
+from lightning_nas.evaluation.executors import Processes, RayWorkers, Serial, Threads
+from lightning_nas.evaluation.parallel import Parallel
 from lightning_nas.evaluation.prior import PriorEvaluator
 from lightning_nas.evaluation.short_training import ShortTraining
 from lightning_nas.evaluation.supernet import SupernetEvaluator
@@ -47,17 +43,6 @@ def short_training() -> ShortTraining:
 def facts(found: Sequence[Evaluation]) -> list[Any]:
     """All but the seconds."""
     return [(each.objectives, {k: v for k, v in each.cost.items() if k != "seconds"}, each.features) for each in found]
-
-
-def behave(item: Any) -> Any:
-    """What an item asks of a worker."""
-    if isinstance(item, BaseException):
-        raise item
-    if item == "missing":
-        raise MissingDependencyError("ray", "a test", "ray")
-    if item == "die":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return os.getpid(), torch.get_num_threads(), item
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +104,7 @@ def test_threads_score_by_a_supernet_alike(processes: Processes) -> None:
         before = torch.get_rng_state()
         scores = SupernetEvaluator(path, images(5), images=12, new_classes=True)
         found.append(facts(Parallel(scores, executor).evaluate(drawn)))
-        scores.moved()
+        scores.weights_changed()
         found.append(facts(Parallel(scores, executor).evaluate(drawn)))
         executor.close()
         assert torch.equal(before, torch.get_rng_state())
@@ -129,10 +114,10 @@ def test_threads_score_by_a_supernet_alike(processes: Processes) -> None:
 
 
 def test_threads_are_refused_where_there_are_draws() -> None:
-    with pytest.raises(ConfigError, match=r"ShortTraining may draw at random, and Threads share.*Processes"):
+    with pytest.raises(
+        ConfigError, match=r"ShortTraining may draw random numbers, and the calls of Threads"
+    ):
         Parallel(short_training(), Threads(2))
-    with pytest.raises(DataError, match="as it was raised"):
-        Threads(2).map(behave, [1, DataError("as it was raised")])
 
 
 def test_the_number_of_threads_does_not_matter() -> None:
@@ -151,56 +136,6 @@ def test_draws_depend_on_the_architecture_alone(processes: Processes) -> None:
     assert [each.objectives for each in first] == [each.objectives for each in second]
     assert all(torch.equal(a.features, b.features) for a, b in zip(first, second, strict=True))
     assert len({each.objectives["accuracy"] for each in first}) == len(CELLS)
-
-
-def test_a_worker_stays_until_it_fails() -> None:
-    executor = Processes(1)
-    first, second = executor.map(behave, list(range(4))), executor.map(behave, [torch.tensor(7), "eight"])
-    ((worker, threads),) = {each[:2] for each in first + second}
-    assert worker != os.getpid()
-    assert threads == 1
-    assert [each[2] for each in first + second] == [0, 1, 2, 3, 7, "eight"]
-    # an exception that cannot be made from its own arguments, before another one
-    with pytest.raises(MissingDependencyError, match="Cannot import ray, which a test needs") as caught:
-        executor.map(behave, [1, "missing", DataError("later")])
-    assert "in behave" in caught.value.__notes__[0]
-    with pytest.raises(ProcessLookupError):
-        os.kill(worker, 0)
-    with pytest.raises(TrainingError, match="A worker process ended without an answer"):
-        executor.map(behave, ["die", 2])
-
-
-SCRIPT = """
-import os, signal, sys, time
-from pathlib import Path
-
-def work(number):
-    Path(f"worker{number}").touch()
-    time.sleep(600)
-
-if __name__ == "__main__":
-    # tests that a shell has started in the background inherit that the signal is ignored
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    from lightning_nas.evaluation.parallel import Processes
-    Processes(2).map(work, [0, 1])
-"""
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_leaves_no_process_behind(number: signal.Signals) -> None:
-    Path("script.py").write_text(SCRIPT)
-    # who reads the end of a pipe knows that all are gone who could write to it
-    with subprocess.Popen([sys.executable, "script.py"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        try:
-            while not (Path("worker0").exists() and Path("worker1").exists()):
-                assert process.poll() is None
-                time.sleep(0.05)
-            process.send_signal(number)
-            output, _ = process.communicate(timeout=100)
-        finally:
-            process.kill()
-    assert output == b""
-    assert process.returncode == -number
 
 
 @pytest.mark.parametrize(
@@ -241,30 +176,14 @@ def test_the_rest_is_the_other_evaluators() -> None:
 
 def test_a_search_is_the_same_with_it() -> None:
     known = {"class_path": f"{HERE}.Known"}
-    executor = {"class_path": "lightning_nas.evaluation.parallel.Serial"}
+    executor = {"class_path": "lightning_nas.evaluation.executors.Serial"}
     spread = {
         "class_path": "lightning_nas.evaluation.parallel.Parallel",
         "init_args": {"evaluator": known, "executor": executor},
     }
-    limits = {"convolutions": 3.0}
-    assert (
-        fit(evaluator=spread, constraints=limits).history.rows()
-        == fit(evaluator=known, constraints=limits).history.rows()
-    )
-
-
-def test_what_is_wrong_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match="workers is 0"):
-        Processes(0)
-    with pytest.raises(ConfigError, match="gpus is -1"):
-        RayWorkers(1, gpus=-1)
-    with pytest.raises(ConfigError, match=r"cannot be sent to another process.*parallel\.Serial"):
-        Processes(1).map(lambda item: item, [1])
-    with pytest.raises(ConfigError, match="cannot be sent to another process"):
-        Processes(1).map(behave, [lambda: 1])
-    monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(MissingDependencyError, match=r"lightning_nas\[ray\]"):
-        RayWorkers(1).map(behave, [1])
+    constraints = {"convolutions": 3.0}
+    found = fit(evaluator=spread, constraints=constraints).history.rows()
+    assert found == fit(evaluator=known, constraints=constraints).history.rows()
 
 
 @patch.dict(os.environ, {"RAY_AUTH_MODE": "disabled"})  # Ray changes more of it, and else writes into the home folder
@@ -281,8 +200,8 @@ def test_ray() -> None:
             Parallel(ShortTraining(HalvesDataModule(DigitsDataModule()), batch_size=5000), executor).evaluate(CELLS)
         with pytest.raises(TrainingError, match="A worker process ended without an answer"):
             executor.map(os._exit, [1])
-        with pytest.raises(ConfigError, match="3 workers need a CPU and 0 GPUs each; Ray has 2 CPUs"):
-            RayWorkers(3).map(behave, [1])
+        with pytest.raises(ConfigError, match="3 workers need 1 CPU and 0 GPUs each; Ray has 2 CPUs"):
+            RayWorkers(3).map(os.getpgid, [0])
     finally:
         executor.close()
         ray.shutdown()

@@ -141,7 +141,7 @@ def test_a_score_holds_until_the_weights_move(supernet: Any) -> None:
         scores.loaded.network.classifier.weight.mul_(-1)
     assert scores.evaluate([PATH])[0].objectives == first.objectives
     assert scores.version == 0
-    scores.moved()
+    scores.weights_changed()
     assert scores.version == 1
     assert scores.evaluate([PATH])[0].objectives != first.objectives
 
@@ -149,7 +149,7 @@ def test_a_score_holds_until_the_weights_move(supernet: Any) -> None:
 def test_held_out_images_are_scored_and_training_images_measured(supernet: Any) -> None:
     images = data()
     scores = SupernetEvaluator(saved(supernet), images, images=10, calibration_images=12)
-    calibration, held = scores._batches()
+    calibration, held = scores.batches()
     assert len(calibration) == 12
     assert sum(len(y) for _, y in held) == 10
 
@@ -176,5 +176,5 @@ def test_other_data_are_refused_or_asked_for(supernet: Any) -> None:
         SupernetEvaluator(path, data(side=16)).evaluate([PATH])
     with pytest.raises(DataError, match="There is no validation set"):
         SupernetEvaluator(path, data(validation_fraction=0)).evaluate([PATH])
-    with pytest.raises(ConfigError, match="calibration_images 1"):
+    with pytest.raises(ConfigError, match="calibration_images is 1"):
         SupernetEvaluator(path, data(), calibration_images=1)

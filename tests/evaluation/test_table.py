@@ -36,7 +36,7 @@ def test_a_network_is_one_query_in_whatever_form(table: NASBench201Table) -> Non
 def test_a_budget_ends(table: NASBench201Table) -> None:
     lookup = TableLookup(table, budget=3)
     lookup.evaluate(CELLS[:2])
-    with pytest.raises(BudgetError, match="2 architectures are new, but 1 of 3 queries are left"):
+    with pytest.raises(BudgetError, match="2 architectures are new, but only 1 of 3 queries are left"):
         lookup.evaluate(CELLS[1:4])
     assert len(lookup.queried) == 2
     again = TableLookup(table, budget=3)
@@ -73,7 +73,7 @@ def test_one_trial_is_one_that_is_known(table: NASBench201Table) -> None:
 
 
 def test_test_accuracies_must_be_asked_for(table: NASBench201Table) -> None:
-    with pytest.raises(ConfigError, match=r"test images, which a search must not see.*objective: test"):
+    with pytest.raises(ConfigError, match=r"test images, which a search must not see.*set objective to test"):
         TableLookup(table, "cifar10_test_200")
     (found,) = TableLookup(table, "cifar10_test_200", objective="test").evaluate(CELLS[:1])
     assert found.objectives["accuracy"] == pytest.approx(table.lookup(CELLS[0], "cifar10_test_200") / 100)

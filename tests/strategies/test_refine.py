@@ -12,7 +12,8 @@ from lightning_nas.data.halves import HalvesDataModule
 from lightning_nas.data.images import DigitsDataModule
 from lightning_nas.errors import ArtifactError, ConfigError
 from lightning_nas.evaluation.base import Evaluation, Evaluator
-from lightning_nas.evaluation.parallel import Parallel, Serial
+from lightning_nas.evaluation.executors import Serial
+from lightning_nas.evaluation.parallel import Parallel
 from lightning_nas.evaluation.short_training import ShortTraining
 from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.spaces.nasbench201.space import NASBench201Space

@@ -18,6 +18,7 @@ from lightning_nas.data.images import ArrayDataModule
 from lightning_nas.errors import ArchitectureError, CheckpointError, ConfigError
 from lightning_nas.evaluation.base import Evaluation, Evaluator
 from lightning_nas.evaluation.supernet import SupernetEvaluator
+from lightning_nas.evaluation.wrapper import EvaluatorWrapper
 from lightning_nas.files.artifacts import read_json
 from lightning_nas.report.front import Front
 from lightning_nas.spaces.artifact import architecture_from_dict, load_architecture
@@ -27,7 +28,7 @@ from lightning_nas.strategies.base import Strategy
 from lightning_nas.strategies.nsga import NSGA2
 from lightning_nas.strategies.shifting import Shifting
 from lightning_nas.supernets.artifact import TrainedSupernet
-from lightning_nas.tasks.evolve import EvolveTask, innermost
+from lightning_nas.tasks.evolve import EvolveTask
 
 HERE = "tests.tasks.test_evolve"
 STRATEGIES = {
@@ -90,15 +91,12 @@ class Known(Evaluator):
         ]
 
 
-class Wrapped(Evaluator):
+class Wrapped(EvaluatorWrapper):
     """Adds nothing.
 
     Args:
-        evaluator: The other one.
+        evaluator: The wrapped evaluator.
     """
-
-    def __init__(self, evaluator: Evaluator) -> None:
-        self.evaluator = evaluator
 
     def evaluate(self, architectures: Sequence[Architecture]) -> list[Evaluation]:
         return self.evaluator.evaluate(architectures)
@@ -266,14 +264,11 @@ def test_curves_of_generations_are_logged() -> None:
 
 
 def test_the_innermost_evaluator_is_found_at_any_depth() -> None:
-    known = Known()
-    assert innermost(known) is known
-    assert innermost(Wrapped(Wrapped(Wrapped(known)))) is known
     wrapped = Wrapped(Wrapped(SupernetEvaluator("supernet.safetensors", ArrayDataModule("images.npz"))))
     task = EvolveTask(NASBench201Space(), Nothing(), wrapped, shifting=Shifting(SGD))
     assert isinstance(task.scores, SupernetEvaluator)
     with pytest.raises(ConfigError, match="the innermost evaluator is Known"):
-        EvolveTask(NASBench201Space(), Nothing(), Wrapped(Wrapped(known)), shifting=Shifting(SGD))
+        EvolveTask(NASBench201Space(), Nothing(), Wrapped(Wrapped(Known())), shifting=Shifting(SGD))
 
 
 def test_a_supernet_of_another_space_is_refused() -> None:

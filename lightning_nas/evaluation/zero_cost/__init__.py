@@ -1,4 +1,4 @@
-"""Zero-cost scores: what an untrained network says of its architecture."""
+"""Zero-cost scores: evaluators that look at untrained networks."""
 
 from lightning_nas.evaluation.zero_cost.synflow import SynFlow
 

@@ -1,4 +1,4 @@
-"""Synaptic flow: a score of an untrained network, without data."""
+"""Synaptic flow: a score of an untrained network without data."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from lightning_nas.architecture import Architecture
-from lightning_nas.errors import ConfigError
+from lightning_nas.checks import at_least
 from lightning_nas.evaluation.base import Evaluation, Evaluator
 from lightning_nas.spaces.artifact import build_space
 
@@ -14,13 +14,16 @@ _WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
 class SynFlow(Evaluator):
-    """How much the weights of an untrained network let through: the logarithm of its synaptic flow, higher is better.
+    """Scores an architecture by the synaptic flow of its untrained network; no data and no query are needed.
 
-    With all weights replaced by their magnitudes and an image of ones, ``R`` is the sum of the logits; the score is
-    ``log sum_w w * dR/dw`` over all weights of convolutions and linear layers. Batch norms pass on what they get, or
-    the flow would be the same through every layer. Computed in float64: it grows with the product of all layers.
+    ``synflow = log sum over weights w of w * dR/dw``
 
-    Objective: ``synflow``. It costs no query.
+    All weights are replaced by their absolute values, the input is an image of ones, ``R`` is the sum of the logits,
+    and the sum runs over the weights of all convolutions and linear layers. Batch norms are reset, so that they pass on
+    what they receive: otherwise they would level out the flow of every layer. The score is computed in float64 and
+    taken as a logarithm, because the flow grows with the product of all layers.
+
+    Objective: ``synflow``, higher is better.
 
     References:
         1. Tanaka, Kunin, Yamins, Ganguli: Pruning neural networks without any data by iteratively conserving synaptic
@@ -29,24 +32,28 @@ class SynFlow(Evaluator):
            https://arxiv.org/abs/2101.08134
 
     Args:
-        channels: Channels of the first cell.
-        cells: Cells of the network, as the space counts them.
-        image_size: Side of the image.
-        num_classes: Width of the classifier.
-        seed: Of the weights.
+        channels: Channels of the first cell, at least 1. By default the network is small, so that a score takes little
+            time.
+        cells: Number of cells, as the space counts them, at least 1.
+        image_size: Side length of the image in pixels, at least 1.
+        num_classes: Number of classes, at least 1.
+        seed: Seed of the weights.
 
     Raises:
-        ConfigError: A number is below 1.
+        ConfigError: A number is less than 1.
+
+    Example:
+        ```yaml
+        strategy: {class_path: LocalSearch, init_args: {from_largest: true, order: SynFlow}}
+        ```
     """
+
+    stochastic = False
 
     def __init__(
         self, channels: int = 8, cells: int = 1, image_size: int = 16, num_classes: int = 10, seed: int = 0
     ) -> None:
-        if min(channels, cells, image_size, num_classes) < 1:
-            raise ConfigError(
-                f"channels, cells, image_size and num_classes are {channels}, {cells}, {image_size} and {num_classes}; "
-                "all must be at least 1."
-            )
+        at_least(1, channels=channels, cells=cells, image_size=image_size, num_classes=num_classes)
         self.channels = channels
         self.cells = cells
         self.image_size = image_size
@@ -55,7 +62,7 @@ class SynFlow(Evaluator):
         self._known: dict[Architecture, float] = {}
 
     def evaluate(self, architectures: Sequence[Architecture]) -> list[Evaluation]:
-        """Build every network, and let one image flow through it; once, and always on the CPU."""
+        """Score every architecture once, always on the CPU; see ``Evaluator.evaluate``."""
         for architecture in architectures:
             if architecture not in self._known:
                 self._known[architecture] = self._score(architecture)
@@ -76,14 +83,14 @@ class SynFlow(Evaluator):
 
 
 def synflow(network: nn.Module, image_shape: Sequence[int]) -> float:
-    """The score of a network; see ``SynFlow``.
+    """The logarithm of the synaptic flow of a network; see ``SynFlow``.
 
     Args:
-        network: Any that maps images to logits; its weights are changed.
-        image_shape: ``(channels, height, width)`` of an image.
+        network: A network from images to logits. Its weights are changed.
+        image_shape: Shape of an image, ``(channels, height, width)``.
 
     Returns:
-        ``-inf`` where nothing passes.
+        The score; ``-inf`` if no path leads from the image to the logits.
     """
     network = network.double().eval()
     for module in network.modules():

@@ -1,0 +1,395 @@
+"""Where evaluations run: in this process, in threads or processes of this machine, or on a Ray cluster."""
+
+import importlib
+import os
+import pickle
+import signal
+import threading
+import traceback
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from typing import Any, TypeVar
+
+import torch
+
+from lightning_nas.checks import at_least
+from lightning_nas.errors import ConfigError, MissingDependencyError, TrainingError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+Failure = tuple[type[Exception], tuple[Any, ...], dict[str, Any]]
+"""The class, the arguments and the attributes of an exception."""
+
+Outcome = tuple[Any, Failure | None]
+"""The result of a call, or its failure."""
+
+_GONE = (
+    "A worker process ended without an answer: it was killed, perhaps for memory, or could not start. Use fewer "
+    'workers; a script of your own must start its work under if __name__ == "__main__".'
+)
+
+
+class Executor(ABC):
+    """Calls a function for every item of a list, with one thread of torch per call.
+
+    How torch splits a sum depends on its number of threads. With one thread everywhere, results are equal to the last
+    bit, whatever the executor and however many workers it has.
+
+    Attributes:
+        shares_generator: Whether calls that run at the same time share torch's global random generator.
+    """
+
+    shares_generator: bool = False
+
+    @abstractmethod
+    def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        """Call the function once per item.
+
+        If several calls fail, the error of the first item is raised.
+
+        Args:
+            function: The function; executors with workers pickle it.
+            items: The arguments of the calls.
+
+        Returns:
+            The results, in the order of the items.
+        """
+
+    def close(self) -> None:  # noqa: B027
+        """End all workers; the next call of ``map`` starts new ones."""
+
+
+class Serial(Executor):
+    """Calls the function for one item after another in this process: the reference for all other executors.
+
+    Example:
+        ```yaml
+        evaluator: {class_path: Parallel, init_args: {evaluator: ..., executor: Serial}}
+        ```
+    """
+
+    def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        """Call the function once per item; see ``Executor.map``."""
+        with _one_thread():
+            return [function(item) for item in items]
+
+
+class Workers(Executor):
+    """Workers that receive the function once, and then one item after another.
+
+    They stay for later calls, with everything that the function has cached, as long as the function is the same. An
+    error or an interruption ends them. An error arrives as it was raised, with a note that holds the worker's
+    traceback.
+
+    Args:
+        workers: Number of workers, at least 1.
+
+    Raises:
+        ConfigError: ``workers`` is less than 1.
+    """
+
+    def __init__(self, workers: int = 2) -> None:
+        at_least(1, workers=workers)
+        self.workers = workers
+        self._function: bytes | None = None
+
+    @abstractmethod
+    def start(self, function: bytes) -> None:
+        """Start the workers.
+
+        Args:
+            function: The pickled function.
+        """
+
+    @abstractmethod
+    def outcomes(self, items: Sequence[Any]) -> Iterator[Outcome]:
+        """Call the function in the workers.
+
+        Args:
+            items: The arguments of the calls.
+
+        Yields:
+            The outcomes, in the order of the items.
+
+        Raises:
+            TrainingError: A worker ended without an answer.
+        """
+
+    def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        """Call the function in the workers; see ``Executor.map``.
+
+        Raises:
+            ConfigError: The function, an item or a result cannot be pickled.
+            TrainingError: A worker ended without an answer.
+        """
+        try:
+            with _picklable():
+                pickled = pickle.dumps(function)
+            if pickled != self._function:
+                self.close()
+                self.start(pickled)
+                self._function = pickled
+            return [_result(outcome) for outcome in self.outcomes(items)]
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End all workers; see ``Executor.close``."""
+        self._function = None
+
+
+class Threads(Workers):
+    """Threads of this process, each with its own copy of the function.
+
+    They start at once, but only the computations of torch run at the same time. As threads share torch's global random
+    generator, they suit evaluators that draw no random numbers, such as ``SupernetEvaluator``.
+
+    Args:
+        workers: Number of threads, at least 1.
+
+    Raises:
+        ConfigError: ``workers`` is less than 1.
+
+    Example:
+        ```yaml
+        executor: {class_path: Threads, init_args: {workers: 4}}
+        ```
+    """
+
+    shares_generator = True
+
+    def __init__(self, workers: int = 2) -> None:
+        super().__init__(workers)
+        self._pool: ThreadPoolExecutor | None = None
+
+    def start(self, function: bytes) -> None:
+        """Start the threads; see ``Workers.start``."""
+        self._pool = ThreadPoolExecutor(self.workers, initializer=_hold, initargs=(function,))
+
+    def outcomes(self, items: Sequence[Any]) -> Iterator[Outcome]:
+        """Call the function in the threads; see ``Workers.outcomes``."""
+        assert self._pool is not None
+        return self._pool.map(_call, items)
+
+    def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        """Call the function in the threads; see ``Workers.map``."""
+        # a thread begins with the number of threads that was set last in any thread
+        with _one_thread():
+            return super().map(function, items)
+
+    def close(self) -> None:
+        """End the threads; see ``Executor.close``."""
+        super().close()
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+
+
+class Processes(Workers):
+    """Processes of this machine.
+
+    They are spawned, not forked, so that they can use a GPU, and they end when this process ends, however that happens.
+
+    Args:
+        workers: Number of processes, at least 1.
+
+    Raises:
+        ConfigError: ``workers`` is less than 1.
+
+    Example:
+        ```yaml
+        executor: {class_path: Processes, init_args: {workers: 4}}
+        ```
+    """
+
+    def __init__(self, workers: int = 2) -> None:
+        super().__init__(workers)
+        self._pool: ProcessPoolExecutor | None = None
+        self._life: Connection | None = None
+
+    def start(self, function: bytes) -> None:
+        """Start the processes; see ``Workers.start``."""
+        context = get_context("spawn")
+        # only this process holds the writing end: when it closes, by whatever means, the workers end
+        life, self._life = context.Pipe(duplex=False)
+        self._pool = ProcessPoolExecutor(self.workers, context, _begin_process, (function, life))
+
+    def outcomes(self, items: Sequence[Any]) -> Iterator[Outcome]:
+        """Call the function in the processes; see ``Workers.outcomes``."""
+        assert self._pool is not None
+        try:
+            with _picklable():
+                yield from self._pool.map(_call, items)
+        except BrokenProcessPool:
+            raise TrainingError(_GONE) from None
+
+    def close(self) -> None:
+        """End the processes without waiting for their calls; see ``Executor.close``."""
+        super().close()
+        if self._life is not None:
+            self._life.close()
+            self._life = None
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+
+
+class RayWorkers(Workers):
+    """Actors of Ray, on the cluster that this process is connected to, or else on this machine.
+
+    Needs ``pip install "lightning_nas[ray]"``. The machines of the cluster need this library and every file that the
+    function reads.
+
+    Args:
+        workers: Number of actors, at least 1.
+        gpus: GPUs per actor, at least 0; a fraction, such as 0.25, lets several actors share a GPU.
+
+    Raises:
+        ConfigError: ``workers`` is less than 1, or ``gpus`` is negative.
+
+    Example:
+        ```yaml
+        executor: {class_path: RayWorkers, init_args: {workers: 16, gpus: 0.25}}
+        ```
+    """
+
+    def __init__(self, workers: int = 2, gpus: float = 0.0) -> None:
+        super().__init__(workers)
+        at_least(0, gpus=gpus)
+        self.gpus = gpus
+        self._actors: list[Any] = []
+
+    def start(self, function: bytes) -> None:
+        """Start the actors; see ``Workers.start``.
+
+        Raises:
+            ConfigError: Ray has too few CPUs or GPUs.
+            MissingDependencyError: Ray is not installed.
+        """
+        ray = _ray()
+        if not ray.is_initialized():
+            ray.init()
+        available = ray.cluster_resources()
+        cpus, gpus = available.get("CPU", 0), available.get("GPU", 0)
+        # Ray waits without end for an actor that it has no room for
+        if self.workers > cpus or self.workers * self.gpus > gpus:
+            raise ConfigError(
+                f"{self.workers} workers need 1 CPU and {self.gpus:g} GPUs each; Ray has {cpus:g} CPUs and {gpus:g} "
+                "GPUs. Use fewer workers, or connect to a larger cluster with ray.init first."
+            )
+        held = ray.put(function)
+        actor = ray.remote(num_cpus=1, num_gpus=self.gpus)(_Worker)
+        self._actors = [actor.remote(held) for _ in range(self.workers)]
+
+    def outcomes(self, items: Sequence[Any]) -> Iterator[Outcome]:
+        """Call the function in the actors; see ``Workers.outcomes``."""
+        ray = _ray()
+        pool = importlib.import_module("ray.util").ActorPool(self._actors)
+        try:
+            yield from pool.map(lambda actor, item: actor.call.remote(item), items)
+        except ray.exceptions.RayActorError:
+            raise TrainingError(_GONE) from None
+
+    def close(self) -> None:
+        """End the actors; see ``Executor.close``."""
+        super().close()
+        for actor in self._actors:
+            _ray().kill(actor)
+        self._actors = []
+
+
+class _Worker:
+    """Holds the function in a worker.
+
+    Args:
+        function: The pickled function, which is read at the first call, so that an error of it has a message.
+    """
+
+    def __init__(self, function: bytes) -> None:
+        self._pickled = function
+        self._function: Callable[[Any], Any] | None = None
+
+    def call(self, item: Any) -> Outcome:
+        """Call the function.
+
+        An exception is taken apart: one whose arguments differ from those of its constructor cannot be unpickled.
+        """
+        try:
+            if self._function is None:
+                torch.set_num_threads(1)
+                self._function = pickle.loads(self._pickled)
+            return self._function(item), None
+        except Exception as error:
+            error.add_note(f"In a worker:\n{traceback.format_exc()}")
+            return None, (type(error), error.args, vars(error))
+
+
+_local = threading.local()
+"""Has the ``worker`` of this thread, or of the main thread of this process."""
+
+
+def _hold(function: bytes) -> None:
+    _local.worker = _Worker(function)
+
+
+def _call(item: Any) -> Outcome:
+    outcome: Outcome = _local.worker.call(item)
+    return outcome
+
+
+def _begin_process(function: bytes, life: Connection) -> None:
+    # Ctrl-C reaches all processes of a terminal; this one ends with its parent
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(life,), daemon=True).start()
+    _hold(function)
+
+
+def _end_with(life: Connection) -> None:
+    with suppress(EOFError, OSError):
+        life.recv_bytes()
+    os._exit(1)
+
+
+def _result(outcome: Outcome) -> Any:
+    result, failure = outcome
+    if failure is None:
+        return result
+    kind, arguments, attributes = failure
+    error = kind.__new__(kind, *arguments)
+    vars(error).update(attributes)
+    raise error
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _picklable() -> Iterator[None]:
+    try:
+        yield
+    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"The function, its arguments or its results cannot be sent to another process: {error}. Use the executor "
+            "Serial, or leave out what cannot be pickled, such as lambda functions and open files."
+        ) from None
+
+
+def _ray() -> Any:
+    try:
+        return importlib.import_module("ray")
+    except ImportError:
+        raise MissingDependencyError("ray", "RayWorkers", "ray") from None
