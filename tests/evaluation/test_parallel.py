@@ -114,9 +114,7 @@ def test_threads_score_by_a_supernet_alike(processes: Processes) -> None:
 
 
 def test_threads_are_refused_where_there_are_draws() -> None:
-    with pytest.raises(
-        ConfigError, match=r"ShortTraining may draw random numbers, and the calls of Threads"
-    ):
+    with pytest.raises(ConfigError, match=r"ShortTraining may draw random numbers, and the calls of Threads"):
         Parallel(short_training(), Threads(2))
 
 
