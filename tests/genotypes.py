@@ -1,4 +1,4 @@
-"""Published cells of the DARTS space, in their published textual form."""
+"""Cells of the DARTS space, most of them published, in their published textual form."""
 
 # https://github.com/quark0/darts/blob/master/cnn/genotypes.py
 DARTS_V1 = (
@@ -49,4 +49,13 @@ PCDARTS_IMAGENET = (
     "reduce=[('sep_conv_3x3', 0), ('skip_connect', 1), ('dil_conv_5x5', 2), ('max_pool_3x3', 1), "
     "('sep_conv_3x3', 2), ('sep_conv_3x3', 1), ('sep_conv_5x5', 0), ('sep_conv_3x3', 3)], "
     "reduce_concat=range(2, 6))"
+)
+
+# not published: two nodes per cell, for tests in which a whole cell only costs time
+TWO_NODES = (
+    "Genotype("
+    "normal=[('sep_conv_3x3', 0), ('skip_connect', 1), ('dil_conv_3x3', 2), ('max_pool_3x3', 0)], "
+    "normal_concat=[2, 3], "
+    "reduce=[('max_pool_3x3', 0), ('sep_conv_5x5', 1), ('avg_pool_3x3', 1), ('skip_connect', 2)], "
+    "reduce_concat=[2, 3])"
 )

@@ -1,4 +1,4 @@
-"""Files of a network for programs without this library, each checked against the network before it appears."""
+"""Formats of exported networks. Every file is compared with the network before it appears."""
 
 import copy
 import importlib
@@ -19,28 +19,33 @@ from lightning_nas.errors import ConfigError, ExportError, MissingDependencyErro
 from lightning_nas.files.artifacts import replacing
 
 TOLERANCE = 1e-5
-"""Largest difference between the outputs of original and export, relative to outputs above 1."""
+"""Largest allowed difference between the outputs of network and file, relative to outputs above 1."""
 
 TRACED_BATCH = 3
-"""Images in the batch that a network is traced with: torch.export makes constants of 0 and 1."""
+"""Images in the batch that a network is traced with; torch.export would treat 0 or 1 as a constant."""
 
 CHECKED_BATCHES = (1, 2, 5)
-"""Images in the batches that a written file is checked with: other ones than the traced."""
+"""Images in the batches that a written file is compared on; none has the size of the traced batch."""
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a file tells of its network beside the weights.
+    """What a file says about its network besides the weights.
 
     Args:
         image_shape: ``(channels, height, width)`` of an image.
-        class_names: A name an output.
-        mean: Mean of every channel of images in [0, 1]; the network takes ``(image - mean) / std``.
-        std: Standard deviation of every channel.
-        header: How the network was found, as text.
+        class_names: One name per output.
+        mean: Mean of every channel of images in [0, 1]; the network expects ``(image - mean) / std``.
+        std: Standard deviation of every channel of images in [0, 1].
+        header: Text about how the network was found.
 
     Raises:
-        ConfigError: Mean or std have not one value a channel.
+        ConfigError: ``mean`` or ``std`` does not have one value per channel.
+
+    Example:
+        ```python
+        Description((1, 28, 28), ("0", "1"), mean=(0.13,), std=(0.31,), header="Searched with seed 3.")
+        ```
     """
 
     image_shape: tuple[int, ...]
@@ -53,23 +58,24 @@ class Description:
         channels = self.image_shape[0]
         if len(self.mean) != channels or len(self.std) != channels:
             raise ConfigError(
-                f"mean has {len(self.mean)} and std {len(self.std)} values, but images have {channels} channels."
+                f"mean has {len(self.mean)} and std {len(self.std)} values, but images have {channels} channels. Give "
+                "one value per channel."
             )
 
     def json(self) -> str:
-        """What a program needs to use the network: ``image_shape``, ``classes``, ``mean`` and ``std``."""
+        """Return what a program needs to use the network: ``image_shape``, ``classes``, ``mean`` and ``std``."""
         content = {"image_shape": self.image_shape, "classes": self.class_names, "mean": self.mean, "std": self.std}
         return json.dumps(content)
 
 
 @dataclass(frozen=True)
 class Exportable:
-    """What a format writes.
+    """A network that a format can write.
 
     Args:
-        network: In eval mode, float32, on the CPU, without auxiliary head; its attribute ``arguments`` has its
-            constructor arguments.
-        description: What to tell of it.
+        network: The network, without auxiliary head, in float32, on the CPU and in eval mode. Its attribute
+            ``arguments`` is a dictionary of its constructor arguments.
+        description: What the file says about it.
     """
 
     network: nn.Module
@@ -77,25 +83,25 @@ class Exportable:
 
     @cached_property
     def program(self) -> torch.export.ExportedProgram:
-        """The network's operations, for any number of images; traced once for all formats."""
+        """The operations of the network for any number of images; traced once for all formats."""
         example = torch.zeros(TRACED_BATCH, *self.description.image_shape, device="cpu", dtype=torch.float32)
-        batch = torch.export.Dim("batch", min=1, max=2**31 - 1)  # torch 2.6 cannot prove an open end
+        batch = torch.export.Dim("batch", min=1, max=2**31 - 1)  # torch 2.6 cannot prove an open interval
         program = torch.export.export(self.network, (example,), dynamic_shapes=({0: batch},), strict=False)
         for node in program.graph.nodes:
-            # it names folders of this machine, and the files are for others
+            # stack traces name folders of this machine, and the files are for other machines
             node.meta.pop("stack_trace", None)
         return program
 
 
 class Format(ABC):
-    """A kind of file for a network.
+    """A file format for networks.
 
     Attributes:
-        file_name: Of the file.
-        needs: What it takes to use the file, in a few words.
-        usage: Python code that loads the file from the current folder and uses it, for the model card. It defines
-            ``images`` with values in [0, 1], and ``names``, the classes that the network takes them for.
-        packages: What must be installed to write, check and use the file, beside torch.
+        file_name: Name of the file.
+        needs: What is needed to use the file, in a few words.
+        usage: Python code for the model card that loads the file from the current folder and uses it. It defines
+            ``images`` with values in [0, 1], and ``names``, the predicted classes.
+        packages: Packages besides torch that must be installed to write, check and use the file.
         extra: The extra of this library that installs them.
     """
 
@@ -107,11 +113,11 @@ class Format(ABC):
 
     @property
     def name(self) -> str:
-        """Short name, the ending of the file's name."""
+        """Short name of the format: the extension of its file."""
         return Path(self.file_name).suffix.removeprefix(".")
 
     def missing(self) -> list[str]:
-        """The packages that cannot be imported."""
+        """List the packages that cannot be imported."""
         missing = []
         for package in self.packages:
             try:
@@ -121,33 +127,51 @@ class Format(ABC):
         return missing
 
     def require(self) -> None:
-        """Raise ``MissingDependencyError`` where a package is missing."""
+        """Check that all packages can be imported.
+
+        Raises:
+            MissingDependencyError: Some cannot.
+        """
         missing = self.missing()
         if missing:
             raise MissingDependencyError(", ".join(missing), f"the export of {self.file_name}", self.extra)
 
     @abstractmethod
     def write(self, source: Exportable, folder: Path) -> list[Path]:
-        """Write the network.
+        """Write a network.
 
         Args:
-            source: The network; it stays as it is.
-            folder: Where to write.
+            source: The network, which must not change.
+            folder: The folder for the files.
 
         Returns:
-            All files written; the last is the one that is named ``file_name``.
+            All written files; the last one is named ``file_name``.
         """
 
     @abstractmethod
     def run(self, path: Path, batches: Sequence[Tensor]) -> list[Tensor]:
-        """Load a written file, and only that, and return its outputs for some batches."""
+        """Run a network from its written file alone.
+
+        Args:
+            path: The file named ``file_name``.
+            batches: Batches of images ``(batch, channels, height, width)``.
+
+        Returns:
+            The outputs of every batch, ``(batch, classes)``.
+        """
 
 
 class TorchProgram(Format):
-    """``network.pt2``: the traced operations with their weights, for torch in Python and C++."""
+    """``network.pt2``: the traced operations with their weights, for torch in Python and C++.
+
+    Example:
+        ```bash
+        lightning-nas export --ckpt_path runs/first/train/checkpoints/last.ckpt --formats pt2
+        ```
+    """
 
     file_name = "network.pt2"
-    needs = "only torch, of the version below or a newer one"
+    needs = "only torch, in the version below or a newer one"
     usage = """import json
 
 import torch
@@ -155,7 +179,7 @@ import torch
 extra = {"description.json": ""}
 program = torch.export.load("network.pt2", extra_files=extra).module()
 about = json.loads(extra["description.json"])
-images = torch.rand(2, *about["image_shape"])  # in place of yours, with values in [0, 1]
+images = torch.rand(2, *about["image_shape"])  # replace by your images, with values in [0, 1]
 mean, std = (torch.tensor(about[name]).view(-1, 1, 1) for name in ("mean", "std"))
 with torch.no_grad():
     logits = program((images - mean) / std)
@@ -163,13 +187,13 @@ names = [about["classes"][i] for i in logits.argmax(dim=1).tolist()]
 print(names)"""
 
     def write(self, source: Exportable, folder: Path) -> list[Path]:
-        """See ``Format``."""
+        """Write the traced program; see ``Format.write``."""
         path = folder / self.file_name
         torch.export.save(source.program, path, extra_files={"description.json": source.description.json()})
         return [path]
 
     def run(self, path: Path, batches: Sequence[Tensor]) -> list[Tensor]:
-        """See ``Format``."""
+        """Load the program with torch and run it; see ``Format.run``."""
         network = torch.export.load(path).module()
         return [network(batch) for batch in batches]
 
@@ -178,8 +202,14 @@ class ONNXModel(Format):
     """``network.onnx``: for ONNX Runtime and other programs that read ONNX.
 
     Args:
-        most: Most bytes of weights that go into the file itself, which must stay under 2 GB; more of them go into
-            ``network.onnx.data`` beside it.
+        max_bytes: Largest size of the weights in bytes for which they are stored in the file itself, which must stay
+            below 2 GB. Larger weights are stored in ``network.onnx.data`` in the same folder.
+
+    Example:
+        ```bash
+        pip install "lightning_nas[onnx]"
+        lightning-nas export --ckpt_path runs/first/train/checkpoints/last.ckpt --formats onnx
+        ```
     """
 
     file_name = "network.onnx"
@@ -193,19 +223,19 @@ import onnxruntime
 
 session = onnxruntime.InferenceSession("network.onnx", providers=["CPUExecutionProvider"])
 about = json.loads(session.get_modelmeta().custom_metadata_map["description"])
-images = np.random.rand(2, *about["image_shape"]).astype(np.float32)  # in place of yours, with values in [0, 1]
+images = np.random.rand(2, *about["image_shape"]).astype(np.float32)  # replace by your images, with values in [0, 1]
 mean, std = (np.array(about[name], np.float32).reshape(-1, 1, 1) for name in ("mean", "std"))
 logits = session.run(["logits"], {"images": (images - mean) / std})[0]
 names = [about["classes"][i] for i in logits.argmax(axis=1)]
 print(names)"""
 
-    def __init__(self, most: int = 1_900_000_000) -> None:
-        self.most = most
+    def __init__(self, max_bytes: int = 1_900_000_000) -> None:
+        self.max_bytes = max_bytes
 
     def write(self, source: Exportable, folder: Path) -> list[Path]:
-        """See ``Format``."""
+        """Write the traced program as ONNX; see ``Format.write``."""
         path = folder / self.file_name
-        # a program has its dynamic dimensions already; here they only get their name
+        # the program already has its dynamic dimension; here it only gets a name
         written: Any = torch.onnx.export(
             source.program,
             (),
@@ -216,16 +246,16 @@ print(names)"""
             verbose=False,
         )
         for node in written.model.graph:
-            # notes of the exporter, larger than the rest of a small network
+            # metadata of the exporter, which is larger than the rest of a small network
             node.metadata_props.clear()
         written.model.metadata_props["description"] = source.description.json()
         weights = sum(value.numel() * value.element_size() for value in source.network.state_dict().values())
-        written.save(path, external_data=weights > self.most)
+        written.save(path, external_data=weights > self.max_bytes)
         return [*folder.glob(f"{self.file_name}.*"), path]
 
     def run(self, path: Path, batches: Sequence[Tensor]) -> list[Tensor]:
-        """See ``Format``."""
-        # not an import statement: it has no type annotations, and where it is not installed mypy says something else
+        """Run the file with ONNX Runtime; see ``Format.run``."""
+        # not an import statement: mypy reports other errors about it where the package is not installed
         onnxruntime: Any = importlib.import_module("onnxruntime")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
@@ -237,8 +267,8 @@ class Exported(NamedTuple):
     """A file that an export has written.
 
     Attributes:
-        path: The file; those that belong to it are beside it.
-        difference: Largest difference of outputs between it and the original, relative to outputs above 1.
+        path: The file. Other files that it needs are in the same folder.
+        difference: Largest difference between its outputs and the network's, relative to outputs above 1.
     """
 
     path: Path
@@ -248,24 +278,28 @@ class Exported(NamedTuple):
 def write_checked(
     original: nn.Module, source: Exportable, folder: str | Path, formats: Sequence[Format]
 ) -> list[Exported]:
-    """Write a network in some formats, none of them unless each does what the original does.
+    """Write a network in some formats, or in none of them unless every file does what the network does.
 
-    The files are written elsewhere first, loaded from there, and run on the CPU for random batches of several sizes.
+    The files are first written to a temporary folder, loaded from there, and run on the CPU with random batches of
+    several sizes.
 
     Args:
-        original: What the files must do; it stays as it is.
-        source: What is written.
-        folder: Where the files go.
-        formats: Of the files.
+        original: The network whose outputs the files must have; it does not change.
+        source: The network that is written.
+        folder: The folder for the files.
+        formats: The formats to write.
+
+    Returns:
+        The written files, in the order of ``formats``.
 
     Raises:
-        ConfigError: There is not one class name for every output.
+        ConfigError: The number of class names is not the number of outputs.
         ExportError: A file cannot be written or run, or its outputs differ by more than ``TOLERANCE``.
-        MissingDependencyError: A format's packages are not installed.
+        MissingDependencyError: A format needs packages that are not installed.
     """
     for each in formats:
         each.require()
-    # building and tracing networks must not move the caller's random numbers
+    # building and tracing networks must not change the state of the caller's random number generator
     with tempfile.TemporaryDirectory() as temporary, torch.random.fork_rng(devices=[]), torch.no_grad():
         reference = _Reference(original, source.description)
         drafts = []
@@ -283,10 +317,10 @@ def write_checked(
 
 
 class _Reference:
-    """A copy of a network on the CPU, random batches, and its outputs for them.
+    """Random batches, and the outputs of a network for them on the CPU.
 
     Raises:
-        ConfigError: There is not one class name for every output.
+        ConfigError: The number of class names is not the number of outputs.
     """
 
     def __init__(self, network: nn.Module, description: Description) -> None:
@@ -299,11 +333,11 @@ class _Reference:
         if shape != (CHECKED_BATCHES[0], classes):
             raise ConfigError(
                 f"{classes} class names were received, but the network's output for {CHECKED_BATCHES[0]} images has "
-                f"shape {shape}. Give one name for every output."
+                f"shape {shape}. Give one name per output."
             )
 
     def rounding(self) -> float:
-        """How much float32 alone moves the outputs, against float64; nan where the network cannot run in float64."""
+        """Compare the outputs with those of float64; NaN if the network cannot run in float64."""
         exact = copy.deepcopy(self.network).double()
         pairs = zip(self.batches, self.outputs, strict=True)
         try:
@@ -313,39 +347,42 @@ class _Reference:
 
 
 def _draft(written: Format, source: Exportable, folder: Path, reference: _Reference) -> tuple[list[Path], float]:
-    """Write one format to a folder of its own and compare what it does."""
+    """Write one format to a folder of its own, and compare the outputs of its file with the network's."""
     try:
         files = written.write(source, folder)
         received = written.run(files[-1], reference.batches)
     except NASError:
         raise
-    except Exception as error:  # tracers, writers and runtimes raise many kinds
+    except Exception as error:  # tracers, writers and runtimes raise errors of many kinds
         reason = str(error).strip().partition("\n")[0][:300]
         raise ExportError(
             f"{written.file_name} cannot be written or does not run: {type(error).__name__}: {reason}. Check that the "
-            f"network's forward fits this format, or leave '{written.name}' out of the formats."
+            f"format supports the operations of the network, or leave '{written.name}' out of the formats."
         ) from error
     differences = [difference(e, r) for e, r in zip(reference.outputs, received, strict=True)]
     for each in differences:
-        # written so that nan fails
+        # written in this way, the comparison refuses NaN
         if not each <= TOLERANCE:
             raise ExportError(
-                f"{written.file_name} differs from the original by {each:.3g} of the output's scale; at most "
-                f"{TOLERANCE:g} is allowed, and rounding to float32 alone moves the original by "
-                f"{reference.rounding():.1e}. Where these are alike, the network amplifies rounding: train it longer. "
-                f"Else check that every state of {type(source.network).__name__} is a parameter or a buffer, that "
-                "'arguments' holds all constructor arguments, and that outputs are finite; or leave "
-                f"'{written.name}' out of the formats."
+                f"The outputs of {written.file_name} differ from the network's by {each:.3g} of their scale; at most "
+                f"{TOLERANCE:g} is allowed. Rounding to float32 alone changes the network's outputs by "
+                f"{reference.rounding():.1e}. If both are of the same size, the network amplifies rounding errors: "
+                f"train it longer. Otherwise check that all state of {type(source.network).__name__} is in parameters "
+                "and buffers, that 'arguments' contains all constructor arguments, and that the outputs are finite; or "
+                f"leave '{written.name}' out of the formats."
             )
     return files, max(differences)
 
 
 def difference(expected: Tensor, received: Tensor) -> float:
-    """Largest difference, relative to outputs above 1; infinite for another shape, nan where there is a nan.
+    """Compute the largest difference between outputs, relative to outputs above 1.
 
     Args:
-        expected: Outputs of the original.
+        expected: Outputs of the network.
         received: Outputs of a written file.
+
+    Returns:
+        Infinity if the shapes differ, and NaN if an output is NaN.
     """
     if received.shape != expected.shape:
         return float("inf")
