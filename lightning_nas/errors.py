@@ -31,8 +31,11 @@ class TrainingError(NASError):
     """The training cannot continue: its loss or weights are not finite, or its processes disagree."""
 
 
-class InterruptedTrainingError(NASError):
+class InterruptedTrainingError(BaseException):
     """The training was asked to stop (SIGTERM) and did.
+
+    Like ``KeyboardInterrupt``, it is not an ``Exception``: a signal may arrive anywhere, and code that turns every
+    exception into an error of its own, such as the reading of a damaged file, must let it pass.
 
     Args:
         message: What happened and how to resume.

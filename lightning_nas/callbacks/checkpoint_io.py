@@ -1,4 +1,4 @@
-"""Checkpoints that are written whole or not at all."""
+"""Checkpoints that are written completely or not at all, and read without executing their content."""
 
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,22 @@ from lightning_nas.files.checkpoints import read_checkpoint
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the old checkpoint, then renames: a run killed while it saves keeps the checkpoint before.
+    """Writes a checkpoint to a temporary file in the same folder, and then renames it.
 
-    What it reads is checked by ``lightning_nas.files.read_checkpoint`` and never executed, whoever names the file.
+    A run that is killed while it saves a checkpoint therefore keeps the previous one. Lightning's own class instead
+    writes to the system's temporary folder first, and copies from there if that is on another disk.
 
-    Lightning's own writes to the folder of temporary files first, and copies from there if that is another disk.
+    Files are read by ``lightning_nas.files.checkpoints.read_checkpoint``, which checks them and executes nothing in
+    them. ``RunFolder`` makes Lightning use this class unless the user has chosen another one.
+
+    Example:
+        ```python
+        Trainer(plugins=[AtomicCheckpointIO()])
+        ```
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write a checkpoint; remote paths are left to Lightning.
+        """Write a checkpoint; Lightning's own class writes remote ones.
 
         Raises:
             ArtifactError: The file cannot be written.
@@ -31,15 +38,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             try:
                 torch.save(checkpoint, file)
             except RuntimeError as error:
-                if isinstance(error.__context__, OSError):  # a full disk, in torch's words
+                if isinstance(error.__context__, OSError):  # torch's error for a full disk
                     raise error.__context__ from None
                 raise
 
     def load_checkpoint(self, path: Any, map_location: Any | None = None, weights_only: bool | None = None) -> Any:
-        """Read a checkpoint to the CPU; remote ones are left to Lightning, without anything but weights.
+        """Read a checkpoint to the CPU; Lightning's own class reads remote ones, with ``weights_only=True``.
 
         Raises:
-            CheckpointError: It cannot be read safely, or is not one of ``lightning-nas fit``.
+            CheckpointError: The file cannot be read safely, or was not written by ``lightning-nas fit``.
         """
         if "://" in str(path):
             return super().load_checkpoint(path, map_location, weights_only=True)

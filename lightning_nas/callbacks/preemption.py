@@ -1,4 +1,4 @@
-"""What an interrupted run goes on from."""
+"""Checkpoints from which a run that was stopped can be resumed."""
 
 import signal
 import threading
@@ -10,133 +10,153 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lightning_nas.errors import ConfigError, InterruptedTrainingError
+from lightning_nas.checks import at_least
+from lightning_nas.errors import InterruptedTrainingError
 
 
 class PreemptionCheckpoint(Callback):
-    """Answers SIGTERM with a checkpoint, and writes checkpoints in the middle of long epochs.
+    """Saves a checkpoint on SIGTERM, and optionally within long epochs.
 
-    On SIGTERM the running batch is finished and a checkpoint written, by all processes together; the training then ends
-    with ``InterruptedTrainingError``, exit code 143 and the command that goes on. A SIGTERM outside of the training's
-    epochs ends it at once: what it goes on from has been written before. A run that goes on in the middle of an epoch
-    takes the batches that are left, and ends as an uninterrupted one, if its loaders can (those of this library);
-    with other loaders Lightning warns that it starts the epoch's data anew.
+    On SIGTERM, all processes together finish the current batch and save a checkpoint. Training then ends with
+    ``InterruptedTrainingError``: the exit code is 143, and the command line prints the command that resumes the run. A
+    SIGTERM after the last epoch, for example during a final measurement, ends the run at once, because its last
+    checkpoint already exists. A run that is resumed within an epoch trains on the remaining batches and ends in exactly
+    the same state as an uninterrupted one, if its data loaders support that (those of this library do); with other
+    loaders, Lightning warns that it starts the data of the epoch again.
 
-    The checkpoint replaces the last one of an epoch where that is always named ``last.ckpt``, as in a pipeline;
-    otherwise it is ``interrupted.ckpt`` beside those, until the next epoch has one. None is written where the trainer
-    keeps no checkpoints.
+    If the run has a ``ModelCheckpoint`` whose file name is always ``last.ckpt``, as in a pipeline, the checkpoint
+    replaces that file. Otherwise it is ``interrupted.ckpt`` in the same folder, and is deleted when the next epoch has
+    saved its own checkpoint. A run without ``ModelCheckpoint`` saves none.
+
+    The command line adds this callback to every ``fit`` under the name ``preemption``.
 
     Args:
-        every_n_batches: Write a checkpoint after so many batches of an epoch, and again; null writes them after epochs
-            only, and on SIGTERM.
+        every_n_batches: Also save a checkpoint whenever this number of batches of an epoch is finished. By default,
+            checkpoints within an epoch are saved on SIGTERM only.
+
+    Raises:
+        ConfigError: ``every_n_batches`` is not a positive integer.
+
+    Example:
+        ```bash
+        lightning-nas fit --config configs/search/darts.yaml --preemption.every_n_batches 100
+        ```
     """
 
     def __init__(self, every_n_batches: int | None = None) -> None:
-        if every_n_batches is not None and every_n_batches < 1:
-            raise ConfigError(f"every_n_batches is {every_n_batches}; it must be at least 1, or null for never.")
+        at_least(1, every_n_batches=every_n_batches)
         self.every_n_batches = every_n_batches
-        self.asked = False
+        self.requested = False
         self.within_epochs = False
         self._own: Path | None = None
         self._of_last_epoch: Path | None = None
 
-    # -- the signal -----------------------------------------------------------------------------------------------
+    # -- the signal ---------------------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the signal over from Lightning, whose own handler talks to the other processes at any moment.
+        """Replace Lightning's handler of SIGTERM, which communicates with other processes at arbitrary times.
 
-        Lightning restores what was before, too.
+        Lightning restores the previous handlers at the end, including those before its own.
         """
-        self.asked = False
+        self.requested = False
         self.within_epochs = True
         resumed = None if trainer.ckpt_path is None else Path(trainer.ckpt_path).absolute()
         if self._own is not None and self._own.absolute() != resumed:
-            self._own = None  # a checkpoint could name any file to be deleted
+            self._own = None  # otherwise a checkpoint could name any file for deletion
         if threading.current_thread() is threading.main_thread():
 
-            def answer(number: int, frame: FrameType | None) -> None:
+            def handle(number: int, frame: FrameType | None) -> None:
                 launcher: Any = trainer.strategy.launcher
-                if launcher is not None and not self.asked:
-                    launcher.kill(number)  # the other processes of this machine, which it has started
-                self.asked = True
+                if launcher is not None and not self.requested:
+                    launcher.kill(number)  # passes the signal on to the processes that it has started on this machine
+                self.requested = True
                 if not self.within_epochs:
                     raise _stopped("after the last epoch", self.checkpoint(trainer))
 
-            signal.signal(signal.SIGTERM, answer)
+            signal.signal(signal.SIGTERM, handle)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """What follows, such as measuring, can be stopped at once."""
+        """From now on, a signal stops the run at once.
+
+        Raises:
+            InterruptedTrainingError: A signal arrived in the last batch.
+        """
         self.within_epochs = False
-        if self._everyone_asked(trainer):
+        if self._requested_anywhere(trainer):
             raise _stopped("after the last epoch", self.checkpoint(trainer))
 
-    # -- checkpoints ----------------------------------------------------------------------------------------------
+    # -- checkpoints --------------------------------------------------------------------------------------------------
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Between two epochs: the checkpoint of the last one is there."""
+        """Stop between two epochs, where the checkpoint of the last one exists, and delete an outdated checkpoint.
+
+        Raises:
+            InterruptedTrainingError: A signal arrived at the end of the last epoch.
+        """
         old, new = self._of_last_epoch, self.checkpoint(trainer)
         if trainer.is_global_zero and old is not None and old.is_file() and new is not None and new != old:
-            outdated = new.stat().st_mtime >= old.stat().st_mtime  # not so where not every epoch is saved
+            outdated = new.stat().st_mtime >= old.stat().st_mtime  # false if not every epoch saves a checkpoint
             if outdated:
                 old.unlink()
         self._of_last_epoch = None
-        if self._everyone_asked(trainer):
-            # the main process decides for all: not every machine may see its disk
+        if self._requested_anywhere(trainer):
+            # the main process decides for all, because other machines may not see its disk
             path = trainer.strategy.broadcast(self.checkpoint(trainer))
-            # without one, a batch more: Lightning would skip an epoch whose start was saved
+            # without a checkpoint, train one more batch: Lightning would skip an epoch that was saved at its start
             if path is not None or self._keeper(trainer) is None:
                 raise _stopped(f"before epoch {trainer.current_epoch}", path)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """What was saved within the epoch is soon out of date."""
+        """Remember the checkpoint within this epoch, which will soon be outdated."""
         self._of_last_epoch, self._own = self._own, None
 
     def state_dict(self) -> dict[str, Any]:
-        """The checkpoint within the epoch, which a run that goes on from it replaces."""
+        """Save the path of the checkpoint within the epoch, which a resumed run replaces."""
         return {"own": None if self._own is None else str(self._own)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it back."""
+        """Restore that path."""
         self._own = None if state_dict["own"] is None else Path(state_dict["own"])
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Write a checkpoint if it is time or the run was asked to stop.
+        """Save a checkpoint if it is due or a signal has arrived.
 
         Raises:
-            InterruptedTrainingError: It was.
+            InterruptedTrainingError: A signal has arrived.
         """
-        # what ends an epoch has still to come, and its checkpoint is written then; gathered gradients are in none
+        # after the last batch, the end of the epoch is still to come and saves its own checkpoint; and accumulated
+        # gradients are not part of a checkpoint
         if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
-        stop = self._everyone_asked(trainer)
+        stop = self._requested_anywhere(trainer)
         if stop or (self.every_n_batches and (batch_idx + 1) % self.every_n_batches == 0):
             path = self._save(trainer)
             if stop:
                 raise _stopped(f"in epoch {trainer.current_epoch}, after batch {batch_idx}", path)
 
-    def _everyone_asked(self, trainer: Trainer) -> bool:
-        """Whether any process was asked to stop, as all of them see it."""
+    def _requested_anywhere(self, trainer: Trainer) -> bool:
+        """Whether any process has received a signal; all processes get the same answer."""
         if trainer.world_size == 1:
-            return self.asked
-        asked = torch.tensor(float(self.asked), device=trainer.strategy.root_device)
-        return float(trainer.strategy.reduce(asked, reduce_op="sum")) > 0
+            return self.requested
+        requested = torch.tensor(float(self.requested), device=trainer.strategy.root_device)
+        return float(trainer.strategy.reduce(requested, reduce_op="sum")) > 0
 
     def _keeper(self, trainer: Trainer) -> ModelCheckpoint | None:
         found = [c for c in trainer.callbacks if isinstance(c, ModelCheckpoint)]  # type: ignore[attr-defined]
         return next((c for c in found if c.dirpath), None)
 
     def _last(self, trainer: Trainer) -> Path | None:
-        """The checkpoint that every epoch writes anew, if there is such a one."""
+        """The checkpoint that every epoch replaces, if there is one."""
         keeper = self._keeper(trainer)
         return Path(str(keeper.dirpath)) / "last.ckpt" if keeper is not None and keeper.filename == "last" else None
 
     def checkpoint(self, trainer: Trainer) -> Path | None:
-        """The newest checkpoint that this run has written."""
+        """Return the newest checkpoint that this run has saved, or None."""
         keeper = self._keeper(trainer)
         written = ""
-        if keeper is not None:  # one that keeps the best keeps the newest only where it is asked to
+        if keeper is not None:  # with a monitored metric, the best model is not the newest one
             written = keeper.best_model_path if keeper.monitor is None else keeper.last_model_path
         newest = self._own or (Path(written) if written else None)
         return newest if newest is not None and newest.is_file() else None
@@ -151,5 +171,5 @@ class PreemptionCheckpoint(Callback):
 
 
 def _stopped(where: str, path: Path | None) -> InterruptedTrainingError:
-    kept = f"Its checkpoint is {path}." if path is not None else "It has no checkpoint."
-    return InterruptedTrainingError(f"The training was asked to stop and did, {where}. {kept}", path)
+    saved = f"Its checkpoint is {path}." if path is not None else "It has no checkpoint."
+    return InterruptedTrainingError(f"SIGTERM stopped the training {where}. {saved}", path)

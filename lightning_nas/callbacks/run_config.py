@@ -1,4 +1,4 @@
-"""Keeps the configuration of a run with its results."""
+"""Saves the configuration of a run with its results."""
 
 from functools import cached_property
 from pathlib import Path
@@ -12,20 +12,26 @@ from lightning_nas.files.checkpoints import CHECKPOINT_KEY
 
 
 class RunConfig(SaveConfigCallback):
-    """Writes the full configuration into the run's own folder, its loggers and its checkpoints.
+    """Saves the full configuration as ``cli_config.yaml`` in the run's own folder, in its loggers and its checkpoints.
 
-    Lightning's own callback writes to the loggers' shared folder, where a second W&B run would meet the first one's
-    file (https://github.com/Lightning-AI/pytorch-lightning/issues/11256).
+    Lightning's own callback writes to a folder that all runs of a logger share, where the second run of W&B would find
+    the file of the first one (https://github.com/Lightning-AI/pytorch-lightning/issues/11256). The command line uses
+    this callback instead.
+
+    Example:
+        ```python
+        LightningCLI(save_config_callback=RunConfig, save_config_kwargs={"save_to_log_dir": False})
+        ```
     """
 
     @cached_property
     def content(self) -> dict[str, Any]:
-        """What makes the same run again: task, data, trainer and seed, without the checkpoint that it went on from."""
+        """The configuration that repeats the run: task, data, trainer and seed, without a checkpoint to resume from."""
         whole = yaml.safe_load(self.parser.dump(self.config, skip_unset=False, format="yaml"))
         return {key: value for key, value in whole.items() if key not in ("config", "ckpt_path", "weights_only")}
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write ``cli_config.yaml`` beside every logger's files, and give the content to the logger."""
+        """Write ``cli_config.yaml`` to the folder of every logger, and log the configuration as hyperparameters."""
         content = self.content
         for logger in trainer.loggers:
             logger.log_hyperparams({"cli": content})
@@ -35,5 +41,5 @@ class RunConfig(SaveConfigCallback):
                 (Path(folder) / "cli_config.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep the configuration in the checkpoint: it says which task the checkpoint is of."""
+        """Store the configuration in a checkpoint, so that it says which task it belongs to."""
         checkpoint[CHECKPOINT_KEY] = self.content

@@ -1,4 +1,4 @@
-"""Where a run writes: that it can, and that no other run does."""
+"""Checks that a run can write to its folders, and that no other run does."""
 
 import errno
 import os
@@ -16,24 +16,25 @@ from lightning_nas.errors import ConfigError
 from lightning_nas.tasks.common import output_folder
 
 LOCK = ".lightning_nas.lock"
-"""The file that a run holds in every folder that it writes to; the system lets go of it when the process ends."""
+"""Lock file in every folder that a run writes to; the operating system releases the lock when the process ends."""
 
 COPIES = 6
-"""Room that a folder must have, in sizes of the task: weights, two states of an optimizer, old and new checkpoint."""
+"""Required free space as a multiple of the task's size: weights and two optimizer states, in the old and the new
+checkpoint."""
 
 
 def lock(folder: Path, name: str = LOCK) -> FileLock:
-    """Make a folder this process's own.
+    """Lock a folder for this process.
 
     Args:
-        folder: It is made if it is not there.
-        name: Of the lock's file.
+        folder: The folder, which is created if it does not exist.
+        name: Name of the lock file.
 
     Returns:
-        The lock, to be released.
+        The lock, which the caller must release.
 
     Raises:
-        ConfigError: Another process has it, or the folder cannot be written to.
+        ConfigError: Another process has locked the folder, or it cannot be written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -41,21 +42,25 @@ def lock(folder: Path, name: str = LOCK) -> FileLock:
         held.acquire(blocking=False)
     except Timeout:
         raise ConfigError(
-            f"Another run writes to {folder} at this moment. Wait for its end, or name another folder."
+            f"Another run is writing to {folder}. Wait until it has ended, or choose another folder."
         ) from None
     except OSError as error:
         raise ConfigError(
-            f"The run cannot write to {folder} ({error.strerror or error}). Change its permissions, free space, or "
-            "name another folder."
+            f"The run cannot write to {folder} ({error.strerror or error}). Change its permissions, free some space, "
+            "or choose another folder."
         ) from None
     return held
 
 
 def check_room(folder: Path, size: int) -> None:
-    """Reserve and give back ``size`` bytes of a folder's disk.
+    """Check that a folder has free space, by reserving it for a moment.
+
+    Args:
+        folder: The folder.
+        size: Required free space in bytes.
 
     Raises:
-        ConfigError: They are not there.
+        ConfigError: There is less free space.
     """
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
@@ -64,39 +69,45 @@ def check_room(folder: Path, size: int) -> None:
             else:
                 file.truncate(size)
     except OSError as error:
-        if error.errno in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system that cannot reserve
+        if error.errno in (errno.EOPNOTSUPP, errno.EINVAL):  # this file system cannot reserve space
             return
         raise ConfigError(
-            f"{folder} has no room for {size / 2**20:.1f} MiB of checkpoints ({error.strerror}). Free space, or name "
-            "another folder."
+            f"{folder} has no room for {size / 2**20:.1f} MiB of checkpoints ({error.strerror}). Free some space, or "
+            "choose another folder."
         ) from None
 
 
 class RunFolder(Callback):
-    """Finds out before the first step whether a run's results can be kept.
+    """Checks before the first step that the results of a run can be saved.
 
-    Every folder that the run will write to (artifacts, checkpoints) must be writable, have room, and be no other run's
-    while this one lasts. Checkpoints are written whole or not at all.
+    Every folder for artifacts and checkpoints must be writable and have free space, and is locked while the run lasts.
+    Checkpoints are written completely or not at all, see ``AtomicCheckpointIO``. The command line adds this callback to
+    every ``fit``.
+
+    Example:
+        ```python
+        Trainer(callbacks=[RunFolder(), ModelCheckpoint("runs/first/checkpoints")])
+        ```
     """
 
     def __init__(self) -> None:
         self.locks: list[FileLock] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let checkpoints be read and written by this library's own means, unless the user chose others."""
+        """Use ``AtomicCheckpointIO`` unless the user has chosen another class."""
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check the folders on the main process; what is wrong is said by all.
+        """Lock and check the folders on the main process.
 
         Raises:
-            ConfigError: A folder cannot be used.
+            ConfigError: A folder cannot be used; raised by all processes.
         """
         if getattr(trainer, "fast_dev_run", False):
             return
         folders = self._folders(trainer, pl_module)
-        message = self._take(folders, pl_module) if trainer.is_global_zero else ""
+        message = self._lock_all(folders, pl_module) if trainer.is_global_zero else ""
         message = trainer.strategy.broadcast(message)
         if message:
             raise ConfigError(message)
@@ -110,7 +121,7 @@ class RunFolder(Callback):
             folders.append(output_folder(trainer, task.output_dir))
         return folders
 
-    def _take(self, folders: list[Path], pl_module: LightningModule) -> str:
+    def _lock_all(self, folders: list[Path], pl_module: LightningModule) -> str:
         state = [*pl_module.parameters(), *pl_module.buffers()]
         size = COPIES * sum(t.nbytes for t in state)
         try:
@@ -122,10 +133,10 @@ class RunFolder(Callback):
         return ""
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let go of the folders."""
+        """Release the folders."""
         while self.locks:
             self.locks.pop().release()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Let go of the folders."""
+        """Release the folders."""
         self.teardown(trainer, pl_module, "fit")

@@ -1,4 +1,4 @@
-"""Random numbers of a training step that a resumed run repeats."""
+"""Random numbers of training steps that a resumed run repeats."""
 
 import os
 from typing import Any
@@ -10,13 +10,18 @@ from lightning_nas.data.splits import derived_seed
 
 
 class StepSeed(Callback):
-    """Seeds torch before every training step from the run's seed, the epoch, the batch and the process.
+    """Seeds torch before every training step from the seed of the run, the epoch, the batch and the rank.
 
-    Dropped paths and the like draw from torch's global generator, whose state Lightning does not keep. So a resumed run
-    draws what an uninterrupted one would have drawn.
+    Operations such as drop path draw from torch's global generator, whose state Lightning does not save. With this
+    callback, a resumed run draws the same numbers as an uninterrupted one. The command line adds it to every ``fit``.
 
     Args:
-        seed: The run's, by default that of ``seed_everything``, 0 where there was none.
+        seed: Seed of the run. By default the seed of ``seed_everything``, or 0 if it was not called.
+
+    Example:
+        ```python
+        Trainer(callbacks=[StepSeed(3)])
+        ```
     """
 
     def __init__(self, seed: int | None = None) -> None:
@@ -24,9 +29,9 @@ class StepSeed(Callback):
         self.seed = seed or 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look up the run's seed."""
+        """Look up the seed of the run."""
         if self.given is None:
-            self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # where seed_everything leaves it
+            self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # where seed_everything stores it
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Seed the generators of all devices."""

@@ -1,8 +1,9 @@
-"""SIGTERM at any moment, checkpoints within an epoch, and what goes on from them."""
+"""SIGTERM at any moment, checkpoints within an epoch, and runs that are resumed from them."""
 
 import os
 import shlex
 import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning_nas.__main__ import main, resume_line
 from lightning_nas.callbacks.preemption import PreemptionCheckpoint
 from lightning_nas.callbacks.run_folder import RunFolder
-from lightning_nas.callbacks.step_seed import StepSeed
+from lightning_nas.cli.commands import export_checkpoint
 from lightning_nas.errors import ConfigError, InterruptedTrainingError
+from lightning_nas.export.formats import Description
+from lightning_nas.export.network import PlainFile, export_files
+from lightning_nas.files.checkpoints import CHECKPOINT_KEY, read_checkpoint
 from lightning_nas.pipeline.config import read_yaml
+from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from tests.cli.test_configs import tiny
 from tests.conftest import ROOT
 from tests.helpers import quiet_trainer
@@ -82,6 +87,7 @@ def config(folder: Path, stage: str) -> dict[str, Any]:
         made["data"]["init_args"]["steps_per_epoch"] = 4
     if "space" in arguments:
         arguments["selection_images"] = 8
+        arguments["space"]["init_args"] |= {"channels": 2, "operations": ["none", "skip_connect", "sep_conv_3x3"]}
         made["data"]["init_args"]["batch_size"] = 6
     return made
 
@@ -136,6 +142,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
     return ends
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("hook", "epoch", "batch"), MOMENTS)
 @pytest.mark.parametrize("name", STAGES)
 def test_a_terminated_run_goes_on_by_the_line_that_it_prints(
@@ -163,6 +170,7 @@ def test_a_terminated_run_goes_on_by_the_line_that_it_prints(
     assert_same(state(tmp_path), whole[name])
 
 
+@pytest.mark.slow
 def test_the_measurement_after_the_last_epoch_is_stopped_at_once(
     whole: dict[str, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -178,6 +186,7 @@ def test_the_measurement_after_the_last_epoch_is_stopped_at_once(
     assert_same(state(tmp_path), whole["search"])
 
 
+@pytest.mark.slow
 def test_a_terminated_pipeline_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     moment = {
         "class_path": "tests.callbacks.test_preemption.Terminate",
@@ -288,27 +297,60 @@ def test_the_line_names_the_new_checkpoint_alone(given: list[str]) -> None:
     assert line == "Go on with: lightning-nas fit --config 'a b.yaml' --ckpt_path new.ckpt"
 
 
-def test_steps_draw_the_same_numbers_whatever_was_drawn_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PL_GLOBAL_SEED", "3")
-
-    class Draws(Counts):
-        def training_step(self, batch: Any, batch_idx: int) -> Any:
-            self.seen.append(float(torch.rand(())))  # type: ignore[arg-type]
-            return super().training_step(batch, batch_idx)
-
-    drawn = []
-    for disturbance in (1, 2):
-        torch.manual_seed(disturbance)
-        task = Draws()
-        quiet_trainer(max_epochs=2, callbacks=[StepSeed()]).fit(task)
-        drawn.append([s for s in task.seen if isinstance(s, float)])
-    assert drawn[0] == drawn[1]
-    assert len(set(drawn[0])) == 12
-
-
-def test_guards_leave_a_trial_run_alone(tmp_path: Path) -> None:
+def test_a_trial_run_leaves_no_files(tmp_path: Path) -> None:
     trainer = quiet_trainer(
         fast_dev_run=True, callbacks=[RunFolder(), PreemptionCheckpoint()], default_root_dir=tmp_path
     )
     trainer.fit(Counts())
     assert not list(tmp_path.iterdir())
+
+
+# -- a signal at any moment is not taken for another error ------------------------------------------------------------
+
+
+@pytest.fixture
+def send() -> Iterator[Callable[..., Any]]:
+    """A function that sends SIGTERM, to which this process answers as a pipeline does."""
+
+    def answer(number: int, frame: Any) -> None:
+        raise InterruptedTrainingError("stopped")
+
+    def send(*_: Any, **__: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the process went on after SIGTERM")
+
+    before = signal.signal(signal.SIGTERM, answer)
+    yield send
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_a_signal_while_a_checkpoint_is_read(
+    send: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save({CHECKPOINT_KEY: {}}, tmp_path / "some.ckpt")
+    monkeypatch.setattr(torch, "load", send)
+    with pytest.raises(InterruptedTrainingError):
+        read_checkpoint(tmp_path / "some.ckpt")
+
+
+def test_a_signal_while_a_file_is_exported(
+    send: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = NASBench201Space(channels=2, cells_per_stage=1)
+    network = space.network(space.architecture([3] * 6), num_classes=2, image_shape=(1, 8, 8), channels=2, cells=1)
+    description = Description((1, 8, 8), ("a", "b"), (0.0,), (1.0,), "")
+    for place in ("write", "run"):
+        monkeypatch.setattr(PlainFile, place, send)
+        with pytest.raises(InterruptedTrainingError):
+            export_files(network, tmp_path, description, [PlainFile()])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_signal_while_a_trained_network_is_built(
+    send: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main(write(tmp_path, STAGES["train"]))
+    monkeypatch.setattr(torch.nn.Module, "load_state_dict", send)
+    with pytest.raises(InterruptedTrainingError):
+        export_checkpoint(tmp_path / "kept" / "last.ckpt", tmp_path / "out", formats=["py"])
+    assert not (tmp_path / "out").exists()
