@@ -1,4 +1,4 @@
-"""The examples of the pages run as they are printed."""
+"""The examples of the pages run as they are printed, and every command of the pages is one that the parser takes."""
 
 import ast
 import re
@@ -12,13 +12,15 @@ from typing import NamedTuple
 
 import pytest
 
-import lightning_nas.cli.lightning  # noqa: F401  # Lightning changes the environment when it is first imported
 from lightning_nas.__main__ import main
+from lightning_nas.cli.lightning import NASCLI
 from tests.conftest import ROOT
 
+DOCS = ROOT / "docs"
+COMPONENTS = DOCS / "components"
 FENCE = re.compile(r'^```(\w+)(?: title="([\w.]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+LIGHTNING = ("fit", "validate", "test", "predict")
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
-COMPONENTS = ROOT / "docs" / "components"
 
 
 class Block(NamedTuple):
@@ -30,24 +32,27 @@ class Block(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A second-level section of a page, with all its blocks."""
+    """A second-level section of a page: its blocks, and the files that all sections of the page share."""
 
     page: str
     name: str
     blocks: list[Block]
+    shared: list[Block]
 
 
 def blocks(text: str) -> list[Block]:
     return [Block(*found) for found in FENCE.findall(text)]
 
 
+SHARED = blocks((COMPONENTS / "index.md").read_text())
+
+
 def sections(page: Path) -> list[Section]:
-    text = re.sub(r"^### ", "    ### ", page.read_text(), flags=re.MULTILINE)
-    parts = re.split(r"^## (.+)\n", text, flags=re.MULTILINE)[1:]
-    return [Section(page.stem, name, blocks(part)) for name, part in zip(parts[::2], parts[1::2], strict=True)]
+    head, *parts = re.split(r"^## (.+)\n", page.read_text(), flags=re.MULTILINE)
+    named = zip(parts[::2], parts[1::2], strict=True)
+    return [Section(page.stem, name, blocks(part), [*SHARED, *blocks(head)]) for name, part in named]
 
 
-SHARED = [block for block in blocks((COMPONENTS / "index.md").read_text()) if block.title]
 EXAMPLES = [
     section
     for page in sorted(COMPONENTS.glob("*.md"))
@@ -55,6 +60,7 @@ EXAMPLES = [
     for section in sections(page)
     if any(block.title for block in section.blocks)
 ]
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 
 
 def write(found: list[Block], folder: Path) -> list[Path]:
@@ -67,15 +73,19 @@ def write(found: list[Block], folder: Path) -> list[Path]:
     return paths
 
 
-def commands(found: list[Block]) -> list[list[str]]:
-    lines = [
-        line for block in found if block.language == "bash" for line in block.text.replace("\\\n", " ").splitlines()
-    ]
-    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("lightning-nas ")]
+def commands(block: Block) -> list[list[str]]:
+    """Arguments of every call of the command line in a block of shell commands."""
+    lines = block.text.replace("\\\n", " ").splitlines() if block.language == "bash" else []
+    calls = [line[line.index("lightning-nas ") :] for line in lines if "lightning-nas " in line.split("#")[0]]
+    return [shlex.split(call, comments=True)[1:] for call in calls]
+
+
+def execute(block: Block, page: str) -> None:
+    exec(compile(block.text, page, "exec"), {"__name__": "__main__"})
 
 
 def functions(path: Path) -> set[str]:
-    """Qualified names of all functions of a file that have a body of their own."""
+    """Qualified names of all functions of a file."""
     found = set()
 
     def walk(node: ast.AST, prefix: str) -> None:
@@ -124,20 +134,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.mark.slow
 @pytest.mark.parametrize("section", EXAMPLES, ids=lambda section: f"{section.page}-{section.name}".replace(" ", "_"))
 def test_component(section: Section, folder: Path) -> None:
-    """The files of a section are written, its commands run, and every function of the example is called."""
-    write(SHARED, folder)
+    """The files of a section are written, its blocks run in order, and every function of the files is called."""
+    write(section.shared, folder)
     files = write(section.blocks, folder)
     sources = [path for path in files if path.suffix == ".py"]
-    run = commands(section.blocks)
-    assert run or any(block.language == "python" and not block.title for block in section.blocks)
-    named = " ".join(word for arguments in run for word in arguments)
+    runs = [block for block in section.blocks if not block.title and block.language in ("bash", "python")]
+    named = "".join(block.text for block in runs)
     assert all(path.name in named for path in files if path.suffix == ".yaml"), "a file is not used"
     with called(sources) as seen:
-        for arguments in run:
-            main([*arguments, *QUIET] if arguments[0] in ("fit", "validate", "test") else arguments)
-        for block in section.blocks:
-            if block.language == "python" and not block.title:
-                exec(compile(block.text, f"{section.page}: {section.name}", "exec"), {"__name__": "__main__"})
+        for block in runs:
+            if block.language == "python":
+                execute(block, section.page)
+            for arguments in commands(block):
+                main([*arguments, *QUIET] if arguments[0] in LIGHTNING else arguments)
     missed = {(str(path), name) for path in sources for name in functions(path)} - seen
     assert not missed, f"never called: {sorted(name for _, name in missed)}"
 
@@ -149,6 +158,30 @@ def test_python(page: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> 
     found = [block for block in blocks((ROOT / page).read_text()) if block.language == "python"]
     assert found
     for block in found:
-        exec(compile(block.text, page, "exec"), {"__name__": "__main__"})
+        execute(block, page)
     if page == "README.md":
         assert "Genotype(normal=" in capsys.readouterr().out
+
+
+CALLS = {
+    shlex.join(arguments): arguments
+    for page in PAGES
+    if page.parent != COMPONENTS
+    for block in blocks(page.read_text())
+    for arguments in commands(block)
+    if arguments[0] in LIGHTNING
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_command(call: str, folder: Path) -> None:
+    """The parser takes a command of a page; nothing is built."""
+    (folder / "link1").mkdir()
+    (folder / "link1" / "space.yaml").write_text(
+        "model:\n  init_args:\n    space:\n      class_path: NASBench201Space\n"
+    )
+    _, *arguments = CALLS[call]
+    if "--ckpt_path" in arguments:  # an option of the command itself
+        place = arguments.index("--ckpt_path")
+        del arguments[place : place + 2]
+    NASCLI(args=[a for a in arguments if a != "..."], run=False)
