@@ -138,8 +138,12 @@ def test_component(section: Section, folder: Path) -> None:
     write(section.shared, folder)
     files = write(section.blocks, folder)
     sources = [path for path in files if path.suffix == ".py"]
-    runs = [block for block in section.blocks if not block.title and block.language in ("bash", "python")]
-    named = "".join(block.text for block in runs)
+    own, head = (
+        [block for block in found if not block.title and block.language in ("bash", "python")]
+        for found in (section.blocks, section.shared)
+    )
+    runs = [*(block for block in head if block.language == "python"), *own]
+    named = "".join(block.text for block in own)
     assert all(path.name in named for path in files if path.suffix == ".yaml"), "a file is not used"
     with called(sources) as seen:
         for block in runs:
