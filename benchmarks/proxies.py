@@ -27,8 +27,8 @@ from lightning_nas.cli.lightning import run
 from lightning_nas.data.augmentation import Augmentation, RandomCrop, RandomFlip
 from lightning_nas.data.halves import HalvesDataModule
 from lightning_nas.data.images import ArrayDataModule
-from lightning_nas.distill.base import Proxy
 from lightning_nas.distill.data_module import DistilledDataModule
+from lightning_nas.distill.proxy import Proxy
 from lightning_nas.evaluation.short_training import ShortTraining
 from lightning_nas.metrics.ranking import bootstrap_interval, kendall_tau, regret
 from lightning_nas.pipeline.config import merge, read_yaml

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from lightning_nas.distill.base import Proxy
 from lightning_nas.distill.bases import HallucinatedBases
 from lightning_nas.distill.images import PlainImages
+from lightning_nas.distill.proxy import Proxy
 from lightning_nas.distill.relations import RelationMappings
 from lightning_nas.files.checkpoints import CHECKPOINT_KEY
 from lightning_nas.spaces.darts.space import DARTSSpace

@@ -1,6 +1,6 @@
 """Dataset distillation: schemes, matchers, and the data modules of a finished proxy."""
 
-from lightning_nas.distill.base import Matcher, Proxy, ProxyRegularizer, Scheme, Synthetic
+from lightning_nas.distill.base import Matcher, ProxyRegularizer, Scheme, Synthetic
 from lightning_nas.distill.bases import HallucinatedBases
 from lightning_nas.distill.contrast import AdversarialContrast
 from lightning_nas.distill.convnet import ConvNet
@@ -10,6 +10,7 @@ from lightning_nas.distill.distribution import DistributionMatching
 from lightning_nas.distill.experts import Experts
 from lightning_nas.distill.gradient import GradientMatching
 from lightning_nas.distill.images import Noise, PlainImages, RandomSubset
+from lightning_nas.distill.proxy import Proxy
 from lightning_nas.distill.relation_matching import RelationMatching
 from lightning_nas.distill.relations import RelationMappings
 from lightning_nas.distill.siamese import SiameseAugmentation

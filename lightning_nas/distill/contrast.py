@@ -1,29 +1,34 @@
-"""The adversarial contrast that keeps hallucinators apart."""
+"""The adversarial contrast, which keeps hallucinators apart."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
+from lightning_nas.checks import at_least, greater_than
+from lightning_nas.data.sets import Batch
 from lightning_nas.data.splits import derived_seed
-from lightning_nas.distill.base import Batch, ProxyRegularizer, Scheme
+from lightning_nas.distill.base import ProxyRegularizer, Scheme
 from lightning_nas.distill.bases import HallucinatedBases
 from lightning_nas.distill.convnet import ConvNet
 from lightning_nas.errors import ConfigError
 
 _AGREE = 0.1
-"""Factor of cosine similarity and of the supervised contrast in the feature network's loss, as published."""
+"""Weight of cosine similarity and of supervised contrast in the feature network's loss, as published."""
 
 _TEMPERATURE = 0.1
 
 
 class AdversarialContrast(ProxyRegularizer):
-    """Two hallucinations of a base should look different to a network that learns to see the base in both.
+    """Makes two hallucinations of a base look different to a network that learns to recognize the base in both.
 
-    In every step two hallucinators draw images of all bases. First the feature network takes a step that makes the
-    features of a base's two images agree: cross-entropy, a tenth of the negative cosine similarity and a tenth of the
-    supervised contrastive loss. Then the hallucinators pay ``weight`` times the mean cosine similarity of the two. The
-    network's weights are buffers, so checkpoints hold them, and its step is plain gradient descent.
+    In every step, two random hallucinators make images of all bases. First the feature network takes a step of gradient
+    descent that makes the features f, f' of a base's two images agree:
+
+        cross-entropy + 0.1 (1 - mean cos(f, f')) + 0.1 supervised contrast
+
+    Then the hallucinators pay ``weight * mean cos(f, f')``. The network's weights are buffers, so that checkpoints
+    contain them.
 
     References:
         1. Liu, Wang, Yang, Ye, Wang: Dataset Distillation via Factorization, NeurIPS 2022,
@@ -31,18 +36,28 @@ class AdversarialContrast(ProxyRegularizer):
         2. Khosla et al.: Supervised Contrastive Learning, NeurIPS 2020, https://arxiv.org/abs/2004.11362
 
     Args:
-        weight: Of the similarity in the hallucinators' loss (the paper: 0.1).
-        learning_rate: Of the feature network.
-        width: Its channels.
-        depth: Its blocks; each halves the image.
+        weight: Weight of the similarity in the hallucinators' loss, at least 0 (paper 1: 0.1).
+        learning_rate: Learning rate of the feature network, above 0.
+        width: Channels of the feature network, at least 1.
+        depth: Blocks of the feature network, at least 1; each halves the image.
+
+    Raises:
+        ConfigError: An argument is out of its range.
+
+    Example:
+        ```yaml
+        regularizers:
+          - class_path: AdversarialContrast
+            init_args:
+              weight: 0.1
+        ```
     """
 
     def __init__(self, weight: float = 0.1, learning_rate: float = 0.01, width: int = 32, depth: int = 3) -> None:
         super().__init__()
-        if weight < 0 or learning_rate <= 0:
-            raise ConfigError(
-                f"weight is {weight} and learning_rate {learning_rate}; they must be at least 0 and above 0."
-            )
+        at_least(0, weight=weight)
+        greater_than(0, learning_rate=learning_rate)
+        at_least(1, width=width, depth=depth)
         self.weight = weight
         self.learning_rate = learning_rate
         self.width = width
@@ -56,10 +71,10 @@ class AdversarialContrast(ProxyRegularizer):
         self.network = network.requires_grad_(False)
 
     def loss(self, real: Batch, scheme: Scheme, seed: int) -> Tensor:
-        """Train the network, then the weighted similarity; see ``ProxyRegularizer.loss``."""
+        """Train the feature network, then compute the weighted similarity; see ``ProxyRegularizer.loss``."""
         if not isinstance(scheme, HallucinatedBases) or scheme.hallucinators < 2:
             raise ConfigError(
-                f"{type(self).__name__} needs HallucinatedBases with two hallucinators or more; it got "
+                f"{type(self).__name__} needs HallucinatedBases with at least two hallucinators; it got "
                 f"{type(scheme).__name__}. Leave it out, or change the scheme."
             )
         order = torch.randperm(
@@ -75,7 +90,7 @@ class AdversarialContrast(ProxyRegularizer):
 
     @torch.no_grad()
     def _learn(self, first: Tensor, second: Tensor, labels: Tensor) -> None:
-        # not through .backward(): the hooks of a distributed run wait for one backward pass a step
+        # not through .backward(): the hooks of a distributed run expect one backward pass per step
         weights = {name: p.detach().requires_grad_() for name, p in self.network.named_parameters()}
         with torch.enable_grad():
             features = functional_call(
@@ -93,11 +108,17 @@ class AdversarialContrast(ProxyRegularizer):
 
 
 def supervised_contrast(features: Tensor, labels: Tensor) -> Tensor:
-    """Mean over samples of ``-mean over its class's others of log softmax over all others of cosine / 0.1``.
+    """Compute the supervised contrastive loss.
+
+    For each sample, the softmax of ``cosine / 0.1`` runs over all other samples; its logarithm is averaged over the
+    other samples of the same class, and the negative of that over all samples.
 
     Args:
         features: ``(n, features)``.
-        labels: ``(n,)``; every class at least twice.
+        labels: ``(n,)``. Every class must occur at least twice.
+
+    Returns:
+        A scalar.
     """
     unit = F.normalize(features, dim=1)
     own = torch.eye(len(labels), dtype=torch.bool, device=labels.device)

@@ -2,30 +2,47 @@
 
 from torch import Tensor, nn
 
+from lightning_nas.checks import at_least
 from lightning_nas.errors import DataError
 
-_CACHE_BYTES = 2**23
-"""Of the widest tensor on a CPU: a few of these fit into its cache; memory of larger ones is mapped anew each time."""
+CACHE_BYTES = 2**23
+"""Size of the widest tensor that is efficient on a CPU. A few of these fit into its cache; the memory of larger ones is
+mapped anew each time."""
 
 
 class ConvNet(nn.Module):
     """``depth`` blocks of 3x3 convolution, instance norm, ReLU and 2x2 average pooling, then a linear classifier.
 
     References:
-        1. Gidaris, Komodakis: Dynamic Few-Shot Visual Learning without Forgetting, CVPR 2018
+        1. Gidaris, Komodakis: Dynamic Few-Shot Visual Learning without Forgetting, CVPR 2018,
+           https://arxiv.org/abs/1804.09458
 
     Args:
-        image_shape: ``(channels, height, width)``; the sides must be at least ``2 ** depth``.
-        num_classes: Width of the classifier.
+        image_shape: ``(channels, height, width)``; height and width must be at least ``2 ** depth``.
+        num_classes: Number of classes.
         width: Channels of every block (the field: 128).
-        depth: Blocks (the field: 3 at 32x32).
+        depth: Number of blocks; each halves the image (the field: 3 at 32x32).
 
     Raises:
+        ConfigError: ``width`` or ``depth`` is below 1.
         DataError: The images are too small for the poolings.
+
+    Example:
+        ```yaml
+        model:
+          class_path: TrainTask
+          init_args:
+            architecture: null
+            network:
+              class_path: ConvNet
+              init_args:
+                width: 64
+        ```
     """
 
     def __init__(self, image_shape: tuple[int, int, int], num_classes: int, width: int = 128, depth: int = 3) -> None:
         super().__init__()
+        at_least(1, width=width, depth=depth)
         channels, height, side = image_shape
         if min(height, side) < 2**depth:
             raise DataError(
@@ -46,7 +63,9 @@ class ConvNet(nn.Module):
 
 
 def cached_images(images: Tensor, width: int) -> int:
-    """How many images at a time a ConvNet is the fastest with: on a CPU, its widest tensors should fit into a cache.
+    """Return how many images at a time a ConvNet computes fastest.
+
+    On a CPU, its widest tensors should fit into the cache; a GPU takes all images at once.
 
     Args:
         images: ``(n, channels, height, width)``.
@@ -54,4 +73,4 @@ def cached_images(images: Tensor, width: int) -> int:
     """
     if images.device.type != "cpu":
         return len(images)
-    return max(1, _CACHE_BYTES // (width * images[0, 0].numel() * images.element_size()))
+    return max(1, CACHE_BYTES // (width * images[0, 0].numel() * images.element_size()))

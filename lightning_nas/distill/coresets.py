@@ -1,4 +1,4 @@
-"""Controls that choose real images by their features."""
+"""Controls that choose real images by their features in a briefly trained network."""
 
 from abc import abstractmethod
 
@@ -6,24 +6,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_nas.checks import at_least, greater_than
 from lightning_nas.distill.convnet import ConvNet, cached_images
 from lightning_nas.distill.images import RandomSubset, class_subset
-from lightning_nas.errors import ConfigError
 
 _BATCH = 256
 
 
 class Coreset(RandomSubset):
-    """Control: real images of every class, chosen by their features in a briefly trained ConvNet; not trained.
+    """Base class of controls that choose real images of every class by their features. The images are not trained.
 
-    The network is trained on all real images by SGD with momentum 0.9 and a rate falling to 0 along a cosine.
+    Features are those of a ``ConvNet`` that is trained on all real images by SGD with batches of 256, momentum 0.9 and
+    a learning rate that falls to 0 along a cosine.
 
     Args:
-        images_per_class: Stored images of a class, at least 1.
-        width: Channels of the network.
-        depth: Its blocks; each halves the image.
-        steps: Optimizer steps, at least 0; 0 takes random features.
-        learning_rate: At the first step.
+        images_per_class: Images per class, at least 1.
+        width: Channels of the network, at least 1.
+        depth: Blocks of the network, at least 1; each halves the image.
+        steps: Optimizer steps of the network, at least 0. With 0, features are random.
+        learning_rate: Learning rate at the first step, above 0.
+
+    Raises:
+        ConfigError: An argument is out of its range.
     """
 
     def __init__(
@@ -35,16 +39,18 @@ class Coreset(RandomSubset):
         learning_rate: float = 0.01,
     ) -> None:
         super().__init__(images_per_class)
-        if steps < 0 or learning_rate <= 0:
-            raise ConfigError(f"steps is {steps} and learning_rate {learning_rate}; at least 0 and above 0 are needed.")
+        at_least(1, width=width, depth=depth)
+        at_least(0, steps=steps)
+        greater_than(0, learning_rate=learning_rate)
         self.width = width
         self.depth = depth
         self.steps = steps
         self.learning_rate = learning_rate
 
     def choose(self, images: Tensor, labels: Tensor, num_classes: int, generator: torch.Generator) -> Tensor:
-        """Pick images class by class; see ``PlainImages.choose``."""
-        class_subset(labels, self.images_per_class, num_classes, torch.Generator())  # refuses impossible numbers
+        """Choose images class by class; see ``PlainImages.choose``."""
+        # refuses more images than a class has
+        class_subset(labels, self.images_per_class, num_classes, torch.Generator())
         features = self._features(images, labels, num_classes, generator)
         classes = [(labels == c).nonzero().flatten() for c in range(num_classes)]
         return torch.cat([index[self.pick(features[index], self.images_per_class)] for index in classes])
@@ -55,14 +61,14 @@ class Coreset(RandomSubset):
 
         Args:
             features: ``(n, features)``.
-            count: How many, at most n.
+            count: Number of images to choose, at most n.
 
         Returns:
-            ``count`` indices, in the order of the choice.
+            ``count`` indices, in the order in which they were chosen.
         """
 
     def _features(self, images: Tensor, labels: Tensor, classes: int, generator: torch.Generator) -> Tensor:
-        """Features of all images, ``(n, features)``."""
+        """Train the network and compute the features of all images, ``(n, features)``."""
         _, channels, height, width = images.shape
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
@@ -81,18 +87,32 @@ class Coreset(RandomSubset):
 
 
 class Herding(Coreset):
-    """Control: the images whose mean feature stays nearest to their class's, chosen one after another.
+    """Control: images chosen one by one so that their mean feature stays closest to the mean feature of their class.
 
     References:
-        1. Welling: Herding Dynamical Weights to Learn, ICML 2009
+        1. Welling: Herding Dynamical Weights to Learn, ICML 2009, https://doi.org/10.1145/1553374.1553517
         2. Rebuffi et al.: iCaRL, CVPR 2017, https://arxiv.org/abs/1611.07725
 
     Args:
-        images_per_class: Stored images of a class, at least 1.
-        width: Channels of the network, see ``Coreset``.
-        depth: Its blocks; each halves the image.
-        steps: Optimizer steps, at least 0; 0 takes random features.
-        learning_rate: At the first step.
+        images_per_class: Images per class, at least 1.
+        width: Channels of the network, at least 1; see ``Coreset``.
+        depth: Blocks of the network, at least 1; each halves the image.
+        steps: Optimizer steps of the network, at least 0. With 0, features are random.
+        learning_rate: Learning rate at the first step, above 0.
+
+    Raises:
+        ConfigError: An argument is out of its range.
+
+    Example:
+        ```yaml
+        model:
+          class_path: DistillTask
+          init_args:
+            scheme:
+              class_path: Herding
+              init_args:
+                images_per_class: 10
+        ```
     """
 
     def pick(self, features: Tensor, count: int) -> Tensor:
@@ -110,18 +130,32 @@ class Herding(Coreset):
 
 
 class KCenter(Coreset):
-    """Control: every next image is the one farthest from all chosen before; the first is nearest to its class's mean.
+    """Control: each image is the one farthest from all images chosen before; the first is closest to the class mean.
 
     References:
         1. Sener, Savarese: Active Learning for Convolutional Neural Networks: A Core-Set Approach, ICLR 2018,
            https://arxiv.org/abs/1708.00489
 
     Args:
-        images_per_class: Stored images of a class, at least 1.
-        width: Channels of the network, see ``Coreset``.
-        depth: Its blocks; each halves the image.
-        steps: Optimizer steps, at least 0; 0 takes random features.
-        learning_rate: At the first step.
+        images_per_class: Images per class, at least 1.
+        width: Channels of the network, at least 1; see ``Coreset``.
+        depth: Blocks of the network, at least 1; each halves the image.
+        steps: Optimizer steps of the network, at least 0. With 0, features are random.
+        learning_rate: Learning rate at the first step, above 0.
+
+    Raises:
+        ConfigError: An argument is out of its range.
+
+    Example:
+        ```yaml
+        model:
+          class_path: DistillTask
+          init_args:
+            scheme:
+              class_path: KCenter
+              init_args:
+                images_per_class: 10
+        ```
     """
 
     def pick(self, features: Tensor, count: int) -> Tensor:
@@ -130,6 +164,6 @@ class KCenter(Coreset):
         nearest = torch.full((len(features),), torch.inf)
         for _ in range(count - 1):
             nearest = torch.minimum(nearest, (features - features[chosen[-1]]).square().sum(1))
-            nearest[chosen[-1]] = -1.0  # also where images are equal, each is chosen once
+            nearest[chosen[-1]] = -1.0  # so that each is chosen once even where images are equal
             chosen.append(int(nearest.argmax()))
         return torch.tensor(chosen)

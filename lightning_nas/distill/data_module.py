@@ -1,4 +1,4 @@
-"""Distilled images: a proxy on disk in place of the data that it stands for."""
+"""Data modules that serve a proxy in place of the data that it stands for."""
 
 from collections.abc import Iterator
 from functools import cached_property
@@ -11,24 +11,26 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import Subset
 
+from lightning_nas.checks import at_least
 from lightning_nas.data.augmentation import Augmentation
 from lightning_nas.data.base import ImageDataModule
 from lightning_nas.data.halves import HalvesDataModule
 from lightning_nas.data.loaders import EpochSampler
 from lightning_nas.data.sets import Batch, ImageSet, LabelledImages
 from lightning_nas.data.splits import derived_seed
-from lightning_nas.errors import ConfigError, DataError
+from lightning_nas.distill.proxy import Proxy
+from lightning_nas.errors import DataError
 
 
 class SoftImageSet(ImageSet):
-    """Images whose batches carry soft labels, ``(batch, classes)``.
+    """Images whose batches have soft labels.
 
     Args:
-        images: As for ``ImageSet``.
+        images: ``(n, channels, height, width)``; see ``ImageSet``.
         labels: The class that each image stands for, ``(n,)``.
-        class_names: Names by label.
-        groups: int64 ``(n,)``.
-        targets: Soft labels, ``(n, classes)``.
+        class_names: Name of every class, in the order of the labels.
+        groups: Group of every image, int64 ``(n,)``.
+        soft_labels: Probabilities of the classes, ``(n, classes)``.
         source: What the images are, for error messages.
     """
 
@@ -38,40 +40,40 @@ class SoftImageSet(ImageSet):
         labels: Tensor,
         class_names: list[str],
         groups: Tensor,
-        targets: Tensor,
+        soft_labels: Tensor,
         source: str = "the image set",
     ) -> None:
         super().__init__(images, labels, class_names, groups, source)
-        self.targets = targets
+        self.soft_labels = soft_labels
 
     def __getitems__(self, indices: list[int]) -> Batch:
-        """Images, and soft labels ``(batch, classes)``."""
+        """Return images ``(batch, channels, height, width)`` and soft labels ``(batch, classes)``."""
         index = torch.as_tensor(indices, device=self.images.device)
-        return self.images[index], self.targets[index]
+        return self.images[index], self.soft_labels[index]
 
     def select(self, indices: Tensor) -> Self:
         """Copy the images at ``indices``, in that order."""
         assert self.groups is not None
         images, labels, groups = (t[indices] for t in (self.images, self.labels, self.groups))
         chosen = object.__new__(type(self))
-        SoftImageSet.__init__(chosen, images, labels, self.class_names, groups, self.targets[indices])
+        SoftImageSet.__init__(chosen, images, labels, self.class_names, groups, self.soft_labels[indices])
         return chosen
 
     def to(self, device: torch.device) -> Self:
-        """Move images and labels."""
-        self.targets = self.targets.to(device)
+        """Move images and labels to ``device``."""
+        self.soft_labels = self.soft_labels.to(device)
         return super().to(device)
 
 
 class GroupSampler(EpochSampler):
-    """``per_group`` random images of every group, drawn afresh every epoch, in random order.
+    """Draws ``per_group`` random images of every group, new ones in every epoch, in random order.
 
     Args:
-        groups: int64 ``(n,)``, of the images that are drawn from.
-        per_group: Images of a group and epoch; all of a smaller group.
+        groups: Group of every image, int64 ``(n,)``.
+        per_group: Images per group and epoch; all images of a smaller group.
         world: Number of processes.
-        rank: This process.
-        seed: Of the draws and of the order.
+        rank: Index of this process.
+        seed: Seed of the draws and of the order.
     """
 
     def __init__(self, groups: Tensor, per_group: int, world: int, rank: int, seed: int) -> None:
@@ -89,21 +91,31 @@ class GroupSampler(EpochSampler):
 
 
 class ProxyDataModule(ImageDataModule):
-    """The images of a proxy, which are normalised already; mean and deviation are those of its source.
+    """Serves the images of a proxy as a training set, and real images as a test set.
 
-    Labels are soft where the proxy's are: ``(batch, classes)``. Augmentations that pad pad with the mean, not with
-    black.
-
-    Attributes:
-        inputs: The proxy's files, by the kind of artifact.
-        info: What ``proxy.json`` says of it, once it is read.
+    Images of a proxy are normalized already; ``mean`` and ``std`` are those of its source. Where the proxy has soft
+    labels, so have the batches: ``(batch, classes)``. Augmentations that pad images fill in the mean, not black.
 
     Args:
         proxy_path: Path of ``proxy.safetensors``, with ``proxy.json`` beside it.
-        batch_size: Images a process and batch, at least 1.
-        augmentations: Random changes of training images, in order; none if null.
-        seed: Of the order and of the augmentations.
-        test: Real images whose test set is to be tested on, normalised as the proxy's source was; none if null.
+        batch_size: Images per batch and process, at least 1.
+        augmentations: Random changes of training images, applied in this order; none if null.
+        seed: Seed of the order of images and of the augmentations.
+        test: Data module whose test images to test on, normalized like the source of the proxy; no test if null.
+
+    Attributes:
+        inputs: Files of the proxy, by kind of artifact.
+        info: What ``proxy.json`` says about the proxy, once it has been read.
+
+    Example:
+        ```yaml
+        data:
+          class_path: ProxyDataModule
+          init_args:
+            proxy_path: proxy.safetensors
+            test:
+              class_path: CIFAR10DataModule
+        ```
     """
 
     def __init__(
@@ -121,64 +133,84 @@ class ProxyDataModule(ImageDataModule):
         self.info: dict[str, Any] = {}
 
     def prepare_data(self) -> None:
-        """Download the test images, in one process of every machine."""
+        """Download the test images, in one process per machine."""
         if self.test is not None:
             self.test.prepare_data()
 
     def load_train(self) -> ImageSet:
-        """Read the proxy."""
-        from lightning_nas.distill.base import Proxy
+        """Read the proxy.
 
+        Raises:
+            ArtifactError: A file of the proxy is missing or damaged.
+            DataError: The proxy has images that are not finite.
+        """
         proxy = Proxy.load(self.proxy_path)
         made = proxy.synthetic
         if not bool(torch.isfinite(made.images).all()):
             raise DataError(
-                f"{self.proxy_path} has images that are not finite. Distill again, with a lower learning rate."
+                f"{self.proxy_path} has images that are not finite. Distill again with a lower learning rate."
             )
         stored = proxy.scheme.stored_bytes
-        rank_zero_info(f"{self.proxy_path}: {len(made.labels):,} images made of {stored:,} stored bytes")
+        rank_zero_info(f"{self.proxy_path}: {len(made.labels):,} images made from {stored:,} stored bytes")
         self._statistics = list(proxy.mean), list(proxy.std)
         self.info = proxy.info
-        if made.targets is None:
-            return ImageSet(made.images, made.labels, proxy.class_names, made.groups, source=self.proxy_path)
-        return SoftImageSet(made.images, made.labels, proxy.class_names, made.groups, made.targets, self.proxy_path)
+        images, labels, names, groups = made.images, made.labels, proxy.class_names, made.groups
+        if made.soft_labels is None:
+            return ImageSet(images, labels, names, groups, self.proxy_path)
+        return SoftImageSet(images, labels, names, groups, made.soft_labels, self.proxy_path)
 
     def load_test(self) -> LabelledImages:
-        """The test images of ``test``.
+        """Open the test images of ``test``.
 
         Raises:
-            DataError: There is no ``test``, or its classes are others.
+            DataError: There is no ``test``, or its classes are not those of the proxy.
         """
         if self.test is None:
             raise DataError(
-                f"{self.proxy_path} has no test images. Give --data.test the data that it was distilled from."
+                f"{self.proxy_path} has no test images. Set --data.test to the data that it was distilled from."
             )
         test = self.test.load_test()
         _check_classes(test.class_names, self.class_names, self.proxy_path)
         return test
 
     def statistics(self, images: LabelledImages) -> tuple[list[float], list[float]]:
-        """Mean and deviation of the source's training images, which normalised the proxy's."""
+        """Return mean and standard deviation of the source's training images, which normalized those of the proxy."""
         return self._statistics
 
 
 class DistilledDataModule(HalvesDataModule):
-    """``HalvesDataModule`` of a proxy; images that share stored values stay in the same half.
+    """Splits a proxy into the train half and the search half of a bi-level search.
 
-    The search half may be real instead: networks trained on synthetic images are then scored on real ones.
+    Images that share stored values stay in the same half. Alternatively, the search half can be real images, so that
+    networks trained on synthetic images are scored on real ones. Batches are those of ``HalvesDataModule``.
 
     Args:
         proxy_path: Path of ``proxy.safetensors``, with ``proxy.json`` beside it.
-        batch_size: Images a process, batch and half, at least 1.
-        search_fraction: Part of the images in the search half, between 0 and 1; see ``HalvesDataModule``.
-        split_seed: Of the split, equal on all processes.
-        augmentations: Random changes of training images, in order; none if null.
-        seed: Of the order and of the augmentations.
-        images_per_group: Images of every group (those that share stored values, such as a base's) that an epoch sees,
-            drawn afresh; all if null.
-        held_out: Real images whose validation set is the search half; all of the proxy is the train half then. The
-            distillation must have left the same images out: the same ``validation_fraction`` and ``split_seed``. If
-            null, the proxy is split.
+        batch_size: Images per batch, half and process, at least 1.
+        search_fraction: Fraction of the images in the search half, between 0 and 1; see ``HalvesDataModule``.
+        split_seed: Seed of the split, the same on all processes.
+        augmentations: Random changes of training images, applied in this order; none if null.
+        seed: Seed of the order of images and of the augmentations.
+        images_per_group: Images that an epoch sees of every group (images that share stored values, such as those of
+            one base), drawn anew in every epoch, at least 1; all of them if null.
+        held_out: Data module whose validation set is the search half; the whole proxy is the train half then. The
+            distillation must have left out the same images: use the same ``validation_fraction`` and ``split_seed``.
+            If null, the proxy is split.
+
+    Raises:
+        ConfigError: An argument is out of its range.
+
+    Example:
+        ```yaml
+        data:
+          class_path: DistilledDataModule
+          init_args:
+            proxy_path: proxy.safetensors
+            held_out:
+              class_path: CIFAR10DataModule
+              init_args:
+                validation_fraction: 0.02
+        ```
     """
 
     def __init__(
@@ -194,15 +226,14 @@ class DistilledDataModule(HalvesDataModule):
     ) -> None:
         data = ProxyDataModule(proxy_path, augmentations=augmentations, seed=seed)
         super().__init__(data, batch_size, search_fraction, split_seed)
+        at_least(1, images_per_group=images_per_group)
         self._images = data
         self.proxy_path = proxy_path
-        if images_per_group is not None and images_per_group < 1:
-            raise ConfigError(f"images_per_group is {images_per_group}; it must be at least 1, or null for all.")
         self.images_per_group = images_per_group
         self.held_out = held_out
 
     def prepare_data(self) -> None:
-        """Download the real images, in one process of every machine."""
+        """Download the real images, in one process per machine."""
         if self.held_out is not None:
             self.held_out.prepare_data()
 
@@ -214,20 +245,20 @@ class DistilledDataModule(HalvesDataModule):
         made, own = self._images.info.get("split"), self.held_out.split
         if made not in (None, own):
             raise DataError(
-                f"{self.proxy_path} was distilled from what {made} leaves of the training images, but held_out has "
-                f"{own}: images to score on could be distilled ones. Give both the same train_limit, "
+                f"{self.proxy_path} was distilled from the training images that {made} leaves, but held_out has {own}: "
+                "the images to score on could be among those distilled. Give both the same train_limit, "
                 "validation_fraction and split_seed."
             )
         _check_classes(real.class_names, proxy.class_names, self.proxy_path)
         if real.image_shape != proxy.image_shape:
             raise DataError(
-                f"The held-out images have shape {real.image_shape}, the proxy's {proxy.image_shape} (channels, "
+                f"The held-out images have shape {real.image_shape}, those of the proxy {proxy.image_shape} (channels, "
                 "height, width). Take them from the data that the proxy was distilled from."
             )
         return {"train": Subset(proxy, range(len(proxy))), "search": Subset(real, range(len(real)))}
 
     def sampler(self, half: Subset[Batch], world: int, rank: int, seed: int) -> EpochSampler:
-        """Some images of every group where that is set; see ``HalvesDataModule.sampler``."""
+        """Draw some images of every group if ``images_per_group`` is set; see ``HalvesDataModule.sampler``."""
         images = half.dataset
         if self.images_per_group is None or not isinstance(images, LabelledImages) or images.groups is None:
             return super().sampler(half, world, rank, seed)
@@ -238,6 +269,5 @@ class DistilledDataModule(HalvesDataModule):
 def _check_classes(real: list[str], proxy: list[str], path: str) -> None:
     if real != proxy:
         raise DataError(
-            f"{path} is of the classes {proxy}, the real images are of {real}. Take the data that it was "
-            "distilled from."
+            f"{path} has the classes {proxy}, the real images have {real}. Take the data that it was distilled from."
         )

@@ -6,47 +6,75 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from lightning_nas.distill.base import Batch, Matcher, Synthetic
+from lightning_nas.checks import at_least
+from lightning_nas.data.sets import Batch
+from lightning_nas.distill.base import Matcher, Synthetic
 from lightning_nas.distill.convnet import ConvNet, cached_images
 from lightning_nas.distill.siamese import SiameseAugmentation
-from lightning_nas.errors import ConfigError
 
 
 def class_means(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Mean feature of every class, ``(classes, features)``; zeros for a class that is absent."""
+    """Compute the mean feature of every class.
+
+    Args:
+        features: ``(n, features)``.
+        labels: ``(n,)``.
+        num_classes: Number of classes.
+
+    Returns:
+        ``(classes, features)``, zeros for a class that does not occur.
+    """
     sums = features.new_zeros(num_classes, features.shape[1]).index_add(0, labels, features)
     counts = torch.bincount(labels, minlength=num_classes).clamp(min=1)
     return sums / counts[:, None]
 
 
 class DistributionMatching(Matcher):
-    """``sum over classes of || mean f(real) - mean f(proxy) ||^2`` with randomly initialised ConvNets f, new a step.
+    """Matches the mean features of every class in random networks.
 
-    All classes go through a network in one forward pass. With several networks the distance is the mean over them.
+    The distance is
+
+        sum over classes of || mean f(real) - mean f(proxy) ||^2
+
+    where f is a randomly initialized ``ConvNet`` without its classifier, a new one in every step, so that the proxy
+    suits no network in particular. All classes go through the network in one forward pass. With several networks the
+    distance is the mean over them.
 
     References:
         1. Zhao, Bilen: Dataset Condensation with Distribution Matching, WACV 2023, https://arxiv.org/abs/2110.04181
 
     Args:
-        width: Channels of the embedding network (the paper: 128).
-        depth: Its blocks; each halves the image (the paper: 3 at 32x32).
-        networks: Embedding networks a step, at least 1; on a GPU they are computed together (the paper: 1).
-        augmentation: Of real and synthetic images alike; none if null.
+        width: Channels of the network, at least 1 (the paper: 128).
+        depth: Blocks of the network, at least 1; each halves the image (the paper: 3 at 32x32).
+        networks: Networks per step, at least 1 (the paper: 1). On a GPU they are computed together.
+        augmentation: Change that real and synthetic images get alike; none if null.
+
+    Raises:
+        ConfigError: A number is below 1.
+
+    Example:
+        ```yaml
+        matcher:
+          class_path: DistributionMatching
+          init_args:
+            width: 64
+            augmentation:
+              class_path: SiameseAugmentation
+        ```
     """
 
     def __init__(
         self, width: int = 128, depth: int = 3, networks: int = 1, augmentation: SiameseAugmentation | None = None
     ) -> None:
         super().__init__()
-        if networks < 1:
-            raise ConfigError(f"networks is {networks}; it must be at least 1.")
+        at_least(1, width=width, depth=depth, networks=networks)
         self.width = width
         self.depth = depth
         self.networks = networks
         self.augmentation = augmentation
 
     def loss(self, real: Batch, draw: Callable[[int], Synthetic], seed: int) -> Tensor:
-        """The distance; see ``Matcher.loss``."""
+        """Compute the distance; see ``Matcher.loss``."""
         synthetic = draw(seed)
         images, labels, reals = synthetic.images, synthetic.labels, real[0]
         if self.augmentation is not None:
@@ -61,24 +89,38 @@ class DistributionMatching(Matcher):
         return torch.stack(distances).mean()
 
     def _embedding(self, shape: tuple[int, int, int], seed: int, like: Tensor) -> Callable[[Tensor], Tensor]:
-        """Map images to features, ``(networks, batch, features)``."""
-        # seeded, so that a resumed run meets the networks that the uninterrupted one would have met
+        """Make the function that maps images to features, ``(networks, batch, features)``."""
+        # seeded, so that a resumed run gets the same networks as an uninterrupted one
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             made = [ConvNet(shape, 1, self.width, self.depth).features.to(like) for _ in range(self.networks)]
-        # on a CPU one after the other is three times as fast
+        # on a CPU, one after the other is three times as fast
         return together(made) if like.is_cuda and self.networks > 1 else one_by_one(made)
 
 
 def one_by_one(networks: Sequence[nn.Module]) -> Callable[[Tensor], Tensor]:
-    """Map images to the features of frozen networks, ``(networks, batch, features)``."""
+    """Freeze networks and join them to one function.
+
+    Args:
+        networks: Networks that map images to features.
+
+    Returns:
+        A function from images to features, ``(networks, batch, features)``.
+    """
     for network in networks:
         network.requires_grad_(False)
     return lambda x: torch.stack([network(x) for network in networks])
 
 
 def together(networks: Sequence[nn.Module]) -> Callable[[Tensor], Tensor]:
-    """``one_by_one`` of networks of the same form, in one batched pass."""
+    """Do as ``one_by_one`` for networks of the same form, but compute them in one batched pass.
+
+    Args:
+        networks: Networks that map images to features.
+
+    Returns:
+        A function from images to features, ``(networks, batch, features)``.
+    """
     parameters, buffers = stack_module_state(list(networks))
     parameters = {name: p.detach() for name, p in parameters.items()}
 

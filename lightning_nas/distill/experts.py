@@ -1,4 +1,4 @@
-"""Trajectories that trajectory matching follows: weights of networks in the course of their training."""
+"""The trajectories that trajectory matching follows: weights of networks in the course of their training."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,26 +12,34 @@ from lightning_nas.distill.convnet import ConvNet
 from lightning_nas.errors import ArtifactError, DataError
 from lightning_nas.files.artifacts import read_json, read_tensors, write_json, write_tensors
 
-_REPAIR = "Make it with 'lightning-nas fit --config configs/distill/experts.yaml', or check the path."
+_REPAIR = "Make them with 'lightning-nas fit --config configs/distill/experts.yaml', or check the path."
 
 _LARGEST = 2**16
-"""Of a network's sizes: what a hostile file says must not make layers without end."""
+"""Largest size of a network that is read: a hostile file must not make endless layers."""
 
 
 @dataclass(frozen=True, eq=False)
 class Experts:
-    """Weights of ConvNets before and after every epoch of their trainings.
+    """Weights of several ConvNets before their training and after every epoch of it.
 
-    In files: ``experts.safetensors``, with ``experts.json`` beside it.
+    On disk they are ``experts.safetensors``, with ``experts.json`` beside it; ``ExpertsTask`` writes both.
 
     Attributes:
-        weights: float32 ``(experts, epochs + 1, parameters)``; the last axis holds a network's parameters in their
+        weights: float32 ``(experts, epochs + 1, parameters)``. The last axis holds a network's parameters in their
             order, each flattened.
-        width: Of the networks, see ``ConvNet``.
-        depth: Likewise.
-        image_shape: Likewise.
-        num_classes: Likewise.
-        info: Source, seed.
+        width: Channels of the networks, see ``ConvNet``.
+        depth: Blocks of the networks.
+        image_shape: ``(channels, height, width)`` of their images.
+        num_classes: Number of classes.
+        info: How they were trained, as JSON values: source, split, seed.
+
+    Example:
+        ```python
+        experts = Experts.load("experts.safetensors")
+        network = experts.network()
+        weights = named_weights(network, experts.weights[0, -1])  # of the first expert at the end
+        logits = torch.func.functional_call(network, weights, (images,))
+        ```
     """
 
     weights: Tensor
@@ -43,15 +51,22 @@ class Experts:
 
     @property
     def epochs(self) -> int:
-        """Epochs that every expert was trained for."""
+        """Number of epochs that every expert was trained for."""
         return self.weights.shape[1] - 1
 
     def network(self) -> ConvNet:
-        """A network of this form whose parameters have shapes but no values; see ``named_weights``."""
+        """Return a network of this form whose parameters have shapes but no values; see ``named_weights``."""
         return shape_only(self.image_shape, self.num_classes, self.width, self.depth)
 
     def save(self, path: str | Path) -> Path:
-        """Write both files."""
+        """Write both files.
+
+        Args:
+            path: Path of ``experts.safetensors``.
+
+        Returns:
+            The path.
+        """
         path = Path(path)
         write_tensors(path, {"weights": self.weights})
         network = {name: getattr(self, name) for name in ("width", "depth", "image_shape", "num_classes")}
@@ -62,8 +77,11 @@ class Experts:
     def load(cls, path: str | Path) -> "Experts":
         """Read both files.
 
+        Args:
+            path: Path of ``experts.safetensors``.
+
         Raises:
-            ArtifactError: A file is missing, truncated, foreign or of a newer schema, or the two don't fit.
+            ArtifactError: A file is missing, truncated, foreign or of a newer schema, or the two do not match.
         """
         path = Path(path)
         tensors = read_tensors(path, repair=_REPAIR)
@@ -72,22 +90,22 @@ class Experts:
             return cls(info=dict(content["info"]), **_checked(tensors, content["network"]))
         except (DataError, ValueError, TypeError, LookupError, RuntimeError) as error:
             raise ArtifactError(
-                f"{path} has no experts of the network that {path.with_suffix('.json')} describes: "
+                f"{path} does not contain experts of the network that {path.with_suffix('.json')} describes: "
                 f"{type(error).__name__}, {str(error):.500}. {_REPAIR}"
             ) from None
 
 
 def shape_only(image_shape: tuple[int, int, int], num_classes: int, width: int, depth: int) -> ConvNet:
-    """A ``ConvNet`` whose parameters have shapes but no values; arguments as its own."""
+    """Make a ``ConvNet`` whose parameters have shapes but no values. Arguments are those of ``ConvNet``."""
     with torch.device("meta"):
         return ConvNet(image_shape, num_classes, width, depth).requires_grad_(False)
 
 
 def named_weights(network: nn.Module, flat: Tensor) -> dict[str, Tensor]:
-    """What ``torch.func.functional_call`` takes in the place of a network's parameters.
+    """Split flat weights into named ones, as ``torch.func.functional_call`` takes them.
 
     Args:
-        network: Whose values don't matter.
+        network: A network with the names and shapes of the parameters. Their values do not matter.
         flat: All parameters, ``(parameters,)``.
 
     Returns:
@@ -99,10 +117,13 @@ def named_weights(network: nn.Module, flat: Tensor) -> dict[str, Tensor]:
 
 
 def _checked(tensors: Mapping[str, Tensor], network: Any) -> dict[str, Any]:
-    """Arguments of ``Experts`` from what files hold.
+    """Check the content of both files.
+
+    Returns:
+        Arguments of ``Experts``.
 
     Raises:
-        ValueError: They don't fit each other. What is no such thing at all raises other kinds.
+        ValueError: The two do not match. Content of another kind altogether raises other errors.
     """
     if set(tensors) != {"weights"}:
         raise ValueError(f"it stores {sorted(tensors)} instead of ['weights']")
@@ -110,7 +131,7 @@ def _checked(tensors: Mapping[str, Tensor], network: Any) -> dict[str, Any]:
     shape = found["image_shape"] = tuple(found["image_shape"])
     sizes = [found["width"], found["depth"], found["num_classes"], *shape]
     if len(shape) != 3 or not all(type(size) is int and 1 <= size <= _LARGEST for size in sizes):
-        raise ValueError(f"the sizes {found} are not all whole numbers from 1 to {_LARGEST}, three of them image_shape")
+        raise ValueError(f"the sizes {found} must be integers from 1 to {_LARGEST}, three of them in image_shape")
     weights = tensors["weights"]
     count = sum(p.numel() for p in shape_only(**found).parameters())
     fits = weights.ndim == 3 and len(weights) > 0 and weights.shape[1] > 1 and weights.shape[2] == count
@@ -120,5 +141,5 @@ def _checked(tensors: Mapping[str, Tensor], network: Any) -> dict[str, Any]:
             f"(experts, epochs + 1, {count})"
         )
     if not bool(weights.isfinite().all()):
-        raise ValueError("weights are infinite or not a number")
+        raise ValueError("some weights are not finite")
     return {"weights": weights, **found}

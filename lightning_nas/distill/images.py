@@ -1,4 +1,4 @@
-"""Proxies that are stored as plain images: distilled ones, and the controls that every table shows."""
+"""Schemes that store plain images: distilled ones, and controls that are not trained."""
 
 from typing import Any
 
@@ -12,14 +12,17 @@ from lightning_nas.errors import ConfigError
 def class_subset(
     labels: Tensor, per_class: int, num_classes: int, generator: torch.Generator, name: str = "images_per_class"
 ) -> Tensor:
-    """Indices of ``per_class`` random images of every class, class by class.
+    """Choose ``per_class`` random images of every class.
 
     Args:
         labels: int64 ``(n,)``.
-        per_class: How many.
+        per_class: Number of images per class.
         num_classes: Number of classes.
-        generator: Source of the choice.
-        name: Of the setting, for the error message.
+        generator: Generator of the choice.
+        name: Name of the argument, for the error message.
+
+    Returns:
+        Indices, class by class.
 
     Raises:
         ConfigError: ``per_class`` is below 1, or a class has fewer images.
@@ -35,10 +38,18 @@ def class_subset(
 
 
 class PlainImages(Scheme):
-    """One trainable image for every stored one, started at real images.
+    """Every stored image is an image of the proxy, trained pixel by pixel. They start as real images.
 
     Args:
-        images_per_class: Stored images of a class, at least 1.
+        images_per_class: Images per class, at least 1 (the papers: 1, 10 or 50).
+
+    Example:
+        ```yaml
+        scheme:
+          class_path: PlainImages
+          init_args:
+            images_per_class: 10
+        ```
     """
 
     parameter_names = ("images",)
@@ -48,7 +59,11 @@ class PlainImages(Scheme):
         self.images_per_class = images_per_class
 
     def choose(self, images: Tensor, labels: Tensor, num_classes: int, generator: torch.Generator) -> Tensor:
-        """Indices of the real images to start at: random ones of every class; arguments as of ``Scheme.start``."""
+        """Choose the real images to start from: random ones of every class. Arguments are those of ``Scheme.start``.
+
+        Returns:
+            Indices, class by class.
+        """
         return class_subset(labels, self.images_per_class, num_classes, generator)
 
     def start(self, images: Tensor, labels: Tensor, num_classes: int, generator: torch.Generator) -> None:
@@ -58,7 +73,7 @@ class PlainImages(Scheme):
         self.register_buffer("labels", labels[chosen].clone())
 
     def proxy(self) -> Synthetic:
-        """All images, each its own group."""
+        """Return all images, each in a group of its own."""
         labels = self.get_buffer("labels")
         return Synthetic(self.images, labels, torch.arange(len(labels), device=labels.device))
 
@@ -66,8 +81,8 @@ class PlainImages(Scheme):
         """See ``Scheme.arguments``."""
         return {"images_per_class": self.images_per_class}
 
-    def made(self) -> tuple[int, int, int, int]:
-        """See ``Scheme.made``."""
+    def proxy_shape(self) -> tuple[int, int, int, int]:
+        """See ``Scheme.proxy_shape``."""
         n, channels, height, width = self.images.shape
         if self.get_buffer("labels").shape != (n,):
             raise ValueError(f"there are {n} images, and labels of shape {tuple(self.get_buffer('labels').shape)}")
@@ -75,10 +90,19 @@ class PlainImages(Scheme):
 
 
 class RandomSubset(PlainImages):
-    """Control: real images of every class drawn at random, not trained.
+    """Control: real images of every class, drawn at random and not trained.
 
     Args:
-        images_per_class: Stored images of a class, at least 1.
+        images_per_class: Images per class, at least 1.
+
+    Example:
+        ```yaml
+        model:
+          class_path: DistillTask
+          init_args:
+            scheme:
+              class_path: RandomSubset
+        ```
     """
 
     def start(self, images: Tensor, labels: Tensor, num_classes: int, generator: torch.Generator) -> None:
@@ -88,13 +112,22 @@ class RandomSubset(PlainImages):
 
 
 class Noise(RandomSubset):
-    """Control: Gaussian noise with random labels of equal counts, not trained. A search on it learns nothing.
+    """Control: Gaussian noise, not trained, with the same number of images per class. A search on it learns nothing.
 
     Args:
-        images_per_class: Stored images of a class, at least 1.
+        images_per_class: Images per class, at least 1.
+
+    Example:
+        ```yaml
+        model:
+          class_path: DistillTask
+          init_args:
+            scheme:
+              class_path: Noise
+        ```
     """
 
     def start(self, images: Tensor, labels: Tensor, num_classes: int, generator: torch.Generator) -> None:
-        """Draw standard normal pixels, the scale of normalised images; see ``Scheme.start``."""
+        """Draw standard normal pixels, the scale of normalized images; see ``Scheme.start``."""
         super().start(images, labels, num_classes, generator)
         self.images.data = torch.randn(self.images.shape, generator=generator)

@@ -1,44 +1,62 @@
-"""Similarities between samples that real and synthetic images have in common."""
+"""Matching of the similarities between samples."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_nas.checks import at_least
+from lightning_nas.data.sets import Batch
 from lightning_nas.data.splits import derived_seed
-from lightning_nas.distill.base import Batch, ProxyRegularizer, Scheme
+from lightning_nas.distill.base import ProxyRegularizer, Scheme
 from lightning_nas.distill.convnet import ConvNet
 from lightning_nas.distill.distribution import class_means
-from lightning_nas.errors import ConfigError
 
 
 class RelationMatching(ProxyRegularizer):
-    """``weight / classes^2 * || S(real) - S(synthetic) ||^2``, S the mean cosine similarities of classes' samples.
+    """Makes synthetic images resemble each other, class by class, as real images do.
 
-    ``S[a, b]`` is the mean over all pairs of a sample of class a and one of class b: the product of the classes' mean
-    normalised features, so that pairs are never made. Features are a randomly initialised ConvNet's, new in every step,
-    less the mean of the real ones. A reconstruction: it stands for the relation matching that Scheme 2 of the pipeline
-    may mean, after losses of the kind below.
+    The term is
+
+        weight / classes^2 * || S(real) - S(synthetic) ||^2
+
+    where ``S[a, b]`` is the mean cosine similarity over all pairs of a sample of class a and a sample of class b. It
+    equals the product of the classes' mean normalized features, so that no pairs have to be formed. Features are those
+    of a randomly initialized ``ConvNet``, a new one in every step, minus the mean of the real features.
+
+    Which relations Scheme 2 of the pipeline matches is not public. This is a reconstruction, following losses of the
+    kind below.
 
     References:
         1. Deng et al.: Exploiting Inter-sample and Inter-feature Relations in Dataset Distillation, CVPR 2024,
            https://arxiv.org/abs/2404.00563
 
     Args:
-        weight: Factor, at least 0.
-        width: Channels of the embedding network.
-        depth: Its blocks; each halves the image.
+        weight: Weight of the term, at least 0.
+        width: Channels of the network, at least 1.
+        depth: Blocks of the network, at least 1; each halves the image.
+
+    Raises:
+        ConfigError: An argument is out of its range.
+
+    Example:
+        ```yaml
+        regularizers:
+          - class_path: RelationMatching
+            init_args:
+              weight: 1.0
+        ```
     """
 
     def __init__(self, weight: float = 1.0, width: int = 128, depth: int = 3) -> None:
         super().__init__()
-        if weight < 0:
-            raise ConfigError(f"weight is {weight}; it must be at least 0.")
+        at_least(0, weight=weight)
+        at_least(1, width=width, depth=depth)
         self.weight = weight
         self.width = width
         self.depth = depth
 
     def loss(self, real: Batch, scheme: Scheme, seed: int) -> Tensor:
-        """The weighted distance; see ``ProxyRegularizer.loss``."""
+        """Compute the weighted distance; see ``ProxyRegularizer.loss``."""
         synthetic = scheme.draw(seed)
         classes = int(synthetic.labels.max()) + 1
         _, channels, height, width = synthetic.images.shape
@@ -60,7 +78,7 @@ class RelationMatching(ProxyRegularizer):
 
 
 def _averaged(values: Tensor) -> Tensor:
-    """The mean over all processes, each of which has its own real images."""
+    """Average over all processes, each of which has real images of its own."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(values)
         values /= torch.distributed.get_world_size()

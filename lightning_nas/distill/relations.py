@@ -1,4 +1,4 @@
-"""Scheme 2 of the two-scheme pipeline: few bases shared by all classes, and learned relations of labels to images."""
+"""Scheme 2 of the two-scheme pipeline: a few bases that all classes share, and learned mappings from labels to them."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_nas.checks import at_least, within
 from lightning_nas.data.splits import derived_seed
 from lightning_nas.distill.base import Scheme, Synthetic
 from lightning_nas.distill.images import class_subset
@@ -13,16 +14,20 @@ from lightning_nas.errors import ConfigError, DataError
 
 
 class RelationMappings(Scheme):
-    """Every image is a combination of bases that all classes share: ``x = sum_k A_i[c, k] b_k`` for class c, mapping i.
+    """Scheme 2: every image is a combination of bases that all classes share.
 
-    The mappings ``A_i`` address the bases by label. There are some separate banks of bases with the mappings to them,
-    at least two: images of different banks share nothing, so that a search can have one in each half. Bases and
-    mappings start as the best approximation of real images by so many bases, which a singular value decomposition
-    gives. Labels are soft: ``softmax(relations[c])``, started so that a small part of the probability goes to other
-    classes, by the similarity of the classes' mean images, and trained by matchers that look at labels.
+    Mapping i makes for class c the image
 
-    The scheme is a reconstruction of the pipeline's Scheme 2, whose text is not public, after the memories below; the
-    banks, the start and the soft labels are ours.
+        x = sum over k of A_i[c, k] b_k
+
+    so the mappings ``A_i`` address the bases ``b_k`` by label. Bases and mappings come in separate banks. Images of
+    different banks share nothing, so that a search can have one bank in each half. At the start, bases and mappings are
+    the best approximation of real images by so many bases, which a singular value decomposition gives. Labels are soft:
+    ``softmax(relations[c])``. At the start a small part of the probability goes to other classes, in proportion to the
+    similarity of the classes' mean images; matchers that use labels train them further.
+
+    The text of the pipeline's Scheme 2 is not public. This is a reconstruction, following the addressable memories
+    below; the banks, the start and the soft labels are ours.
 
     References:
         1. Liu, Qiao, Zhao, Deng, Yan: A new pipeline with ultimate search efficiency for neural architecture search,
@@ -31,18 +36,28 @@ class RelationMappings(Scheme):
            NeurIPS 2022, https://arxiv.org/abs/2206.02916
 
     Args:
-        bases: K, shared bases of all banks together, a multiple of ``banks``.
-        mappings: Images of a class that are made, a multiple of ``banks``.
-        banks: Sets of bases that share no image, at least 1; a search on the proxy alone needs 2.
-        downscale: Side of an image divided by that of a base; 2 stores a quarter.
-        mappings_per_step: Mappings of a bank that a step of matching draws, at least 1; all if null.
-        softness: Probability that a soft label starts with outside of its own class, from 0 to below 1; 0 keeps labels
-            hard.
+        bases: Number of bases in all banks together, a positive multiple of ``banks``.
+        mappings: Number of mappings in all banks together, which is the number of images per class, a positive
+            multiple of ``banks``.
+        banks: Number of banks, at least 1. A search on the proxy alone needs 2.
+        downscale: Side of an image divided by that of a base, at least 1. With 2, bases take a quarter of the bytes.
+        mappings_per_step: Mappings per bank that a step of matching draws, at least 1; all of them if null.
+        softness: Probability that a soft label gives to other classes at the start, at least 0 and below 1. With 0,
+            labels are hard.
         mapping_lr: Learning rate of the mappings; that of the bases if null.
         label_lr: Learning rate of the soft labels; that of the bases if null.
 
     Raises:
-        ConfigError: A number is out of its range.
+        ConfigError: An argument is out of its range.
+
+    Example:
+        ```yaml
+        scheme:
+          class_path: RelationMappings
+          init_args:
+            bases: 64
+            mappings: 50
+        ```
     """
 
     parameter_names = ("bases", "mappings", "relations")
@@ -60,15 +75,11 @@ class RelationMappings(Scheme):
         label_lr: float | None = None,
     ) -> None:
         super().__init__()
-        if banks < 1 or downscale < 1:
-            raise ConfigError(f"banks is {banks} and downscale {downscale}; both must be at least 1.")
+        at_least(1, banks=banks, downscale=downscale, mappings_per_step=mappings_per_step)
+        within("[0, 1)", softness=softness)
         for name, value in {"bases": bases, "mappings": mappings}.items():
             if value < 1 or value % banks:
                 raise ConfigError(f"{name} is {value}; it must be a positive multiple of banks, which is {banks}.")
-        if mappings_per_step is not None and mappings_per_step < 1:
-            raise ConfigError(f"mappings_per_step is {mappings_per_step}; it must be at least 1, or null for all.")
-        if not 0 <= softness < 1:
-            raise ConfigError(f"softness is {softness}; it must be from 0 to below 1.")
         self.counts = {"bases": bases, "mappings": mappings, "banks": banks, "downscale": downscale}
         self.mappings_per_step = mappings_per_step
         self.softness = softness
@@ -76,7 +87,7 @@ class RelationMappings(Scheme):
         self.label_lr = label_lr
 
     def start(self, images: Tensor, labels: Tensor, num_classes: int, generator: torch.Generator) -> None:
-        """The best approximation of random real images by so many bases; see ``Scheme.start``."""
+        """Approximate random real images by so many bases; see ``Scheme.start``."""
         bases, mappings, banks, downscale = self.counts.values()
         chosen = class_subset(labels, mappings, num_classes, generator, "mappings")
         channels, height, side = images.shape[1:]
@@ -86,25 +97,25 @@ class RelationMappings(Scheme):
                 "divides both sides."
             )
         small = F.avg_pool2d(images[chosen], downscale)
-        # (banks, classes * mappings of a bank, values of a base)
+        # (banks, classes * mappings per bank, values of a base)
         rows = small.flatten(1).unflatten(0, (num_classes, banks, -1)).transpose(0, 1).flatten(1, 2)
         if bases // banks > min(rows.shape[1:]):
             raise ConfigError(
-                f"bases is {bases}, {bases // banks} a bank; more than {min(rows.shape[1:])} are of no use for "
-                f"{rows.shape[1]} images of {rows.shape[2]} values. Use fewer, or more mappings."
+                f"bases is {bases}, which is {bases // banks} per bank; more than {min(rows.shape[1:])} are useless "
+                f"for {rows.shape[1]} images of {rows.shape[2]} values. Use fewer bases, or more mappings."
             )
         left, strength, right = torch.linalg.svd(rows.double(), full_matrices=False)
         kept = bases // banks
-        size = rows.shape[2] ** 0.5  # so that a base has values of about 1, as an image has
+        size = rows.shape[2] ** 0.5  # so that the values of a base are about 1, like those of an image
         start = right[:, :kept].float() * size
         coefficients = (left * strength[:, None])[:, :, :kept].float() / size
         self.bases = nn.Parameter(start.reshape(bases, channels, *small.shape[2:]))
-        # (banks, classes, mappings of a bank, bases of a bank)
+        # (banks, classes, mappings per bank, bases per bank)
         self.mappings = nn.Parameter(coefficients.unflatten(1, (num_classes, -1)).contiguous())
         self.relations = nn.Parameter(self._related(images, labels, num_classes), requires_grad=self.softness > 0)
 
     def _related(self, images: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-        """Logits of the soft labels at the start, ``(classes, classes)``."""
+        """Return the logits of the soft labels at the start, ``(classes, classes)``."""
         means = torch.stack([images[labels == c].mean(0).flatten() for c in range(num_classes)])
         means = F.normalize(means - means.mean(0), dim=1)
         own = torch.eye(num_classes, dtype=torch.bool)
@@ -112,11 +123,11 @@ class RelationMappings(Scheme):
         return torch.where(own, 1 - self.softness, self.softness * others).clamp(min=1e-6).log()
 
     def proxy(self) -> Synthetic:
-        """The images of all mappings; those of a bank are one group."""
+        """Make the images of all mappings. Those of a bank are one group."""
         return self._made_by(self.mappings)
 
     def draw(self, seed: int) -> Synthetic:
-        """The images of some random mappings of every bank; see ``Scheme.draw``."""
+        """Make the images of some random mappings of every bank; see ``Scheme.draw``."""
         generator = torch.Generator().manual_seed(derived_seed(seed, "draw"))
         order = torch.randperm(self.mappings.shape[2], generator=generator)
         return self._made_by(self.mappings[:, :, order[: self.mappings_per_step]])
@@ -130,18 +141,18 @@ class RelationMappings(Scheme):
             x = F.interpolate(x, scale_factor=downscale, mode="bilinear", align_corners=False)
         index = torch.arange(len(x), device=x.device)
         labels = index // each % classes
-        targets = self.relations.softmax(1)[labels] if self.softness else None
-        return Synthetic(x, labels, index // (each * classes), targets)
+        soft_labels = self.relations.softmax(1)[labels] if self.softness else None
+        return Synthetic(x, labels, index // (each * classes), soft_labels)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Bases, mappings and soft labels, the latter with learning rates of their own."""
+        """Return bases, mappings and soft labels with their learning rates; see ``Scheme.parameter_groups``."""
         rates = {"bases": None, "mappings": self.mapping_lr, "relations": self.label_lr}
         groups: list[dict[str, Any]] = []
         for name, rate in rates.items():
             parameter: Tensor = getattr(self, name)
             if parameter.requires_grad:
                 groups.append({"params": [parameter], **({} if rate is None else {"lr": rate})})
-        if self.relations.requires_grad:  # a decay meant for images would make all classes alike
+        if self.relations.requires_grad:  # weight decay, meant for images, would make all classes equal
             groups[-1]["weight_decay"] = 0.0
         return groups
 
@@ -149,8 +160,8 @@ class RelationMappings(Scheme):
         """See ``Scheme.arguments``."""
         return {**self.counts, "softness": self.softness}
 
-    def made(self) -> tuple[int, int, int, int]:
-        """See ``Scheme.made``."""
+    def proxy_shape(self) -> tuple[int, int, int, int]:
+        """See ``Scheme.proxy_shape``."""
         bases, channels, low, narrow = self.bases.shape
         banks, classes, each, kept = self.mappings.shape
         if bases != banks * kept or self.relations.shape != (classes, classes) or not classes:

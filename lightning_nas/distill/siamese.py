@@ -1,4 +1,4 @@
-"""One random change for real and synthetic images alike."""
+"""One random change for all real and synthetic images of a step."""
 
 import math
 from collections.abc import Callable
@@ -7,32 +7,48 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_nas.errors import ConfigError
+from lightning_nas.checks import at_least, within
 
 
 class SiameseAugmentation:
-    """Differentiable siamese augmentation: a step's real and synthetic images all get the same random change.
+    """Differentiable siamese augmentation: all real and synthetic images of a step get the same random change.
 
-    Every step draws one of the changes whose strength is above 0 and its parameters once for all images, so that what
-    is matched differs by the images alone. Gradients pass through to the images. Geometry is one bilinear resampling
-    of the batch, and what comes from outside of an image is 0, the mean of normalised data.
+    Every step draws one change among those whose strength is above 0, with its parameters, once for all images. What is
+    matched then differs by the images alone. Gradients pass through to the images. Geometric changes resample the batch
+    bilinearly; pixels from outside of an image are 0, the mean of normalized data.
 
     References:
         1. Zhao, Bilen: Dataset Condensation with Differentiable Siamese Augmentation, ICML 2021,
            https://arxiv.org/abs/2102.08259
 
     Args:
-        flip: Probability that the images are mirrored, if this change is drawn (the paper: 0.5).
-        shift: Largest shift, as a fraction of the side (the paper: 0.125).
-        scale: Largest factor of the size, at least 1, or 0 (the paper: 1.2, for either side).
-        rotation: Largest rotation in degrees, up to 180 (the paper: 15).
-        cutout: Side of the square set to 0, as a fraction of the image's, up to 1 (the paper: 0.5).
-        brightness: Width of the interval around 0 that is added (the paper: 1, on its scale).
-        saturation: Largest factor of the distance from the grey image (the paper: 2).
-        contrast: Half width of the interval around 1 that the distance from the mean is multiplied by (the paper: 0.5).
+        flip: Probability of mirroring the images left to right when this change is drawn, from 0 to 1 (the paper: 0.5).
+            Set it to 0 where left and right matter, as in digits.
+        shift: Largest shift as a fraction of the side, from 0 to 1 (the paper: 0.125).
+        scale: Largest factor by which height and width change, each by its own draw, at least 1; 0 leaves scaling out
+            (the paper: 1.2).
+        rotation: Largest rotation in degrees, from 0 to 180 (the paper: 15).
+        cutout: Side of the square that is set to 0, as a fraction of the image's side, from 0 to 1 (the paper: 0.5).
+        brightness: Width of the interval around 0 from which an offset of all values is drawn, at least 0 (the paper:
+            1).
+        saturation: Largest factor of the difference from the grey image, at least 0 (the paper: 2).
+        contrast: Half the width of the interval around 1 from which a factor of the difference from the image's mean is
+            drawn, from 0 to 1 (the paper: 0.5).
 
     Raises:
         ConfigError: A strength is out of its range.
+
+    Attributes:
+        changes: The changes among which every step draws; each maps images and a generator to images.
+
+    Example:
+        ```yaml
+        augmentation:
+          class_path: SiameseAugmentation
+          init_args:
+            flip: 0.0
+            rotation: 10.0
+        ```
     """
 
     def __init__(
@@ -46,13 +62,11 @@ class SiameseAugmentation:
         saturation: float = 2.0,
         contrast: float = 0.5,
     ) -> None:
-        most = {"flip": 1.0, "shift": 1.0, "scale": math.inf, "rotation": 180.0, "cutout": 1.0}
-        most |= {"brightness": math.inf, "saturation": math.inf, "contrast": 1.0}
-        strengths = [flip, shift, scale, rotation, cutout, brightness, saturation, contrast]
-        for (name, limit), value in zip(most.items(), strengths, strict=True):
-            if not 0 <= value <= limit or (name == "scale" and 0 < value < 1):
-                low = "0, or from 1" if name == "scale" else "from 0"
-                raise ConfigError(f"{name} is {value}; it must be {low} to {limit}.")
+        within("[0, 1]", flip=flip, shift=shift, cutout=cutout, contrast=contrast)
+        within("[0, 180]", rotation=rotation)
+        at_least(0, brightness=brightness, saturation=saturation)
+        if scale != 0:
+            at_least(1, scale=scale)
         self.flip = flip
         self.shift = shift
         self.scale = scale
@@ -61,31 +75,31 @@ class SiameseAugmentation:
         self.brightness = brightness
         self.saturation = saturation
         self.contrast = contrast
-        colour = self._color if brightness or saturation or contrast else None
+        color = self._color if brightness or saturation or contrast else None
         changes = [
             (flip, self._flip),
             (shift, self._shift),
             (scale, self._scale),
             (rotation, self._rotate),
             (cutout, self._cut),
-            (1.0, colour),
+            (1.0, color),
         ]
-        self._changes: list[Callable[[Tensor, torch.Generator], Tensor]] = [c for on, c in changes if on and c]
+        self.changes: list[Callable[[Tensor, torch.Generator], Tensor]] = [c for on, c in changes if on and c]
 
     def __call__(self, images: Tensor, seed: int) -> Tensor:
-        """Change all images alike.
+        """Change all images in the same way.
 
         Args:
-            images: Normalised, ``(batch, channels, height, width)``.
-            seed: The same seed changes other images in the same way.
+            images: Normalized images ``(batch, channels, height, width)``.
+            seed: Seed of the change. The same seed changes other images in the same way.
 
         Returns:
-            The same shape, differentiable in ``images``.
+            Images of the same shape, differentiable in ``images``.
         """
-        if not self._changes:
+        if not self.changes:
             return images
         generator = torch.Generator().manual_seed(seed)
-        change = self._changes[int(torch.randint(len(self._changes), (1,), generator=generator))]
+        change = self.changes[int(torch.randint(len(self.changes), (1,), generator=generator))]
         return change(images, generator)
 
     def _flip(self, images: Tensor, generator: torch.Generator) -> Tensor:
@@ -94,7 +108,7 @@ class SiameseAugmentation:
     def _shift(self, images: Tensor, generator: torch.Generator) -> Tensor:
         height, width = images.shape[2:]
         down, right = (round(self.shift * side * (2 * _uniform(generator) - 1)) for side in (height, width))
-        # a negative pad cuts off
+        # negative padding crops
         return F.pad(images, [right, -right, down, -down])
 
     def _scale(self, images: Tensor, generator: torch.Generator) -> Tensor:
@@ -130,7 +144,7 @@ def _uniform(generator: torch.Generator) -> float:
 
 
 def _resample(images: Tensor, rows: list[list[float]]) -> Tensor:
-    """Read every output pixel at an affine function of its place, in coordinates from -1 to 1."""
+    """Read every output pixel at an affine function of its position, in coordinates from -1 to 1."""
     theta = torch.tensor(rows, dtype=images.dtype, device=images.device).expand(len(images), 2, 3)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, align_corners=False)

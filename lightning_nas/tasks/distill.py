@@ -10,8 +10,10 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
+from lightning_nas.data.sets import Batch
 from lightning_nas.data.splits import derived_seed
-from lightning_nas.distill.base import Batch, Matcher, Proxy, ProxyRegularizer, Scheme, Synthetic
+from lightning_nas.distill.base import Matcher, ProxyRegularizer, Scheme, Synthetic
+from lightning_nas.distill.proxy import Proxy
 from lightning_nas.errors import ConfigError
 from lightning_nas.files.artifacts import write_tensors
 from lightning_nas.tasks.common import EpochMeans, check_state, check_weights, output_folder
@@ -185,8 +187,8 @@ class DistillTask(LightningModule):
 
     def _all(self) -> Synthetic:
         with torch.no_grad():
-            images, labels, groups, targets = self.scheme.proxy().detached()
-        return Synthetic(images.cpu(), labels.cpu(), groups.cpu(), None if targets is None else targets.cpu())
+            images, labels, groups, soft = self.scheme.proxy().detached()
+        return Synthetic(images.cpu(), labels.cpu(), groups.cpu(), None if soft is None else soft.cpu())
 
     def _write(self, folder: Path) -> None:
         if not self.trainer.is_global_zero:

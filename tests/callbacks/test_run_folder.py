@@ -203,7 +203,7 @@ def test_every_stage_stops_at_such_a_loss(stage: str, tmp_path: Path) -> None:
         main(write(tmp_path, STAGES[stage], poison))
     kept_is_finite(tmp_path, 0)
     if stage == "distill":
-        from lightning_nas.distill.base import Proxy
+        from lightning_nas.distill.proxy import Proxy
 
         assert bool(Proxy.load(tmp_path / "proxy.safetensors").images.isfinite().all())
 

@@ -10,8 +10,8 @@ import yaml
 from lightning.pytorch.cli import instantiate_class
 
 from lightning_nas.cli.lightning import check_config, run
-from lightning_nas.distill.base import Proxy
 from lightning_nas.distill.images import PlainImages
+from lightning_nas.distill.proxy import Proxy
 from lightning_nas.files.artifacts import write_tensors
 from lightning_nas.pipeline.config import merge, read_yaml
 from lightning_nas.spaces.darts.space import DARTSSpace
@@ -217,13 +217,14 @@ def tiny(config: dict[str, Any], folder: Path) -> dict[str, Any]:
         )
     if "epochs_per_expert" in arguments:
         arguments |= {"experts": 1, "epochs_per_expert": 1, "width": 4, "depth": 2}
-    if "experts" in arguments.get("matcher", {}).get("init_args", {}):
+    if "experts_path" in arguments.get("matcher", {}).get("init_args", {}):
         experts = str(wandering_experts((3, 32, 32), folder / "given" / "experts.safetensors"))
-        short = {"experts": experts, "student_steps": 2, "expert_epochs": 1, "max_start_epoch": 1}
+        short = {"experts_path": experts, "student_steps": 2, "expert_epochs": 1, "max_start_epoch": 1}
         arguments["matcher"]["init_args"] |= short
     for part in [arguments.get("matcher"), arguments.get("network"), *arguments.get("regularizers", [])]:
-        if isinstance(part, dict) and ".distill." in part["class_path"] and "experts" not in part.get("init_args", {}):
-            part["init_args"] = {**part.get("init_args", {}), "width": 4, "depth": 2}
+        own = part.get("init_args", {}) if isinstance(part, dict) else {}
+        if isinstance(part, dict) and ".distill." in part["class_path"] and "experts_path" not in own:
+            part["init_args"] = {**own, "width": 4, "depth": 2}
     if arguments.get("architecture"):
         arguments = merge(arguments, {"channels": 4, "cells": 3})
         if not arguments["architecture"].startswith("Genotype("):

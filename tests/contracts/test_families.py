@@ -206,7 +206,7 @@ def test_schemes_make_balanced_finite_proxies_and_repeat_with_their_seed(member:
         scheme = started(member(**SMALL.get(member, {})), images, labels)
         made = scheme.proxy()
         x, y, groups, targets = made
-        assert x.shape == scheme.made()
+        assert x.shape == scheme.proxy_shape()
         assert x.shape[1:] == (2, 8, 8)
         assert len(x) == len(y) == len(groups)
         assert torch.isfinite(x).all()
@@ -228,7 +228,7 @@ def test_schemes_make_balanced_finite_proxies_and_repeat_with_their_seed(member:
     # what an artifact holds
     read = member(**json.loads(json.dumps(scheme.arguments())))
     read.restore(scheme.state_dict())
-    assert read.made() == scheme.made()
+    assert read.proxy_shape() == scheme.proxy_shape()
     assert torch.equal(read.proxy().images, proxies[0])
     assert read.stored_bytes == sum(4 * p.numel() for p in scheme.parameters()) + sum(
         8 * b.numel() for b in scheme.buffers()

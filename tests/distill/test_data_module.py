@@ -13,11 +13,12 @@ import torch.nn.functional as F
 
 from lightning_nas.data.augmentation import RandomCrop, RandomFlip
 from lightning_nas.data.images import ArrayDataModule
-from lightning_nas.distill.base import Proxy, Scheme
+from lightning_nas.distill.base import Scheme
 from lightning_nas.distill.bases import HallucinatedBases
 from lightning_nas.distill.convnet import ConvNet
 from lightning_nas.distill.data_module import DistilledDataModule, GroupSampler, ProxyDataModule
 from lightning_nas.distill.images import PlainImages
+from lightning_nas.distill.proxy import Proxy
 from lightning_nas.distill.relations import RelationMappings
 from lightning_nas.errors import ArtifactError, ConfigError, DataError
 from lightning_nas.evaluation.short_training import ShortTraining
@@ -67,9 +68,9 @@ def test_held_out_images_must_be_of_the_same_kind(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no validation set"):
         DistilledDataModule(path, held_out=module(tmp_path)).half("search")
     other = proxy(tmp_path, PlainImages(3), class_names=["x", "y", "z"])
-    with pytest.raises(DataError, match="is of the classes .'x', 'y', 'z'"):
+    with pytest.raises(DataError, match="has the classes .'x', 'y', 'z'"):
         DistilledDataModule(other, held_out=real(tmp_path)).half("search")
-    with pytest.raises(DataError, match="is of the classes"):
+    with pytest.raises(DataError, match="has the classes"):
         ProxyDataModule(other, test=real(tmp_path)).test_dataloader()
     path = proxy(tmp_path, PlainImages(3))
     small = ArrayDataModule(npz(tmp_path, x_train=_small(24), x_test=_small(7)), validation_fraction=0.5)
@@ -79,7 +80,7 @@ def test_held_out_images_must_be_of_the_same_kind(tmp_path: Path) -> None:
 
 def test_held_out_images_must_not_be_distilled_ones(tmp_path: Path) -> None:
     made = proxy(tmp_path, PlainImages(3), info={"split": real(tmp_path, split_seed=1).split})
-    with pytest.raises(DataError, match=r"'split_seed': 1} leaves .* held_out has .*'split_seed': 0"):
+    with pytest.raises(DataError, match=r"'split_seed': 1} leaves, .* held_out has .*'split_seed': 0"):
         DistilledDataModule(made, held_out=real(tmp_path)).half("search")
     assert len(DistilledDataModule(made, held_out=real(tmp_path, split_seed=1)).half("search")) == 12
 
@@ -126,7 +127,7 @@ def test_ranks_share_a_group_sampler_and_passes_begin_in_the_middle() -> None:
 def test_soft_labels_reach_the_loss_and_accuracies_take_the_likeliest(tmp_path: Path) -> None:
     path = proxy(tmp_path, RelationMappings(4, 4, softness=0.3))
     made = Proxy.load(path).synthetic
-    assert made.targets is not None
+    assert made.soft_labels is not None
     data = ProxyDataModule(path, batch_size=12, test=real(tmp_path))
     task = TrainTask(
         None,
@@ -138,7 +139,7 @@ def test_soft_labels_reach_the_loss_and_accuracies_take_the_likeliest(tmp_path: 
     trainer = quiet_trainer(max_epochs=1)
     trainer.fit(task, datamodule=data)
     logits = task(made.images)
-    expected = -(made.targets * logits.log_softmax(1)).sum(1).mean()
+    expected = -(made.soft_labels * logits.log_softmax(1)).sum(1).mean()
     assert float(trainer.callback_metrics["train/loss"]) == pytest.approx(float(expected.detach()), rel=1e-5)
     share = (logits.argmax(1) == made.labels).float().mean()
     assert float(trainer.callback_metrics["train/accuracy"]) == pytest.approx(float(share))
@@ -146,7 +147,7 @@ def test_soft_labels_reach_the_loss_and_accuracies_take_the_likeliest(tmp_path: 
     for name in ("train", "search"):
         assert torch.bincount(halves.fixed_batch(name, 6, 0)[1].argmax(1)).tolist() == [2, 2, 2]
     (found,) = ShortTraining(halves, steps=2, batch_size=4, channels=4, cells=3).evaluate([DARTSSpace().largest()])
-    assert found.objectives["loss"] > float(F.cross_entropy(torch.zeros(1, 3), made.targets[:1])) / 10
+    assert found.objectives["loss"] > float(F.cross_entropy(torch.zeros(1, 3), made.soft_labels[:1])) / 10
 
 
 def test_a_proxy_is_tested_on_real_images_normalised_as_its_source(tmp_path: Path) -> None:

@@ -14,8 +14,7 @@ from lightning_nas.data.class_balanced import ClassBalancedDataModule
 from lightning_nas.data.images import DigitsDataModule
 from lightning_nas.distill import convnet
 from lightning_nas.distill.base import Synthetic
-from lightning_nas.distill.convnet import ConvNet
-from lightning_nas.distill.gradient import Derivatives, GradientMatching, directions
+from lightning_nas.distill.gradient import GradientMatching
 from lightning_nas.distill.images import PlainImages
 from lightning_nas.distill.relations import RelationMappings
 from lightning_nas.distill.siamese import SiameseAugmentation
@@ -47,7 +46,7 @@ def by_hand(network: nn.Module, real: tuple[Tensor, Tensor], synthetic: Syntheti
     for c in synthetic.labels.unique():
         own = synthetic.labels == c
         target = torch.autograd.grad(F.cross_entropy(network(real[0][real[1] == c]), real[1][real[1] == c]), weights)
-        loss = F.cross_entropy(network(synthetic.images[own]), synthetic.answers[own])
+        loss = F.cross_entropy(network(synthetic.images[own]), synthetic.targets[own])
         for a, b in zip(torch.autograd.grad(loss, weights, create_graph=True), target, strict=True):
             for row, goal in zip(a, b, strict=True):
                 total = total + 1 - (row * goal).sum() / (row.norm() * goal.norm())
@@ -60,7 +59,7 @@ def by_hand(network: nn.Module, real: tuple[Tensor, Tensor], synthetic: Syntheti
 def test_it_is_the_loop_over_classes_written_out(
     size: tuple[int, int], soft: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(convnet, "_CACHE_BYTES", 6 * size[0] * size[1] * 8 * 4)  # of 6 images, 4 and then 2
+    monkeypatch.setattr(convnet, "CACHE_BYTES", 6 * size[0] * size[1] * 8 * 4)  # of 6 images, 4 and then 2
     real = torch.randn(24, 3, *size).double()
     images = torch.randn(12, 3, *size).double().requires_grad_()
     labels = torch.arange(12) % 4
@@ -73,31 +72,6 @@ def test_it_is_the_loop_over_classes_written_out(
     for a, b in zip(torch.autograd.grad(found, inputs), torch.autograd.grad(expected, inputs), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
     assert torch.equal(matcher.loss((real, Y), drawing(images.detach(), labels, targets), 3), found)
-
-
-def test_the_gradient_of_all_parameters_is_that_of_autograd() -> None:
-    network = matching().network.requires_grad_()
-    derivatives = Derivatives(network)
-    loss = F.cross_entropy(network(X), Y)
-    expected = torch.autograd.grad(loss, derivatives.trained)
-    with torch.no_grad():
-        found = derivatives.mean_gradients(X, F.one_hot(Y, 4).double(), every=True)
-    for a, b in zip(found, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
-    biases = [m.bias for m in network.features if isinstance(m, nn.Conv2d)]
-    assert all(g.abs().max() < 1e-12 for g in torch.autograd.grad(F.cross_entropy(network(X), Y), biases))
-    assert len(found) + len(biases) == len(list(network.parameters()))
-
-
-def test_rows_without_direction_have_no_slope_and_equal_ones_no_distance() -> None:
-    a, b = torch.randn(5, 3, 2).double(), torch.randn(5, 3, 2).double()
-    a[1] = 0
-    value, slope = directions(a, b)
-    cosines = [F.cosine_similarity(a[i].flatten(), b[i].flatten(), dim=0) for i in (0, 2, 3, 4)]
-    torch.testing.assert_close(value, sum((1 - c for c in cosines), torch.tensor(0.5).double()))
-    assert not slope[1].any()
-    assert float(directions(a, a)[0]) == 0
-    assert float(directions(a, 3 * a)[0]) < 1e-30
 
 
 def test_classes_get_changes_of_their_own_the_same_for_real_and_synthetic_images() -> None:
@@ -237,9 +211,3 @@ def test_two_processes_are_one_with_their_real_images(tmp_path: Path) -> None:
 def test_impossible_settings_are_refused(options: dict[str, Any], match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         GradientMatching(**options)
-
-
-def test_convnet_is_what_the_derivatives_are_of() -> None:
-    """Blocks of a convolution, an instance norm, a ReLU and a pooling, and one linear layer."""
-    kinds = [type(m) for m in ConvNet((3, 8, 8), 4, 6, 2).features]
-    assert kinds == 2 * [nn.Conv2d, nn.GroupNorm, nn.ReLU, nn.AvgPool2d] + [nn.Flatten]

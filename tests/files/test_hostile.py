@@ -22,7 +22,7 @@ from hypothesis.configuration import set_hypothesis_home_dir
 from lightning_nas.architecture import Architecture
 from lightning_nas.cli.lightning import check_classes, class_paths
 from lightning_nas.data.images import ArrayDataModule
-from lightning_nas.distill.base import Proxy
+from lightning_nas.distill.proxy import Proxy
 from lightning_nas.errors import NASError
 from lightning_nas.files.artifacts import read_tensors
 from lightning_nas.files.checkpoints import CHECKPOINT_KEY, read_checkpoint

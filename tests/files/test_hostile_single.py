@@ -18,7 +18,7 @@ from PIL import Image
 from lightning_nas.data import images as images_module
 from lightning_nas.data.folders import FolderSet
 from lightning_nas.data.images import ArrayDataModule
-from lightning_nas.distill.base import Proxy
+from lightning_nas.distill.proxy import Proxy
 from lightning_nas.errors import ArchitectureError, ArtifactError, CheckpointError, DataError, NASError
 from lightning_nas.files.artifacts import LARGEST_JSON, read_json, read_tensors
 from lightning_nas.files.checkpoints import read_checkpoint
@@ -164,8 +164,8 @@ def tensors(**changes: torch.Tensor | None) -> bytes:
             "images of shape .*none or more|not a complete",
         ),  # or: safetensors 0.4
         (tensors(images=torch.zeros(4, 1, 2, 2, dtype=torch.float16)), "images is torch.float16"),
-        (tensors(labels=torch.tensor([0, 1, 0, -1])), "no proxy of 2 classes"),
-        (tensors(labels=torch.tensor([0, 1, 0, 2])), "no proxy of 2 classes"),
+        (tensors(labels=torch.tensor([0, 1, 0, -1])), "not a proxy of 2 classes"),
+        (tensors(labels=torch.tensor([0, 1, 0, 2])), "not a proxy of 2 classes"),
         (tensors(labels=torch.tensor([0, 1])), "4 images, and labels of shape"),
     ],
 )
@@ -182,14 +182,14 @@ def test_tensors_of_proxies(content: bytes, match: str) -> None:
         ({"mean": [float("nan")]}, "finite numbers"),
         ({"mean": [10**400]}, "finite numbers"),
         ({"std": {"0": 0.2}}, "finite numbers"),
-        ({"std": [0.0]}, "deviations above 0"),
+        ({"std": [0.0]}, "positive standard deviations"),
         ({"std": [0.2, 0.2]}, "1 channels"),
         ({"schema": 2}, "schema 2"),
-        ({"scheme": None}, "no proxy of the scheme"),
+        ({"scheme": None}, "not a proxy of the scheme"),
         ({"scheme": {"class_path": "os.system", "arguments": {"command": "false"}}}, "is not a Scheme class"),
         ({"scheme": scheme("images.PlainImages", size=3)}, "unexpected keyword argument 'size'"),
         ({"scheme": scheme("relations.RelationMappings")}, "instead of .*'mappings'"),
-        ({"scheme": scheme("base.Scheme")}, "no proxy of the scheme"),
+        ({"scheme": scheme("base.Scheme")}, "not a proxy of the scheme"),
     ],
 )
 def test_what_is_beside_a_proxy(changes: dict[str, Any], match: str) -> None:

@@ -15,7 +15,7 @@ from lightning_nas.__main__ import main
 from lightning_nas.cli.lightning import check_config
 from lightning_nas.data.architectures import ArchitecturesDataModule
 from lightning_nas.data.images import DigitsDataModule
-from lightning_nas.distill.base import Proxy
+from lightning_nas.distill.proxy import Proxy
 from lightning_nas.errors import ConfigError
 from lightning_nas.files.artifacts import write_bytes
 from lightning_nas.pipeline.config import merge, parse, set_key

@@ -14,8 +14,8 @@ from lightning.pytorch import Trainer
 from lightning_nas.architecture import Architecture
 from lightning_nas.cli.lightning import run
 from lightning_nas.data.architectures import ArchitecturesDataModule
-from lightning_nas.distill.base import Proxy
 from lightning_nas.distill.images import RandomSubset
+from lightning_nas.distill.proxy import Proxy
 from lightning_nas.errors import (
     ArtifactError,
     CheckpointError,

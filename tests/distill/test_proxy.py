@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_nas.distill.base import Proxy
 from lightning_nas.distill.images import PlainImages
+from lightning_nas.distill.proxy import Proxy
 from lightning_nas.errors import ArtifactError
 from lightning_nas.files.artifacts import write_tensors
 from tests.helpers import stored
@@ -38,5 +38,5 @@ def test_damaged_proxies_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="does not exist"):
         Proxy.load(path)
     write_tensors(path, {"images": torch.zeros(2, 1, 4, 4), "labels": torch.tensor([0, 7])})
-    with pytest.raises(ArtifactError, match="no proxy of 3 classes"):
+    with pytest.raises(ArtifactError, match="not a proxy of 3 classes"):
         Proxy.load(path)
