@@ -1,136 +1,319 @@
-"""The operations of the DARTS space.
+"""Operations that the edges of cells may take, and how a space is given its operations."""
 
-Only torch is imported here, and no other module of the library: an exported network carries this code with it.
-"""
-
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
+
+from lightning_nas.errors import ConfigError
+from lightning_nas.spaces.operation_modules import (
+    DilConv,
+    FactorizedReduce,
+    Noise,
+    ReLUConvBN,
+    SepConv,
+    Zero,
+    average_pool,
+    max_pool,
+)
+from lightning_nas.spaces.rebuildable import PlainForm, Rebuildable, from_plain, frozen, to_plain
 
 
-class ReLUConvBN(nn.Sequential):
-    """ReLU, convolution, batch norm."""
+class Operation(Rebuildable, ABC):
+    """An operation that an edge of a cell may take.
 
-    def __init__(
-        self, channels_in: int, channels: int, kernel: int, stride: int, padding: int, affine: bool = True
-    ) -> None:
-        super().__init__(
-            nn.ReLU(),
-            nn.Conv2d(channels_in, channels, kernel, stride, padding, bias=False),
-            nn.BatchNorm2d(channels, affine=affine),
-        )
+    Write your own as a subclass in any module that can be imported, and give an object of it to a space:
 
+    - It is searched with the module that it makes. The fused supernets of ``DARTSSpace`` and ``NASBench201Space``
+      compute only the operations that they were written for; with any other, the space builds a ``PerEdgeSupernet``.
+    - The constructor arguments are JSON values (numbers, text, booleans, null and lists of them), and each is kept as
+      the attribute of the same name. Artifacts store the class path and these arguments. To read an artifact, the
+      class must have been imported.
+    - If found networks shall be exported as one plain Python file, the module that defines the class imports nothing
+      but torch, the standard library and modules that do the same.
 
-class DilConv(nn.Sequential):
-    """ReLU, dilated depthwise convolution, pointwise convolution, batch norm."""
+    Example:
+        ```python
+        class SqueezeExcite(Operation):
+            name = "squeeze_excite"
 
-    def __init__(self, channels: int, kernel: int, stride: int, dilation: int = 2, affine: bool = True) -> None:
-        padding = dilation * (kernel - 1) // 2
-        super().__init__(
-            nn.ReLU(),
-            nn.Conv2d(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False),
-            nn.Conv2d(channels, channels, 1, bias=False),
-            nn.BatchNorm2d(channels, affine=affine),
-        )
+            def __init__(self, ratio: int = 4) -> None:
+                self.ratio = ratio
 
+            def module(self, channels: int, stride: int, affine: bool) -> nn.Module:
+                return MySqueezeExcite(channels, self.ratio, stride)
+        ```
 
-class SepConv(nn.Sequential):
-    """The pair of depthwise and pointwise convolution applied twice; the stride is the first one's."""
+        ```yaml
+        space:
+          class_path: DARTSSpace
+          init_args:
+            operations:
+              - none
+              - skip_connect
+              - sep_conv_3x3
+              - class_path: my_operations.SqueezeExcite
+                init_args: {ratio: 2}
+        ```
 
-    def __init__(self, channels: int, kernel: int, stride: int, affine: bool = True) -> None:
-        super().__init__(
-            DilConv(channels, kernel, stride, dilation=1, affine=affine),
-            DilConv(channels, kernel, 1, dilation=1, affine=affine),
-        )
-
-
-def every_second(x: Tensor, first: int) -> Tensor:
-    """Every second pixel of both sides, from ``first`` on.
-
-    The channels are put last before, so that the gradient has them last, too: other layouts are slow further down.
+    Attributes:
+        name: One word that names the operation in texts, drawings and restrictions of a space.
+        is_none: Whether the output is always zero, which means that there is no connection.
+        is_skip: Whether an edge of stride 1 passes its input unchanged.
+        is_random: Whether the forward pass draws random numbers. Such an operation cannot be computed a second time
+            with the same result, as checkpointing and second-order gradients would.
     """
-    return x.permute(0, 2, 3, 1)[:, first::2, first::2].permute(0, 3, 1, 2)
+
+    name: str
+    is_none: bool = False
+    is_skip: bool = False
+    is_random: bool = False
+
+    @abstractmethod
+    def module(self, channels: int, stride: int, affine: bool) -> nn.Module:
+        """Build the module of the operation in the network of an architecture.
+
+        Args:
+            channels: Channels of the input ``(batch, channels, height, width)`` and of the output.
+            stride: 1 keeps height and width; 2 halves them, rounding up.
+            affine: Whether batch norms have affine parameters.
+        """
+
+    def search_module(self, channels: int, stride: int) -> nn.Module:
+        """Build the module of the operation in a supernet.
+
+        By default it is ``module`` without affine parameters in its batch norms. A supernet weights the outputs of
+        operations, so that the scale of an output should be fixed: a batch norm as the last layer does that.
+
+        Args:
+            channels: See ``module``.
+            stride: See ``module``.
+        """
+        return self.module(channels, stride, False)
+
+    @cached_property
+    def has_weights(self) -> bool:
+        """Whether the operation has trained parameters where it keeps height and width."""
+        with torch.device("meta"):
+            return any(True for _ in self.module(16, 1, True).parameters())
 
 
-class FactorizedReduce(nn.Module):
-    """Halves height and width (rounding up): two strided 1x1 convolutions, the second shifted by one pixel.
+class NoConnection(Operation):
+    """The operation ``none``: zeros."""
 
-    The stride is a slice: with torch 2.15 on the CPU, the weight gradient of a strided 1x1 convolution in channels_last
-    with fewer than 7 input channels writes past its memory.
+    name = "none"
+    is_none = True
+
+    def module(self, channels: int, stride: int, affine: bool) -> nn.Module:
+        """See ``Operation.module``."""
+        return Zero(stride)
+
+
+class SkipConnection(Operation):
+    """The operation ``skip_connect``: the identity, or a factorized reduction where the stride is 2."""
+
+    name = "skip_connect"
+    is_skip = True
+
+    def module(self, channels: int, stride: int, affine: bool) -> nn.Module:
+        """See ``Operation.module``."""
+        return nn.Identity() if stride == 1 else FactorizedReduce(channels, channels, affine)
+
+
+class MaxPooling(Operation):
+    """The operation ``max_pool_3x3``; in a supernet a batch norm follows, as in the public DARTS code."""
+
+    name = "max_pool_3x3"
+
+    def module(self, channels: int, stride: int, affine: bool) -> nn.Module:
+        """See ``Operation.module``."""
+        return max_pool(stride)
+
+    def search_module(self, channels: int, stride: int) -> nn.Module:
+        """See ``Operation.search_module``."""
+        return nn.Sequential(max_pool(stride), nn.BatchNorm2d(channels, affine=False))
+
+
+class AveragePooling(Operation):
+    """The operation ``avg_pool_3x3``, whose means leave the padding out.
+
+    Args:
+        normalize: Whether a batch norm follows in a supernet: true in the public DARTS code, false in that of
+            NAS-Bench-201.
     """
 
-    def __init__(self, channels_in: int, channels: int, affine: bool = True) -> None:
-        super().__init__()
-        self.relu = nn.ReLU()
-        self.conv_1 = nn.Conv2d(channels_in, channels // 2, 1, bias=False)
-        self.conv_2 = nn.Conv2d(channels_in, channels - channels // 2, 1, bias=False)
-        self.bn = nn.BatchNorm2d(channels, affine=affine)
+    name = "avg_pool_3x3"
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(batch, channels_in, height, width)`` to ``(batch, channels, ceil(height / 2), ceil(width / 2))``."""
-        x = self.relu(x)
-        # an odd side has one pixel too few after the shift
-        shifted = F.pad(every_second(x, 1), (0, x.shape[3] % 2, 0, x.shape[2] % 2))
-        y: Tensor = self.bn(torch.cat([self.conv_1(every_second(x, 0)), self.conv_2(shifted)], dim=1))
-        return y
+    def __init__(self, normalize: bool = True) -> None:
+        self.normalize = normalize
 
+    def module(self, channels: int, stride: int, affine: bool) -> nn.Module:
+        """See ``Operation.module``."""
+        return average_pool(stride)
 
-class Zero(nn.Module):
-    """The operation ``none``: zeros of the output's size."""
-
-    def __init__(self, stride: int) -> None:
-        super().__init__()
-        self.stride = stride
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return zeros like every ``stride``-th pixel of ``x``."""
-        return torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
+    def search_module(self, channels: int, stride: int) -> nn.Module:
+        """See ``Operation.search_module``."""
+        if not self.normalize:
+            return average_pool(stride)
+        return nn.Sequential(average_pool(stride), nn.BatchNorm2d(channels, affine=False))
 
 
-class Noise(nn.Module):
-    """The operation ``noise``: standard normal noise of the output's size, in training and evaluation alike.
+class Convolution(Operation):
+    """The operations ``nor_conv_1x1`` and ``nor_conv_3x3`` of NAS-Bench-201: ReLU, convolution, batch norm.
 
-    In a supernet, all edges that leave a state have the same noise, instead of each its own.
+    Args:
+        kernel: Side of the kernel, odd.
+
+    Raises:
+        ConfigError: ``kernel`` is not a positive odd integer.
+    """
+
+    def __init__(self, kernel: int = 3) -> None:
+        self.kernel = _odd(kernel)
+        self.name = f"nor_conv_{kernel}x{kernel}"
+
+    def module(self, channels: int, stride: int, affine: bool) -> nn.Module:
+        """See ``Operation.module``."""
+        return ReLUConvBN(channels, channels, self.kernel, stride, self.kernel // 2, affine)
+
+
+class SeparableConvolution(Operation):
+    """The operations ``sep_conv_3x3`` and ``sep_conv_5x5``: a depthwise and a pointwise convolution, applied twice.
+
+    Args:
+        kernel: Side of the depthwise kernels, odd.
+
+    Raises:
+        ConfigError: ``kernel`` is not a positive odd integer.
+    """
+
+    def __init__(self, kernel: int = 3) -> None:
+        self.kernel = _odd(kernel)
+        self.name = f"sep_conv_{kernel}x{kernel}"
+
+    def module(self, channels: int, stride: int, affine: bool) -> nn.Module:
+        """See ``Operation.module``."""
+        return SepConv(channels, self.kernel, stride, affine)
+
+
+class DilatedConvolution(Operation):
+    """The operations ``dil_conv_3x3`` and ``dil_conv_5x5``: a dilated depthwise and a pointwise convolution, once.
+
+    Args:
+        kernel: Side of the depthwise kernel, odd; the dilation is 2.
+
+    Raises:
+        ConfigError: ``kernel`` is not a positive odd integer.
+    """
+
+    def __init__(self, kernel: int = 3) -> None:
+        self.kernel = _odd(kernel)
+        self.name = f"dil_conv_{kernel}x{kernel}"
+
+    def module(self, channels: int, stride: int, affine: bool) -> nn.Module:
+        """See ``Operation.module``."""
+        return DilConv(channels, self.kernel, stride, affine=affine)
+
+
+class GaussianNoise(Operation):
+    """The operation ``noise``: standard normal noise of the output's size, which ignores the input.
+
+    A reliable search never chooses it, which makes it a test of searches. In the fused supernet of ``DARTSSpace``, all
+    edges that leave a state share the same noise; elsewhere every edge draws its own.
 
     References:
         1. Zela, Elsken, Saikia, Marrakchi, Brox, Hutter: Understanding and Robustifying Differentiable Architecture
            Search, ICLR 2020, https://arxiv.org/abs/1909.09656
     """
 
-    def __init__(self, stride: int) -> None:
-        super().__init__()
-        self.stride = stride
+    name = "noise"
+    is_random = True
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Draw noise like every ``stride``-th pixel of ``x``."""
-        return torch.randn_like(x[:, :, :: self.stride, :: self.stride])
-
-
-def drop_path(x: Tensor, probability: float) -> Tensor:
-    """Set whole samples of ``x`` to zero with ``probability`` and scale the others by ``1 / (1 - probability)``."""
-    keep = 1.0 - probability
-    mask = torch.empty(x.shape[0], 1, 1, 1, dtype=x.dtype, device=x.device).bernoulli_(keep)
-    return x * mask / keep
+    def module(self, channels: int, stride: int, affine: bool) -> nn.Module:
+        """See ``Operation.module``."""
+        return Noise(stride)
 
 
-OPERATIONS: dict[str, Callable[[int, int, bool], nn.Module]] = {
-    "none": lambda channels, stride, affine: Zero(stride),
-    "max_pool_3x3": lambda channels, stride, affine: nn.MaxPool2d(3, stride, padding=1),
-    "avg_pool_3x3": lambda channels, stride, affine: nn.AvgPool2d(3, stride, padding=1, count_include_pad=False),
-    "skip_connect": lambda channels, stride, affine: (
-        nn.Identity() if stride == 1 else FactorizedReduce(channels, channels, affine)
-    ),
-    "sep_conv_3x3": lambda channels, stride, affine: SepConv(channels, 3, stride, affine),
-    "sep_conv_5x5": lambda channels, stride, affine: SepConv(channels, 5, stride, affine),
-    "dil_conv_3x3": lambda channels, stride, affine: DilConv(channels, 3, stride, affine=affine),
-    "dil_conv_5x5": lambda channels, stride, affine: DilConv(channels, 5, stride, affine=affine),
-}
-"""From the published name of an operation to its maker ``(channels, stride, affine) -> module``."""
+def _odd(kernel: int) -> int:
+    if type(kernel) is not int or kernel < 1 or kernel % 2 == 0:
+        raise ConfigError(f"kernel is {kernel!r:.50}; it must be a positive odd integer.")
+    return kernel
 
-ALL_OPERATIONS: dict[str, Callable[[int, int, bool], nn.Module]] = {
-    **OPERATIONS,
-    "noise": lambda channels, stride, affine: Noise(stride),
-}
-"""Those of the DARTS space, and others that a space may name."""
+
+DARTS_OPERATIONS: tuple[Operation, ...] = (
+    NoConnection(),
+    MaxPooling(),
+    AveragePooling(),
+    SkipConnection(),
+    SeparableConvolution(3),
+    SeparableConvolution(5),
+    DilatedConvolution(3),
+    DilatedConvolution(5),
+)
+"""The operations of the DARTS paper, in the published order."""
+
+BUILT_IN: tuple[Operation, ...] = (*DARTS_OPERATIONS, GaussianNoise())
+"""All operations that the fused supernet of ``DARTSSpace`` computes."""
+
+OPERATIONS: dict[str, Operation] = {operation.name: operation for operation in DARTS_OPERATIONS}
+"""The operations of the DARTS paper by name."""
+
+ALL_OPERATIONS: dict[str, Operation] = {operation.name: operation for operation in BUILT_IN}
+"""The operations that ``DARTSSpace`` knows by name. Others are given to it as objects."""
+
+
+def find_operations(
+    given: Sequence[str | Operation | PlainForm], known: Mapping[str, Operation]
+) -> tuple[Operation, ...]:
+    """Look up the operations of a space.
+
+    Args:
+        given: The operations: names, objects, or the forms in which artifacts store objects.
+        known: The operations that the space knows by name.
+
+    Raises:
+        ConfigError: A name is unknown, a value is not an operation, or two operations have the same name.
+    """
+    found = [_operation(value, known) for value in given]
+    names = [operation.name for operation in found]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice or not found:
+        what = f"{twice} occur more than once" if twice else "the list is empty"
+        raise ConfigError(f"operations are {names!s:.300}: {what}. Give each operation once.")
+    return tuple(found)
+
+
+def _operation(value: str | Operation | PlainForm, known: Mapping[str, Operation]) -> Operation:
+    if isinstance(value, str):
+        if value not in known:
+            raise ConfigError(
+                f"operations contain {value!r:.100}, which is unknown; known by name are {list(known)}. Give an "
+                "operation of your own as an object of a subclass of Operation: 'class_path: my_module.MyOperation'."
+            )
+        value = known[value]
+    made = from_plain(value, Operation, "operations") if isinstance(value, (list, tuple)) else value
+    if not isinstance(made, Operation):
+        raise ConfigError(
+            f"operations contain {made!r:.100}, which is not an Operation. Write a subclass of Operation whose method "
+            "'module' makes the module, and give an object of it."
+        )
+    if not isinstance(getattr(made, "name", None), str) or len(made.name.split()) != 1:
+        raise ConfigError(
+            f"The name of {type(made).__name__} is {getattr(made, 'name', None)!r:.100}; it must be one word."
+        )
+    return made
+
+
+def operation_argument(operations: Sequence[Operation], known: Sequence[Operation]) -> tuple[str | PlainForm, ...]:
+    """Return operations as the argument of a space that artifacts store, with lists as tuples.
+
+    Args:
+        operations: The operations.
+        known: The operations that the space knows by name; others are stored with class and arguments.
+
+    Raises:
+        ConfigError: An operation has arguments that are not JSON values.
+    """
+    return tuple(frozen(operation.name if operation in known else to_plain(operation)) for operation in operations)

@@ -27,6 +27,7 @@ from lightning_nas.errors import ConfigError
 from lightning_nas.spaces.darts.fused_edges import FusedEdges
 from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
+from lightning_nas.spaces.operations import SkipConnection
 from lightning_nas.tasks.bilevel import BilevelTask
 from tests.helpers import FixedHalves, quiet_trainer
 
@@ -175,17 +176,17 @@ def test_a_search_that_broke_within_an_epoch_goes_on_in_its_phase(tmp_path: Path
 
 @pytest.mark.parametrize("side", [8, 16], ids=["dense", "wide"])
 def test_skips_lose_a_share_of_their_values_in_training(side: int) -> None:
-    wave = FusedEdges(["skip_connect"], torch.ones(2, 1, 1, dtype=torch.bool), 4, 1)
+    edges = FusedEdges([SkipConnection()], torch.ones(2, 1, 1, dtype=torch.bool), 4, 1)
     x, weights = 1 + torch.rand(8, 4, side, side), torch.tensor([0.25, 0.5]).view(2, 1, 1)
-    plain = wave([x], weights)
+    plain = edges([x], weights)
     torch.testing.assert_close(plain, torch.cat([0.25 * x, 0.5 * x], 1))
-    wave.skip_dropout = 0.4
-    dropped = wave([x], weights)
+    edges.skip_dropout = 0.4
+    dropped = edges([x], weights)
     lost = dropped == 0
     assert float(lost.double().mean()) == pytest.approx(0.4, abs=0.03)
     torch.testing.assert_close(dropped[~lost], plain[~lost] / 0.6)
     assert torch.equal(lost[:, :4], lost[:, 4:])
-    torch.testing.assert_close(wave.eval()([x], weights), plain)
+    torch.testing.assert_close(edges.eval()([x], weights), plain)
 
 
 @pytest.mark.parametrize("options", [{"cells": (3, 3)}, {"kept": (3, 5)}, {"kept": (5,)}, {"skip_dropout": (0, 0, 1)}])

@@ -23,5 +23,5 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     """All kernels, whatever the size of the images."""
     pixels, single = PATHS[request.param]
     monkeypatch.setattr(fused_edges, "DENSE_PIXELS", pixels)
-    monkeypatch.setattr(WideKernel, "single", single)
+    monkeypatch.setattr(WideKernel, "one_by_one", single)
     return str(request.param)

@@ -35,7 +35,7 @@ reference = _load_reference()
 torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1).step()
 TOLERANCE = 1e-9
 PATHS = {"dense": (10**9, True), "wide": (0, True), "together": (0, False)}
-"""Pixels up to which a wave is dense, and whether the wide path takes one target at a time (as on a CPU)."""
+"""Largest number of pixels for the dense kernel, and whether the wide kernel computes targets one by one."""
 
 
 class Ours(nn.Module):

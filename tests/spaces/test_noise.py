@@ -13,6 +13,7 @@ from lightning_nas.errors import ConfigError
 from lightning_nas.pipeline.config import read_yaml
 from lightning_nas.spaces.darts.fused_edges import FusedEdges
 from lightning_nas.spaces.darts.space import DARTSSpace
+from lightning_nas.spaces.operations import ALL_OPERATIONS
 from lightning_nas.tasks.bilevel import BilevelTask
 from tests.conftest import ROOT
 
@@ -20,10 +21,10 @@ from tests.conftest import ROOT
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("side", [8, 17], ids=["dense", "wide"])
 def test_noise_has_the_factors_as_its_deviation_and_nothing_of_the_input(side: int, stride: int) -> None:
-    wave = FusedEdges(["noise"], torch.ones(2, 2, 1, dtype=torch.bool), 6, stride)
+    edges = FusedEdges([ALL_OPERATIONS["noise"]], torch.ones(2, 2, 1, dtype=torch.bool), 6, stride)
     weights = torch.tensor([[0.3, 0.4], [1.0, 0.0]]).unsqueeze(2).requires_grad_()
     x = [torch.full((16, 6, side, side), 100.0), torch.zeros(16, 6, side, side)]
-    result = wave(x, weights)
+    result = edges(x, weights)
     (gradient,) = torch.autograd.grad((result[:, :6] * result[:, 6:].detach()).sum(), weights)
     y = result.detach()
     out = -(-side // stride)
@@ -37,22 +38,23 @@ def test_noise_has_the_factors_as_its_deviation_and_nothing_of_the_input(side: i
     assert abs(float((rest * second).mean())) < 0.06
     expected = [[float((second * second).sum()), float((rest * second).sum())], [0.0, 0.0]]
     torch.testing.assert_close(gradient.squeeze(2), torch.tensor(expected), rtol=1e-4, atol=1e-2)
-    assert not torch.equal(wave.eval()(x, weights), wave(x, weights))
-    nothing = wave(x, weights, active=torch.zeros(2, 2, 1, dtype=torch.bool))
+    assert not torch.equal(edges.eval()(x, weights), edges(x, weights))
+    nothing = edges(x, weights, active=torch.zeros(2, 2, 1, dtype=torch.bool))
     assert not nothing.any()
 
 
 def test_noise_beside_other_operations_adds_to_them() -> None:
     """With the noise taken off again, the rest is what it is without it."""
-    operations = ["max_pool_3x3", "noise", "skip_connect", "sep_conv_3x3", "none"]
+    names = ["max_pool_3x3", "noise", "skip_connect", "sep_conv_3x3", "none"]
+    operations = [ALL_OPERATIONS[name] for name in names]
     for stride in (1, 2):
         torch.manual_seed(3)
-        wave = FusedEdges(operations, torch.ones(2, 1, 5, dtype=torch.bool), 4, stride)
+        edges = FusedEdges(operations, torch.ones(2, 1, 5, dtype=torch.bool), 4, stride)
         x, weights = torch.randn(4, 4, 8, 8), torch.rand(2, 1, 5)
         weights[..., 1] = 0
-        plain = wave([x], weights)
+        plain = edges([x], weights)
         weights[..., 1] = torch.tensor([0.5, 2.0]).unsqueeze(1)
-        first, second = (wave([x], weights) - plain).detach().split(4, 1)
+        first, second = (edges([x], weights) - plain).detach().split(4, 1)
         torch.testing.assert_close(4 * first, second, rtol=1e-4, atol=1e-4)
         assert float(first.std()) == pytest.approx(0.5, rel=0.15)
 

@@ -14,7 +14,7 @@ from lightning_nas.differentiable.attention.operation import OperationAttention
 from lightning_nas.errors import ArchitectureError, ConfigError
 from lightning_nas.spaces.base import Mixture
 from lightning_nas.spaces.convert import from_per_edge, inherit, inherit_optimizer, to_per_edge
-from lightning_nas.spaces.darts.edge_weights import blocks
+from lightning_nas.spaces.darts.rectangles import rectangles
 from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.spaces.operations import OPERATIONS
 from tests.spaces.pair import Pair, close
@@ -217,12 +217,12 @@ def test_rectangles_cover_a_set_once() -> None:
         for sources in (1, 2):
             mask = torch.rand(4, sources, 5, generator=generator) < density
             count = torch.zeros(mask.shape, dtype=torch.long)
-            for targets, of, operations in blocks(mask):
+            for targets, of, operations in rectangles(mask):
                 for t in targets:
                     for s in of:
                         count[t, s, list(operations)] += 1
             assert torch.equal(count, mask.long())
-    assert len(blocks(torch.ones(4, 2, 5, dtype=torch.bool))) == 1
+    assert len(rectangles(torch.ones(4, 2, 5, dtype=torch.bool))) == 1
 
 
 def test_restricted_space() -> None:

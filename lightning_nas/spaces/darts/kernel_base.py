@@ -1,65 +1,68 @@
-"""What the two ways of computing a wave share; see ``lightning_nas.spaces.darts.fused_edges.FusedEdges``."""
+"""What both kernels of ``FusedEdges`` share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_nas.spaces.darts.edge_weights import EdgeSlice, take
+from lightning_nas.spaces.attention import OperationScores, apply_scores
+from lightning_nas.spaces.darts.edge_weights import EdgeSlice, EdgeWeights
+from lightning_nas.spaces.darts.rectangles import take
 from lightning_nas.spaces.kernels import EPS, MOMENTUM, Moments, fold
-
-if TYPE_CHECKING:
-    from lightning_nas.spaces.darts.fused_edges import FusedEdges
-
-Scores = Callable[[Tensor], Tensor]
 
 
 class EdgeKernel(ABC):
-    """One evaluation of a wave.
+    """One evaluation of fused edges.
 
-    T, K, S, C below are targets, kinds of convolution, sources and channels of a part; B, H, W batch, height and width.
+    In the shapes below, T, K, S and C are the numbers of targets, kinds of convolution, sources and channels of a
+    slice; B, H and W are batch, height and width.
 
     Args:
-        wave: Weights and statistics.
-        states: What enters the operations, ``(B, C, H, W)`` each.
+        weights: Weights and statistics of the edges.
+        states: The channels that enter the operations, ``(B, C, H, W)`` each.
+        skip_dropout: See ``FusedEdges``.
     """
 
     x: Tensor
 
-    def __init__(self, wave: "FusedEdges", states: Sequence[Tensor]) -> None:
-        self.wave = wave
+    def __init__(self, weights: EdgeWeights, states: Sequence[Tensor], skip_dropout: float = 0.0) -> None:
+        self.weights = weights
+        self.training = weights.training
+        self.skip_dropout = skip_dropout
         self.batch, _, self.height, self.width = states[0].shape
-        self.height_out = -(-self.height // wave.stride)
-        self.width_out = -(-self.width // wave.stride)
+        self.height_out = -(-self.height // weights.stride)
+        self.width_out = -(-self.width // weights.stride)
 
-    def mix(self, weights: Tensor, scores: Scores | None, active: Tensor | None) -> Tensor:
-        """See ``FusedEdges.forward``."""
-        chunks = self.wave.chunks(self.single, active)
-        parts = [part for _, _, of_chunk in chunks for part in of_chunk]
-        self.prepare(any(part.kinds or part.reduces for part in parts))
-        self.free = self._free(self.wave.wanted_free(active))
-        split = weights.split(1) if self.single else [weights]
+    def mix(self, factors: Tensor, scores: OperationScores | None, active: Tensor | None) -> Tensor:
+        """Compute the weighted sum at every node; see ``FusedEdges.forward``."""
+        chunks = self.weights.chunks(self.one_by_one, active)
+        slices = [part for _, _, of_chunk in chunks for part in of_chunk]
+        self.prepare(any(part.kinds or part.reduces for part in slices))
+        free = self.weights.active_free(active)
+        self.free = self.compute_free(free)
+        split = factors.split(1) if self.one_by_one else [factors]
         totals = [
-            self._mix_plain(*chunk, factors, active)
+            self._mix_plain(*chunk, of_chunk, free)
             if scores is None
-            else self._mix_scored(*chunk, factors, active, scores)
-            for chunk, factors in zip(chunks, split, strict=True)
+            else self._mix_scored(*chunk, of_chunk, free, scores)
+            for chunk, of_chunk in zip(chunks, split, strict=True)
         ]
         return totals[0] if len(totals) == 1 else torch.cat(totals, dim=1)
 
     def _mix_plain(
-        self, first: int, count: int, parts: list[EdgeSlice], weights: Tensor, active: Tensor | None
+        self, first: int, count: int, slices: list[EdgeSlice], factors: Tensor, free: Sequence[int]
     ) -> Tensor:
-        wave = self.wave
-        # one split costs less than slices: its gradient is one concatenation
-        ordered = weights.index_select(2, wave.order).transpose(1, 2)
-        sizes = [len(wave.convolutions), len(wave.free), int(wave.reduces)]
+        """Sum of one chunk with the same factors for all images."""
+        weights = self.weights
+        # one split costs less than separate slices: its gradient is a single concatenation
+        ordered = factors.index_select(2, weights.order).transpose(1, 2)
+        sizes = [len(weights.convolutions), len(weights.free), int(weights.reduces)]
         of_kinds, of_free, of_reduction = ordered.split(sizes, dim=1)
         results = []
-        for part in parts:
+        for part in slices:
             rows = [t - first for t in part.targets]
             total = None
             if part.kinds:
@@ -74,64 +77,67 @@ class EdgeKernel(ABC):
             results.append((rows, total))
         total = self._assembled(count, results)
         if self.free is not None:
-            chosen = [wave.free.index(name) for name in wave.wanted_free(active)]
+            chosen = [weights.free.index(column) for column in free]
             total = self.add_free(take(of_free, 1, chosen).flatten(1), None, total)
         return self.finish(total, count)
 
     def _mix_scored(
-        self, first: int, count: int, parts: list[EdgeSlice], weights: Tensor, active: Tensor | None, scores: Scores
+        self,
+        first: int,
+        count: int,
+        slices: list[EdgeSlice],
+        factors: Tensor,
+        free: Sequence[int],
+        scores: OperationScores,
     ) -> Tensor:
-        """With factors that differ from sample to sample."""
-        wave, width = self.wave, weights.shape[2]
-        pooled = weights.new_zeros(self.batch, count, wave.sources, width, wave.channels)
+        """Sum of one chunk with factors that the scores make different for every image."""
+        weights, operations = self.weights, factors.shape[2]
+        pooled = factors.new_zeros(self.batch, count, weights.sources, operations, weights.channels)
         made = []
-        for part in parts:
+        for part in slices:
             rows = [t - first for t in part.targets]
             inputs, last, reduction = None, None, None
             if part.kinds:
                 inputs = self.convolve(part)
                 last = self._last(part, inputs, None)
+                # the mean of an affine map's output is the map of the mean
                 mean = torch.einsum("tksoc,tkscb->btsko", last[0], self.pooled_inputs(part, inputs))
                 pooled = self._filled(pooled, rows, part.sources, self._columns(part), mean + last[1].transpose(1, 2))
             if part.reduces:
                 reduction = self._reduction(part, None)
                 mean = torch.einsum("tsoc,scb->btso", reduction[0], self.pooled_halves(part)) + reduction[1]
-                pooled = self._filled(pooled, rows, part.sources, [wave.columns[-1]], mean.unsqueeze(3))
+                pooled = self._filled(pooled, rows, part.sources, [weights.columns[-1]], mean.unsqueeze(3))
             made.append((part, rows, inputs, last, reduction))
-        free_columns = self._free_columns(active)
-        if free_columns:
+        if free:
             mean = self.pooled_free().permute(3, 1, 0, 2).unsqueeze(1).expand(-1, count, -1, -1, -1)
-            pooled = self._filled(pooled, range(count), range(wave.sources), free_columns, mean)
-        factors = self._factors(weights, pooled, scores)  # (B, T, S, operations)
+            pooled = self._filled(pooled, range(count), range(weights.sources), free, mean)
+        scaled = apply_scores(factors.flatten(0, 1), pooled.flatten(1, 2), scores)
+        changed = scaled.unflatten(1, factors.shape[:2])  # (B, T, S, operations)
         results = []
         for part, rows, inputs, last, reduction in made:
-            share = take(take(factors, 1, rows), 2, part.sources)
+            share = take(take(changed, 1, rows), 2, part.sources)
             total = None
             if last is not None:
                 of_kinds = share[..., self._columns(part)].transpose(2, 3)
                 bias = torch.einsum("btks,tkso->bto", of_kinds, last[1])
                 total = self.project(part, inputs, last[0], bias, of_kinds)
             if reduction is not None:
-                of_skip = share[..., wave.columns[-1]]
+                of_skip = share[..., weights.columns[-1]]
                 bias = torch.einsum("bts,tso->bto", of_skip, reduction[1])
                 total = self.project_halves(part, reduction[0], bias, of_skip, total)
             results.append((rows, total))
         total = self._assembled(count, results)
-        if free_columns:
-            total = self.add_free(None, factors[..., free_columns].transpose(2, 3).flatten(2), total)
+        if free:
+            total = self.add_free(None, changed[..., list(free)].transpose(2, 3).flatten(2), total)
         return self.finish(total, count)
 
-    def skipped(self) -> Tensor:
-        """The states as skips pass them."""
-        rate = self.wave.skip_dropout
-        return F.dropout(self.x, rate) if rate and self.wave.training else self.x
+    def passed_by_skips(self) -> Tensor:
+        """Return the states as skip connections pass them, with dropout in training."""
+        return F.dropout(self.x, self.skip_dropout) if self.skip_dropout and self.training else self.x
 
     def _columns(self, part: EdgeSlice) -> list[int]:
-        """Columns of a part's convolutions in the mixture."""
-        return [self.wave.columns[kind.position] for kind in part.kinds]
-
-    def _free_columns(self, active: Tensor | None) -> list[int]:
-        return [self.wave.operations.index(name) for name in self.wave.wanted_free(active)]
+        """Columns of the convolutions of a slice in the mixture."""
+        return [self.weights.columns[kind.position] for kind in part.kinds]
 
     def _filled(
         self, x: Tensor, targets: Sequence[int], sources: Sequence[int], columns: Sequence[int], values: Tensor
@@ -141,18 +147,8 @@ class EdgeKernel(ABC):
         b = torch.arange(self.batch, device=x.device)
         return x.to(values.dtype).index_put((b[:, None, None, None], t[:, None, None], s[:, None], o), values)
 
-    def _factors(self, weights: Tensor, pooled: Tensor, scores: Scores) -> Tensor:
-        """The mixture's factors times the exponentials of scores, with the sum of every edge kept."""
-        flat = weights.flatten(0, 1)
-        factors = flat * scores(pooled.flatten(1, 2)).exp()
-        sums = factors.sum(2, keepdim=True)
-        # an edge that is switched off has the sum zero and stays off
-        sums = torch.where(sums == 0, torch.ones_like(sums), sums)
-        scaled: Tensor = (factors * (flat.sum(1, keepdim=True) / sums)).unflatten(1, weights.shape[:2])
-        return scaled
-
     def _assembled(self, count: int, results: list[tuple[list[int], Tensor | None]]) -> Tensor | None:
-        """The sums of parts that serve some of the targets each."""
+        """Add the sums of slices, each of which serves some of the targets."""
         found = [(rows, y) for rows, y in results if y is not None]
         if not found:
             return None
@@ -170,97 +166,133 @@ class EdgeKernel(ABC):
         return self.stack([zeros if piece is None else piece for piece in pieces])
 
     def _last(self, part: EdgeSlice, inputs: Any, scale: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The last pointwise maps with batch norm and factors: ``(T, K, S, out, C)`` and ``(T, K, S, out)``."""
-        measured = self.measure(part, inputs) if self.wave.training else None
+        """Last pointwise maps with batch norm and factors: ``(T, K, S, out, C)`` and ``(T, K, S, out)``."""
+        measured = self.measure(part, inputs) if self.training else None
         return self.fold(part, "2", part.weights["pointwise_2"], measured, scale)
 
     def _reduction(self, part: EdgeSlice, scale: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The two convolutions of the strided skip as one map of both: ``(T, S, out, 2 * in)`` and ``(T, S, out)``."""
+        """Both convolutions of the strided skip as one map: ``(T, S, out, 2 * C)`` and ``(T, S, out)``."""
         first, second = part.weights["reduce_1"], part.weights["reduce_2"]
-        channels = self.wave.channels
+        channels = self.weights.channels
         pointwise = torch.cat([F.pad(first, (0, channels)), F.pad(second, (channels, 0))], dim=2)
-        measured = self.measure_halves(part) if self.wave.training else None
+        measured = self.measure_halves(part) if self.training else None
         return self.fold(part, "reduce", pointwise, measured, scale)
 
     def fold(
         self, part: EdgeSlice, name: str, pointwise: Tensor, measured: Moments | None, scale: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Pointwise maps ``(..., out, in)`` with their batch norm; see ``grouped.fold``."""
+        """Fold batch norms and factors into pointwise maps; see ``kernels.fold``.
+
+        Args:
+            part: The slice that the maps belong to.
+            name: Key of the batch norms in ``EdgeSlice.running``.
+            pointwise: Maps ``(..., out, in)``.
+            measured: Moments of the inputs of the maps in training, otherwise None.
+            scale: Factors of the outputs, ``(groups,)``, or None.
+
+        Returns:
+            Weights of the shape of ``pointwise``, and biases ``(..., out)``.
+        """
         running = part.running[name].read()
         weight, bias = fold(pointwise.flatten(0, -3), measured, running, scale)
         if measured is not None:
             part.running[name].write(running)
         return weight.view(pointwise.shape), bias.view(pointwise.shape[:-1])
 
-    def _normalise(self, x: Tensor, pools: Sequence[str]) -> Tensor:
-        """Batch norm of pooled values, channels second."""
-        mean, variance = self.wave.pool_statistics(pools)
-        return F.batch_norm(
-            x, mean.flatten(), variance.flatten(), training=self.wave.training, momentum=MOMENTUM, eps=EPS
-        )
+    def normalize_pools(self, x: Tensor, pools: Sequence[int]) -> Tensor:
+        """Apply the batch norms of pooling operations.
+
+        Args:
+            x: Pooled values with the channels of all pools and sources as second dimension.
+            pools: Columns of the pooling operations.
+        """
+        mean, variance = self.weights.pool_statistics(pools)
+        return F.batch_norm(x, mean.flatten(), variance.flatten(), training=self.training, momentum=MOMENTUM, eps=EPS)
 
     @property
     @abstractmethod
-    def single(self) -> bool:
-        """Whether targets are computed one by one."""
+    def one_by_one(self) -> bool:
+        """Whether targets are computed one by one, instead of all together."""
 
     @abstractmethod
     def prepare(self, weighted: bool) -> None:
-        """Compute what all parts read, if there are any."""
+        """Compute what all slices read.
+
+        Args:
+            weighted: Whether there are any slices with weights.
+        """
 
     @abstractmethod
     def convolve(self, part: EdgeSlice) -> Any:
-        """What the last pointwise maps read."""
+        """Compute the inputs of the last pointwise maps, in the layout of the kernel."""
 
     @abstractmethod
     def measure(self, part: EdgeSlice, inputs: Any) -> Moments:
-        """Moments of what the last pointwise maps read, groups in the order (T, K, S)."""
+        """Measure the moments of the inputs of the last pointwise maps, with groups in the order (T, K, S)."""
 
     @abstractmethod
     def measure_halves(self, part: EdgeSlice) -> Moments:
-        """Moments of what the strided skip reads, groups in the order (T, S)."""
+        """Measure the moments of the inputs of the strided skip, with groups in the order (T, S)."""
 
     @abstractmethod
     def pooled_inputs(self, part: EdgeSlice, inputs: Any) -> Tensor:
-        """Means over pixels of what the last pointwise maps read: ``(T, K, S, C, B)``."""
+        """Average the inputs of the last pointwise maps over the pixels: ``(T, K, S, C, B)``."""
 
     @abstractmethod
     def pooled_halves(self, part: EdgeSlice) -> Tensor:
-        """Means over pixels of what the strided skip reads: ``(S, 2 * C, B)``."""
+        """Average the inputs of the strided skip over the pixels: ``(S, 2 * C, B)``."""
 
     @abstractmethod
     def pooled_free(self) -> Tensor:
-        """Means over pixels of the operations without weights: ``(operations, S, C, B)``."""
+        """Average the operations without weights over the pixels: ``(operations, S, C, B)``."""
 
     @abstractmethod
     def project(self, part: EdgeSlice, inputs: Any, weight: Tensor, bias: Tensor, factors: Tensor | None) -> Tensor:
-        """Sum over kinds and sources.
+        """Apply the last pointwise maps and sum over kinds and sources.
 
         Args:
-            part: What was convolved.
-            inputs: See ``convolve``.
+            part: The slice that was convolved.
+            inputs: What ``convolve`` returned.
             weight: ``(T, K, S, out, C)``.
             bias: ``(T, out)``, or ``(B, T, out)`` with factors.
-            factors: ``(B, T, K, S)``.
+            factors: Factors for every image, ``(B, T, K, S)``, unless the weight already contains them.
         """
 
     @abstractmethod
     def project_halves(
         self, part: EdgeSlice, weight: Tensor, bias: Tensor, factors: Tensor | None, total: Tensor | None
     ) -> Tensor:
-        """Add the strided skip: weight ``(T, S, out, 2 * C)``, bias as in ``project``, factors ``(B, T, S)``."""
+        """Apply the strided skip, sum over sources, and add the result to a total.
+
+        Args:
+            part: The slice.
+            weight: ``(T, S, out, 2 * C)``.
+            bias: ``(T, out)``, or ``(B, T, out)`` with factors.
+            factors: Factors for every image, ``(B, T, S)``, unless the weight already contains them.
+            total: The total, or None for zero.
+        """
 
     @abstractmethod
-    def _free(self, names: Sequence[str]) -> Tensor | None:
-        """Operations without weights of all sources: pools, then noise, then the identity; see ``FusedEdges.free``."""
+    def compute_free(self, columns: Sequence[int]) -> Tensor | None:
+        """Compute the operations without weights of all sources; None if there are no such operations.
+
+        Args:
+            columns: Their columns: pooling, then noise, then the identity; see ``EdgeWeights.free``.
+        """
 
     @abstractmethod
-    def add_free(self, weights: Tensor | None, factors: Tensor | None, total: Tensor | None) -> Tensor:
-        """Add the operations without weights: factors ``(T, operations * S)``, or ``(B, T, operations * S)``."""
+    def add_free(self, factors: Tensor | None, by_image: Tensor | None, total: Tensor | None) -> Tensor:
+        """Add the weighted operations without weights to a total.
+
+        Args:
+            factors: Factors ``(T, operations * S)``, or None where they differ from image to image.
+            by_image: Factors for every image, ``(B, T, operations * S)``, or None.
+            total: The total, or None for zero.
+        """
 
     @abstractmethod
     def unstack(self, y: Tensor, targets: int) -> Sequence[Tensor]:
-        """The sums of each target."""
+        """Split sums into those of each target."""
 
     @abstractmethod
     def stack(self, pieces: list[Tensor]) -> Tensor:
@@ -268,4 +300,4 @@ class EdgeKernel(ABC):
 
     @abstractmethod
     def finish(self, total: Tensor | None, targets: int) -> Tensor:
-        """The sums as ``(B, T * C, H, W)``; None (no operation but ``none``) is zero."""
+        """Return the sums as ``(B, T * C, H, W)``; None, where no operation is computed, becomes zero."""

@@ -1,61 +1,58 @@
-"""Waves on small images, where the number of calls decides."""
+"""Kernel of fused edges for small images, where the number of calls decides the speed."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_nas.spaces.darts.edge_weights import Convolution, EdgeSlice, take
+from lightning_nas.spaces.darts.edge_weights import ConvolutionKind, EdgeSlice, EdgeWeights
 from lightning_nas.spaces.darts.kernel_base import EdgeKernel
-from lightning_nas.spaces.kernels import (
-    Moments,
-    average_matrix,
-    convolution_basis,
-    moments,
-)
-
-if TYPE_CHECKING:
-    from lightning_nas.spaces.darts.fused_edges import FusedEdges
+from lightning_nas.spaces.darts.rectangles import take
+from lightning_nas.spaces.kernels import Moments, average_matrix, convolution_basis, moments
+from lightning_nas.spaces.operations import AveragePooling
 
 
 class DenseKernel(EdgeKernel):
-    """Small images: everything is a batched product of matrices over ``(channels, pixels * batch)``."""
+    """Computes everything as batched matrix products over ``(channels, pixels * batch)``.
 
-    def __init__(self, wave: "FusedEdges", states: Sequence[Tensor]) -> None:
-        super().__init__(wave, states)
-        pixels = [s.permute(1, 2, 3, 0).reshape(wave.channels, -1, self.batch) for s in states]
+    A depthwise convolution is a matrix from all pixels of the input to all pixels of the output, so that one product
+    computes all targets and kinds of convolution of one channel. N below is the number of output pixels times B.
+    """
+
+    def __init__(self, weights: EdgeWeights, states: Sequence[Tensor], skip_dropout: float = 0.0) -> None:
+        super().__init__(weights, states, skip_dropout)
+        pixels = [s.permute(1, 2, 3, 0).reshape(weights.channels, -1, self.batch) for s in states]
         # (S, C, H * W, B)
         self.x = pixels[0].unsqueeze(0).contiguous() if len(pixels) == 1 else torch.stack(pixels)
         self.columns = self.height_out * self.width_out * self.batch
 
     @property
-    def single(self) -> bool:
-        """See ``Path``."""
+    def one_by_one(self) -> bool:
+        """See ``EdgeKernel``: all targets go together."""
         return False
 
     def prepare(self, weighted: bool) -> None:
-        """See ``Path``."""
+        """See ``EdgeKernel``."""
         if weighted:
             self.relu = self.x.relu()
-            if self.wave.reduces:
+            if self.weights.reduces:
                 self.halves = self._halves(self.relu)
 
-    def _matrices(self, weight: Tensor, kinds: Sequence[Convolution], stride: int, dim: int) -> Tensor:
-        """The convolutions' matrices, ``(..., pixels out * pixels in)``, stacked in ``dim``."""
+    def _matrices(self, weight: Tensor, kinds: Sequence[ConvolutionKind], stride: int, dim: int) -> Tensor:
+        """The convolutions as matrices, ``(..., pixels out * pixels in)``, stacked in dimension ``dim``."""
         size = (self.height, self.width) if stride == 2 else (self.height_out, self.width_out)
         parts = weight.split([k.taps for k in kinds], dim=-1)
         bases = [convolution_basis(k.kernel, stride, k.dilation, *size, weight.dtype, weight.device) for k in kinds]
         return torch.stack([part.contiguous() @ basis for part, basis in zip(parts, bases, strict=True)], dim=dim)
 
     def convolve(self, part: EdgeSlice) -> Tensor:
-        """What the last pointwise maps read, ``(T, K, S, C, N)``."""
-        wave = self.wave
-        t, k, s, c = len(part.targets), len(part.kinds), len(part.sources), wave.channels
+        """See ``EdgeKernel``; ``(T, K, S, C, N)``."""
+        weights = self.weights
+        t, k, s, c = len(part.targets), len(part.kinds), len(part.sources), weights.channels
         pixels, pixels_in = self.height_out * self.width_out, self.height * self.width
         kernels = part.weights["depthwise_1"].permute(1, 2, 0, 3).reshape(s * c, t, -1)
-        first = self._matrices(kernels, part.kinds, wave.stride, 2)
+        first = self._matrices(kernels, part.kinds, weights.stride, 2)
         # all targets and kinds of one channel of a state in one matrix product
         relu = take(self.relu, 0, part.sources).reshape(s * c, pixels_in, self.batch)
         d = torch.bmm(first.view(s * c, t * k * pixels, pixels_in), relu)
@@ -65,7 +62,7 @@ class DenseKernel(EdgeKernel):
             return d.contiguous()
         separable, dilated = d.split([n, k - n], dim=1)
         inner = separable.reshape(t * n * s, c, self.columns)
-        measured = (*moments(inner, None), self.columns) if wave.training else None
+        measured = (*moments(inner, None), self.columns) if self.training else None
         weight, bias = self.fold(part, "1", part.weights["pointwise_1"], measured, None)
         y = torch.baddbmm(bias.view(-1, c, 1), weight.view(-1, c, c), inner).relu_()
         second = self._matrices(part.weights["depthwise_2"].reshape(t, s * c, -1), part.kinds[:n], 1, 1)
@@ -73,43 +70,44 @@ class DenseKernel(EdgeKernel):
         y = y.view(t, n, s, c, self.columns)
         return y if n == k else torch.cat([y, dilated.to(y.dtype)], dim=1)
 
-    def _free(self, names: Sequence[str]) -> Tensor | None:
-        """See ``Path``; ``(operations, S, C, N)``."""
-        wave = self.wave
-        pools = [name for name in names if "pool" in name]
+    def compute_free(self, columns: Sequence[int]) -> Tensor | None:
+        """See ``EdgeKernel``; ``(operations, S, C, N)``."""
+        weights = self.weights
+        operations = weights.operations
+        pools = [c for c in columns if c in weights.pools]
         flat = self.x.flatten(0, 1)
         parts = []
-        for name in pools:
-            if name.startswith("avg"):
-                matrix = average_matrix(wave.stride, self.height, self.width, flat.dtype, flat.device)
+        for column in pools:
+            if isinstance(operations[column], AveragePooling):
+                matrix = average_matrix(weights.stride, self.height, self.width, flat.dtype, flat.device)
                 parts.append(torch.matmul(matrix, flat))
             else:
-                # (channels, pixels, batch) in memory is a channels_last image whose channels are the samples
+                # (channels, pixels, batch) in memory is a channels_last image with the samples as channels
                 images = flat.view(-1, self.height, self.width, self.batch).permute(0, 3, 1, 2)
-                parts.append(F.max_pool2d(images, 3, wave.stride, 1).permute(0, 2, 3, 1).flatten(1, 2))
-        shape = (-1, wave.sources, wave.channels, self.columns)
+                parts.append(F.max_pool2d(images, 3, weights.stride, 1).permute(0, 2, 3, 1).flatten(1, 2))
+        shape = (-1, weights.sources, weights.channels, self.columns)
         free = []
         if parts:
-            free.append(self._normalise(torch.cat(parts).view(1, -1, self.columns), pools).view(shape))
-        if "noise" in names:
+            free.append(self.normalize_pools(torch.cat(parts).view(1, -1, self.columns), pools).view(shape))
+        if any(operations[c].is_random for c in columns):
             free.append(torch.randn((1, *shape[1:]), dtype=flat.dtype, device=flat.device))
-        if "skip_connect" in names:
-            free.append(self.skipped().view(shape))
+        if any(operations[c].is_skip for c in columns):
+            free.append(self.passed_by_skips().view(shape))
         return torch.cat(free) if len(free) > 1 else free[0] if free else None
 
     def _halves(self, relu: Tensor) -> Tensor:
-        """Every second pixel, and those shifted by one, as channels: ``(S, 2 * C, N)``."""
+        """Every second pixel, and every second pixel shifted by one, as channels: ``(S, 2 * C, N)``."""
         images = relu.unflatten(2, (self.height, self.width))
-        # an odd side has one pixel too few after the shift
+        # after the shift, an odd side lacks one pixel
         shifted = F.pad(images, (0, 0, 0, self.width % 2, 0, self.height % 2))[:, :, 1::2, 1::2]
         return torch.cat([images[:, :, ::2, ::2], shifted], dim=1).flatten(2)
 
     def measure(self, part: EdgeSlice, inputs: Tensor) -> Moments:
-        """See ``Path``."""
+        """See ``EdgeKernel``."""
         return *moments(inputs.flatten(0, 2), None), self.columns
 
     def measure_halves(self, part: EdgeSlice) -> Moments:
-        """See ``Path``."""
+        """See ``EdgeKernel``."""
         mean, covariance = moments(take(self.halves, 0, part.sources), None)
         return mean.repeat(len(part.targets), 1), covariance.repeat(len(part.targets), 1, 1), self.columns
 
@@ -117,15 +115,15 @@ class DenseKernel(EdgeKernel):
         return x.view(*x.shape[:-1], -1, self.batch).mean(-2)
 
     def pooled_inputs(self, part: EdgeSlice, inputs: Tensor) -> Tensor:
-        """See ``Path``."""
+        """See ``EdgeKernel``."""
         return self._pool(inputs)
 
     def pooled_halves(self, part: EdgeSlice) -> Tensor:
-        """See ``Path``."""
+        """See ``EdgeKernel``."""
         return self._pool(take(self.halves, 0, part.sources))
 
     def pooled_free(self) -> Tensor:
-        """See ``Path``."""
+        """See ``EdgeKernel``."""
         assert self.free is not None
         return self._pool(self.free)
 
@@ -135,13 +133,13 @@ class DenseKernel(EdgeKernel):
         return (x.view(*x.shape[:-1], -1, self.batch) * factors).flatten(-2)
 
     def _bias(self, bias: Tensor) -> Tensor:
-        """``(T, out)`` or ``(B, T, out)`` as something to add to ``(T, out, N)``."""
+        """Expand ``(T, out)`` or ``(B, T, out)`` so that it can be added to ``(T, out, N)``."""
         if bias.dim() == 2:
             return bias.unsqueeze(2)
         return bias.permute(1, 2, 0).repeat(1, 1, self.columns // self.batch)
 
     def project(self, part: EdgeSlice, inputs: Tensor, weight: Tensor, bias: Tensor, factors: Tensor | None) -> Tensor:
-        """See ``Path``."""
+        """See ``EdgeKernel``."""
         x = inputs if factors is None else self._scaled(inputs, factors)
         weight = weight.permute(0, 3, 1, 2, 4).flatten(2)  # (T, out, K * S * C)
         return torch.baddbmm(self._bias(bias), weight, x.flatten(1, 3))
@@ -149,7 +147,7 @@ class DenseKernel(EdgeKernel):
     def project_halves(
         self, part: EdgeSlice, weight: Tensor, bias: Tensor, factors: Tensor | None, total: Tensor | None
     ) -> Tensor:
-        """See ``Path``."""
+        """See ``EdgeKernel``."""
         halves = take(self.halves, 0, part.sources)
         weight = weight.transpose(1, 2).flatten(2)  # (T, out, S * 2 * C)
         if factors is None:
@@ -158,30 +156,30 @@ class DenseKernel(EdgeKernel):
             y = torch.baddbmm(self._bias(bias), weight, self._scaled(halves, factors).flatten(1, 2))
         return y if total is None else total + y
 
-    def add_free(self, weights: Tensor | None, factors: Tensor | None, total: Tensor | None) -> Tensor:
-        """See ``Path``."""
+    def add_free(self, factors: Tensor | None, by_image: Tensor | None, total: Tensor | None) -> Tensor:
+        """See ``EdgeKernel``."""
         assert self.free is not None
-        shape = (-1, self.wave.channels, self.columns)
+        shape = (-1, self.weights.channels, self.columns)
         planes = self.free.flatten(0, 1).flatten(1)
-        if factors is not None:
+        if by_image is not None:
             samples = self.free.flatten(0, 1).unflatten(-1, (-1, self.batch))
-            y = torch.einsum("btk,kcpb->tcpb", factors, samples).reshape(shape)
+            y = torch.einsum("btk,kcpb->tcpb", by_image, samples).reshape(shape)
         else:
-            assert weights is not None
-            y = (weights @ planes).view(shape)
+            assert factors is not None
+            y = (factors @ planes).view(shape)
         return y if total is None else total + y
 
     def unstack(self, y: Tensor, targets: int) -> Sequence[Tensor]:
-        """See ``Path``."""
+        """See ``EdgeKernel``."""
         return y.unbind()
 
     def stack(self, pieces: list[Tensor]) -> Tensor:
-        """See ``Path``."""
+        """See ``EdgeKernel``."""
         return torch.stack(pieces)
 
     def finish(self, total: Tensor | None, targets: int) -> Tensor:
-        """See ``Path``."""
+        """See ``EdgeKernel``."""
         if total is None:
-            total = self.x.new_zeros(targets, self.wave.channels, self.columns)
+            total = self.x.new_zeros(targets, self.weights.channels, self.columns)
         images = total.reshape(-1, self.height_out, self.width_out, self.batch)
         return images.permute(3, 0, 1, 2)

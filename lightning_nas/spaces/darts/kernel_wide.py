@@ -1,13 +1,12 @@
-"""Waves on larger images, where the bytes that are moved decide."""
+"""Kernel of fused edges for larger images, where memory traffic decides the speed."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_nas.spaces.darts.edge_weights import EdgeSlice
+from lightning_nas.spaces.darts.edge_weights import EdgeSlice, EdgeWeights
 from lightning_nas.spaces.darts.kernel_base import EdgeKernel
 from lightning_nas.spaces.kernels import (
     Moments,
@@ -18,18 +17,15 @@ from lightning_nas.spaces.kernels import (
     pointwise,
     to_grids,
 )
-from lightning_nas.spaces.operations import every_second
-
-if TYPE_CHECKING:
-    from lightning_nas.spaces.darts.fused_edges import FusedEdges
-
+from lightning_nas.spaces.operation_modules import every_second
+from lightning_nas.spaces.operations import AveragePooling
 
 THREAD_BYTES = 2**20
-"""Bytes of one target's edges for every thread, from which on a CPU computes targets one by one."""
+"""Size per thread of one target's edges from which on a CPU computes targets one by one."""
 
 
 class TiledSources:
-    """What all parts read, sources side by side as channels.
+    """An intermediate result that all slices read, with the sources side by side as channels.
 
     Args:
         x: ``(batch, sources * channels, height, width)``.
@@ -39,147 +35,166 @@ class TiledSources:
     def __init__(self, x: Tensor, sources: int) -> None:
         self.x = x
         self.sources = sources
-        self.single: dict[int, Tensor] = {}
+        self.separate: dict[int, Tensor] = {}
 
-    def chosen(self, part: EdgeSlice) -> Tensor:
-        """The sources of a part."""
+    def selected(self, part: EdgeSlice) -> Tensor:
+        """Return the sources of a slice side by side.
+
+        Args:
+            part: Slice with all sources or with one of them.
+        """
         if len(part.sources) == self.sources:
             return self.x
         (source,) = part.sources
-        if source not in self.single:
+        if source not in self.separate:
             channels = self.x.shape[1] // self.sources
             own = self.x.narrow(1, source * channels, channels)
-            self.single[source] = own.contiguous(memory_format=torch.channels_last)
-        return self.single[source]
+            self.separate[source] = own.contiguous(memory_format=torch.channels_last)
+        return self.separate[source]
 
-    def of(self, part: EdgeSlice) -> Tensor:
-        """The sources of a part, once a target."""
-        x = self.chosen(part)
-        # unlike repeat, this keeps the memory format
+    def tiled(self, part: EdgeSlice) -> Tensor:
+        """Return the sources of a slice, repeated for each of its targets.
+
+        Args:
+            part: Slice with all sources or with one of them.
+        """
+        x = self.selected(part)
+        # unlike Tensor.repeat, a concatenation keeps the memory format
         return torch.cat([x] * len(part.targets), dim=1) if len(part.targets) > 1 else x
 
 
 class WideKernel(EdgeKernel):
-    """Larger images: all edges side by side as channels of channels_last tensors."""
+    """Computes all edges side by side as groups of channels of channels_last tensors.
 
-    def __init__(self, wave: "FusedEdges", states: Sequence[Tensor]) -> None:
-        super().__init__(wave, states)
+    A dilated convolution with even padding is an undilated convolution on the four sub-grids of every second pixel (at
+    stride 2, on one of them). A CPU computes dilated convolutions on a slow path, which this avoids.
+    """
+
+    def __init__(self, weights: EdgeWeights, states: Sequence[Tensor], skip_dropout: float = 0.0) -> None:
+        super().__init__(weights, states, skip_dropout)
         x = states[0] if len(states) == 1 else torch.cat(list(states), dim=1)
         self.x = x.contiguous(memory_format=torch.channels_last)
         self.count = self.batch * self.height_out * self.width_out
         even = self.height % 2 == 0 and self.width % 2 == 0
-        # a GPU has no slow path for dilated convolutions that would pay the copies
-        self.grids = wave.stride == 1 and even and not self.x.is_cuda
+        # a GPU has no slow path for dilated convolutions, so that the copies would not pay off
+        self.grids = weights.stride == 1 and even and not self.x.is_cuda
 
     @property
-    def single(self) -> bool:
-        """See ``Path``. What fits into a CPU's cache is quickly passed over; a GPU, and threads, want few calls."""
-        size = self.count * self.wave.sources * self.wave.channels * self.x.element_size()
+    def one_by_one(self) -> bool:
+        """See ``EdgeKernel``.
+
+        Tensors of all targets that still fit into a CPU's cache are processed fast; beyond that, smaller tensors are
+        better. GPUs and several threads prefer few calls.
+        """
+        size = self.count * self.weights.sources * self.weights.channels * self.x.element_size()
         return not self.x.is_cuda and size >= THREAD_BYTES * torch.get_num_threads()
 
     def prepare(self, weighted: bool) -> None:
-        """See ``Path``."""
-        wave = self.wave
+        """See ``EdgeKernel``."""
+        weights = self.weights
         if not weighted:
             return
         relu = self.x.relu()
-        self.relu = TiledSources(relu, wave.sources)
-        if any(name.startswith("dil") for name in wave.convolutions):
+        self.relu = TiledSources(relu, weights.sources)
+        if any(kind.dilation == 2 for kind in weights.kinds):
             # every second pixel of a dilated convolution with even padding is an undilated one
-            sampled = every_second(relu, 0) if wave.stride == 2 else to_grids(relu) if self.grids else relu
-            self.sampled = TiledSources(sampled.contiguous(memory_format=torch.channels_last), wave.sources)
-        if wave.reduces:
+            sampled = every_second(relu, 0) if weights.stride == 2 else to_grids(relu) if self.grids else relu
+            self.sampled = TiledSources(sampled.contiguous(memory_format=torch.channels_last), weights.sources)
+        if weights.reduces:
             shifted = F.pad(every_second(relu, 1), (0, self.width % 2, 0, self.height % 2))
             pair = torch.stack(
-                [x.unflatten(1, (wave.sources, wave.channels)) for x in (every_second(relu, 0), shifted)],
+                [x.unflatten(1, (weights.sources, weights.channels)) for x in (every_second(relu, 0), shifted)],
                 dim=2,
             )
             halves = pair.flatten(1, 3).contiguous(memory_format=torch.channels_last)  # (B, S * 2 * C, ...)
-            self.halves = TiledSources(halves, wave.sources)
+            self.halves = TiledSources(halves, weights.sources)
             self.half_moments: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
 
     def convolve(self, part: EdgeSlice) -> list[Tensor]:
-        """What the last pointwise maps read, a tensor a kind: ``(B, T * S * C, ...)``."""
-        wave = self.wave
+        """See ``EdgeKernel``; one tensor per kind, ``(B, T * S * C, ...)``."""
+        stride = self.weights.stride
         taps = [kind.taps for kind in part.kinds]
         firsts = [w.reshape(-1, w.shape[-1]) for w in part.weights["depthwise_1"].split(taps, dim=-1)]
         n, results = part.separable, []
         if n:
-            x = self.relu.of(part)
-            inner = [depthwise(x, w, wave.stride, 1) for w in firsts[:n]]
+            x = self.relu.tiled(part)
+            inner = [depthwise(x, w, stride, 1) for w in firsts[:n]]
             seconds = part.weights["depthwise_2"].split(taps[:n], dim=-1)
             results += [
                 depthwise(y, w.reshape(-1, w.shape[-1]), 1, 1)
                 for y, w in zip(self._between(part, inner), seconds, strict=True)
             ]
         if n < len(firsts):
-            x = self.sampled.of(part)
-            dilation = 1 if self.grids or wave.stride == 2 else 2
+            x = self.sampled.tiled(part)
+            dilation = 1 if self.grids or stride == 2 else 2
             results += [depthwise(x, w, 1, dilation) for w in firsts[n:]]
         return results
 
     def _between(self, part: EdgeSlice, inner: list[Tensor]) -> list[Tensor]:
         """Pointwise map, batch norm and ReLU between the two halves of separable convolutions."""
-        measured = self.measure(part, inner) if self.wave.training else None
+        measured = self.measure(part, inner) if self.training else None
         weight, bias = self.fold(part, "1", part.weights["pointwise_1"], measured, None)
         return [
             pointwise(d, w.flatten(0, 1), b.reshape(-1)).relu_()
             for d, w, b in zip(inner, weight.unbind(1), bias.unbind(1), strict=True)
         ]
 
-    def _free(self, names: Sequence[str]) -> Tensor | None:
-        """See ``Path``; as planes, ``(operations * S, B, H, W, C)``."""
-        wave = self.wave
-        pools = [name for name in names if "pool" in name]
+    def compute_free(self, columns: Sequence[int]) -> Tensor | None:
+        """See ``EdgeKernel``; as planes, ``(operations * S, B, H, W, C)``."""
+        weights = self.weights
+        operations, stride = weights.operations, weights.stride
+        pools = [c for c in columns if c in weights.pools]
         pooled = [
-            average_pool(self.x, wave.stride) if name.startswith("avg") else F.max_pool2d(self.x, 3, wave.stride, 1)
-            for name in pools
+            average_pool(self.x, stride)
+            if isinstance(operations[c], AveragePooling)
+            else F.max_pool2d(self.x, 3, stride, 1)
+            for c in pools
         ]
-        parts = [self._normalise(torch.cat(pooled, dim=1), pools)] if pooled else []
-        if "noise" in names:
-            parts.append(torch.randn_like(every_second(self.x, 0) if wave.stride == 2 else self.x))
-        if "skip_connect" in names:
-            parts.append(self.skipped())
+        parts = [self.normalize_pools(torch.cat(pooled, dim=1), pools)] if pooled else []
+        if any(operations[c].is_random for c in columns):
+            parts.append(torch.randn_like(every_second(self.x, 0) if stride == 2 else self.x))
+        if any(operations[c].is_skip for c in columns):
+            parts.append(self.passed_by_skips())
         if not parts:
             return None
-        planes = [p.permute(0, 2, 3, 1).unflatten(3, (-1, wave.channels)).movedim(3, 0) for p in parts]
+        planes = [p.permute(0, 2, 3, 1).unflatten(3, (-1, weights.channels)).movedim(3, 0) for p in parts]
         return torch.cat(planes)
 
     def measure(self, part: EdgeSlice, inputs: list[Tensor]) -> Moments:
-        """See ``Path``."""
+        """See ``EdgeKernel``."""
         shape = (len(part.targets), len(part.sources))
         pairs = [moments(x, shape[0] * shape[1]) for x in inputs]
         mean, covariance = (torch.stack([p[i].unflatten(0, shape) for p in pairs], dim=1).flatten(0, 2) for i in (0, 1))
         return mean, covariance, self.count
 
     def measure_halves(self, part: EdgeSlice) -> Moments:
-        """See ``Path``."""
+        """See ``EdgeKernel``."""
         if part.sources not in self.half_moments:
-            self.half_moments[part.sources] = moments(self.halves.chosen(part), len(part.sources))
+            self.half_moments[part.sources] = moments(self.halves.selected(part), len(part.sources))
         mean, covariance = self.half_moments[part.sources]
         return mean.repeat(len(part.targets), 1), covariance.repeat(len(part.targets), 1, 1), self.count
 
     def pooled_inputs(self, part: EdgeSlice, inputs: list[Tensor]) -> Tensor:
-        """See ``Path``."""
-        shape = (-1, self.batch, len(part.targets), len(part.sources), self.wave.channels)
-        pooled = [x.mean((2, 3)).view(shape).mean(0) for x in inputs]  # the sub-grids of a sample are averaged
+        """See ``EdgeKernel``."""
+        shape = (-1, self.batch, len(part.targets), len(part.sources), self.weights.channels)
+        pooled = [x.mean((2, 3)).view(shape).mean(0) for x in inputs]  # also averages the sub-grids of an image
         return torch.stack(pooled).permute(2, 0, 3, 4, 1)
 
     def pooled_halves(self, part: EdgeSlice) -> Tensor:
-        """See ``Path``."""
-        return self.halves.chosen(part).mean((2, 3)).view(self.batch, len(part.sources), -1).permute(1, 2, 0)
+        """See ``EdgeKernel``."""
+        return self.halves.selected(part).mean((2, 3)).view(self.batch, len(part.sources), -1).permute(1, 2, 0)
 
     def pooled_free(self) -> Tensor:
-        """See ``Path``."""
+        """See ``EdgeKernel``."""
         assert self.free is not None
-        pooled: Tensor = self.free.mean((2, 3)).unflatten(0, (-1, self.wave.sources))
+        pooled: Tensor = self.free.mean((2, 3)).unflatten(0, (-1, self.weights.sources))
         return pooled.transpose(2, 3)
 
     def project(
         self, part: EdgeSlice, inputs: list[Tensor], weight: Tensor, bias: Tensor, factors: Tensor | None
     ) -> Tensor:
-        """See ``Path``."""
-        channels = self.wave.channels
+        """See ``EdgeKernel``."""
+        channels = self.weights.channels
         total: Tensor | None = None
         gridded: Tensor | None = None
         for i, (x, w) in enumerate(zip(inputs, weight.unbind(1), strict=True)):
@@ -200,42 +215,42 @@ class WideKernel(EdgeKernel):
     def project_halves(
         self, part: EdgeSlice, weight: Tensor, bias: Tensor, factors: Tensor | None, total: Tensor | None
     ) -> Tensor:
-        """See ``Path``."""
-        halves = self.halves.chosen(part)
+        """See ``EdgeKernel``."""
+        halves = self.halves.selected(part)
         weight = weight.transpose(1, 2).flatten(2)  # (T, out, S * 2 * C)
         if factors is None:
             y = F.conv2d(halves, weight.reshape(-1, weight.shape[2], 1, 1), bias.flatten())
         else:
-            per_channel = factors.repeat_interleave(2 * self.wave.channels, dim=2).flatten(1)
+            per_channel = factors.repeat_interleave(2 * self.weights.channels, dim=2).flatten(1)
             x = torch.cat([halves] * len(part.targets), dim=1) * per_channel[:, :, None, None]
             y = pointwise(x, weight, None)
             y = y + bias.flatten(1)[:, :, None, None]
         return y if total is None else total + y
 
-    def add_free(self, weights: Tensor | None, factors: Tensor | None, total: Tensor | None) -> Tensor:
-        """See ``Path``."""
+    def add_free(self, factors: Tensor | None, by_image: Tensor | None, total: Tensor | None) -> Tensor:
+        """See ``EdgeKernel``."""
         assert self.free is not None
-        if factors is not None:
-            y = torch.einsum("btk,kbhwc->bhwtc", factors, self.free)
+        if by_image is not None:
+            y = torch.einsum("btk,kbhwc->bhwtc", by_image, self.free)
         else:
-            assert weights is not None
-            y = (weights @ self.free.flatten(1)).view(-1, *self.free.shape[1:]).movedim(0, 3)
+            assert factors is not None
+            y = (factors @ self.free.flatten(1)).view(-1, *self.free.shape[1:]).movedim(0, 3)
         if total is None:
             return y.flatten(3).permute(0, 3, 1, 2)
-        pixels: Tensor = total.permute(0, 2, 3, 1).unflatten(3, (-1, self.wave.channels))
+        pixels: Tensor = total.permute(0, 2, 3, 1).unflatten(3, (-1, self.weights.channels))
         return (pixels + y).flatten(3).permute(0, 3, 1, 2)
 
     def unstack(self, y: Tensor, targets: int) -> Sequence[Tensor]:
-        """See ``Path``."""
-        pieces: Sequence[Tensor] = y.split(self.wave.channels, dim=1)
+        """See ``EdgeKernel``."""
+        pieces: Sequence[Tensor] = y.split(self.weights.channels, dim=1)
         return pieces
 
     def stack(self, pieces: list[Tensor]) -> Tensor:
-        """See ``Path``."""
+        """See ``EdgeKernel``."""
         return torch.cat(pieces, dim=1)
 
     def finish(self, total: Tensor | None, targets: int) -> Tensor:
-        """See ``Path``."""
+        """See ``EdgeKernel``."""
         if total is not None:
             return total
-        return self.x.new_zeros(self.batch, targets * self.wave.channels, self.height_out, self.width_out)
+        return self.x.new_zeros(self.batch, targets * self.weights.channels, self.height_out, self.width_out)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_nas.spaces.operations import ALL_OPERATIONS, FactorizedReduce, ReLUConvBN, drop_path
+from lightning_nas.spaces.operation_modules import MODULES, FactorizedReduce, ReLUConvBN, drop_path
 
 
 class DARTSCell(nn.Module):
@@ -30,9 +30,7 @@ class DARTSCell(nn.Module):
         self.preprocess_1 = ReLUConvBN(channels_before[1], channels, 1, 1, 0)
         self.inputs = [[source for _, source in node] for node in chosen]
         self.nodes = nn.ModuleList(
-            nn.ModuleList(
-                ALL_OPERATIONS[name](channels, 2 if reduction and source < 2 else 1, True) for name, source in node
-            )
+            nn.ModuleList(MODULES[name](channels, 2 if reduction and source < 2 else 1, True) for name, source in node)
             for node in chosen
         )
 

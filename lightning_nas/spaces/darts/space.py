@@ -14,7 +14,15 @@ from lightning_nas.spaces.attention import Attention
 from lightning_nas.spaces.base import AllowedNames, DifferentiableSpace, Graph
 from lightning_nas.spaces.darts.network import DARTSNetwork
 from lightning_nas.spaces.darts.supernet import DARTSSupernet
-from lightning_nas.spaces.operations import ALL_OPERATIONS, OPERATIONS
+from lightning_nas.spaces.operations import (
+    ALL_OPERATIONS,
+    BUILT_IN,
+    OPERATIONS,
+    Operation,
+    find_operations,
+    operation_argument,
+)
+from lightning_nas.spaces.rebuildable import PlainForm
 
 MOST_NODES = 64
 """Inner nodes of the largest cell: its alphas, supernet and drawing still fit any machine."""
@@ -63,19 +71,14 @@ class DARTSSpace(DifferentiableSpace):
     def __init__(
         self,
         nodes: int = 4,
-        operations: Sequence[str] = tuple(OPERATIONS),
+        operations: Sequence[str | Operation | PlainForm] = tuple(OPERATIONS),
         channels: int = 16,
         cells: int = 8,
         partial_channels: int = 1,
         allowed: AllowedNames | None = None,
     ) -> None:
-        unknown = [name for name in operations if name not in ALL_OPERATIONS]
-        if unknown or len(set(operations)) != len(operations):
-            raise ConfigError(
-                f"Operations {unknown or list(operations)!s:.300} are unknown or named twice; there are "
-                f"{list(ALL_OPERATIONS)}."
-            )
-        if not [name for name in operations if name != "none"]:
+        self.candidates = find_operations(operations, ALL_OPERATIONS)
+        if all(operation.is_none for operation in self.candidates):
             raise ConfigError("A space needs an operation other than 'none'.")
         for name, value in (
             ("nodes", nodes),
@@ -90,7 +93,7 @@ class DARTSSpace(DifferentiableSpace):
         if channels % partial_channels:
             raise ConfigError(f"channels ({channels}) must be a multiple of partial_channels ({partial_channels}).")
         self.node_count = nodes
-        self.operations = tuple(operations)
+        self.operations = tuple(operation.name for operation in self.candidates)
         self.channels = channels
         self.cells = cells
         self.partial_channels = partial_channels
@@ -116,7 +119,7 @@ class DARTSSpace(DifferentiableSpace):
     def restrict(self, allowed: Mapping[str, Tensor]) -> "DARTSSpace":
         """The part of this space in which every edge takes one of some operations; see ``DifferentiableSpace``."""
         return DARTSSpace(
-            self.node_count, self.operations, self.channels, self.cells, self.partial_channels, self._narrowed(allowed)
+            self.node_count, self.candidates, self.channels, self.cells, self.partial_channels, self._narrowed(allowed)
         )
 
     @property
@@ -126,7 +129,7 @@ class DARTSSpace(DifferentiableSpace):
 
     def spec(self) -> SpaceSpec:
         """Number of nodes and operations: neither width nor depth decides which cells there are."""
-        arguments = (("nodes", self.node_count), ("operations", self.operations))
+        arguments = (("nodes", self.node_count), ("operations", operation_argument(self.candidates, BUILT_IN)))
         return SpaceSpec("lightning_nas.spaces.DARTSSpace", arguments)
 
     def _cells(self, architecture: Architecture) -> dict[str, list[list[tuple[int, int]]]]:
@@ -210,7 +213,7 @@ class DARTSSpace(DifferentiableSpace):
     def largest(self) -> Architecture:
         """The operation with most parameters on every kept edge; sources are the first two with the most."""
         counts = torch.tensor(
-            [sum(p.numel() for p in ALL_OPERATIONS[name](16, 1, True).parameters()) for name in self.operations]
+            [sum(p.numel() for p in operation.module(16, 1, True).parameters()) for operation in self.candidates]
         )
         return self.select({name: counts.expand(self.edges, -1) for name in self.cell_types})
 
@@ -273,7 +276,7 @@ class DARTSSpace(DifferentiableSpace):
         """Build the supernet; see ``DifferentiableSpace.supernet``."""
         self._check_images(image_shape, self.cells, 1, False)
         return DARTSSupernet(
-            self.operations,
+            self.candidates,
             self.allowed,
             self.node_count,
             num_classes,

@@ -10,6 +10,7 @@ from lightning_nas.spaces.attention import Attention
 from lightning_nas.spaces.base import Entry, Mixture, Supernet
 from lightning_nas.spaces.darts.mixed_cell import MixedCell
 from lightning_nas.spaces.darts.public_names import per_edge_entries
+from lightning_nas.spaces.operations import Operation
 
 
 class DARTSSupernet(Supernet):
@@ -29,7 +30,7 @@ class DARTSSupernet(Supernet):
 
     def __init__(
         self,
-        operations: Sequence[str],
+        operations: Sequence[Operation],
         allowed: Mapping[str, Tensor],
         nodes: int,
         num_classes: int,

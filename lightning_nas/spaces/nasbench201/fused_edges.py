@@ -1,15 +1,14 @@
 """The edges that leave one state of a NAS-Bench-201 cell, evaluated together."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_nas.spaces.attention import OperationScores, apply_scores
 from lightning_nas.spaces.kernels import EPS, MOMENTUM, average_pool, fold, moments
-
-Scores = Callable[[Tensor], Tensor]
 
 WIDE, NARROW, SKIP, POOL = "nor_conv_3x3", "nor_conv_1x1", "skip_connect", "avg_pool_3x3"
 
@@ -171,7 +170,7 @@ class FusedEdges(nn.Module):
         x: Tensor,
         factors: Mapping[str, Tensor],
         active: Sequence[Sequence[bool]] | None,
-        scores: Scores | None = None,
+        scores: OperationScores | None = None,
     ) -> Tensor:
         """Sum at every target.
 
@@ -179,7 +178,7 @@ class FusedEdges(nn.Module):
             x: The state, ``(batch, channels, height, width)``, in channels_last memory.
             factors: Factors of an operation by its name, ``(targets,)``.
             active: Which operations are computed, flags ``(targets, operations)``; None computes all.
-            scores: Scores of operations, see ``Attention.operation_scores``.
+            scores: OperationScores of operations, see ``Attention.operation_scores``.
 
         Returns:
             ``(batch, targets * channels, height, width)``.
@@ -288,7 +287,7 @@ class FusedEdges(nn.Module):
                 parts.append(row.to(dtype).view(1, -1, 1, 1).expand_as(x))
         return torch.cat(parts, dim=1).contiguous(memory_format=torch.channels_last)
 
-    def _scored(self, x: Tensor, factors: Mapping[str, Tensor], use: Computed, scores: Scores) -> Tensor:
+    def _scored(self, x: Tensor, factors: Mapping[str, Tensor], use: Computed, scores: OperationScores) -> Tensor:
         """With factors that differ from sample to sample."""
         outputs: list[dict[str, Tensor]] = [{} for _ in range(self.targets)]
         relu = x.relu()
@@ -307,19 +306,11 @@ class FusedEdges(nn.Module):
                 outputs[t][name] = y
         zero = x.new_zeros(x.shape[:2])
         means = [[row[n].mean((2, 3)) if n in row else zero for n in self.operations] for row in outputs]
-        changed = self._factors(factors, torch.stack([torch.stack(row, dim=1) for row in means], dim=1), scores)
+        before = torch.stack([factors[name] for name in self.operations], dim=1)
+        changed = apply_scores(before, torch.stack([torch.stack(row, dim=1) for row in means], dim=1), scores)
         column = {name: i for i, name in enumerate(self.operations)}
         totals = []
         for t, row in enumerate(outputs):
             weighted = [y * changed[:, t, column[name], None, None, None] for name, y in row.items()]
             totals.append(sum(weighted[1:], weighted[0]) if weighted else torch.zeros_like(x))
         return torch.cat(totals, dim=1)
-
-    def _factors(self, factors: Mapping[str, Tensor], means: Tensor, scores: Scores) -> Tensor:
-        """Factors ``(batch, targets, operations)``; the scores change the shares of an edge, not their sum."""
-        before = torch.stack([factors[name] for name in self.operations], dim=1)
-        after = before * scores(means).exp()
-        sums = after.sum(2, keepdim=True)
-        # an edge that is switched off has the sum zero and stays off
-        sums = torch.where(sums == 0, torch.ones_like(sums), sums)
-        return after * (before.sum(1, keepdim=True) / sums)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_nas.spaces.operations import ReLUConvBN, Zero
+from lightning_nas.spaces.operation_modules import ReLUConvBN, Zero
 
 NODES = 4
 """States of a cell: its input and three sums."""

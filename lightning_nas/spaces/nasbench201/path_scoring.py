@@ -190,7 +190,7 @@ class _Pass:
     def _residual(self, block: ResidualBlock, x: Tensor, key: Key) -> Tensor:
         y = x.relu()
         for name, part in (("a", block.conv_a), ("b", block.conv_b)):
-            _, conv, norm = _modules(part)
+            _, conv, norm = _modules(part.op)
             # the first convolution's result is used nowhere else
             y = self.layers.convolve((*key, name), y.relu_(), conv.weight, norm, conv.stride[0])
         total: Tensor = block.downsample(x) + y

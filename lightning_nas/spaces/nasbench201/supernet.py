@@ -164,11 +164,7 @@ def per_edge_entries(supernet: nn.Module) -> Iterator[Entry]:
     for name, shape in shapes.items():
         if ".sources." in name or ".gates." in name or ".scores." in name:
             continue
-        public = name
-        for block in (".conv_a.", ".conv_b."):
-            # a sequence of layers is the attribute ``op`` there
-            public = public.replace(block, f"{block}op.")
-        yield public, name, shape, (), shape
+        yield name, name, shape, (), shape
     for prefix, cell in supernet.named_modules():
         if isinstance(cell, NASBench201MixedCell):
             for source, outgoing in enumerate(cell.sources.children()):

@@ -235,7 +235,7 @@ class BothAttentions(Attention):
 def plain_cell(cell: MixedCell, edges: nn.ModuleList, s0: Tensor, s1: Tensor, mixture: Mixture) -> Tensor:
     """Attention on every edge by itself, from its definition."""
     k = cell.partial_channels
-    states = [cell.preprocess_0(s0), cell.preprocess_1(s1)]
+    states = [cell.preprocess0(s0), cell.preprocess1(s1)]
     entering: list[Tensor] = []
     edge = 0
     for _ in range(cell.node_count):
@@ -277,9 +277,9 @@ def test_attention(path: str, attention: Attention, k: int, size: tuple[int, int
     edges = torch.rand(5, dtype=torch.float64)
     factors = torch.rand(5, 8, dtype=torch.float64, requires_grad=True)
     for i, cell in enumerate(net.cells):
-        before = [cell.preprocess_0, cell.preprocess_1]
+        before = [cell.preprocess0, cell.preprocess1]
         halved = [type(p).__name__ == "FactorizedReduce" for p in before]
-        channels = [p.conv_1.in_channels if h else p[1].in_channels for p, h in zip(before, halved, strict=True)]
+        channels = [p.conv_1.in_channels if h else p.op[1].in_channels for p, h in zip(before, halved, strict=True)]
         s1 = torch.randn(3, channels[1], *size, dtype=torch.float64, requires_grad=True)
         s0 = torch.randn(3, channels[0], *(2 * n - n % 2 if halved[0] else n for n in size), dtype=torch.float64)
         mixture = Mixture(factors, edges)

@@ -171,7 +171,7 @@ def test_auxiliary_logits_come_in_training_alone() -> None:
 
 
 def test_drop_path_drops_whole_samples_and_keeps_the_mean() -> None:
-    from lightning_nas.spaces.operations import drop_path
+    from lightning_nas.spaces.operation_modules import drop_path
 
     x = torch.ones(4000, 2, 1, 1)
     y = drop_path(x, 0.25)

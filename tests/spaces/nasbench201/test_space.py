@@ -238,7 +238,7 @@ def test_one_operation_an_edge_is_the_architectures_own_function() -> None:
             # edges with none are left out of the ordinary network
             kept = [s for (to, s), c in zip(EDGES, architecture.choices, strict=True) if to == node + 1 and c]
             edge = EDGES.index((node + 1, kept[slot]))
-            public = f"cells.{parts[1]}.edges.{node + 1}<-{kept[slot]}.{architecture.choices[edge]}.op."
+            public = f"cells.{parts[1]}.edges.{node + 1}<-{kept[slot]}.{architecture.choices[edge]}."
             own[name] = state.get(public + ".".join(parts[5:]), own[name])
         else:
             own[name] = supernet.state_dict()[name]
