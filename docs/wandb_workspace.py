@@ -1,9 +1,10 @@
-"""Makes a saved Weights & Biases workspace of the runs of a project, and draws what offline runs were made from.
+"""Create a saved Weights & Biases workspace for the runs of a project, and declare the inputs of offline runs.
 
     python docs/wandb_workspace.py --entity E --project P
 
-prints the address of the workspace. An offline run cannot declare its inputs; after ``wandb sync`` this does, so that
-the project's graph leads from distillation to search to final training. It needs ``pip install wandb-workspaces``.
+prints the address of the workspace. An offline run cannot declare its inputs; run after ``wandb sync``, this script
+declares them, so that the lineage graph of the project leads from distillation to search to final training. It needs
+``pip install wandb-workspaces``.
 """
 
 import argparse
@@ -11,37 +12,37 @@ import sys
 from typing import Any
 
 STEP = "trainer/global_step"
-"""What Lightning's logger counts by."""
+"""The step metric of Lightning's logger."""
 
 
 def line(title: str, *metrics: str, log: bool = False) -> Any:
-    """A panel of curves."""
+    """Create a panel of curves."""
     from wandb_workspaces.reports.v2.interface import LinePlot
 
     return LinePlot(title=title, x=STEP, y=list(metrics), log_y=log)
 
 
 def bars(title: str, *metrics: str) -> Any:
-    """A panel of a run's last values."""
+    """Create a panel with the last values of each run."""
     from wandb_workspaces.reports.v2.interface import BarPlot
 
     return BarPlot(title=title, metrics=list(metrics))
 
 
 def pictures(title: str, key: str) -> Any:
-    """A panel of pictures, with a slider over the epochs."""
+    """Create a panel of pictures with a slider over the epochs."""
     from wandb_workspaces.reports.v2.interface import MediaBrowser
 
     return MediaBrowser(title=title, media_keys=[key], num_columns=1, gallery_axis="step")
 
 
 def build(entity: str, project: str, cells: list[str]) -> Any:
-    """The workspace, not saved yet.
+    """Create the workspace without saving it.
 
     Args:
         entity: User or team.
-        project: The runs' project.
-        cells: Cell types of the space that was searched.
+        project: Project of the runs.
+        cells: Cell types of the searched space.
     """
     import wandb_workspaces.workspaces as ws
     from wandb_workspaces.reports.v2.interface import RunComparer
@@ -67,8 +68,8 @@ def build(entity: str, project: str, cells: list[str]) -> Any:
             section("Curves", curves, columns=3, rows=2),
             section("Cells that would be chosen", [pictures(f"{c} cell", f"cells/{c}") for c in cells], 1, len(cells)),
             section("Weights of the operations", [pictures(f"{c} cell", f"alphas/{c}") for c in cells], len(cells)),
-            section("Proxy beside real images", [pictures("proxy, real", "proxy/images")], columns=1),
-            section("Selection errors", [bars("Share of wrong decisions", *errors)], columns=1),
+            section("Proxy and real images", [pictures("proxy, real", "proxy/images")], columns=1),
+            section("Selection errors", [bars("Rate of wrong decisions", *errors)], columns=1),
             section("Comparison of runs", [bars("Test accuracy", "test/accuracy"), RunComparer(diff_only="split")], 2),
         ],
         settings=ws.WorkspaceSettings(x_axis=STEP),
@@ -77,15 +78,15 @@ def build(entity: str, project: str, cells: list[str]) -> Any:
 
 
 def declare_inputs(api: Any, entity: str, project: str) -> list[str]:
-    """Declare the inputs that runs noted in their config while they were offline.
+    """Declare the inputs that offline runs have stored in their config.
 
     Args:
         api: ``wandb.Api()``.
         entity: User or team.
-        project: The runs' project.
+        project: Project of the runs.
 
     Returns:
-        What was done, a line an input that had not been declared.
+        One line per input that had not been declared.
     """
     lines = []
     for run in api.runs(f"{entity}/{project}"):
@@ -105,7 +106,7 @@ def declare_inputs(api: Any, entity: str, project: str) -> list[str]:
 
 
 def main() -> None:
-    """Read the command line, save the workspace and print its address."""
+    """Parse the command line, save the workspace and print its address."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--entity", required=True, help="user or team")
     parser.add_argument("--project", default="lightning_nas")
@@ -114,7 +115,7 @@ def main() -> None:
     try:
         workspace = build(arguments.entity, arguments.project, arguments.cells)
     except ImportError as error:
-        sys.exit(f"{error}. Install what is missing: pip install wandb-workspaces")
+        sys.exit(f"{error}. Install it: pip install wandb-workspaces")
     import wandb
 
     for text in declare_inputs(wandb.Api(), arguments.entity, arguments.project):

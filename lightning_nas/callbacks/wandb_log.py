@@ -1,4 +1,4 @@
-"""Runs on Weights & Biases: one a stage, with pictures and artifacts, and what was made from what."""
+"""Runs on Weights & Biases: one run per stage, with pictures, artifacts and their lineage."""
 
 import io
 import os
@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
-from lightning_nas.errors import ConfigError
+from lightning_nas.checks import at_least
 from lightning_nas.files.artifacts import read_json, read_tensors
 from lightning_nas.report.draw import draw_cell, draw_heat_map, draw_images, edge_names
 from lightning_nas.report.figures import png
@@ -21,26 +21,36 @@ from lightning_nas.tasks.bilevel import BilevelTask
 from lightning_nas.tasks.distill import DistillTask
 
 DPI = 160
-"""Resolution of drawings: sharp in a panel of half a screen."""
+"""Resolution of drawings in pixels per inch, which is sharp in a panel of half a screen."""
 
 
 class WandbRunLogger(WandbLogger):
-    """``WandbLogger`` that is offline unless asked otherwise, and begins a run of its own.
+    """A ``WandbLogger`` that is offline by default, and that starts a run of its own.
 
-    Lightning's has ``offline``, which overwrites the variable ``WANDB_MODE``; so ``WANDB_MODE=online`` could not undo
-    it. It also goes on with a run that a stage before has left open in the same process, as in a pipeline: this one
-    ends that run first. A run that the user began (``wandb.init``) is joined, as with Lightning's. The last run ends
-    with the process, or with ``wandb.finish()``.
+    It differs from Lightning's class in two respects. Lightning's argument ``offline`` overwrites the environment
+    variable ``WANDB_MODE``, so that ``WANDB_MODE=online`` could not undo it; this class has ``mode`` instead. And
+    Lightning's class continues a run that is still open in the same process, as that of the previous stage in a
+    pipeline; this class ends such a run first. It joins a run that the user has started with ``wandb.init``, as
+    Lightning's class does. The last run ends with the process or with ``wandb.finish()``.
 
     Args:
         project: Name of the project.
-        save_dir: Folder of offline runs and of what is still to be uploaded.
-        mode: ``online``, ``offline`` or ``disabled``; by default what ``WANDB_MODE`` says, and offline without it.
+        save_dir: Folder of offline runs and of data that is not yet uploaded.
+        mode: ``online``, ``offline`` or ``disabled``. By default the value of ``WANDB_MODE``, or ``offline`` if that is
+            not set.
         **options: The other arguments of ``WandbLogger``, which passes those that it does not know to ``wandb.init``.
+
+    Example:
+        ```yaml
+        trainer:
+          logger:
+            - class_path: WandbRunLogger
+              init_args: {project: digits, mode: online}
+        ```
     """
 
     begun: ClassVar[str | None] = None
-    """The last run that a logger of this class began in this process."""
+    """Id of the last run that a logger of this class started in this process."""
 
     def __init__(
         self,
@@ -50,20 +60,20 @@ class WandbRunLogger(WandbLogger):
         **options: Any,
     ) -> None:
         chosen = mode or os.environ.get("WANDB_MODE") or "offline"
-        # absolute, because wandb's own process need not be in the same folder
+        # absolute, because wandb's own process may run in another folder
         self.folder = Path(save_dir).absolute()
         super().__init__(project=project, save_dir=self.folder, mode=chosen, **options)
-        self.asked = False
+        self.started = False
 
     @property
     def experiment(self) -> Any:
-        """The run, begun when it is asked for first; a dummy on all but the main process."""
-        if self.asked:
+        """The run, which starts with the first access; a dummy on all processes but the main one."""
+        if self.started:
             return super().experiment
         import wandb
 
-        self.asked = True
-        self.folder.mkdir(parents=True, exist_ok=True)  # or wandb writes to a temporary folder
+        self.started = True
+        self.folder.mkdir(parents=True, exist_ok=True)  # otherwise wandb writes to a temporary folder
         if wandb.run is not None and wandb.run.id == WandbRunLogger.begun:
             wandb.finish()
         own = wandb.run is None
@@ -74,35 +84,44 @@ class WandbRunLogger(WandbLogger):
 
 
 class WandbLog(Callback):
-    """Logs to Weights & Biases what a task's curves don't show; nothing where a run has no logger of it.
+    """Logs pictures, selection errors and artifacts to Weights & Biases, for runs with a logger of it.
 
-    After epochs of a search: the factors of the mixtures (``alphas/<cell>``) and the cells that would be chosen now
-    (``cells/<cell>``). At the end of a distillation: proxy beside real images (``proxy/images``); at that of a search:
-    its selection errors (``selection_errors/<kind>``), or, where costs are minimised, its front (``front/<cost>``).
-    Pictures stand where Lightning logged the epoch's metrics last.
+    After epochs of a search it logs heat maps of the mixture weights (``alphas/<cell>``) and the cells that would be
+    chosen now (``cells/<cell>``). At the end of a distillation it logs images of the proxy and real ones
+    (``proxy/images``). At the end of a search it logs the selection errors (``selection_errors/<kind>``) or, if costs
+    are minimised, the Pareto front (``front/<cost>``). Pictures are logged at the step of the latest metrics.
 
-    Files that a task writes become artifacts: ``proxy``, ``architecture``, ``alphas``, ``front``. They carry their
-    digest as an alias, so that the run that reads one finds which run made it. The run's config has, under ``inputs``
-    and ``outputs``, the digest of every artifact, and the path and digest of every file in it.
+    Files that a task writes become artifacts: ``proxy``, ``architecture``, ``alphas``, ``front``. Their digest is also
+    an alias, so that a run that reads an artifact finds the run that made it. The config of the run contains, under
+    ``inputs`` and ``outputs``, the digest of every artifact and the path and digest of every file in it.
 
-    Online, a run declares its inputs to W&B, which draws the graph from distillation to final training; a file that no
-    run of the project has logged becomes an artifact without a maker. Offline, W&B refuses inputs: equal digests in
-    the configs tell what was made from what, and after ``wandb sync`` ``docs/wandb_workspace.py`` declares them.
+    Online, a run declares its inputs to W&B, which draws the lineage from distillation to final training. A file that
+    no run of the project has logged becomes an artifact without a producer. Offline, W&B does not accept inputs; equal
+    digests in the configs show the lineage then, and ``docs/wandb_workspace.py`` declares the inputs after
+    ``wandb sync``.
 
-    Only the main process works, and nothing is done for a batch.
+    Only the main process logs, and nothing happens within an epoch. The command line adds this callback to every run
+    under the name ``wandb_log``.
 
     Args:
-        every_n_epochs: Epochs of a search between pictures, at least 1; the last epoch has some in any case.
+        every_n_epochs: Epochs of a search between two pictures, a positive integer. The last epoch always has some.
+
+    Raises:
+        ConfigError: ``every_n_epochs`` is not a positive integer.
+
+    Example:
+        ```bash
+        lightning-nas fit --config search.yaml --config configs/logger/wandb.yaml --wandb_log.every_n_epochs 5
+        ```
     """
 
     def __init__(self, every_n_epochs: int = 1) -> None:
-        if every_n_epochs < 1:
-            raise ConfigError(f"every_n_epochs is {every_n_epochs}; it must be at least 1.")
+        at_least(1, every_n_epochs=every_n_epochs)
         self.every_n_epochs = every_n_epochs
         self.drawn = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Say what runs, and what it reads."""
+        """Log the name of the task, the command, and the files that the run reads."""
         for logger in _loggers(trainer):
             logger.log_hyperparams({"task": type(pl_module).__name__, "command": TrainerFn(stage).value})
             inputs = _inputs(trainer, pl_module)
@@ -111,11 +130,11 @@ class WandbLog(Callback):
                 logger.log_hyperparams({"inputs": described})
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Pictures of the epochs before a checkpoint are in the run that trained them."""
+        """Skip epochs before a checkpoint: their pictures are in the run that trained them."""
         self.drawn = len(pl_module.history) if isinstance(pl_module, BilevelTask) else 0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the epoch before, whose metrics Lightning has logged by now."""
+        """Draw the previous epoch, whose metrics Lightning has logged by now."""
         if trainer.current_epoch % self.every_n_epochs == 0:
             self._draw(trainer, pl_module)
 
@@ -138,7 +157,7 @@ class WandbLog(Callback):
         _log_pictures(loggers, {key: {f"epoch {self.drawn}": picture} for key, picture in pictures.items()})
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Log the artifacts of a fit, which the task has written by now, and what they show."""
+        """Log the artifacts of a fit, which the task has written by now, and pictures of them."""
         outputs: dict[str, list[Path]] = getattr(pl_module, "outputs", {})
         loggers = _loggers(trainer)
         if stage != "fit" or not outputs or not loggers:
@@ -159,23 +178,23 @@ class WandbLog(Callback):
 
 
 def _loggers(trainer: Trainer) -> list[WandbLogger]:
-    """Those whose runs are recorded; none on other processes than the main one."""
+    """List the loggers whose runs are recorded; only the main process has any."""
     if not trainer.is_global_zero:
         return []
     return [x for x in trainer.loggers if isinstance(x, WandbLogger) and not x.experiment.disabled]
 
 
-# Pictures.
+# -- pictures ---------------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=8)
 def _cell(graph: Graph) -> bytes:
-    """Late in a search cells stay the same, and finding a layout takes longest."""
+    """Draw a cell. Late in a search, cells stay the same, and finding a layout takes the longest."""
     return png(draw_cell(graph), DPI)
 
 
 def _log_pictures(loggers: Sequence[WandbLogger], pictures: Mapping[str, Mapping[str, bytes]]) -> None:
-    """Log PNG files by key and caption, in one row."""
+    """Log PNG files by key and caption in one row."""
     import wandb
     from PIL import Image
 
@@ -188,12 +207,12 @@ def _log_pictures(loggers: Sequence[WandbLogger], pictures: Mapping[str, Mapping
 
 
 def _log(logger: WandbLogger, row: dict[str, Any]) -> None:
-    """Log a row at the step of the metrics that were logged last, so that panels align."""
+    """Log a row at the step of the latest metrics, so that panels are aligned."""
     logger.log_metrics(row, int(logger.experiment.summary.get("trainer/global_step", 0)))
 
 
 def _proxy(path: Path) -> dict[str, bytes]:
-    """Pictures of a proxy and of real images, a row a class."""
+    """Draw images of a proxy and real ones, with one row per class."""
     names = read_json(path.with_suffix(".json"), repair="Distill again.")["class_names"]
     pictures = read_tensors(path.with_name("pictures.safetensors"), repair="Distill again.")
     captions = {"proxy": "proxy: what the search sees", "real": "real images of the same classes"}
@@ -203,7 +222,7 @@ def _proxy(path: Path) -> dict[str, bytes]:
 
 
 def _selection_errors(path: Path) -> dict[str, Any]:
-    """Shares of wrong decisions that a search has measured, by kind."""
+    """Read the rates of wrong decisions that a search has measured, by kind."""
     errors = read_json(path, repair="Search again.")["provenance"]["selection_errors"] or {}
     return {
         f"selection_errors/{kind}": errors[kind]["rate"]
@@ -212,11 +231,11 @@ def _selection_errors(path: Path) -> dict[str, Any]:
     }
 
 
-# Artifacts.
+# -- artifacts --------------------------------------------------------------------------------------------------------
 
 
 def _inputs(trainer: Trainer, task: LightningModule) -> dict[str, list[Path]]:
-    """Files that task and data were made from, by the kind of artifact."""
+    """List the files that the task and the data read, by kind of artifact."""
     data = getattr(trainer, "datamodule", None)
     found: dict[str, list[Path]] = {}
     for part in (task, data, getattr(data, "data", None)):
@@ -225,7 +244,7 @@ def _inputs(trainer: Trainer, task: LightningModule) -> dict[str, list[Path]]:
 
 
 def _artifact(name: str, files: Sequence[Path], *, copy: bool) -> tuple[Any, dict[str, Any]]:
-    """An artifact whose digest depends on the files' content alone, and its description."""
+    """Create an artifact whose digest depends only on the content of its files, and describe it."""
     import wandb
 
     artifact = wandb.Artifact(name, type=name)
@@ -238,7 +257,7 @@ def _artifact(name: str, files: Sequence[Path], *, copy: bool) -> tuple[Any, dic
 
 
 def _use(logger: WandbLogger, name: str, files: Sequence[Path]) -> dict[str, Any]:
-    """Declare an input, where W&B takes it, and describe it."""
+    """Declare an input if the run is online, and describe it."""
     import wandb
 
     run = logger.experiment
@@ -250,7 +269,7 @@ def _use(logger: WandbLogger, name: str, files: Sequence[Path]) -> dict[str, Any
 
 
 def _log_outputs(logger: WandbLogger, outputs: Mapping[str, Sequence[Path]]) -> dict[str, Any]:
-    """Log what a task has written, an artifact of all files of one name, and describe it."""
+    """Log the files that a task has written, with one artifact per file name without extension, and describe them."""
     groups: dict[str, list[Path]] = {}
     for file in (file for files in outputs.values() for file in files):
         groups.setdefault(file.stem, []).append(file)

@@ -28,14 +28,18 @@ from lightning_nas.files.artifacts import read_tensors
 from lightning_nas.pipeline.config import merge, read_yaml
 from lightning_nas.report.draw import draw_cell, draw_heat_map, edge_names
 from lightning_nas.report.figures import png
+from lightning_nas.report.front import Front
 from lightning_nas.spaces.artifact import build_space, load_architecture
 from lightning_nas.spaces.darts.space import DARTSSpace
+from lightning_nas.tables.synthetic import write_nasbench201
 from tests.callbacks.wandb_file import Stored, stored_runs
 from tests.cli.test_configs import tiny
 from tests.conftest import ROOT, _environment
 from tests.helpers import quiet_trainer
 
 OVERLAY = ROOT / "configs" / "logger" / "wandb.yaml"
+FEWER = "--model.space.init_args.operations=[none,max_pool_3x3,skip_connect,sep_conv_3x3,dil_conv_3x3]"
+"""Operations that are enough to search among."""
 
 
 def csv_rows(folder: Path) -> list[dict[str, str]]:
@@ -96,7 +100,7 @@ def stages(home: None, tmp_path_factory: pytest.TempPathFactory) -> Stages:
         before = _environment()
         distilled = command("distill/distribution_matching.yaml", "--trainer.max_epochs=2").model
         data = ["--data=lightning_nas.distill.data_module.DistilledDataModule", "--data.batch_size=2"]
-        data += [f"--data.proxy_path={distilled.outputs['proxy'][0]}", "--model.selection_images=2"]
+        data += [FEWER, f"--data.proxy_path={distilled.outputs['proxy'][0]}", "--model.selection_images=2"]
         found = command("search/darts.yaml", "--trainer.max_epochs=3", *data).model.outputs["architecture"][0]
         train = [f"--model.architecture={found}", "--trainer.max_epochs=2", "--data.validation_fraction=0.25"]
         command("train/digits.yaml", *train)
@@ -114,6 +118,7 @@ def stages(home: None, tmp_path_factory: pytest.TempPathFactory) -> Stages:
 # -- what the stages log --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_stage_is_a_run_of_its_own_that_has_ended(stages: Stages) -> None:
     runs = [stages.distill, stages.search, stages.train, stages.again, stages.test]
     assert [r.config["task"] for r in runs] == ["DistillTask", "BilevelTask", "TrainTask", "TrainTask", "TrainTask"]
@@ -121,6 +126,7 @@ def test_every_stage_is_a_run_of_its_own_that_has_ended(stages: Stages) -> None:
     assert [r.exit_code for r in runs] == [0] * 5
 
 
+@pytest.mark.slow
 def test_curves_are_those_of_the_csv_files(stages: Stages) -> None:
     runs = [stages.distill, stages.search, stages.train, stages.again, stages.test]
     keys = {"train/loss"}, {"search/loss", "train/loss", "search/entropy_normal"}, {"train/accuracy", "val/loss"}
@@ -136,6 +142,7 @@ def test_curves_are_those_of_the_csv_files(stages: Stages) -> None:
     assert len(stages.search.curve("search/loss")) == 3
 
 
+@pytest.mark.slow
 def test_pictures_of_a_search_show_every_epoch_at_the_step_of_its_curves(stages: Stages) -> None:
     space = build_space(load_architecture(stages.csv[1] / "architecture.json").space)
     assert isinstance(space, DARTSSpace)
@@ -157,6 +164,7 @@ def test_pictures_of_a_search_show_every_epoch_at_the_step_of_its_curves(stages:
         assert last.tobytes() == Image.open(io.BytesIO(png(draw_cell(graphs[name]), DPI))).tobytes()
 
 
+@pytest.mark.slow
 def test_a_distillation_ends_with_pictures_of_proxy_and_real_images(stages: Stages) -> None:
     pictures = stages.distill.pictures("proxy/images")
     assert list(pictures) == ["proxy: what the search sees", "real images of the same classes"]
@@ -167,12 +175,14 @@ def test_a_distillation_ends_with_pictures_of_proxy_and_real_images(stages: Stag
     assert len(stages.distill.rows("proxy/images")) == 1
 
 
+@pytest.mark.slow
 def test_a_search_ends_with_its_selection_errors(stages: Stages) -> None:
     measured = json.loads((stages.csv[1] / "architecture.json").read_text())["provenance"]["selection_errors"]
     for kind in ("edges", "operations"):
         assert [value for _, value in stages.search.curve(f"selection_errors/{kind}")] == [measured[kind]["rate"]]
 
 
+@pytest.mark.slow
 def test_every_run_keeps_its_own_config(stages: Stages) -> None:
     runs = [stages.distill, stages.search, stages.train, stages.again, stages.test]
     for stored, folder in zip(runs, stages.csv, strict=True):
@@ -187,6 +197,7 @@ def md5(path: Path) -> str:
     return base64.b64encode(hashlib.md5(path.read_bytes()).digest()).decode()
 
 
+@pytest.mark.slow
 def test_artifacts_are_the_files_that_stages_hand_on(stages: Stages) -> None:
     expected = {
         "distill": {"proxy": ["proxy.json", "proxy.safetensors"]},
@@ -214,6 +225,7 @@ def test_artifacts_are_the_files_that_stages_hand_on(stages: Stages) -> None:
             }
 
 
+@pytest.mark.slow
 def test_configs_tell_which_run_made_what_another_one_read(stages: Stages) -> None:
     read = {name: getattr(stages, name).config.get("inputs", {}) for name in ("distill", "search", "train", "test")}
     assert read["distill"] == {}
@@ -228,8 +240,9 @@ def captions(folder: Path) -> list[list[str]]:
     return [list(stored.pictures("cells/normal")) for stored in stored_runs(folder)]
 
 
+@pytest.mark.slow
 def test_pictures_may_be_rarer_and_a_resumed_run_draws_its_own_epochs(home: None, tmp_path: Path) -> None:
-    whole = ["--wandb_log.every_n_epochs=3", "--trainer.max_epochs=4"]
+    whole = [FEWER, "--wandb_log.every_n_epochs=3", "--trainer.max_epochs=4"]
     half = command("search/darts.yaml", *whole, "--trainer.callbacks+=tests.helpers.StopAfterFirst")
     checkpoint = str(half.trainer.checkpoint_callback.best_model_path)  # type: ignore[union-attr]
     command("search/darts.yaml", *whole, "--ckpt_path", checkpoint)
@@ -242,6 +255,7 @@ def test_every_n_epochs_is_checked() -> None:
         WandbLog(every_n_epochs=0)
 
 
+@pytest.mark.slow
 def test_runs_without_wandb_are_left_alone(tmp_path: Path) -> None:
     config = tiny(read_yaml(ROOT / "configs" / "search" / "darts.yaml"), tmp_path)
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config))
@@ -251,10 +265,50 @@ def test_runs_without_wandb_are_left_alone(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.png"))
 
 
+@pytest.mark.slow
 def test_a_disabled_run_records_nothing(home: None, tmp_path: Path) -> None:
     command("train/digits.yaml", "--trainer.logger.mode=disabled")
     end()
     assert stored_runs(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_a_search_logs_its_curves_and_its_front(home: None, tmp_path: Path) -> None:
+    table = f"--model.evaluator.evaluator.table.path={write_nasbench201('table.npz')}"
+    small = ["channels=2", "cells=1", "image_shape=[3,8,8]"]
+    arguments = [f"--model.evaluator.{each}" for each in small]
+    arguments += [
+        table,
+        "--model.final_evaluator=null",
+        "--model.budget=24",
+        "--model.generation_size=6",
+        "--model.output_dir=out",
+    ]
+    arguments += [
+        "--model.strategy.population_size=6",
+        "--trainer.accelerator=cpu",
+        "--trainer.enable_progress_bar=false",
+    ]
+    configs = ["--config", str(ROOT / "configs" / "evolve" / "nsga2.yaml")]
+    configs += ["--config", str(ROOT / "configs" / "logger" / "wandb.yaml")]
+    run(["fit", *configs, *arguments])
+    end()
+    (stored,) = stored_runs(tmp_path)
+    (folder,) = Path("runs").glob("lightning_logs/*")
+    rows = csv_rows(folder)
+    names = {"best/accuracy", "mean/accuracy", "diversity", "front/size", "queries"}
+    assert names < set(rows[0])
+    for name in names:
+        values = [(int(row["step"]), float(row[name])) for row in rows]
+        assert len(values) == 4
+        assert [step for step, _ in stored.curve(name)] == [step for step, _ in values]
+        assert [value for _, value in stored.curve(name)] == pytest.approx([value for _, value in values])
+    front = Front.load("out/front.json")
+    ((caption, picture),) = stored.pictures("front/macs").items()
+    assert caption == f"{len(front.members)} of 24 are on the front"
+    assert picture.tobytes() == Image.open(io.BytesIO(png(front.pictures()["macs"], DPI))).tobytes()
+    assert {"front", "architecture", "history"} <= set(stored.artifacts)
+    assert set(stored.config["outputs"]) == {"front", "architecture", "history"}
 
 
 # -- modes ----------------------------------------------------------------------------------------------------------
@@ -370,6 +424,7 @@ def workspace() -> Any:
     return module
 
 
+@pytest.mark.slow
 def test_the_workspace_shows_what_the_stages_log(stages: Stages, workspace: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it uses pydantic's old names
@@ -392,6 +447,7 @@ def test_the_workspace_shows_what_the_stages_log(stages: Stages, workspace: Any)
     assert all("trainer/global_step" in row for stored in runs for row in stored.history)
 
 
+@pytest.mark.slow
 def test_the_script_declares_the_inputs_of_offline_runs(stages: Stages, workspace: Any) -> None:
     class Run:
         def __init__(self, name: str, config: dict[str, Any], used: list[str]) -> None:
