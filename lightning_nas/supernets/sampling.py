@@ -1,4 +1,4 @@
-"""Which paths of a supernet a training step takes, and weights that stay as they are where no path went."""
+"""Samplers of paths: which architectures a training step of a supernet takes."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -6,64 +6,92 @@ from typing import Any
 import torch
 
 from lightning_nas.architecture import Architecture
+from lightning_nas.checks import at_least
 from lightning_nas.errors import ArchitectureError, ConfigError
 from lightning_nas.metrics.cost import CostSource, parameters
 from lightning_nas.spaces.base import SearchSpace
 
 TRIES = 500
-"""Draws for one window of costs."""
+"""Number of draws until an architecture of some cost is given up, as in the published code."""
 
 
 class PathSampler(ABC):
-    """Draws the architectures that a supernet is trained on in one step, whose mean loss the step minimises."""
+    """Base class of path samplers: they draw the architectures whose mean loss a training step minimizes.
+
+    Example:
+        ```python
+        class Largest(PathSampler):
+            def draw(self, space, generator):
+                return [space.largest()]
+        ```
+    """
 
     @abstractmethod
     def draw(self, space: SearchSpace, generator: torch.Generator) -> list[Architecture]:
-        """One or more architectures.
+        """Draw one or more architectures for one step.
 
         Args:
-            space: Of the supernet.
-            generator: Of the draws.
+            space: Search space of the supernet.
+            generator: Generator of the draws.
 
         Raises:
-            ConfigError: The space does not fit.
+            ConfigError: The sampler does not work with the space.
         """
 
 
 class UniformPaths(PathSampler):
-    """Architectures drawn uniformly from the whole space (SPOS).
+    """Draws architectures uniformly from the whole space (SPOS).
 
     References:
         1. Guo, Zhang, Mu, Heng, Liu, Wei, Sun: Single Path One-Shot Neural Architecture Search with Uniform Sampling,
            ECCV 2020, https://arxiv.org/abs/1904.00420
 
     Args:
-        paths: Architectures a step, at least 1 (the paper: 1).
+        paths: Number of architectures per step, at least 1 (the paper: 1).
 
     Raises:
         ConfigError: ``paths`` is below 1.
+
+    Example:
+        ```yaml
+        paths:
+          class_path: UniformPaths
+          init_args:
+            paths: 2
+        ```
     """
 
     def __init__(self, paths: int = 1) -> None:
-        if paths < 1:
-            raise ConfigError(f"paths is {paths}; a step takes at least 1.")
+        at_least(1, paths=paths)
         self.paths = paths
 
     def draw(self, space: SearchSpace, generator: torch.Generator) -> list[Architecture]:
-        """See ``PathSampler.draw``."""
+        """Draw ``paths`` architectures; see ``PathSampler.draw``."""
         return [space.sample(generator) for _ in range(self.paths)]
 
 
 class FairPaths(PathSampler):
-    """As many architectures as a choice has values; among them every choice has every value once (strict fairness).
+    """Draws architectures in which every choice takes each of its values exactly once (strict fairness, FairNAS).
+
+    With k values per choice these are k architectures per step, so that all operations get the same number of updates.
 
     References:
         1. Chu, Zhang, Xu: FairNAS: Rethinking Evaluation Fairness of Weight Sharing Neural Architecture Search, ICCV
            2021, https://arxiv.org/abs/1907.01845
+
+    Example:
+        ```yaml
+        paths:
+          class_path: FairPaths
+        ```
     """
 
     def draw(self, space: SearchSpace, generator: torch.Generator) -> list[Architecture]:
-        """See ``PathSampler.draw``; the space must have equally many values in every choice, and all combinations."""
+        """Draw as many architectures as a choice has values; see ``PathSampler.draw``.
+
+        Raises:
+            ConfigError: Choices have different numbers of values, or not all of their combinations are architectures.
+        """
         some = space.sample(generator)
         values = [{choice} for choice in some.choices]
         for near in space.neighbours(some):
@@ -72,7 +100,7 @@ class FairPaths(PathSampler):
         counts = {len(place) for place in values}
         if len(counts) != 1:
             raise ConfigError(
-                f"Choices have {sorted(counts)} values; fair paths need equally many everywhere. Use UniformPaths."
+                f"Choices have {sorted(counts)} values; FairPaths needs the same number everywhere. Use UniformPaths."
             )
         (count,) = counts
         columns = [[sorted(place)[i] for i in torch.randperm(count, generator=generator).tolist()] for place in values]
@@ -86,22 +114,35 @@ class FairPaths(PathSampler):
 
 
 class CostWindow(PathSampler):
-    """An architecture whose cost lies in a window that is drawn first, so that all costs are trained alike (SPOS).
+    """Draws an architecture whose cost lies in a random window, so that all costs are trained alike (SPOS).
 
-    Windows of equal width lie between the lowest and the highest cost; after 500 draws outside of the window the last
-    one is taken, as in the published code.
+    Uniformly drawn architectures mostly have medium costs; cheap and expensive ones would hardly be trained. Windows of
+    equal width divide ``cost_range``. Each step draws a window, then architectures until one lies in it. After 500
+    draws the last one is taken, as in the published code.
+
+    References:
+        1. Guo, Zhang, Mu, Heng, Liu, Wei, Sun: Single Path One-Shot Neural Architecture Search with Uniform Sampling,
+           ECCV 2020, https://arxiv.org/abs/1904.00420
 
     Args:
-        cost_range: Lowest and highest cost.
-        windows: How many, at least 1.
-        cost_source: What knows the costs, such as a table; by default they are counted in ordinary networks.
-        cost: Which cost of it.
-        network_arguments: Arguments of ``SearchSpace.network`` for networks whose ``parameters`` are counted:
-            ``num_classes``, ``image_shape``, ``channels``, ``cells``. Every architecture is built once, which takes
-            some hundredths of a second.
+        cost_range: Lowest and highest cost, in the unit of the cost.
+        windows: Number of windows, at least 1.
+        cost_source: Source of the costs, such as a table. If null, the parameters of ordinary networks are counted.
+        cost: Name of the cost in ``cost_source``.
+        network_arguments: Arguments of ``SearchSpace.network`` for the networks whose parameters are counted:
+            ``num_classes``, ``image_shape``, ``channels``, ``cells``. Each architecture's network is built once, which
+            takes some hundredths of a second. The defaults are those of NAS-Bench-201 on CIFAR-10.
 
     Raises:
-        ConfigError: The range is empty, there is no window, or there is no such cost.
+        ConfigError: The range is empty, there is no window, or the cost is unknown.
+
+    Example:
+        ```yaml
+        paths:
+          class_path: CostWindow
+          init_args:
+            cost_range: [73306, 1531546]
+        ```
     """
 
     def __init__(
@@ -112,12 +153,14 @@ class CostWindow(PathSampler):
         cost: str = "parameters",
         network_arguments: dict[str, Any] | None = None,
     ) -> None:
-        if not 0 <= cost_range[0] < cost_range[1] or windows < 1:
-            raise ConfigError(
-                f"cost_range is {cost_range} and windows {windows}; expected are two ascending numbers and at least 1."
-            )
+        at_least(1, windows=windows)
+        if not 0 <= cost_range[0] < cost_range[1]:
+            raise ConfigError(f"cost_range is {cost_range}; it must be two ascending numbers, the first at least 0.")
         if cost_source is None and cost != "parameters":
-            raise ConfigError(f"cost is {cost!r}; only 'parameters' are known by themselves. Give a cost_source.")
+            raise ConfigError(
+                f"cost is {cost!r}; without a cost_source it must be 'parameters'. Set cost_source to something that "
+                "knows the cost."
+            )
         self.lowest, self.highest = cost_range
         self.windows = windows
         self.cost_source = cost_source
@@ -126,30 +169,12 @@ class CostWindow(PathSampler):
         self.network_arguments = {**sizes, **(network_arguments or {})}
         self._known: dict[str, float] = {}
 
-    def _cost(self, space: SearchSpace, architecture: Architecture) -> float:
-        key = space.key(architecture)
-        if key not in self._known:
-            self._known[key] = (
-                self._parameters(space, architecture) if self.cost_source is None else self._look_up(architecture)
-            )
-        return self._known[key]
-
-    def _parameters(self, space: SearchSpace, architecture: Architecture) -> float:
-        with torch.device("meta"):
-            return float(parameters(space.network(architecture, **self.network_arguments)))
-
-    def _look_up(self, architecture: Architecture) -> float:
-        assert self.cost_source is not None
-        costs = self.cost_source.costs(architecture)
-        if self.cost not in costs:
-            raise ConfigError(
-                f"cost is {self.cost!r}; {type(self.cost_source).__name__} knows {sorted(costs)}. Take one of these, "
-                "or add it there."
-            )
-        return costs[self.cost]
-
     def draw(self, space: SearchSpace, generator: torch.Generator) -> list[Architecture]:
-        """See ``PathSampler.draw``."""
+        """Draw one architecture; see ``PathSampler.draw``.
+
+        Raises:
+            ConfigError: ``cost_source`` does not know the cost.
+        """
         width = (self.highest - self.lowest) / self.windows
         low = self.lowest + width * int(torch.randint(self.windows, (1,), generator=generator))
         for _ in range(TRIES):
@@ -157,3 +182,26 @@ class CostWindow(PathSampler):
             if low <= self._cost(space, drawn) <= low + width:
                 break
         return [drawn]
+
+    def _cost(self, space: SearchSpace, architecture: Architecture) -> float:
+        """The cost of an architecture, which is determined once."""
+        key = space.key(architecture)
+        if key not in self._known:
+            source = self.cost_source
+            self._known[key] = (
+                self._parameters(space, architecture) if source is None else self._look_up(source, architecture)
+            )
+        return self._known[key]
+
+    def _parameters(self, space: SearchSpace, architecture: Architecture) -> float:
+        with torch.device("meta"):
+            return float(parameters(space.network(architecture, **self.network_arguments)))
+
+    def _look_up(self, source: CostSource, architecture: Architecture) -> float:
+        costs = source.costs(architecture)
+        if self.cost not in costs:
+            raise ConfigError(
+                f"cost is {self.cost!r}; {type(source).__name__} knows {sorted(costs)}. Use one of these, or add the "
+                "cost there."
+            )
+        return costs[self.cost]
