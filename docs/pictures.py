@@ -1,13 +1,13 @@
 """Draws the pictures of these pages from a run folder of the digits pipeline.
 
-lightning-nas pipeline --config configs/pipeline/digits.yaml --run_dir runs/digits
-python docs/pictures.py runs/digits
+``lightning-nas pipeline --config configs/pipeline/digits.yaml --run_dir runs/digits`` makes the folder, and
+``python docs/pictures.py runs/digits`` draws it.
 """
 
 import sys
 from pathlib import Path
 
-from lightning_nas.report.draw import draw_alphas, draw_cell, draw_curves, draw_images, png
+from lightning_nas.report import draw_alphas, draw_cell, draw_curves, draw_images, png
 from lightning_nas.report.run import read_run
 
 IMAGES = Path(__file__).parent / "images"
@@ -29,7 +29,7 @@ def main(folder: Path) -> None:
         for name, title in (("real", "real"), ("proxy", "distilled"))
         for k in range(2)
     ]
-    edges = [f"{source} → {node}" for node, source in run.rows]
+    edges = [f"{source} → {node}" for source, node in run.rows]
     figures = {f"cell_{graph.name}": draw_cell(graph) for graph in run.graphs} | {
         "proxy": draw_images(rows),
         "curves": draw_curves(curves, "loss of the supernet"),

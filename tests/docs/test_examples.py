@@ -189,3 +189,14 @@ def test_command(call: str, folder: Path) -> None:
         place = arguments.index("--ckpt_path")
         del arguments[place : place + 2]
     NASCLI(args=[a for a in arguments if a != "..."], run=False)
+
+
+def test_every_package_has_a_reference_page() -> None:
+    """Packages that export something are on a page of the API reference, which lists what they export."""
+    exporting = {
+        path.parent.name for path in (ROOT / "lightning_nas").glob("*/__init__.py") if "__all__" in path.read_text()
+    }
+    navigation = (ROOT / "mkdocs.yml").read_text()
+    for package in exporting:
+        assert f"::: lightning_nas.{package}\n" in (DOCS / "api" / f"{package}.md").read_text()
+        assert f"api/{package}.md" in navigation
