@@ -57,7 +57,17 @@ ARTIFACTS = {
     "search": ("architecture.json", "alphas.safetensors"),
     "train": (),
 }
-STATE = ("state_dict", "optimizer_states", "lr_schedulers", "alpha_history", "allowed", "means", "epoch", "global_step")
+STATE = (
+    "state_dict",
+    "optimizer_states",
+    "lr_schedulers",
+    "alpha_history",
+    "search_model",
+    "start_epoch",
+    "means",
+    "epoch",
+    "global_step",
+)
 
 
 def prepare(folder: Path) -> None:

@@ -269,7 +269,7 @@ class Seed:
             first = self._search("darts")
             first["model"]["init_args"]["write_supernet"] = True
             before = self.bench.fit(first, self.folder / "darts")[1]
-            arguments |= {"supernet": str(self.folder / "darts" / "supernet.safetensors"), "epochs_between": 1}
+            arguments |= {"supernet_path": str(self.folder / "darts" / "supernet.safetensors"), "epochs_between": 1}
             config["trainer"]["max_epochs"] = NASBench201Space().edges
         if method == "gm_nas":
             task, seconds, folder = self._split(config)
@@ -291,7 +291,7 @@ class Seed:
         _, seconds = self.bench.fit(whole, self.folder / "whole")
         split["model"] = read_yaml(CONFIGS / "search" / "gm_nas_split.yaml")["model"]
         supernet = str(self.folder / "whole" / "supernet.safetensors")
-        split["model"]["init_args"] |= {"space": config["model"]["init_args"]["space"], "supernet": supernet}
+        split["model"]["init_args"] |= {"space": config["model"]["init_args"]["space"], "supernet_path": supernet}
         split["trainer"] |= {"max_epochs": 1, "limit_train_batches": 10}
         seconds += self.bench.fit(split, self.folder / "split")[1]
         found = []

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import reference_darts as reference
-from lightning_nas.differentiable.runner import Compile, Memory, SupernetRunner
+from lightning_nas.differentiable.runner import Compile, SupernetRunner
 from lightning_nas.spaces.base import DifferentiableSpace, Mixture
 from lightning_nas.spaces.convert import from_per_edge
 from lightning_nas.spaces.darts.space import DARTSSpace
@@ -49,7 +49,7 @@ class Setting:
     device: str = "cpu"
     channels_last: bool = True
     fused: bool = True
-    memory: Memory = "normal"
+    checkpoint_cells: bool = False
     compile: Compile = False
 
     def draw(self) -> Batch:
@@ -85,7 +85,7 @@ class Ours(nn.Module):
         self.first_order = setting.order == "first"
         self.to(setting.device)
         from_per_edge(net.state_dict(), self.net)
-        self.execution = SupernetRunner(self.net, setting.channels_last, setting.memory, setting.compile)
+        self.execution = SupernetRunner(self.net, setting.channels_last, setting.checkpoint_cells, setting.compile)
 
     def forward(self, x: Tensor, alphas: Mapping[str, Tensor], betas: Mapping[str, Tensor] | None = None) -> Tensor:
         """Logits."""
@@ -241,7 +241,17 @@ def peak_mb(step: Step, device: str) -> float:
 def measure_memory(arguments: argparse.Namespace, which: str) -> float:
     """Run this program again for memory only."""
     command = [sys.executable, "-m", "benchmarks.supernet_speed", "--memory", which]
-    for name in ("setting", "order", "device", "threads", "against", "channels-last", "fused", "keep", "compile"):
+    for name in (
+        "setting",
+        "order",
+        "device",
+        "threads",
+        "against",
+        "channels-last",
+        "fused",
+        "checkpoint-cells",
+        "compile",
+    ):
         value = getattr(arguments, name.replace("-", "_"))
         command += [f"--{name}", str(value)] if value is not None else []
     root = Path(__file__).resolve().parent.parent
@@ -261,7 +271,7 @@ def main() -> None:
     )
     parser.add_argument("--channels-last", choices=("true", "false"), default="true")
     parser.add_argument("--fused", choices=("true", "false"), default="true")
-    parser.add_argument("--keep", choices=("normal", "low"), default="normal", help="the task's setting 'memory'")
+    parser.add_argument("--checkpoint-cells", choices=("true", "false"), default="false")
     parser.add_argument("--compile", choices=("true", "false", "graphs"), default="false")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int)
@@ -275,7 +285,7 @@ def main() -> None:
         "device": arguments.device,
         "channels_last": arguments.channels_last == "true",
         "fused": arguments.fused == "true",
-        "memory": arguments.keep,
+        "checkpoint_cells": arguments.checkpoint_cells == "true",
         "compile": {"true": True, "false": False}.get(arguments.compile, arguments.compile),
     }
     setting = Setting(**{**vars(chosen), **given})

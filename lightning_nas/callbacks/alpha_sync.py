@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_nas.errors import ConfigError, TrainingError
+from lightning_nas.checks import at_least
+from lightning_nas.differentiable.model import SearchModel
+from lightning_nas.errors import TrainingError
 
 
 class AlphaSyncCheck(Callback):
@@ -20,8 +22,7 @@ class AlphaSyncCheck(Callback):
     """
 
     def __init__(self, every_n_batches: int = 50) -> None:
-        if every_n_batches < 1:
-            raise ConfigError(f"every_n_batches is {every_n_batches}; it must be at least 1.")
+        at_least(1, every_n_batches=every_n_batches)
         self.every_n_batches = every_n_batches
 
     def on_train_batch_end(
@@ -37,10 +38,10 @@ class AlphaSyncCheck(Callback):
         Raises:
             TrainingError: The alphas differ; raised by every process.
         """
-        alphas = getattr(pl_module, "alpha_list", ())
-        if trainer.world_size == 1 or not alphas:
+        model = getattr(pl_module, "model", None)
+        if trainer.world_size == 1 or not isinstance(model, SearchModel):
             return
-        mine = hashlib.sha256(b"".join(a.detach().cpu().numpy().tobytes() for a in alphas)).hexdigest()[:16]
+        mine = hashlib.sha256(b"".join(a.detach().cpu().numpy().tobytes() for a in model.alpha_list)).hexdigest()[:16]
         hashes: list[Any] = [None] * trainer.world_size
         torch.distributed.all_gather_object(hashes, mine)
         if len(set(hashes)) > 1:

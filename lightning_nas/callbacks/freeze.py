@@ -4,12 +4,11 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_nas.callbacks.health import check_images, fixed_images, worth
+from lightning_nas.checks import at_least
 from lightning_nas.errors import ConfigError
 from lightning_nas.files.artifacts import write_json
-from lightning_nas.tasks import supernet_changes
 from lightning_nas.tasks.bilevel import BilevelTask
-from lightning_nas.tasks.common import output_folder
+from lightning_nas.tasks.common import check_fixed_images, fixed_images, output_folder
 
 
 class FreezeArchitecture(Callback):
@@ -39,8 +38,7 @@ class FreezeArchitecture(Callback):
     """
 
     def __init__(self, epoch: int, images: int = 256, seed: int = 0) -> None:
-        if epoch < 1 or images < 1:
-            raise ConfigError(f"epoch is {epoch}, images {images}; both must be at least 1.")
+        at_least(1, epoch=epoch, images=images)
         self.epoch = epoch
         self.images = images
         self.seed = seed
@@ -52,16 +50,12 @@ class FreezeArchitecture(Callback):
         Raises:
             ConfigError: Of the task, its data, the epochs or the processes.
         """
-        if not isinstance(pl_module, BilevelTask):
-            raise ConfigError(
-                f"FreezeArchitecture freezes the architecture of a BilevelTask; the task is "
-                f"{type(pl_module).__name__}. Leave it out of trainer.callbacks."
-            )
-        check_images(self, trainer)
-        if self.epoch <= pl_module.warmup_epochs:
+        task = _search(pl_module)
+        check_fixed_images("FreezeArchitecture", trainer)
+        if self.epoch <= task.warmup_epochs:
             raise ConfigError(
                 f"The architecture is frozen at the start of epoch {self.epoch}, but the alphas do not move in the "
-                f"first {pl_module.warmup_epochs} epochs, the warm-up. Freeze later."
+                f"first {task.warmup_epochs} epochs, the warm-up. Freeze later."
             )
         epochs = trainer.max_epochs or -1
         if 0 <= epochs <= self.epoch:
@@ -77,23 +71,23 @@ class FreezeArchitecture(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Freeze where it is time."""
-        task: Any = pl_module
-        if trainer.current_epoch < self.epoch or task.closed.frozen is not None:
+        task = _search(pl_module)
+        if trainer.current_epoch < self.epoch or task.model.frozen:
             return
         before = self._measure(task, "mixtures")
-        supernet_changes.freeze(task, task.discretize())
+        task.freeze_architecture(task.model.discretize())
         after = self._measure(task, "frozen")
         task.log_dict({"freeze/gap_loss": after[0] - before[0], "freeze/gap_accuracy": before[1] - after[1]})
 
     def _measure(self, task: BilevelTask, name: str) -> tuple[float, float]:
-        loss, accuracy = worth(task, None, *fixed_images(task, self.images, self.seed))
+        loss, accuracy = task.model.loss_and_accuracy(*fixed_images(task, self.images, self.seed))
         self.measured[name] = {"loss": loss, "accuracy": accuracy}
         return loss, accuracy
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write ``gap.json``, unless the run was stopped before there was a gap."""
-        task: Any = pl_module
-        if task.closed.frozen is None:
+        task = _search(pl_module)
+        if not task.model.frozen:
             return
         self._measure(task, "trained")
         folder = output_folder(trainer, task.output_dir)
@@ -107,3 +101,12 @@ class FreezeArchitecture(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it back."""
         self.measured = dict(state_dict["measured"])
+
+
+def _search(module: LightningModule) -> BilevelTask:
+    if not isinstance(module, BilevelTask):
+        raise ConfigError(
+            f"FreezeArchitecture freezes the architecture of a BilevelTask; the task is {type(module).__name__}. Leave "
+            "it out of trainer.callbacks."
+        )
+    return module

@@ -8,14 +8,15 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from lightning_nas.callbacks.health import check_images, fixed_images, worth
+from lightning_nas.checks import at_least, greater_than
+from lightning_nas.differentiable.model import SearchModel
 from lightning_nas.differentiable.regularization.expected_cost import ExpectedCost
 from lightning_nas.errors import ConfigError
 from lightning_nas.files.artifacts import write_json
 from lightning_nas.metrics.cost import parameters
 from lightning_nas.spaces.base import DifferentiableSpace
 from lightning_nas.tasks.bilevel import BilevelTask
-from lightning_nas.tasks.common import output_folder
+from lightning_nas.tasks.common import check_fixed_images, fixed_images, output_folder
 
 Place = tuple[str, int, int]
 """Cell type, edge and operation, as indices into the alphas."""
@@ -56,24 +57,23 @@ class GradualPruning(Callback):
     def __init__(
         self,
         threshold: float = 0.05,
-        least: int = 1,
-        most: int = 8,
+        min_removed: int = 1,
+        max_removed: int = 8,
         growth: float = 1.5,
-        until: int | None = None,
+        stop_at: int | None = None,
         images: int = 256,
         seed: int = 0,
     ) -> None:
-        if not (threshold > 0 and 1 <= least <= most and growth >= 1 and images >= 0 and (until is None or until >= 1)):
-            raise ConfigError(
-                f"threshold is {threshold}, least {least}, most {most}, growth {growth}, until {until}, images "
-                f"{images}; expected are a threshold above 0, 1 <= least <= most, a growth from 1 on, until null or "
-                "from 1 on, and images from 0 on."
-            )
+        greater_than(0, threshold=threshold)
+        at_least(1, min_removed=min_removed, growth=growth, stop_at=stop_at)
+        at_least(0, images=images)
+        if max_removed < min_removed:
+            raise ConfigError(f"max_removed is {max_removed}; it must be at least min_removed, {min_removed}.")
         self.threshold = threshold
-        self.least = least
-        self.most = most
+        self.min_removed = min_removed
+        self.max_removed = max_removed
         self.growth = growth
-        self.until = until
+        self.stop_at = stop_at
         self.images = images
         self.seed = seed
         self.series: list[dict[str, Any]] = []
@@ -84,11 +84,12 @@ class GradualPruning(Callback):
         Raises:
             ConfigError: Of the task, its space, its regularizers, its data or the processes.
         """
-        if not isinstance(pl_module, BilevelTask) or len(_penalties(pl_module)) != 1:
-            found = [type(each).__name__ for each in getattr(pl_module, "regularizers", [])]
+        task = _search(pl_module)
+        if len(_penalties(task)) != 1:
+            found = [type(each).__name__ for each in task.regularizers]
             raise ConfigError(
-                f"GradualPruning prunes a BilevelTask with one ExpectedCost among its regularizers; the task is "
-                f"{type(pl_module).__name__} with {found}. Add ExpectedCost, or leave GradualPruning out."
+                f"GradualPruning needs exactly one ExpectedCost among the regularizers; they are {found}. Add "
+                "ExpectedCost, or leave GradualPruning out."
             )
         if trainer.world_size > 1:
             raise ConfigError(
@@ -96,19 +97,20 @@ class GradualPruning(Callback):
                 "device."
             )
         if self.images:
-            check_images(self, trainer)
-        if "none" in pl_module.space.operations:
+            check_fixed_images("GradualPruning", trainer)
+        model = task.model
+        if "none" in model.space.operations:
             raise ConfigError(
-                "The space has the operation none, whose factor moves nothing, so that it says nothing about what can "
-                "go. Leave none out of the space's operations."
+                "The space has the operation none, whose factor moves nothing, so that it does not tell what can be "
+                "removed. Leave none out of the operations of the space."
             )
-        left = len(_places(pl_module))
-        least = left - len(_removable(pl_module, _places(pl_module)))
-        # one that goes on may have reached it
-        if self.until is not None and not self.series and not least <= self.until < left:
+        left = len(_places(model))
+        fewest = left - len(_removable(model, _places(model)))
+        # a resumed search may have reached it already
+        if self.stop_at is not None and not self.series and not fewest <= self.stop_at < left:
             raise ConfigError(
-                f"until is {self.until}, but the space has {left} operations on all edges, of which {least} cannot go. "
-                f"Set it from {least} to {left - 1}."
+                f"stop_at is {self.stop_at}, but of the {left} operations on all edges of the space {fewest} cannot be "
+                f"removed. Set it from {fewest} to {left - 1}."
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -117,52 +119,54 @@ class GradualPruning(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prune, note what is left, and move the weight of the cost."""
-        task: Any = pl_module
-        if trainer.current_epoch - task.began < task.warmup_epochs:
+        task = _search(pl_module)
+        if task.warming_up:
             return
+        model = task.model
         (penalty,) = _penalties(task)
-        removed = self._weak(task)
+        removed = self._weak(model)
         if removed:
-            task.restrict(_without(task.space, removed))
+            task.restrict(_without(model.space, removed))
             self.series.append(self._point(trainer, task))
             self._write(trainer, task)
-        if removed or _removable(task, _places(task), 1):
-            penalty.weight *= self.growth if len(removed) < self.least else 1 / self.growth
-        left = len(_places(task))
+        if removed or _removable(model, _places(model), 1):
+            penalty.weight *= self.growth if len(removed) < self.min_removed else 1 / self.growth
+        left = len(_places(model))
         task.log_dict({"pruning/operations": float(left), "pruning/weight": penalty.weight})
         self._end(trainer, task)
 
     def _end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        task: Any = pl_module
-        if self.until is not None and len(_places(task)) <= self.until:
+        if self.stop_at is not None and len(_places(_search(pl_module).model)) <= self.stop_at:
             trainer.should_stop = True
 
-    def _weak(self, task: BilevelTask) -> list[Place]:
-        """What is to go now, the weakest first."""
+    def _weak(self, model: SearchModel) -> list[Place]:
+        """The operations that are removed now, the weakest first."""
         with torch.no_grad():
-            factors = {cell: mixture.operations.cpu() for cell, mixture in task.mixtures().items()}
-        found = sorted((float(factors[cell][edge, o]), (cell, edge, o)) for cell, edge, o in _places(task))
-        most = self.most
-        if self.until is not None:
-            most = min(most, len(_places(task)) - self.until)
-        return _removable(task, [place for factor, place in found if factor < self.threshold], most)
+            factors = {cell: mixture.operations.cpu() for cell, mixture in model.mixtures().items()}
+        found = sorted((float(factors[cell][edge, o]), (cell, edge, o)) for cell, edge, o in _places(model))
+        most = self.max_removed
+        if self.stop_at is not None:
+            most = min(most, len(_places(model)) - self.stop_at)
+        return _removable(model, [place for factor, place in found if factor < self.threshold], most)
 
     def _point(self, trainer: Trainer, task: BilevelTask) -> dict[str, Any]:
-        found = task.discretize()
+        model = task.model
+        found = model.discretize()
         point = {
             "epoch": trainer.current_epoch,
-            "operations": len(_places(task)),
-            "parameters": parameters(task.supernet),
-            "text": task.space.text(found),
+            "operations": len(_places(model)),
+            "parameters": parameters(model.supernet),
+            "text": model.space.text(found),
             "choices": list(found.choices),
         }
         if self.images:
-            point["loss"], point["accuracy"] = worth(task, None, *fixed_images(task, self.images, self.seed))
+            batch = fixed_images(task, self.images, self.seed)
+            point["loss"], point["accuracy"] = model.loss_and_accuracy(*batch)
         return point
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write ``series.json``, also where nothing was pruned."""
-        task: Any = pl_module
+        task = _search(pl_module)
         task.outputs["series"] = [self._write(trainer, task)]
 
     def _write(self, trainer: Trainer, task: BilevelTask) -> Path:
@@ -178,13 +182,22 @@ class GradualPruning(Callback):
         self.series = list(state_dict["series"])
 
 
+def _search(module: LightningModule) -> BilevelTask:
+    if not isinstance(module, BilevelTask):
+        raise ConfigError(
+            f"GradualPruning prunes a BilevelTask; the task is {type(module).__name__}. Leave it out of "
+            "trainer.callbacks."
+        )
+    return module
+
+
 def _penalties(task: BilevelTask) -> list[ExpectedCost]:
     return [each for each in task.regularizers if isinstance(each, ExpectedCost)]
 
 
-def _places(task: BilevelTask) -> list[Place]:
-    """All that is left."""
-    return [(cell, *at) for cell, mask in task.space.allowed.items() for at in mask.nonzero().tolist()]
+def _places(model: SearchModel) -> list[Place]:
+    """All operations that are left."""
+    return [(cell, *at) for cell, mask in model.space.allowed.items() for at in mask.nonzero().tolist()]
 
 
 def _without(space: DifferentiableSpace, places: Iterable[Place]) -> dict[str, Tensor]:
@@ -194,20 +207,20 @@ def _without(space: DifferentiableSpace, places: Iterable[Place]) -> dict[str, T
     return allowed
 
 
-def _removable(task: BilevelTask, places: Iterable[Place], most: int | None = None) -> list[Place]:
-    """Those that can go together: each, in this order, that space and discretizer can do without."""
+def _removable(model: SearchModel, places: Iterable[Place], most: int | None = None) -> list[Place]:
+    """The places that can be removed together: each, in this order, that space and discretizer can do without."""
     found: list[Place] = []
     for place in places:
         if most is not None and len(found) >= most:
             break
-        if _legal(task, _without(task.space, [*found, place])):
+        if _legal(model, _without(model.space, [*found, place])):
             found.append(place)
     return found
 
 
-def _legal(task: BilevelTask, allowed: Mapping[str, Tensor]) -> bool:
+def _legal(model: SearchModel, allowed: Mapping[str, Tensor]) -> bool:
     try:
-        task.discretizer.check(task.space.restrict(allowed))
+        model.check_space(model.space.restrict(allowed))
     except ConfigError:
         return False
     return True

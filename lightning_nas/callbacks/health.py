@@ -1,19 +1,21 @@
 """Whether a differentiable search is on its way to a collapse."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
 
+from lightning_nas.architecture import Architecture
+from lightning_nas.checks import at_least, within
+from lightning_nas.differentiable.model import SearchModel
 from lightning_nas.errors import ConfigError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from lightning_nas.architecture import Architecture
-    from lightning_nas.spaces.base import Mixture
-    from lightning_nas.tasks.bilevel import BilevelTask
+from lightning_nas.metrics.sharpness import largest_eigenvalue, loss_rise
+from lightning_nas.tasks.bilevel import BilevelTask
+from lightning_nas.tasks.common import check_fixed_images, fixed_images
 
 PARAMETER_FREE = frozenset({"none", "skip_connect", "max_pool_3x3", "avg_pool_3x3"})
 """Operations without weights, where they keep height and width."""
@@ -73,21 +75,10 @@ class HealthMonitor(Callback):
         entropy_epochs: int = 10,
         stop: bool = False,
     ) -> None:
-        for name, value, least in (
-            ("every_n_epochs", every_n_epochs, 1),
-            ("images", images, 0),
-            ("window", window, 1),
-            ("entropy_epochs", entropy_epochs, 1),
-        ):
-            if value < least:
-                raise ConfigError(f"{name} is {value}; it must be at least {least}.")
-        if not 0 < tolerance < 1 or radius < 0:
-            raise ConfigError(
-                f"tolerance is {tolerance}, radius {radius}; expected are one between 0 and 1, and at least 0."
-            )
-        for name, number in (("skip_limit", skip_limit), ("growth", growth), ("entropy_limit", entropy_limit)):
-            if not 0 <= number <= 1:
-                raise ConfigError(f"{name} is {number}; it must be from 0 to 1.")
+        at_least(1, every_n_epochs=every_n_epochs, window=window, entropy_epochs=entropy_epochs)
+        at_least(0, images=images, radius=radius)
+        within("(0, 1)", tolerance=tolerance)
+        within("[0, 1]", skip_limit=skip_limit, growth=growth, entropy_limit=entropy_limit)
         self.every_n_epochs = every_n_epochs
         self.images = images
         self.seed = seed
@@ -111,21 +102,15 @@ class HealthMonitor(Callback):
         Raises:
             ConfigError: The task is no ``BilevelTask`` or gives no second derivatives, or the data have no search half.
         """
-        from lightning_nas.tasks.bilevel import BilevelTask
-
-        if not isinstance(pl_module, BilevelTask):
-            raise ConfigError(
-                f"HealthMonitor looks at the alphas of a BilevelTask, which {type(pl_module).__name__} does not have. "
-                "Leave it out of trainer.callbacks."
-            )
+        model = _search(pl_module).model
         if self.images:
-            check_images(self, trainer)
-        _, memory, compile_ = pl_module.settings
-        if self.eigenvalue and (memory == "low" or compile_ is not False):
+            check_fixed_images("HealthMonitor", trainer)
+        runner = model.runner
+        if self.eigenvalue and (runner.checkpoint_cells or runner.compile is not False):
             raise ConfigError(
-                "HealthMonitor's eigenvalue needs second derivatives, which the task's memory: "
-                f"{memory} and compile: {compile_} do not give. Use memory: normal and compile: false, or "
-                "eigenvalue: false."
+                "The eigenvalue of HealthMonitor needs second derivatives, which the task's checkpoint_cells: "
+                f"{runner.checkpoint_cells} and compile: {runner.compile} do not give. Use checkpoint_cells: false and "
+                "compile: false, or eigenvalue: false."
             )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -133,50 +118,27 @@ class HealthMonitor(Callback):
         epoch = trainer.current_epoch
         if (epoch + 1) % self.every_n_epochs:
             return
-        task: Any = pl_module
-        found = task.discretize()
-        values = {**self._shares(task, found), **self._entropies(task)}
-        key = task.space.key(found)
+        task = _search(pl_module)
+        model = task.model
+        found = model.discretize()
+        values = {**_shares(model, found), **_entropies(model)}
+        key = model.space.key(found)
         if key != self.genotype:
             self.genotype, self.changed = key, epoch
         values["unchanged_epochs"] = float(epoch - self.changed)
         if self.images:
             batch = fixed_images(task, self.images, self.seed)
-            values |= gap(task, found, *batch)
+            values |= gap(model, found, *batch)
             if self.eigenvalue:
-                values["eigenvalue"] = alpha_eigenvalue(task, *batch, self.tolerance)
+                values["eigenvalue"] = alpha_eigenvalue(model, *batch, self.tolerance)
             if self.radius:
-                values["sharpness"] = sharpness(task, *batch, self.radius)
+                values["sharpness"] = sharpness(model, *batch, self.radius)
         values = trainer.strategy.broadcast(values)
         pl_module.log_dict({f"health/{name}": value for name, value in values.items()})
         if self.eigenvalue:
             self.eigenvalues.append(values["eigenvalue"])
         if self._collapsed(values, epoch) and self.stop:
             trainer.should_stop = True
-
-    def _shares(self, task: "BilevelTask", found: "Architecture") -> dict[str, float]:
-        values = {}
-        for cell, kept in task.space.chosen(found).items():
-            names = [task.space.operations[operation] for _, operation in kept]
-            values[f"parameter_free_{cell}"] = sum(name in PARAMETER_FREE for name in names) / len(names)
-            values[f"skip_{cell}"] = names.count("skip_connect") / len(names)
-        return values
-
-    def _entropies(self, task: "BilevelTask") -> dict[str, float]:
-        import torch
-
-        values = {}
-        with torch.no_grad():
-            mixtures = task.mixtures()
-        for cell, mixture in mixtures.items():
-            allowed = task.space.allowed[cell].sum(1)
-            open_ = (allowed > 1).to(mixture.operations.device) & (mixture.operations.sum(1) > 0)
-            if open_.any():
-                factors = mixture.operations[open_].double()
-                factors = factors / factors.sum(1, keepdim=True)
-                most = allowed.to(open_.device)[open_].double().log()
-                values[f"entropy_{cell}"] = float((torch.special.entr(factors).sum(1) / most).mean())
-        return values
 
     def _collapsed(self, values: Mapping[str, float], epoch: int) -> bool:
         """Whether the search has collapsed; says so, and what else is wrong, once."""
@@ -226,135 +188,87 @@ class HealthMonitor(Callback):
         self.genotype, self.changed = state_dict["genotype"], state_dict["changed"]
 
 
-def check_images(callback: Callback, trainer: Trainer) -> None:
-    """Refuse data that hand out no fixed images.
-
-    Args:
-        callback: What would measure on them.
-        trainer: Of the search.
-
-    Raises:
-        ConfigError: They don't.
-    """
-    data: Any = getattr(trainer, "datamodule", None)
-    if not hasattr(data, "fixed_batch"):
+def _search(module: LightningModule) -> BilevelTask:
+    if not isinstance(module, BilevelTask):
         raise ConfigError(
-            f"{type(callback).__name__} measures on fixed images of the search half, which {type(data).__name__} does "
-            f"not hand out. Use lightning_nas.data.halves.HalvesDataModule, or leave {type(callback).__name__}'s "
-            "measurements out."
+            f"HealthMonitor looks at the alphas of a BilevelTask, which {type(module).__name__} does not have. Leave "
+            "it out of trainer.callbacks."
         )
+    return module
 
 
-def fixed_images(task: "BilevelTask", count: int, seed: int) -> "tuple[Tensor, Tensor]":
-    """The same images of the search half whenever it is asked for, and their labels, where the search is.
-
-    Args:
-        task: The search, on data that ``check_images`` has let pass.
-        count: How many at most.
-        seed: Of the choice.
-    """
-    data: Any = task.trainer.datamodule  # type: ignore[attr-defined]  # set by fit(datamodule=...)
-    images, labels = data.fixed_batch("search", min(count, len(data.half("search"))), seed)
-    like = next(task.supernet.parameters())
-    return images.to(like.device, like.dtype), labels.to(like.device)
+def _shares(model: SearchModel, found: Architecture) -> dict[str, float]:
+    """Fractions of operations without weights, and of skip connections, by cell type."""
+    values = {}
+    for cell, kept in model.space.chosen(found).items():
+        names = [model.space.operations[operation] for _, operation in kept]
+        values[f"parameter_free_{cell}"] = sum(name in PARAMETER_FREE for name in names) / len(names)
+        values[f"skip_{cell}"] = names.count("skip_connect") / len(names)
+    return values
 
 
-def gap(task: "BilevelTask", found: "Architecture", images: "Tensor", labels: "Tensor") -> dict[str, float]:
+@torch.no_grad()
+def _entropies(model: SearchModel) -> dict[str, float]:
+    """Mean entropy of the factors of an edge by cell type; 1 where all of them are equal."""
+    values = {}
+    for cell, mixture in model.mixtures().items():
+        allowed = model.space.allowed[cell].sum(1)
+        open_ = (allowed > 1).to(mixture.operations.device) & (mixture.operations.sum(1) > 0)
+        if open_.any():
+            factors = mixture.operations[open_].double()
+            factors = factors / factors.sum(1, keepdim=True)
+            most = allowed.to(open_.device)[open_].double().log()
+            values[f"entropy_{cell}"] = float((torch.special.entr(factors).sum(1) / most).mean())
+    return values
+
+
+def gap(model: SearchModel, found: Architecture, images: Tensor, labels: Tensor) -> dict[str, float]:
     """How much worse the supernet is as one architecture than with its mixtures, with batch statistics.
 
     Args:
-        task: The search.
+        model: The model of the search.
         found: The architecture.
-        images: ``(batch, channels, height, width)``.
-        labels: Int64 ``(batch,)``.
+        images: Normalised images ``(batch, channels, height, width)``.
+        labels: Labels ``(batch,)`` of type int64.
 
     Returns:
-        ``gap_loss``, the architecture's less the supernet's, and ``gap_accuracy``, the other way round.
+        ``gap_loss``, the loss of the architecture minus that of the mixtures, and ``gap_accuracy``, the accuracy of the
+        mixtures minus that of the architecture.
     """
     discrete = {}
-    for cell, mixture in task.space.to_path(found).items():
+    for cell, mixture in model.space.to_path(found).items():
         operations, edges = (part.to(images.device, images.dtype) for part in mixture[:2])
         discrete[cell] = mixture._replace(operations=operations, edges=edges)
-    losses, accuracies = zip(*(worth(task, mixtures, images, labels) for mixtures in (None, discrete)), strict=True)
+    losses, accuracies = zip(*(model.loss_and_accuracy(images, labels, m) for m in (None, discrete)), strict=True)
     return {"gap_loss": losses[1] - losses[0], "gap_accuracy": accuracies[0] - accuracies[1]}
 
 
-def worth(
-    task: "BilevelTask", mixtures: "Mapping[str, Mixture] | None", images: "Tensor", labels: "Tensor"
-) -> tuple[float, float]:
-    """Loss and accuracy of a supernet, with batch statistics; nothing is moved.
+def alpha_eigenvalue(model: SearchModel, images: Tensor, labels: Tensor, tolerance: float = 1e-2) -> float:
+    """Largest eigenvalue of the Hessian of the supernet's loss with respect to the alphas, with batch statistics.
 
     Args:
-        task: The search.
-        mixtures: The factors; those of its alphas if None.
-        images: ``(batch, channels, height, width)``.
-        labels: Int64 ``(batch,)``.
+        model: The model of the search.
+        images: Normalised images ``(batch, channels, height, width)``.
+        labels: Labels ``(batch,)`` of type int64.
+        tolerance: Relative error at which the iteration ends; see ``lightning_nas.metrics.sharpness``.
     """
-    import torch
-    import torch.nn.functional as F
-
-    with torch.no_grad(), _Training(task):
-        weights = dict(task.supernet.named_parameters())
-        logits = task._logits(images, task.mixtures() if mixtures is None else mixtures, weights)
-        return float(F.cross_entropy(logits, labels)), float((logits.argmax(1) == labels).double().mean())
+    weights = {name: weight.detach() for name, weight in model.weights.items()}
+    with torch.enable_grad(), model.batch_statistics():
+        loss = F.cross_entropy(model.logits(images, model.mixtures(), weights), labels)
+        # the loss of a frozen architecture does not depend on the alphas
+        return largest_eigenvalue(loss, model.alpha_list, tolerance) if loss.requires_grad else 0.0
 
 
-def alpha_eigenvalue(task: "BilevelTask", images: "Tensor", labels: "Tensor", tolerance: float = 1e-2) -> float:
-    """Largest eigenvalue of the Hessian of the supernet's loss by the alphas, with batch statistics.
-
-    Args:
-        task: The search.
-        images: ``(batch, channels, height, width)``.
-        labels: Int64 ``(batch,)``.
-        tolerance: See ``lightning_nas.metrics.sharpness.largest_eigenvalue``.
-    """
-    import torch
-    import torch.nn.functional as F
-
-    from lightning_nas.metrics.sharpness import largest_eigenvalue
-
-    weights = {name: weight.detach() for name, weight in task.supernet.named_parameters()}
-    with torch.enable_grad(), _Training(task):
-        loss = F.cross_entropy(task._logits(images, task.mixtures(), weights), labels)
-        # that of a frozen architecture does not depend on them
-        return largest_eigenvalue(loss, task.alpha_list, tolerance) if loss.requires_grad else 0.0
-
-
-def sharpness(task: "BilevelTask", images: "Tensor", labels: "Tensor", radius: float) -> float:
+@torch.no_grad()
+def sharpness(model: SearchModel, images: Tensor, labels: Tensor, radius: float) -> float:
     """How much the supernet's loss rises around its weights, with batch statistics.
 
     Args:
-        task: The search.
-        images: ``(batch, channels, height, width)``.
-        labels: Int64 ``(batch,)``.
-        radius: See ``lightning_nas.metrics.sharpness.loss_rise``.
+        model: The model of the search.
+        images: Normalised images ``(batch, channels, height, width)``.
+        labels: Labels ``(batch,)`` of type int64.
+        radius: Distance from the weights, relative to their norm; see ``lightning_nas.metrics.sharpness``.
     """
-    import torch
-    import torch.nn.functional as F
-
-    from lightning_nas.metrics.sharpness import loss_rise
-
-    with torch.no_grad(), _Training(task):
-        mixtures = task.mixtures()
-        weights = dict(task.supernet.named_parameters())
-        return loss_rise(lambda w: F.cross_entropy(task._logits(images, mixtures, w), labels), weights, radius)
-
-
-class _Training:
-    """Puts a supernet into training mode without dropout, and every part of it back into its own."""
-
-    def __init__(self, task: "BilevelTask") -> None:
-        self.supernet = task.supernet
-
-    def __enter__(self) -> None:
-        self.modes = {part: part.training for part in self.supernet.modules()}
-        self.rates: dict[Any, Any] = {part: part.skip_dropout for part in self.modes if hasattr(part, "skip_dropout")}
-        self.supernet.train()
-        for part in self.rates:
-            part.skip_dropout = 0.0
-
-    def __exit__(self, *error: object) -> None:
-        for part, mode in self.modes.items():
-            part.training = mode
-        for part, rate in self.rates.items():
-            part.skip_dropout = rate
+    with model.batch_statistics():
+        mixtures = model.mixtures()
+        return loss_rise(lambda w: F.cross_entropy(model.logits(images, mixtures, w), labels), model.weights, radius)

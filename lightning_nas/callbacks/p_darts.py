@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_nas.differentiable.discretization.skip_cap import SkipCap
+from lightning_nas.differentiable.model import SearchModel
 from lightning_nas.errors import ConfigError
 from lightning_nas.spaces.darts.fused_edges import FusedEdges
 from lightning_nas.spaces.darts.space import DARTSSpace
@@ -77,13 +78,14 @@ class PDARTSPhases(Callback):
                 f"max_epochs is {trainer.max_epochs} for {phases} phases with {task.warmup_epochs} epochs of warm-up "
                 "each; it must be a multiple of the phases, and a phase longer than its warm-up."
             )
-        cells = task.space.arguments()["cells"]
+        model, runner = task.model, task.model.runner
+        cells = model.space.arguments()["cells"]
         if cells not in self.cells:
             raise ConfigError(
                 f"The space has {cells} cells, the phases have {list(self.cells)}. Give the space those of the first."
             )
-        names = task.space.operations
-        capped = "skip_connect" in names and isinstance(task.discretizer, SkipCap)
+        names = model.space.operations
+        capped = "skip_connect" in names and isinstance(model.discretizer, SkipCap)
         fewest = 1 + ("none" in names) + capped
         if self.kept and not (fewest <= self.kept[-1] and self.kept[0] < len(names)):
             raise ConfigError(
@@ -95,12 +97,12 @@ class PDARTSPhases(Callback):
             raise ConfigError(
                 f"Phases begin with new supernets, which {trainer.world_size} processes cannot share. Use one device."
             )
-        _, memory, compile = task.settings
-        if any(self.skip_dropout) and (memory == "low" or compile is not False or task.hypergradient.needs_sgd):
+        twice = runner.checkpoint_cells or runner.compile is not False or task.hypergradient.needs_sgd
+        if any(self.skip_dropout) and twice:
             raise ConfigError(
-                f"skip_dropout draws anew in every pass: memory: {memory}, compile: {compile} and "
-                f"{type(task.hypergradient).__name__} would need the same draw twice, or a program an epoch. Use "
-                "memory: normal, compile: false and FirstOrder, or rates of 0."
+                f"skip_dropout draws anew in every pass: checkpoint_cells: {runner.checkpoint_cells}, compile: "
+                f"{runner.compile} and {type(task.hypergradient).__name__} would need the same draw twice, or a "
+                "program per epoch. Use checkpoint_cells: false, compile: false and FirstOrder, or rates of 0."
             )
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -110,7 +112,7 @@ class PDARTSPhases(Callback):
             ConfigError: The supernet is of another phase.
         """
         task, phase = _search(pl_module), trainer.current_epoch // self._epochs(trainer)
-        before = self._phase(task)
+        before = self._phase(task.model)
         if phase not in (before, before + 1):
             raise ConfigError(
                 f"Epoch {trainer.current_epoch} is of the phase with {self.cells[phase]} cells, but the supernet has "
@@ -118,46 +120,46 @@ class PDARTSPhases(Callback):
                 "run that the checkpoint is of."
             )
         if phase == before + 1:
-            task.rebuild(self._next(task, phase))
+            task.rebuild(self._next(task.model, phase))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Set the dropout of the epoch; also where a run is resumed in the middle of it."""
         task, length = _search(pl_module), self._epochs(trainer)
         epoch, warmup = trainer.current_epoch % length, task.warmup_epochs
         share = (length - epoch - 1) / length if epoch < warmup else math.exp(-self.decay * (epoch - warmup))
-        _drop_skips(task, self.skip_dropout[self._phase(task)] * share)
+        _drop_skips(task.model, self.skip_dropout[self._phase(task.model)] * share)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What is measured at the end is measured without dropout."""
-        _drop_skips(_search(pl_module), 0.0)
+        _drop_skips(_search(pl_module).model, 0.0)
 
     def _epochs(self, trainer: Trainer) -> int:
         """Epochs of a phase."""
         assert trainer.max_epochs is not None, "on_fit_start checks it"
         return trainer.max_epochs // len(self.cells)
 
-    def _phase(self, task: BilevelTask) -> int:
-        return self.cells.index(task.space.arguments()["cells"])
+    def _phase(self, model: SearchModel) -> int:
+        return self.cells.index(model.space.arguments()["cells"])
 
-    def _next(self, task: BilevelTask, phase: int) -> DARTSSpace:
+    def _next(self, model: SearchModel, phase: int) -> DARTSSpace:
         """The space of a phase: of every edge the operations with the largest factors."""
-        names, allowed = task.space.operations, {}
+        names, allowed = model.space.operations, {}
         with torch.no_grad():
-            mixtures = task.mixtures()
+            mixtures = model.mixtures()
         for cell, mixture in mixtures.items():
             # what is not allowed has the factor 0, and so could have what is
-            factors = mixture.operations.cpu().masked_fill(~task.space.allowed[cell], -1.0)
+            factors = mixture.operations.cpu().masked_fill(~model.space.allowed[cell], -1.0)
             kept = factors.argsort(dim=1, descending=True, stable=True)[:, : self.kept[phase - 1]].sort(dim=1).values
             allowed[cell] = [
                 [names[column] for column in row if on[column]]
-                for row, on in zip(kept.tolist(), task.space.allowed[cell].tolist(), strict=True)
+                for row, on in zip(kept.tolist(), model.space.allowed[cell].tolist(), strict=True)
             ]
-        return DARTSSpace(**{**task.space.arguments(), "cells": self.cells[phase], "allowed": allowed})
+        return DARTSSpace(**{**model.space.arguments(), "cells": self.cells[phase], "allowed": allowed})
 
 
 def _search(module: LightningModule) -> BilevelTask:
-    if not isinstance(module, BilevelTask) or not isinstance(module.space, DARTSSpace):
-        what = f" in {type(module.space).__name__}" if isinstance(module, BilevelTask) else ""
+    if not isinstance(module, BilevelTask) or not isinstance(module.model.space, DARTSSpace):
+        what = f" in {type(module.model.space).__name__}" if isinstance(module, BilevelTask) else ""
         raise ConfigError(
             f"PDARTSPhases divides a BilevelTask in the DARTSSpace; the task is {type(module).__name__}{what}. "
             "Use these, or leave it out."
@@ -165,7 +167,7 @@ def _search(module: LightningModule) -> BilevelTask:
     return module
 
 
-def _drop_skips(task: BilevelTask, rate: float) -> None:
-    for part in task.supernet.modules():
+def _drop_skips(model: SearchModel, rate: float) -> None:
+    for part in model.supernet.modules():
         if isinstance(part, FusedEdges):
             part.skip_dropout = rate

@@ -147,8 +147,8 @@ class WandbLog(Callback):
         if not loggers or not isinstance(pl_module, BilevelTask) or len(pl_module.history) == self.drawn:
             return
         self.drawn = len(pl_module.history)
-        space = pl_module.space
-        graphs = space.graphs(pl_module.discretize())
+        space = pl_module.model.space
+        graphs = space.graphs(pl_module.model.discretize())
         pictures = {f"cells/{graph.name}": _cell(graph) for graph in graphs}
         rows = edge_names(space, graphs[0])
         for name, factors in pl_module.history[-1].items():

@@ -1,5 +1,6 @@
 """Differentiable search: the components of a bi-level search, each in a package of its own."""
 
+from lightning_nas.differentiable.alpha_mask import AlphaMask
 from lightning_nas.differentiable.attention.channel import ChannelAttention
 from lightning_nas.differentiable.attention.operation import OperationAttention
 from lightning_nas.differentiable.discretization.base import Discretizer
@@ -13,6 +14,7 @@ from lightning_nas.differentiable.hypergradient.exact_second_order import ExactS
 from lightning_nas.differentiable.hypergradient.first_order import FirstOrder
 from lightning_nas.differentiable.hypergradient.one_level import OneLevel
 from lightning_nas.differentiable.hypergradient.second_order import SecondOrder
+from lightning_nas.differentiable.model import SearchModel
 from lightning_nas.differentiable.normalization.base import Normalization
 from lightning_nas.differentiable.normalization.edge_softmax import EdgeSoftmax
 from lightning_nas.differentiable.normalization.joint_softmax import JointSoftmax
@@ -30,6 +32,7 @@ from lightning_nas.differentiable.runner import SupernetRunner
 from lightning_nas.spaces.attention import Attention
 
 __all__ = [
+    "AlphaMask",
     "Attention",
     "BetaDecay",
     "ChannelAttention",
@@ -50,6 +53,7 @@ __all__ = [
     "ProductScore",
     "Regularizer",
     "Relaxation",
+    "SearchModel",
     "SecondOrder",
     "SelfDistillation",
     "Sigmoid",

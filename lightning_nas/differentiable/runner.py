@@ -10,26 +10,41 @@ from lightning_nas.errors import ConfigError
 from lightning_nas.spaces.base import Mixture, Supernet
 
 Compile = bool | Literal["graphs"]
-Memory = Literal["normal", "low"]
+"""True compiles the cells with ``torch.compile``; ``graphs`` records CUDA graphs."""
 
 
 class SupernetRunner:
-    """Calls a supernet; the result does not depend on the settings.
+    """Runs a supernet faster or in less memory; the logits do not depend on the settings.
 
     Args:
         supernet: The network.
-        channels_last: Whether images and weights of ordinary convolutions lie with their channels innermost in memory.
-        memory: ``low`` keeps only what enters a cell, and computes the cell again in the backward pass.
-        compile: True compiles every cell with ``torch.compile``, once for each kind of step; ``graphs`` records the two
-            passes of a step as CUDA graphs, which are replayed for every batch of the recorded size.
+        channels_last: Whether images and weights of ordinary convolutions lie in memory with their channels innermost,
+            which most convolution kernels prefer.
+        checkpoint_cells: Whether only the inputs of every cell are kept, and the cell is computed again in the
+            backward pass: about half the memory for a third more time.
+        compile: True compiles every cell with ``torch.compile``, once for each kind of step. ``graphs`` records the two
+            passes of a step as CUDA graphs and replays them for every batch of the recorded size.
+
+    Example:
+        ```python
+        runner = SupernetRunner(model.supernet, checkpoint_cells=True)
+        logits = runner(images, model.mixtures())
+        ```
     """
 
-    def __init__(self, supernet: Supernet, channels_last: bool, memory: Memory, compile: Compile) -> None:
+    def __init__(
+        self,
+        supernet: Supernet,
+        channels_last: bool = True,
+        checkpoint_cells: bool = False,
+        compile: Compile = False,
+    ) -> None:
         self.supernet = supernet
         self.channels_last = channels_last
+        self.checkpoint_cells = checkpoint_cells
         self.compile = compile
         self.graphs: dict[tuple[Any, ...], nn.Module] = {}
-        supernet.low_memory = memory == "low"
+        supernet.checkpoint_cells = checkpoint_cells
         if channels_last:
             supernet.to(memory_format=torch.channels_last)
         if compile is True:
@@ -37,11 +52,23 @@ class SupernetRunner:
                 cell.compile(dynamic=False)
 
     def check(self, device: torch.device, precision: str, processes: int) -> None:
-        """Refuse what cannot be recorded.
+        """Refuse a training that the supernet or its settings cannot follow.
+
+        Args:
+            device: Device of the training.
+            precision: Precision of the trainer, such as ``bf16-mixed``.
+            processes: Number of processes that train together.
 
         Raises:
-            ConfigError: ``compile`` is ``graphs`` without a GPU, with autocast or with several processes.
+            ConfigError: ``compile`` is ``graphs`` without a GPU, with autocast or with several processes, or batch norm
+                is synchronised over processes.
         """
+        if any(isinstance(part, nn.SyncBatchNorm) for part in self.supernet.modules()):
+            raise ConfigError(
+                "trainer.sync_batchnorm is true, but the supernet normalises many operations in one pass, by the "
+                "statistics of each process's own images. Set it to false; a larger batch per process has the same "
+                "effect."
+            )
         if self.compile == "graphs" and (device.type != "cuda" or "mixed" in precision or processes > 1):
             raise ConfigError(
                 f"compile: graphs was asked for on {device.type} with precision {precision} in {processes} processes; "
@@ -53,11 +80,11 @@ class SupernetRunner:
 
         Args:
             images: ``(batch, channels, height, width)``.
-            mixtures: A mixture a cell type.
-            frozen: Whether no gradient of a weight will be asked for.
+            mixtures: Factors by cell type.
+            frozen: Whether no gradient with respect to a weight will be asked for.
         """
         images = self.arranged(images)
-        # autograd leaves out on its own what is not asked for; a program made in advance does not
+        # autograd skips gradients that nobody asks for; a program that was compiled in advance does not
         freeze = frozen and self.compile is not False and torch.is_grad_enabled()
         if freeze:
             self.supernet.requires_grad_(False)

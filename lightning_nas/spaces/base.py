@@ -87,15 +87,15 @@ class Supernet(nn.Module, ABC):
 
     Attributes:
         cells: The cells in order.
-        low_memory: Whether ``run`` computes cells again in the backward pass instead of keeping what is inside them.
+        checkpoint_cells: Whether ``run`` computes cells again in the backward pass instead of keeping what is inside.
     """
 
     cells: nn.ModuleList
-    low_memory: bool = False
+    checkpoint_cells: bool = False
 
     def run(self, cell: nn.Module, *inputs: Any) -> Any:
         """Call a cell."""
-        if not (self.low_memory and self.training and torch.is_grad_enabled()):
+        if not (self.checkpoint_cells and self.training and torch.is_grad_enabled()):
             return cell(*inputs)
         twice = partial(_once_counted, cell)
         return checkpoint(cell, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=twice)

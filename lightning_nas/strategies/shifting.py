@@ -113,9 +113,9 @@ class Shifting:
                     total += float(loss.detach())
                 if self.clip_norm is not None:
                     nn.utils.clip_grad_norm_(network.parameters(), self.clip_norm)
-                untouched.keep(plain)
+                untouched.before_step(plain)
                 optimizer.step()
-                untouched.restore(plain)
+                untouched.after_step(plain)
         scores.weights_changed()
         return total / max(1, len(architectures) * self.steps)
 

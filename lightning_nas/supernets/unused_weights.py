@@ -14,8 +14,8 @@ class UnusedWeightGuard:
 
     Where an operation has parameters of its own, optimizers leave them alone if they have no gradient. Batched
     supernets keep those of many operations in one tensor; an optimizer's step would move the unused parts, too, by
-    their momentum and decay. ``keep`` notes these parts and their optimizer state before the step, ``restore`` puts
-    them back after it. What has a gradient that is zero throughout counts as unused, as in the published code of SPOS.
+    their momentum and decay. ``before_step`` copies these parts and their optimizer state, ``after_step`` puts them
+    back. What has a gradient that is zero throughout counts as unused, as in the published code of SPOS.
 
     Args:
         network: A supernet.
@@ -31,7 +31,7 @@ class UnusedWeightGuard:
         self._kept: list[tuple[Tensor, Tensor]] = []
         self._new: list[tuple[Tensor, Sequence[int], tuple[int | slice, ...]]] = []
 
-    def keep(self, optimizer: Optimizer) -> None:
+    def before_step(self, optimizer: Optimizer) -> None:
         """Note the unused parts; gradients are there, the step is not yet taken."""
         self._kept, self._new = [], []
         for group in optimizer.param_groups:
@@ -55,7 +55,7 @@ class UnusedWeightGuard:
             if not optimizer.state[p]:
                 self._new.append((p, full, part))
 
-    def restore(self, optimizer: Optimizer) -> None:
+    def after_step(self, optimizer: Optimizer) -> None:
         """Put them back; state that the step has made for them starts at zero."""
         for place, value in self._kept:
             place.copy_(value)

@@ -1,94 +1,117 @@
 """Bi-level differentiable search."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from lightning_nas.architecture import Architecture
+from lightning_nas.checks import at_least
 from lightning_nas.data.sets import classes_of
 from lightning_nas.data.splits import derived_seed
-from lightning_nas.differentiable.alpha_mask import AlphaMask
 from lightning_nas.differentiable.discretization.base import Discretizer
 from lightning_nas.differentiable.hypergradient.base import BilevelProblem, Hypergradient, VirtualStep, Weights
+from lightning_nas.differentiable.model import SearchModel
 from lightning_nas.differentiable.normalization.base import Normalization
-from lightning_nas.differentiable.regularization.base import Regularizer, WeightStep
+from lightning_nas.differentiable.objective import SearchObjective
+from lightning_nas.differentiable.regularization.base import Regularizer
 from lightning_nas.differentiable.relaxation.base import Relaxation
-from lightning_nas.differentiable.relaxation.softmax import Softmax
-from lightning_nas.differentiable.runner import Compile, Memory, SupernetRunner
-from lightning_nas.errors import CheckpointError
-from lightning_nas.metrics.selection import SelectionErrors, selection_errors
+from lightning_nas.differentiable.runner import Compile
+from lightning_nas.errors import ConfigError
 from lightning_nas.spaces.attention import Attention
-from lightning_nas.spaces.base import DifferentiableSpace, Mixture, Supernet
+from lightning_nas.spaces.base import DifferentiableSpace
+from lightning_nas.spaces.convert import inherit_optimizer
 from lightning_nas.supernets.unused_weights import UnusedWeightGuard
-from lightning_nas.tasks import supernet_changes
-from lightning_nas.tasks.common import EpochMeans, check_state, output_folder
-from lightning_nas.tasks.components import (
-    check_batch_norm,
-    check_components,
-    check_epochs,
+from lightning_nas.tasks.common import (
+    EpochMeans,
     check_halves,
-    check_numbers,
-    check_schedulers,
-    check_supernet,
+    check_state,
+    fixed_images,
+    gradient_scaler,
+    log_validation,
+    output_folder,
+    remaining_scale,
 )
-from lightning_nas.tasks.search_files import begin_from, write_search
+from lightning_nas.tasks.search_files import (
+    check_length,
+    check_regularizers,
+    check_supernet_file,
+    start_from,
+    write_search,
+    write_supernet,
+)
 
 Batch = tuple[Tensor, Tensor]
 
 
 class BilevelTask(LightningModule):
-    """Searches by gradients: alphas follow the search half, weights the train half, in turns.
+    """Searches by gradients: alphas follow the search half of the training data, weights the train half, in turns.
 
-    One batch: the hypergradient of ``L_search`` moves the alphas, then the gradient of ``L_train`` moves the weights.
-    With all components off this is DARTS. Batches are ``{"train": (images, labels), "search": (images, labels)}``.
-    The alphas are parameters of this module and of the second optimizer alone. Both forward passes move the batch-norm
-    statistics; the selection errors are measured with batch statistics. Of several processes, each normalises by its
-    own part of the batch, and takes over the statistics of the main one. At the end of ``fit`` it writes
-    ``architecture.json`` and ``alphas.safetensors`` (the factors after every epoch).
+    Every batch ``{"train": (images, labels), "search": (images, labels)}`` has two phases. First the hypergradient of
+    the loss on the search half moves the alphas, then the gradient of the loss on the train half moves the weights.
+    Without any further component this is DARTS.
+
+    The alphas belong to the second optimizer alone. Both forward passes move the batch-norm statistics; selection
+    errors are measured with batch statistics. With several processes, each normalises by its own part of the batch and
+    takes over the running statistics of the main one. At the end of ``fit`` the task writes ``architecture.json`` and
+    ``alphas.safetensors`` (the factors after every epoch).
 
     References:
         1. Liu, Simonyan, Yang: DARTS: Differentiable Architecture Search, ICLR 2019, https://arxiv.org/abs/1806.09055
 
     Attributes:
-        found: The architecture at the end of ``fit``, decided by the main process for all.
-        outputs: Files that the run has written, by the kind of artifact; on the main process only.
+        model: Supernet, alphas, and how they become mixtures.
+        found: The architecture at the end of ``fit``; the main process decides for all.
+        outputs: Files that the run has written, by kind of artifact; on the main process only.
+        start_epoch: Epoch in which the present supernet was new; the warm-up counts from here.
 
     Args:
-        space: What is searched.
-        hypergradient: The gradient that the alphas follow.
-        discretizer: How the found architecture is read from the alphas.
-        weight_optimizer: Of the weights (DARTS: SGD, lr 0.025, momentum 0.9, weight decay 3e-4).
-        alpha_optimizer: Of the alphas (DARTS: Adam, lr 3e-4, betas 0.5 and 0.999, weight decay 1e-3).
-        weight_scheduler: Stepped after every epoch (DARTS: cosine down to 0.001).
-        alpha_scheduler: Likewise for the alphas (DARTS: none).
-        relaxation: From alphas to factors within an edge; by default the softmax.
-        attention: What weights channels or operations inside the supernet; None in DARTS.
-        normalization: What makes the factors of different edges comparable; None in DARTS.
-        regularizers: Terms of the alphas' loss; none in DARTS.
-        warmup_epochs: Epochs at the start in which only weights move.
-        weight_clip_norm: Largest norm of the weights' gradient; 0 does not clip (DARTS: 5).
-        alpha_scale: Standard deviation of the alphas at the start (DARTS: 1e-3).
-        selection_images: Images of the batch on which selection errors are measured; 0 does not measure them.
-        seed: Of the alphas at the start and of that batch.
-        output_dir: Where artifacts go; by default the folder of this run's logger.
-        supernet: ``supernet.safetensors`` of a search to go on from, its weights and alphas; new ones if null.
-        write_supernet: Whether to write ``supernet.safetensors`` with the alphas at the end.
-        channels_last: Memory format of images and ordinary convolutions; see ``lightning_nas.differentiable.runner``.
-        memory: ``low`` computes cells again in the backward pass instead of keeping what is inside them.
-        compile: True compiles every cell; ``graphs`` replays the two passes of a step as CUDA graphs.
+        space: The search space.
+        hypergradient: Gradient that the alphas follow.
+        discretizer: Reads the found architecture from the alphas.
+        weight_optimizer: Optimizer of the network weights (DARTS: SGD, lr 0.025, momentum 0.9, weight decay 3e-4).
+        alpha_optimizer: Optimizer of the alphas (DARTS: Adam, lr 3e-4, betas 0.5 and 0.999, weight decay 1e-3).
+        weight_scheduler: Schedule of the weights' learning rate, one step per epoch (DARTS: cosine down to 0.001).
+        alpha_scheduler: Schedule of the alphas' learning rate, one step per epoch (DARTS: none).
+        relaxation: Turns the alphas of an edge into factors; the softmax of DARTS by default.
+        attention: Weights channels or operations inside the supernet (DARTS: none).
+        normalization: Makes the factors of different edges comparable (DARTS: none).
+        regularizers: Terms of the alphas' loss, or of the weights' (DARTS: none).
+        warmup_epochs: Epochs at the start in which only the weights move.
+        weight_clip_norm: Largest norm of the weights' gradient (DARTS: 5); 0 does not clip.
+        alpha_scale: Standard deviation of the initial alphas (DARTS: 1e-3).
+        selection_images: Number of images that selection errors are measured on at the end; 0 skips the measurement.
+        seed: Seed of the initial alphas, of the relaxation's draws and of the choice of those images.
+        output_dir: Folder of the artifacts; the folder of this run's logger by default.
+        supernet_path: ``supernet.safetensors`` of a search whose weights and alphas this one starts from.
+        write_supernet: Whether to write ``supernet.safetensors``, with the alphas, at the end.
+        channels_last: Memory layout with channels innermost; see ``SupernetRunner``.
+        checkpoint_cells: Whether to save memory by computing cells again in the backward pass; see ``SupernetRunner``.
+        compile: True compiles every cell; ``graphs`` replays the passes of a step as CUDA graphs.
         num_classes: Number of classes; the command line takes it from the data.
-        image_shape: ``(channels, height, width)``; the command line takes it from the data.
+        image_shape: ``(channels, height, width)`` of an image; the command line takes it from the data.
 
     Raises:
-        ConfigError: Components that don't go together.
+        ConfigError: A number is negative, or components do not go together.
+
+    Example:
+        ```yaml
+        model:
+          class_path: BilevelTask
+          init_args:
+            space: {class_path: DARTSSpace, init_args: {channels: 16, cells: 8}}
+            hypergradient: FirstOrder
+            discretizer: SoftmaxScore
+            weight_optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.025, momentum: 0.9}}
+            alpha_optimizer: {class_path: torch.optim.Adam, init_args: {lr: 0.0003}}
+        ```
     """
 
     def __init__(
@@ -110,192 +133,87 @@ class BilevelTask(LightningModule):
         selection_images: int = 256,
         seed: int = 0,
         output_dir: str | None = None,
-        supernet: str | None = None,
+        supernet_path: str | None = None,
         write_supernet: bool = False,
         channels_last: bool = True,
-        memory: Memory = "normal",
+        checkpoint_cells: bool = False,
         compile: Compile = False,
         num_classes: int = 10,
         image_shape: tuple[int, int, int] = (3, 32, 32),
     ) -> None:
         super().__init__()
-        check_numbers(warmup_epochs, weight_clip_norm, alpha_scale, selection_images)
+        at_least(0, warmup_epochs=warmup_epochs, weight_clip_norm=weight_clip_norm)
+        at_least(0, alpha_scale=alpha_scale, selection_images=selection_images)
+        check_supernet_file(attention, supernet_path, write_supernet)
         self.automatic_optimization = False
-        self.space = space
         self.hypergradient = hypergradient
-        self.discretizer = discretizer
         self.make_optimizers = (weight_optimizer, alpha_optimizer)
         self.make_schedulers = (weight_scheduler, alpha_scheduler)
-        self.relaxation = relaxation or Softmax()
-        self.normalization = normalization
         self.regularizers = regularizers or []
         self.warmup_epochs = warmup_epochs
         self.weight_clip_norm = weight_clip_norm
-        self.alpha_scale = alpha_scale
         self.selection_images = selection_images
         self.seed = seed
         self.output_dir = output_dir
         self.write_supernet = write_supernet
-        edge_alphas = normalization is not None and normalization.edge_alphas
-        check_components(space, hypergradient, discretizer, self.relaxation, normalization, attention, memory, compile)
-        check_supernet(attention, supernet, write_supernet)
-        self.settings = (channels_last, memory, compile)
-        self.supernet_arguments: dict[str, Any] = {
-            "num_classes": num_classes,
-            "image_shape": image_shape,
-            "attention": attention,
-        }
-        self.hold(space.supernet(**self.supernet_arguments))
-        shape, of_edges = (space.edges, len(space.operations)), space.cell_types if edge_alphas else ()
-        self.alphas = nn.ParameterDict({name: torch.empty(shape) for name in space.cell_types})
-        self.edge_alphas = nn.ParameterDict({name: torch.empty(shape[0]) for name in of_edges})
-        supernet_changes.draw_alphas(self, seed)
-        self.began = 0  # the epoch in which the present supernet was new
-        if supernet is not None:
-            begin_from(self, supernet)
+        self.model = SearchModel(
+            space,
+            discretizer,
+            relaxation=relaxation,
+            normalization=normalization,
+            attention=attention,
+            num_classes=num_classes,
+            image_shape=image_shape,
+            alpha_scale=alpha_scale,
+            seed=seed,
+            channels_last=channels_last,
+            checkpoint_cells=checkpoint_cells,
+            compile=compile,
+        )
+        hypergradient.check(self.model, self.regularizers)
+        if supernet_path is not None:
+            start_from(self.model, supernet_path)
+        self.objective = SearchObjective(self.model, self.regularizers, seed)
+        self._attach()
+        self.start_epoch = 0
         self.history: list[dict[str, Tensor]] = []
         self.means = EpochMeans()
-        self.weights: dict[str, Tensor] = {}  # the supernet's parameters, kept because a step is short
-        self.mixtures()  # a normalization that cannot serve the relaxation says so here
-        for regularizer in self.regularizers:
-            regularizer.attach(self)
-        self._finished = False
         self.found: Architecture | None = None
         self.outputs: dict[str, list[Path]] = {}
+        self._finished = False
 
-    def hold(self, supernet: Supernet) -> None:
-        """Search in this one from now on."""
-        self.supernet = supernet
-        self.execution = SupernetRunner(supernet, *self.settings)
-        self.closed = AlphaMask(self.space)
-        self.untouched = UnusedWeightGuard(supernet) if self.relaxation.hard else None
-
-    @property
-    def alpha_list(self) -> tuple[Tensor, ...]:
-        """All architecture parameters in a fixed order: those of operations, then those of edges, by cell type."""
-        return (*self.alphas.values(), *self.edge_alphas.values())
-
-    def mixtures(self, relaxation: Relaxation | None = None) -> dict[str, Mixture]:
-        """The supernet's factors, differentiable in the alphas.
-
-        Args:
-            relaxation: What makes them; by default the task's own, without any draw.
-        """
-        fixed = self.closed.fixed(self.alpha_list[0])
-        if fixed is not None:
-            return fixed
-        relaxation = relaxation or self.relaxation
-        found = {}
-        edge_alphas = self.closed.edges(dict(self.edge_alphas))
-        for name, alphas in self.closed.alphas(dict(self.alphas)).items():
-            if self.normalization is None:
-                mixture = Mixture(relaxation.relax(alphas), alphas.new_ones(len(alphas)))
-            else:
-                mixture = self.normalization.normalize(alphas, edge_alphas.get(name), relaxation, self.space.nodes)
-            mixture = self.closed.mixture(name, mixture)
-            if relaxation.hard:
-                chosen = mixture.operations != 0
-                # a part of what is not chosen is computed all the same, and must not have gradients because of it
-                mixture = Mixture(mixture.operations.masked_fill(~chosen, 0.0), mixture.edges, chosen.cpu())
-            found[name] = mixture
-        return found
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``(batch, classes)`` of the supernet with its present factors."""
+        logits: Tensor = self.model(x)
+        return logits
 
     @property
     def progress(self) -> float:
-        """The share of the epochs that is over, from 0 to 1."""
+        """Fraction of the epochs that are over, from 0 to 1."""
         return self.current_epoch / max(1, self.trainer.max_epochs or 1)
 
-    def _drawn_mixtures(self, phase: str) -> dict[str, Mixture]:
-        """The factors of one forward pass of a training step."""
-        seed = derived_seed(self.seed, "relaxation", phase, self.global_step)
-        return self.mixtures(self.relaxation.drawn(self.progress, torch.Generator().manual_seed(seed)))
+    @property
+    def warming_up(self) -> bool:
+        """Whether only the weights move in this epoch, because the supernet is too new."""
+        return self.current_epoch - self.start_epoch < self.warmup_epochs
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits of the supernet, ``(batch, classes)``."""
-        return self.execution(x, self.mixtures())
-
-    def discretize(self) -> Architecture:
-        """The architecture that the alphas stand for now."""
-        return self.discretizer.discretize(
-            self.closed.alphas(dict(self.alphas)), self.closed.edges(dict(self.edge_alphas)), self.space
-        )
-
-    def restrict(self, allowed: Mapping[str, Tensor]) -> None:
-        """Take operations away: their weights, their optimizer state and their part of the factors go.
-
-        What stays keeps weights, batch-norm statistics and optimizer state; alphas keep their shape. Before ``fit`` or
-        between two epochs of it; a checkpoint knows what was taken away.
-
-        Args:
-            allowed: What may stay; see ``DifferentiableSpace.restrict``.
-
-        Raises:
-            ConfigError: The space cannot be restricted so, or several processes hold the weights together.
-        """
-        supernet_changes.restrict(self, allowed)
-
-    def rebuild(self, space: DifferentiableSpace) -> None:
-        """Begin anew in another space: new weights, alphas, optimizers and schedulers, and the warm-up once more.
-
-        Between two epochs of ``fit``; a checkpoint knows of it.
-
-        Args:
-            space: With the same cell types, edges and operations.
-
-        Raises:
-            ConfigError: It has others, the discretizer cannot serve it, or several processes train.
-        """
-        supernet_changes.rebuild(self, space)
-
-    def _logits(
-        self, images: Tensor, mixtures: Mapping[str, Mixture], weights: Weights | None, frozen: bool = False
-    ) -> Tensor:
-        if weights is None:
-            return self.execution(images, mixtures, frozen=frozen)
-        buffers = {name: b.clone() for name, b in self.supernet.named_buffers()}
-        return self._virtual(images, {**weights, **buffers}, mixtures)
-
-    def _virtual(self, images: Tensor, state: Weights, mixtures: Mapping[str, Mixture]) -> Tensor:
-        """Logits at other weights and statistics than the live ones, in full precision."""
-        with torch.autocast(images.device.type, enabled=False):
-            logits: Tensor = torch.func.functional_call(
-                self.supernet, dict(state), (self.execution.arranged(images), mixtures)
-            )
-        return logits
-
-    def _train_loss(self, batch: Batch, weights: Weights | None) -> Tensor:
-        return F.cross_entropy(self._logits(batch[0], self._drawn_mixtures("train"), weights), batch[1])
-
-    def _penalty(self) -> Tensor:
-        alphas = self.closed.alphas(dict(self.alphas), -torch.inf)
-        terms = [regularizer.penalty(alphas, self.progress) for regularizer in self.regularizers]
-        return torch.stack(terms).sum() if terms else self.alpha_list[0].new_zeros(())
-
-    def _search_loss(self, batch: Batch, weights: Weights | None) -> Tensor:
-        loss = F.cross_entropy(self._logits(batch[0], self._drawn_mixtures("search"), weights, frozen=True), batch[1])
-        self.means.add({"search/loss": loss}, len(batch[1]))
-        scaler = self._scaler()
-        total = loss + self._penalty()
-        # the optimizer's step divides the gradient by the scale again
-        return total if scaler is None else scaler.scale(total)
-
-    def _scaler(self) -> Any:
-        """The gradient scaler of 16-bit precision, None without one."""
-        return getattr(self.trainer.precision_plugin, "scaler", None)
+    @property
+    def alphas_move(self) -> bool:
+        """Whether the alphas are trained in this epoch."""
+        return not self.warming_up and not self.model.frozen
 
     def setup(self, stage: str) -> None:
-        """Forget the means of a training before."""
+        """Start the means of the epoch anew."""
         self.means.clear()
 
     def on_fit_start(self) -> None:
-        """Refuse settings that this device cannot follow.
+        """Refuse a trainer that the search cannot follow.
 
         Raises:
-            ConfigError: Of the execution, the epochs, or batch norm that is to be synchronised over processes.
+            ConfigError: The number of epochs, the device, the precision or the number of processes does not fit.
         """
-        check_batch_norm(self.supernet)
-        check_epochs(self.trainer.max_epochs, self.relaxation, self.regularizers)
-        self.execution.check(self.device, str(self.trainer.precision), self.trainer.world_size)
+        check_length(self.trainer, self.model.relaxation, self.regularizers)
+        self.model.runner.check(self.device, str(self.trainer.precision), self.trainer.world_size)
 
     # -- the step -------------------------------------------------------------------------------------------------
 
@@ -305,105 +223,93 @@ class BilevelTask(LightningModule):
         weight_optimizer, alpha_optimizer = optimizers
         check_halves(batch)
         train, search = batch["train"], batch["search"]
-        move_alphas = self.current_epoch - self.began >= self.warmup_epochs and self.closed.frozen is None
-        one_level = self.hypergradient.one_level
+        move_alphas, one_level = self.alphas_move, self.hypergradient.one_level
         if one_level:
             train = (torch.cat([train[0], search[0]]), torch.cat([train[1], search[1]]))
         elif move_alphas:
+            self.objective.move_to(self.progress, self.global_step)
             gradients = self.hypergradient.gradient(self._problem(weight_optimizer), train, search)
-            for alpha, gradient in zip(self.alpha_list, gradients, strict=True):
+            for alpha, gradient in zip(self.model.alpha_list, gradients, strict=True):
                 alpha.grad = gradient
             alpha_optimizer.step()
-        scaler = self._scaler()
+        scaler = gradient_scaler(self.trainer)
         scale = scaler.get_scale() if scaler is not None else 1.0
-        self._weight_phase(train, weight_optimizer, with_alphas=one_level and move_alphas)
+        self._move_weights(train, weight_optimizer, with_alphas=one_level and move_alphas)
         if one_level and move_alphas:
-            if scaler is not None:  # the weights' step may have changed it since the alphas' gradient was made
-                for alpha in self.alpha_list:
+            if scaler is not None:  # the weights' step may have changed the scale since the alphas' gradient was made
+                for alpha in self.model.alpha_list:
                     alpha.grad = alpha.grad * (scaler.get_scale() / scale) if alpha.grad is not None else None
             alpha_optimizer.step()
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Stop at a loss that is not finite."""
-        self.means.check(self, batch_idx)
-
-    def _weight_phase(self, batch: Batch, optimizer: LightningOptimizer, *, with_alphas: bool) -> None:
-        mixtures = self._drawn_mixtures("train")
-        if not with_alphas:
-            mixtures = {name: mixture.detached() for name, mixture in mixtures.items()}
-        logits = self._logits(batch[0], mixtures, None)
-        loss = F.cross_entropy(logits, batch[1])
-        objective = loss + self._penalty() if with_alphas else loss
-        for regularizer in self.regularizers:
-            term = regularizer.weight_penalty(WeightStep(batch[0], logits, self._virtual))
-            objective = objective if term is None else objective + term
-        if self.trainer.world_size > 1:
-            # data parallelism waits for a gradient of every parameter, and these have none here
-            idle = self.parameters() if self.untouched is not None else self.alpha_list
-            objective = objective + 0.0 * torch.stack([p.sum() for p in idle]).sum()
-        optimizer.zero_grad()
-        for alpha in self.alpha_list:
-            alpha.grad = None
-        self.manual_backward(objective)
-        optimizer.step()
-        if self.untouched is not None:
-            self.untouched.restore(optimizer.optimizer)
-        accuracy = (logits.argmax(1) == classes_of(batch[1])).float().mean()
-        self.means.add({"train/loss": loss, "train/accuracy": accuracy}, len(batch[1]))
 
     def _problem(self, optimizer: LightningOptimizer) -> BilevelProblem:
         def mean(value: Tensor) -> Tensor:
             reduced: Tensor = self.trainer.strategy.reduce(value, reduce_op="mean")
             return reduced
 
-        step = VirtualStep.of(optimizer.optimizer, self.weights) if self.hypergradient.needs_sgd else None
-        return BilevelProblem(self.weights, self.alpha_list, self._train_loss, self._search_loss, step, mean)
+        def search_loss(batch: Batch, weights: Weights | None) -> Tensor:
+            loss = self.objective.search_loss(batch, weights)
+            self.means.add({"search/loss": loss}, len(batch[1]))
+            scaler = gradient_scaler(self.trainer)
+            total = loss + self.objective.penalty()
+            # the optimizer's step divides the gradient by the scale again
+            return total if scaler is None else scaler.scale(total)
+
+        weights = self.model.weights
+        step = VirtualStep.of(optimizer.optimizer, weights) if self.hypergradient.needs_sgd else None
+        return BilevelProblem(weights, self.model.alpha_list, self.objective.train_loss, search_loss, step, mean)
+
+    def _move_weights(self, batch: Batch, optimizer: LightningOptimizer, *, with_alphas: bool) -> None:
+        self.objective.move_to(self.progress, self.global_step)
+        total, loss, logits = self.objective.weight_loss(batch, with_alphas=with_alphas)
+        if self.trainer.world_size > 1:
+            # data parallelism waits for a gradient of every parameter, and these have none here
+            idle = self.parameters() if self.guard is not None else self.model.alpha_list
+            total = total + 0.0 * torch.stack([p.sum() for p in idle]).sum()
+        optimizer.zero_grad()
+        for alpha in self.model.alpha_list:
+            alpha.grad = None
+        self.manual_backward(total)
+        optimizer.step()
+        if self.guard is not None:
+            self.guard.after_step(optimizer.optimizer)
+        accuracy = (logits.argmax(1) == classes_of(batch[1])).float().mean()
+        self.means.add({"train/loss": loss, "train/accuracy": accuracy}, len(batch[1]))
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Clip the weights' gradient. A gradient scaler has unscaled it by now, which it had not in the step."""
-        if self.untouched is not None and optimizer is self.trainer.optimizers[0]:
-            self.untouched.keep(optimizer)
-        if self.weight_clip_norm and optimizer is self.trainer.optimizers[0]:
-            scaler = self._scaler()
-            # a fused optimizer unscales within its step
-            fused = scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False)
-            scale = scaler.get_scale() if fused else 1.0
-            torch.nn.utils.clip_grad_norm_(list(self.weights.values()), self.weight_clip_norm * scale)
+        """Clip the weights' gradient, which a gradient scaler has unscaled by now."""
+        if optimizer is not self.trainer.optimizers[0]:
+            return
+        if self.guard is not None:
+            self.guard.before_step(optimizer)
+        if self.weight_clip_norm:
+            scale = remaining_scale(self.trainer, optimizer)
+            torch.nn.utils.clip_grad_norm_(list(self.model.weights.values()), self.weight_clip_norm * scale)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Stop at a loss that is not finite."""
+        self.means.check(self, batch_idx)
 
     def on_train_epoch_end(self) -> None:
         """Log the means, step the schedulers and keep the factors of this epoch."""
         self.means.log(self)
-        schedulers: Any = self.lr_schedulers()  # none that needs a metric: they are refused at the start
+        schedulers: Any = self.lr_schedulers()  # none that needs a metric: configure_optimizers refuses them
         for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
             if scheduler is not None:
                 scheduler.step()
         with torch.no_grad():
-            mixtures = self.mixtures()
+            mixtures = self.model.mixtures()
         self.history.append({name: mixture.operations.clone().cpu() for name, mixture in mixtures.items()})
         for regularizer in self.regularizers:
-            regularizer.after_epoch(self.supernet, mixtures)
-        for name, alphas in self.closed.alphas(dict(self.alphas)).items():
-            self.log(
-                f"search/entropy_{name}", torch.special.entr(alphas.detach().softmax(1)).sum(1).mean(), sync_dist=True
-            )
+            regularizer.after_epoch(self.model, mixtures)
+        for name, alphas in self.model.masked_alphas().items():
+            entropy = torch.special.entr(alphas.detach().softmax(1)).sum(1).mean()
+            self.log(f"search/entropy_{name}", entropy, sync_dist=True)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Loss and accuracy of the supernet on Lightning's validation set."""
-        logits = self(batch[0])
-        accuracy = (logits.argmax(1) == batch[1]).float().mean()
-        values = {"val/loss": F.cross_entropy(logits, batch[1]), "val/accuracy": accuracy}
-        self.log_dict(values, prog_bar=True, batch_size=len(batch[1]), sync_dist=True)
+        """Log loss and accuracy of the supernet on Lightning's validation set."""
+        log_validation(self, self(batch[0]), batch[1])
 
-    def measure_selection(self, images: Tensor, labels: Tensor) -> SelectionErrors:
-        """Selection errors of the present alphas on one batch; see ``lightning_nas.metrics.selection``."""
-        weights = dict(self.supernet.named_parameters())
-        self.supernet.train()  # batch statistics: those of the mixture do not fit a supernet with a part removed
-
-        def loss(changed: Mapping[str, Mixture]) -> float:
-            return float(F.cross_entropy(self._logits(images, changed, weights), labels))
-
-        with torch.no_grad():
-            return selection_errors(self.space, self.discretize(), self.mixtures(), loss)
+    # -- results --------------------------------------------------------------------------------------------------
 
     def on_train_end(self) -> None:
         """Write the artifacts."""
@@ -414,56 +320,136 @@ class BilevelTask(LightningModule):
         if not self._finished:
             self._finish()
 
+    def provenance(self) -> dict[str, Any]:
+        """How the architecture was found, for ``architecture.json``."""
+        model = self.model
+        components = (self.hypergradient, model.relaxation, model.normalization, model.discretizer, *self.regularizers)
+        errors = None
+        if self.selection_images and hasattr(getattr(self.trainer, "datamodule", None), "fixed_batch"):
+            errors = model.selection_errors(*fixed_images(self, self.selection_images, self.seed)).to_dict()
+        return {
+            "task": type(self).__name__,
+            "components": [type(component).__name__ for component in components if component is not None],
+            "text": model.space.text(model.discretize()),
+            "epochs": self.trainer.current_epoch,
+            "seed": self.seed,
+            "selection_errors": errors,
+        }
+
     def _finish(self) -> None:
         self._finished = True
-        self.found = self.trainer.strategy.broadcast(self.discretize())
+        self.found = self.trainer.strategy.broadcast(self.model.discretize())
         folder = output_folder(self.trainer, self.output_dir)
-        if self.trainer.is_global_zero:
-            self.outputs |= write_search(self, folder, self.found)
+        if not self.trainer.is_global_zero:
+            return
+        made = self.provenance()
+        self.outputs["architecture"] = write_search(folder, self.found, self.model, self.history, made)
+        if self.write_supernet:
+            info = {key: made[key] for key in ("task", "epochs", "seed")}
+            self.outputs["supernet"] = write_supernet(folder, self.model, info)
+
+    # -- another supernet in the middle of a search ---------------------------------------------------------------
+
+    def restrict(self, allowed: Mapping[str, Tensor]) -> None:
+        """Remove operations from the supernet, the factors and the optimizer; see ``SearchModel.restrict``.
+
+        Before ``fit`` or between two epochs of it; a checkpoint remembers what was removed.
+
+        Args:
+            allowed: The operations that stay; see ``DifferentiableSpace.restrict``.
+
+        Raises:
+            ConfigError: The space cannot do without them, or several processes train the weights together.
+        """
+        self._change("Operations cannot be removed", lambda: self.model.restrict(allowed))
+
+    def freeze_architecture(self, architecture: Architecture) -> None:
+        """End the search, but not the training: from now on the supernet is one architecture.
+
+        Args:
+            architecture: A point of the space.
+
+        Raises:
+            ConfigError: Several processes train the weights together.
+        """
+        self._change("Operations cannot be removed", lambda: self.model.freeze_architecture(architecture))
+
+    def _change(self, what: str, change: Callable[[], None]) -> None:
+        self._check_alone(what)
+        before = self.model.supernet
+        change()
+        self._attach()
+        if self._trainer is not None and self.trainer.optimizers:
+            inherit_optimizer(self.trainer.optimizers[0], self.model.supernet, before)
+
+    def rebuild(self, space: DifferentiableSpace) -> None:
+        """Start again in another space: new weights, alphas, optimizers, schedulers and warm-up.
+
+        Between two epochs of ``fit``; a checkpoint remembers it.
+
+        Args:
+            space: A space with the same cell types, edges and operations.
+
+        Raises:
+            ConfigError: The space has other cells, the discretizer cannot serve it, or several processes train.
+        """
+        self._check_alone("A search cannot start again")
+        self.model.rebuild(space, derived_seed(self.seed, "rebuild", self.current_epoch))
+        self.start_epoch = self.current_epoch
+        self._attach()
+        if self._trainer is not None and self.trainer.optimizers:
+            self.trainer.strategy.setup_optimizers(self.trainer)
+
+    def _check_alone(self, what: str) -> None:
+        trainer = self._trainer
+        if trainer is not None and trainer.world_size > 1 and trainer.training:
+            raise ConfigError(
+                f"{what} while {trainer.world_size} processes train the supernet together. Do it before the run, or "
+                "use one device."
+            )
+
+    def _attach(self) -> None:
+        """Let everything that looks at the supernet look at the present one."""
+        self.guard = UnusedWeightGuard(self.model.supernet) if self.model.relaxation.hard else None
+        for regularizer in self.regularizers:
+            regularizer.attach(self.model)
 
     # -- optimizers and checkpoints -------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Any:
         """Weights first, alphas second: checkpoints keep them by position."""
-        self.weights = dict(self.supernet.named_parameters())
-        optimizers = [
-            self.make_optimizers[0](self.supernet.parameters()),
-            self.make_optimizers[1](self.alpha_list),
-        ]
+        parameters = (self.model.supernet.parameters(), self.model.alpha_list)
+        optimizers = [make(each) for make, each in zip(self.make_optimizers, parameters, strict=True)]
         if self.hypergradient.needs_sgd:
-            VirtualStep.of(optimizers[0], self.weights)
-        schedulers: list[Any] = [
-            make(optimizer) for make, optimizer in zip(self.make_schedulers, optimizers, strict=True) if make
-        ]
-        check_schedulers(schedulers)
+            VirtualStep.of(optimizers[0], self.model.weights)  # refuses other optimizers
+        pairs = zip(self.make_schedulers, optimizers, strict=True)
+        schedulers: list[Any] = [make(optimizer) for make, optimizer in pairs if make]
+        if any(isinstance(scheduler, ReduceLROnPlateau) for scheduler in schedulers):
+            raise ConfigError("ReduceLROnPlateau needs a metric, which a search does not have. Use another scheduler.")
         return optimizers, schedulers
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the history of the factors, and what was taken away.
+        """Keep the history of the factors, the form of the supernet and the state of the regularizers.
 
         Raises:
             TrainingError: A loss or a parameter is not finite.
         """
         self.means.save(self, checkpoint)
         checkpoint["alpha_history"] = self.history
-        supernet_changes.note(self, checkpoint)
+        checkpoint["search_model"], checkpoint["start_epoch"] = self.model.save_state(), self.start_epoch
         checkpoint["regularizers"] = [regularizer.state_dict() for regularizer in self.regularizers]
         checkpoint["regularizer_classes"] = [type(regularizer).__name__ for regularizer in self.regularizers]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the history of the factors back.
+        """Restore them, before Lightning loads the weights.
 
         Raises:
-            CheckpointError: The checkpoint is of another supernet, or of other regularizers.
+            CheckpointError: The checkpoint belongs to another supernet or has other regularizers.
         """
-        own = [type(regularizer).__name__ for regularizer in self.regularizers]
-        saved = checkpoint.get("regularizer_classes")
-        if saved != own:
-            raise CheckpointError(
-                f"The checkpoint is of a search with the regularizers {saved!s:.200}, this one has {own}. Give it the "
-                "same, or begin without the checkpoint."
-            )
-        supernet_changes.follow(self, checkpoint)
+        check_regularizers(checkpoint, self.regularizers)
+        self.model.load_state(checkpoint["search_model"])
+        self.start_epoch = checkpoint["start_epoch"]
+        self._attach()
         check_state(self, checkpoint)
         self.history = list(checkpoint["alpha_history"])
         self.means.load(self, checkpoint)

@@ -1,14 +1,17 @@
 """What the tasks share."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
+from torch.optim import Optimizer
 
-from lightning_nas.errors import CheckpointError, TrainingError
+from lightning_nas.errors import CheckpointError, ConfigError, TrainingError
 
 CHECK_EVERY = 50
 """Batches after which a GPU's losses, or those of several processes, are looked at."""
@@ -159,3 +162,88 @@ def check_state(task: LightningModule, checkpoint: dict[str, Any]) -> None:
             f"{made.get(name)} in the checkpoint and {mine.get(name)} here (None: absent). Use the "
             "configuration that it was made with: cli_config.yaml in its run's folder."
         )
+
+
+def check_halves(batch: Any) -> None:
+    """Refuse a batch that does not hold both halves of the training data.
+
+    Args:
+        batch: A batch of any data module.
+
+    Raises:
+        ConfigError: It lacks ``train`` or ``search``.
+    """
+    if not isinstance(batch, Mapping) or not {"train", "search"} <= batch.keys():
+        received = sorted(batch) if isinstance(batch, Mapping) else type(batch).__name__
+        raise ConfigError(
+            f"A batch is {received}; a search needs the halves train and search in each. Give "
+            "lightning_nas.data.halves.HalvesDataModule the data module as `data`."
+        )
+
+
+def check_fixed_images(name: str, trainer: Trainer) -> None:
+    """Refuse data that cannot hand out the same images whenever they are asked for.
+
+    Args:
+        name: What measures on them, for the message.
+        trainer: The trainer of the search.
+
+    Raises:
+        ConfigError: The data module has no ``fixed_batch``.
+    """
+    data: Any = getattr(trainer, "datamodule", None)
+    if not hasattr(data, "fixed_batch"):
+        raise ConfigError(
+            f"{name} measures on fixed images of the search half, which {type(data).__name__} does not hand out. Use "
+            "lightning_nas.data.halves.HalvesDataModule."
+        )
+
+
+def fixed_images(task: LightningModule, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """The same images of the search half on every call, and their labels, where the parameters of a task are.
+
+    Args:
+        task: The search, on data that ``check_fixed_images`` accepts.
+        count: Number of images; all of the half if it has fewer.
+        seed: Seed of their choice.
+    """
+    data: Any = task.trainer.datamodule  # type: ignore[attr-defined]  # set by fit(datamodule=...)
+    images, labels = data.fixed_batch("search", min(count, len(data.half("search"))), seed)
+    like = next(task.parameters())
+    return images.to(like.device, like.dtype), labels.to(like.device)
+
+
+def log_validation(task: LightningModule, logits: Tensor, labels: Tensor) -> None:
+    """Log loss and accuracy on a batch of Lightning's validation set.
+
+    Args:
+        task: The task that is validated.
+        logits: ``(batch, classes)``.
+        labels: Labels ``(batch,)`` of type int64.
+    """
+    accuracy = (logits.argmax(1) == labels).float().mean()
+    values = {"val/loss": F.cross_entropy(logits, labels), "val/accuracy": accuracy}
+    task.log_dict(values, prog_bar=True, batch_size=len(labels), sync_dist=True)
+
+
+def gradient_scaler(trainer: Trainer) -> Any:
+    """The gradient scaler of 16-bit precision; None without one.
+
+    Args:
+        trainer: The trainer.
+    """
+    return getattr(trainer.precision_plugin, "scaler", None)
+
+
+def remaining_scale(trainer: Trainer, optimizer: Optimizer) -> float:
+    """Factor by which gradients are still scaled just before a step.
+
+    Lightning has unscaled them by then, except for a fused optimizer, which does it within its step.
+
+    Args:
+        trainer: The trainer.
+        optimizer: The optimizer that is about to step.
+    """
+    scaler = gradient_scaler(trainer)
+    fused = scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False)
+    return float(scaler.get_scale()) if fused else 1.0

@@ -1,96 +1,158 @@
-"""What a differentiable search writes, and begins from."""
+"""The files that a differentiable search writes and starts from, and what it refuses to start with."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
 
 from lightning_nas.architecture import Architecture
-from lightning_nas.errors import ArtifactError
+from lightning_nas.differentiable.model import SearchModel
+from lightning_nas.differentiable.regularization.base import Regularizer
+from lightning_nas.differentiable.relaxation.base import Relaxation
+from lightning_nas.errors import ArtifactError, CheckpointError, ConfigError
 from lightning_nas.files.artifacts import write_tensors
+from lightning_nas.spaces.attention import Attention
 from lightning_nas.supernets.artifact import TrainedSupernet
-
-if TYPE_CHECKING:
-    from lightning_nas.tasks.bilevel import BilevelTask
 
 WRITE_SUPERNET = "Write it by a search of this space, with --model.write_supernet true, or check the path."
 
 
-def write_search(task: "BilevelTask", folder: Path, found: Architecture) -> dict[str, list[Path]]:
-    """Write what a search has found: the architecture, the factors of every epoch and, if it says so, the supernet.
+def check_supernet_file(attention: Attention | None, supernet_path: str | None, write_supernet: bool) -> None:
+    """Refuse a supernet between two runs that would lose the weights of its attention.
 
     Args:
-        task: The search, at its end.
-        folder: Where to.
+        attention: Attention inside the supernet, if there is any.
+        supernet_path: File that the search starts from, if it does.
+        write_supernet: Whether the search writes such a file.
+
+    Raises:
+        ConfigError: There is attention and a file.
+    """
+    if attention is not None and (supernet_path is not None or write_supernet):
+        raise ConfigError(
+            f"supernet.safetensors has no place for the weights of {type(attention).__name__}. Leave attention out, or "
+            "supernet_path: null and write_supernet: false."
+        )
+
+
+def check_length(trainer: Trainer, relaxation: Relaxation, regularizers: Sequence[Regularizer]) -> None:
+    """Refuse a search without an end where a component depends on the fraction of it that is over.
+
+    Args:
+        trainer: The trainer of the search.
+        relaxation: Makes the factors within an edge.
+        regularizers: Terms of the losses.
+
+    Raises:
+        ConfigError: The trainer has no number of epochs.
+    """
+    endless = trainer.max_epochs is None or trainer.max_epochs < 1
+    if endless and (relaxation.stochastic or regularizers):
+        names = [type(part).__name__ for part in (relaxation, *regularizers)]
+        raise ConfigError(
+            f"trainer.max_epochs is {trainer.max_epochs}, but {names} may change in the course of the search and must "
+            "know its length. Set trainer.max_epochs; max_steps and max_time may end the search earlier."
+        )
+
+
+def check_regularizers(checkpoint: Mapping[str, Any], regularizers: Sequence[Regularizer]) -> None:
+    """Refuse a checkpoint of a search with other regularizers, whose state would be lost or missing.
+
+    Args:
+        checkpoint: The checkpoint.
+        regularizers: Those of the search that goes on from it.
+
+    Raises:
+        CheckpointError: Their classes differ.
+    """
+    own = [type(regularizer).__name__ for regularizer in regularizers]
+    saved = checkpoint.get("regularizer_classes")
+    if saved != own:
+        raise CheckpointError(
+            f"The checkpoint belongs to a search with the regularizers {saved!s:.200}, this one has {own}. Give it the "
+            "same, or start without the checkpoint."
+        )
+
+
+def write_search(
+    folder: Path,
+    found: Architecture,
+    model: SearchModel,
+    history: Sequence[Mapping[str, Tensor]],
+    provenance: Mapping[str, Any],
+) -> list[Path]:
+    """Write what a search has found: ``architecture.json`` and, if there is a history, ``alphas.safetensors``.
+
+    Args:
+        folder: Folder of the files.
         found: The architecture.
+        model: The model of the search.
+        history: Factors ``(edges, operations)`` by cell type after every epoch.
+        provenance: How the architecture was found, as JSON values.
 
     Returns:
-        The files, by the kind of artifact.
+        The files, the architecture first.
     """
-    errors = None
-    data: Any = getattr(task.trainer, "datamodule", None)
-    if task.selection_images and hasattr(data, "fixed_batch"):
-        size = min(task.selection_images, len(data.half("search")))
-        images, labels = data.fixed_batch("search", size, task.seed)
-        errors = task.measure_selection(images.to(task.device), labels.to(task.device)).to_dict()
-    written = []
-    if task.history:
-        stacked = {name: torch.stack([factors[name] for factors in task.history]) for name in task.alphas}
-        written.append(write_tensors(folder / "alphas.safetensors", stacked))
-    components = (task.hypergradient, task.relaxation, task.normalization, task.discretizer, *task.regularizers)
-    path = found.save(
-        folder / "architecture.json",
-        task=type(task).__name__,
-        components=[type(component).__name__ for component in components if component is not None],
-        text=task.space.text(found),
-        epochs=task.trainer.current_epoch,
-        seed=task.seed,
-        selection_errors=errors,
-    )
-    outputs = {"architecture": [path, *written]}
-    if task.write_supernet:
-        outputs["supernet"] = _write_supernet(task, folder)
-    return outputs
+    path = found.save(folder / "architecture.json", **provenance)
+    if not history:
+        return [path]
+    stacked = {name: torch.stack([factors[name] for factors in history]) for name in model.alphas}
+    return [path, write_tensors(folder / "alphas.safetensors", stacked)]
 
 
-def _write_supernet(task: "BilevelTask", folder: Path) -> list[Path]:
-    info = {
-        "task": type(task).__name__,
-        "epochs": task.trainer.current_epoch,
-        "seed": task.seed,
-        "alphas": {name: alphas.tolist() for name, alphas in task.alphas.items()},
-        "edge_alphas": {name: alphas.tolist() for name, alphas in task.edge_alphas.items()},
-    }
-    classes, shape = task.supernet_arguments["num_classes"], tuple(task.supernet_arguments["image_shape"])
-    made = TrainedSupernet(task.supernet, task.space, shape, classes, info)
-    path = made.save(folder / "supernet.safetensors")
+def write_supernet(folder: Path, model: SearchModel, info: Mapping[str, Any]) -> list[Path]:
+    """Write ``supernet.safetensors`` with the alphas, for a task that starts from it, and its JSON file.
+
+    Args:
+        folder: Folder of the files.
+        model: The model of the search.
+        info: How the supernet was trained, as JSON values.
+
+    Returns:
+        Both files, the weights first.
+    """
+    alphas = {"alphas": _plain(model.alphas), "edge_alphas": _plain(model.edge_alphas)}
+    made = {**info, **alphas}
+    trained = TrainedSupernet(model.supernet, model.space, model.image_shape, model.num_classes, made)
+    path = trained.save(folder / "supernet.safetensors")
     return [path, path.with_suffix(".json")]
 
 
-def begin_from(task: "BilevelTask", path: str) -> None:
-    """Take weights and alphas from the supernet that a search has written.
+def _plain(alphas: nn.ParameterDict) -> dict[str, Any]:
+    return {name: values.tolist() for name, values in alphas.items()}
+
+
+def start_from(model: SearchModel, path: str) -> TrainedSupernet:
+    """Take over weights and alphas from the supernet that a search has written.
 
     Args:
-        task: The search that begins; its space may be narrower.
+        model: The model that starts from it; its space may be narrower.
         path: ``supernet.safetensors``.
 
+    Returns:
+        The supernet with what is known about it.
+
     Raises:
-        ArtifactError: It is missing, or of another space, or has no alphas of this shape.
+        ArtifactError: The file is missing, belongs to another space, or has no alphas of this shape.
     """
     loaded = TrainedSupernet.load(path, repair=WRITE_SUPERNET)
-    loaded.hand_on(task.supernet)
-    for kind, own in (("alphas", task.alphas), ("edge_alphas", task.edge_alphas)):
+    loaded.hand_on(model.supernet)
+    for kind, own in (("alphas", model.alphas), ("edge_alphas", model.edge_alphas)):
         known = loaded.info.get(kind)
         for name, alphas in own.items():
             if known is None:
-                raise ArtifactError(f"{path} has no {kind}: it is of no search. {WRITE_SUPERNET}")
+                raise ArtifactError(f"{path} has no {kind}: no search wrote it. {WRITE_SUPERNET}")
             try:
                 values = torch.tensor(known[name], dtype=alphas.dtype)
                 if values.shape != alphas.shape or not values.isfinite().all():
-                    raise ValueError(f"they are {tuple(values.shape)}, finite {tuple(alphas.shape)} are needed")
+                    raise ValueError(f"their shape is {tuple(values.shape)}, finite {tuple(alphas.shape)} are needed")
             except (TypeError, ValueError, LookupError, RuntimeError) as error:
                 raise ArtifactError(
                     f"{path} has no {kind} of {name!r}: {type(error).__name__}, {error!s:.200}. {WRITE_SUPERNET}"
                 ) from None
             with torch.no_grad():
                 alphas.copy_(values)
+    return loaded

@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_nas.architecture import Architecture
+from lightning_nas.checks import at_least
 from lightning_nas.data.splits import derived_seed
-from lightning_nas.differentiable.relaxation.base import Relaxation
 from lightning_nas.errors import ConfigError
-from lightning_nas.files.artifacts import read_json
 from lightning_nas.spaces.base import DifferentiableSpace, Mixture
 from lightning_nas.tasks.bilevel import BilevelTask
+from lightning_nas.tasks.common import check_fixed_images
+
+Batch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class SelectTask(BilevelTask):
         decisions: All that were made.
 
     Args:
-        supernet: ``supernet.safetensors`` of a search with ``write_supernet: true``.
+        supernet_path: ``supernet.safetensors`` of a search with ``write_supernet: true``.
         epochs_between: Epochs from one step to the next, at least 1 (the paper: 5).
         fixed_alphas: Whether all factors of an edge are equal and stay so, and only weights train.
         by_loss: Whether the worst is the highest loss; by default the lowest accuracy, as published.
@@ -108,13 +109,13 @@ class SelectTask(BilevelTask):
         **options: See ``BilevelTask``.
 
     Raises:
-        ArtifactError: ``supernet`` is missing, or of another space, or without alphas.
+        ArtifactError: ``supernet_path`` is missing, or of another space, or without alphas.
         ConfigError: A number is out of range, or components don't go together.
     """
 
     def __init__(
         self,
-        supernet: str,
+        supernet_path: str,
         epochs_between: int = 5,
         fixed_alphas: bool = False,
         by_loss: bool = False,
@@ -123,70 +124,25 @@ class SelectTask(BilevelTask):
         seed: int = 0,
         **options: Any,
     ) -> None:
-        for name, value, least in (
-            ("epochs_between", epochs_between, 1),
-            ("selection_images", selection_images, 0),
-            ("selection_batch_size", selection_batch_size, 2),
-        ):
-            if value < least:
-                raise ConfigError(f"{name} is {value}; it must be at least {least}.")
-        self.decisions: list[Decision] = []  # the mixtures that the search makes at its start ask for them
-        super().__init__(supernet=supernet, selection_images=0, seed=seed, **options)
+        at_least(1, epochs_between=epochs_between)
+        at_least(0, selection_images=selection_images)
+        at_least(2, selection_batch_size=selection_batch_size)
+        super().__init__(supernet_path=supernet_path, selection_images=0, seed=seed, **options)
+        self.decisions: list[Decision] = []
         self.steps_made = 0
         self.by_loss = by_loss
         self.images_measured = selection_images
         self.selection_batch_size = selection_batch_size
         self.fixed_alphas = fixed_alphas
         if fixed_alphas:
-            for alpha in self.alpha_list:
+            for alpha in self.model.alpha_list:
                 torch.nn.init.zeros_(alpha)
-        self.plan = Plan.of(self.space, epochs_between, seed)
+        self.plan = Plan.of(self.model.space, epochs_between, seed)
 
-    def mixtures(self, relaxation: Relaxation | None = None) -> dict[str, Mixture]:
-        """The supernet's factors, those of decided edges fixed; see ``BilevelTask.mixtures``."""
-        mixtures = super().mixtures(relaxation)
-        for cell in {decision.cell for decision in self.decisions}:
-            mixtures[cell] = self._decided(cell, mixtures[cell])
-        return mixtures
-
-    def _decided(self, cell: str, mixture: Mixture) -> Mixture:
-        fixed = torch.zeros(len(mixture.edges), dtype=torch.bool)
-        kept = torch.zeros(mixture.operations.shape, dtype=torch.bool)
-        for decision in (d for d in self.decisions if d.cell == cell):
-            fixed[decision.edge] = True
-            kept[decision.edge] = False  # an edge that got its operation may have been deleted since
-            if decision.operation is not None:
-                kept[decision.edge, decision.operation] = True
-        device = mixture.edges.device
-        edges = torch.where((fixed & ~kept.any(1)).to(device), 0.0, mixture.edges)
-        operations = torch.where(fixed[:, None].to(device), kept.to(device) * edges[:, None], mixture.operations)
-        if self._trainer is not None and self._trainer.world_size > 1:
-            return Mixture(operations, edges)  # data parallelism waits for a gradient of every parameter
-        active = torch.ones_like(kept) if mixture.active is None else mixture.active
-        return Mixture(operations, edges, torch.where(fixed[:, None], kept, active))
-
-    def discretize(self) -> Architecture:
-        """The architecture that decisions and, where there is none yet, the alphas stand for now."""
-        edge_alphas = self.closed.edges(dict(self.edge_alphas))
-        scores = {}
-        for cell, alphas in self.closed.alphas(dict(self.alphas)).items():
-            found = self.discretizer.scores(alphas, edge_alphas.get(cell), self.space.nodes).detach().clone()
-            for decision in (d for d in self.decisions if d.cell == cell):
-                if decision.operation is None:
-                    found[decision.edge] = torch.finfo(found.dtype).min
-                else:
-                    others = torch.arange(found.shape[1], device=found.device) != decision.operation
-                    found[decision.edge, others] = -torch.inf
-            scores[cell] = found
-        return self.space.select(scores)
-
-    def training_step(self, batch: dict[str, tuple[Tensor, Tensor]], batch_idx: int) -> None:
-        """Move the alphas, unless they are fixed, then the weights."""
-        if self.fixed_alphas:
-            optimizers: Any = self.optimizers()
-            self._weight_phase(batch["train"], optimizers[0], with_alphas=False)
-        else:
-            super().training_step(batch, batch_idx)
+    @property
+    def alphas_move(self) -> bool:
+        """Whether the alphas are trained in this epoch."""
+        return not self.fixed_alphas and super().alphas_move
 
     # -- decisions ------------------------------------------------------------------------------------------------
 
@@ -202,99 +158,98 @@ class SelectTask(BilevelTask):
                 f"trainer.max_epochs is {self.trainer.max_epochs}, but {len(self.plan.epochs)} steps of the selection "
                 f"take {self.plan.length} epochs. Set trainer.max_epochs to {self.plan.length}."
             )
-        data: Any = getattr(self.trainer, "datamodule", None)
-        if not hasattr(data, "fixed_batch"):
-            raise ConfigError(
-                f"The selection measures on fixed images of the search half, which {type(data).__name__} does not "
-                "hand out. Use lightning_nas.data.halves.HalvesDataModule."
-            )
+        check_fixed_images("The selection", self.trainer)
+        self.model.mask.compute_all = self.trainer.world_size > 1
 
     def on_train_epoch_start(self) -> None:
         """Make the step that is due."""
         while self.steps_made < len(self.plan.epochs) and self.plan.epochs[self.steps_made] <= self.current_epoch:
-            self._make_step(self.steps_made)
+            self.make_step(self.steps_made)
             self.steps_made += 1
 
-    def _make_step(self, step: int) -> None:
+    def make_step(self, step: int) -> None:
+        """Make one step of the plan in every cell type.
+
+        Args:
+            step: Index into ``plan.epochs``.
+        """
         data: Any = getattr(self.trainer, "datamodule", None)
         size = self.images_measured or len(data.half("search"))
         images, labels = data.fixed_batch("search", size, self.seed)
         parts = -(-size // self.selection_batch_size)
-        like = next(self.supernet.parameters())
+        like = next(self.parameters())
         images = images.to(like.device, like.dtype).tensor_split(parts)
         batches = list(zip(images, labels.to(like.device).tensor_split(parts), strict=True))
-        for cell in self.space.cell_types:
-            if step < self.space.edges:
+        space = self.model.space
+        for cell in space.cell_types:
+            if step < space.edges:
                 self._decide_operation(cell, self.plan.edges[cell][step], batches)
             else:
-                self._decide_inputs(cell, self.plan.nodes[cell][step - self.space.edges], batches)
+                self._decide_inputs(cell, self.plan.nodes[cell][step - space.edges], batches)
 
-    def _decide_operation(self, cell: str, edge: int, batches: Sequence[tuple[Tensor, Tensor]]) -> None:
-        candidates = [o for o in self.space.allowed[cell][edge].nonzero().flatten().tolist() if o != self.space.none]
+    def _decide_operation(self, cell: str, edge: int, batches: Sequence[Batch]) -> None:
+        space = self.model.space
+        candidates = [o for o in space.allowed[cell][edge].nonzero().flatten().tolist() if o != space.none]
         scores = {}
         if len(candidates) > 1:
             scores = {o: self._measure(cell, edge, o, batches) for o in candidates}
-        # nothing but ``none`` is no operation: the space never keeps such an edge
+        # an edge that allows nothing but ``none`` has no operation: the space never keeps it
         operation = self._worst(scores, candidates) if candidates else None
-        named = {self.space.operations[o]: score for o, score in scores.items()}
-        self.decisions.append(Decision(self.current_epoch, cell, edge, operation, named))
+        named = {space.operations[o]: score for o, score in scores.items()}
+        self._decide(Decision(self.current_epoch, cell, edge, operation, named))
 
-    def _decide_inputs(self, cell: str, node: int, batches: Sequence[tuple[Tensor, Tensor]]) -> None:
-        edges = self.space.nodes[node]
-        last = {d.edge: d.operation for d in self.decisions if d.cell == cell}
+    def _decide_inputs(self, cell: str, node: int, batches: Sequence[Batch]) -> None:
+        edges = self.model.space.nodes[node]
+        last = self.model.mask.decided[cell]
         kept = [edge for edge in range(edges.start, edges.stop) if last[edge] is not None]
-        while len(kept) > (self.space.inputs_kept or 0):
+        while len(kept) > (self.model.space.inputs_kept or 0):
             scores = {edge: self._measure(cell, edge, slice(None), batches) for edge in kept}
             sign = -1 if self.by_loss else 1
-            least = max(kept, key=lambda edge: sign * scores[edge])
+            weakest = max(kept, key=lambda edge: sign * scores[edge])
             named = {str(edge): score for edge, score in scores.items()}
-            self.decisions.append(Decision(self.current_epoch, cell, least, None, named))
-            kept.remove(least)
+            self._decide(Decision(self.current_epoch, cell, weakest, None, named))
+            kept.remove(weakest)
+
+    def _decide(self, decision: Decision) -> None:
+        self.decisions.append(decision)
+        self.model.decide(decision.cell, decision.edge, decision.operation)
 
     def _worst(self, scores: Mapping[int, float], candidates: Sequence[int]) -> int:
-        """The candidate whose removal hurts most, of equals the first."""
+        """The candidate whose removal hurts most; the first of equals."""
         sign = 1 if self.by_loss else -1
         return max(candidates, key=lambda o: sign * scores[o]) if scores else candidates[0]
 
     @torch.no_grad()
-    def _measure(self, cell: str, edge: int, removed: int | slice, batches: Sequence[tuple[Tensor, Tensor]]) -> float:
-        """Accuracy or loss of the supernet without an operation of an edge, or without all of them."""
-        mixtures = self.mixtures()
+    def _measure(self, cell: str, edge: int, removed: int | slice, batches: Sequence[Batch]) -> float:
+        """Accuracy or loss of the supernet without one operation of an edge, or without all of them."""
+        mixtures = self.model.mixtures()
         operations, edges, active = mixtures[cell]
         operations, edges = operations.clone(), edges.clone()
         operations[edge, removed] = 0
         if isinstance(removed, slice):
             edges[edge] = 0
         mixtures[cell] = Mixture(operations, edges, None if active is None else active & (operations != 0).cpu())
-        weights = dict(self.supernet.named_parameters())
-        modes = {part: part.training for part in self.supernet.modules()}
-        self.supernet.train()
         total = 0.0
-        for images, labels in batches:
-            logits = self._logits(images, mixtures, weights)
-            if self.by_loss:
-                total += float(F.cross_entropy(logits, labels, reduction="sum"))
-            else:
-                total += int((logits.argmax(1) == labels).sum())
-        for part, mode in modes.items():
-            part.training = mode
+        with self.model.batch_statistics():
+            for images, labels in batches:
+                logits = self.model.logits(images, mixtures, self.model.weights)
+                if self.by_loss:
+                    total += float(F.cross_entropy(logits, labels, reduction="sum"))
+                else:
+                    total += int((logits.argmax(1) == labels).sum())
         measured: float = self.trainer.strategy.broadcast(total / sum(len(labels) for _, labels in batches))
         return measured
 
     # -- what is written ------------------------------------------------------------------------------------------
 
-    def _finish(self) -> None:
-        super()._finish()
-        if self.trainer.is_global_zero and self.found is not None:
-            path = self.outputs["architecture"][0]
-            known = read_json(path, repair="Run the selection again.")["provenance"]
-            self.found.save(
-                path,
-                **known,
-                decided_by="loss" if self.by_loss else "accuracy",
-                fixed_alphas=self.fixed_alphas,
-                decisions=[asdict(decision) for decision in self.decisions],
-            )
+    def provenance(self) -> dict[str, Any]:
+        """How the architecture was found, every decision included; see ``BilevelTask.provenance``."""
+        return {
+            **super().provenance(),
+            "decided_by": "loss" if self.by_loss else "accuracy",
+            "fixed_alphas": self.fixed_alphas,
+            "decisions": [asdict(decision) for decision in self.decisions],
+        }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the decisions; see ``BilevelTask.on_save_checkpoint``."""
@@ -303,7 +258,10 @@ class SelectTask(BilevelTask):
         checkpoint["steps_made"] = self.steps_made
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the decisions back; see ``BilevelTask.on_load_checkpoint``."""
+        """Restore the decisions; see ``BilevelTask.on_load_checkpoint``."""
         super().on_load_checkpoint(checkpoint)
-        self.decisions = [Decision(**kept) for kept in checkpoint["decisions"]]
+        self.decisions = []
+        self.model.mask.decided.clear()
+        for kept in checkpoint["decisions"]:
+            self._decide(Decision(**kept))
         self.steps_made = checkpoint["steps_made"]

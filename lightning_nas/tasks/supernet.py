@@ -154,12 +154,12 @@ class SupernetTask(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Note the weights that no path used."""
-        self.untouched.keep(optimizer)
+        self.untouched.before_step(optimizer)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         """A step that leaves these as they are."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        self.untouched.restore(optimizer.optimizer)
+        self.untouched.after_step(optimizer.optimizer)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Stop at a loss that is not finite."""

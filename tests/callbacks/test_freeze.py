@@ -49,8 +49,8 @@ class Alphas(Callback):
         self.seen: list[tuple[dict[str, Any], Architecture]] = []
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        alphas = {name: value.detach().clone() for name, value in pl_module.alphas.items()}
-        self.seen.append((alphas, pl_module.discretize()))
+        alphas = {name: value.detach().clone() for name, value in pl_module.model.alphas.items()}
+        self.seen.append((alphas, pl_module.model.discretize()))
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -61,18 +61,20 @@ class Alphas(Callback):
 )
 def test_the_frozen_supernet_is_one_network(tmp_path: Path, space: str, options: dict[str, Any]) -> None:
     task, watch = search(tmp_path, space, **options), Alphas()
-    whole = parameters(task.supernet)
+    whole = parameters(task.model.supernet)
     fit(task, FreezeArchitecture(epoch=2, images=8), watch, max_epochs=5)
     assert task.found is not None
     alphas = [each for each, _ in watch.seen]
     assert any(not torch.equal(alphas[0][n], alphas[2][n]) for n in alphas[0])
-    assert all(torch.equal(alphas[2][n], alphas[4][n]) and torch.equal(alphas[4][n], task.alphas[n]) for n in alphas[2])
+    assert all(
+        torch.equal(alphas[2][n], alphas[4][n]) and torch.equal(alphas[4][n], task.model.alphas[n]) for n in alphas[2]
+    )
     assert {found.choices for _, found in watch.seen[2:]} == {task.found.choices}
     # what is computed is the architecture in the whole supernet with these weights, at factors of one
-    for name, mixture in task.space.to_path(task.found).items():
-        assert torch.equal(task.mixtures()[name].operations, mixture.operations)
-        assert torch.equal(task.mixtures()[name].edges, mixture.edges)
-    assert parameters(task.supernet) < whole
+    for name, mixture in task.model.space.to_path(task.found).items():
+        assert torch.equal(task.model.mixtures()[name].operations, mixture.operations)
+        assert torch.equal(task.model.mixtures()[name].edges, mixture.edges)
+    assert parameters(task.model.supernet) < whole
     measured = json.loads((tmp_path / "gap.json").read_text())
     assert {name: set(measured[name]) for name in ("mixtures", "frozen", "trained")} == {
         name: {"loss", "accuracy"} for name in ("mixtures", "frozen", "trained")
@@ -80,22 +82,22 @@ def test_the_frozen_supernet_is_one_network(tmp_path: Path, space: str, options:
     assert measured["mixtures"]["loss"] != measured["frozen"]["loss"] != measured["trained"]["loss"]
     assert task.outputs["gap"] == [tmp_path / "gap.json"]
     written = TrainedSupernet.load(tmp_path / "supernet.safetensors").network.state_dict()
-    assert written.keys() == task.supernet.state_dict().keys()
-    assert all(torch.equal(value, written[name]) for name, value in task.supernet.state_dict().items())
+    assert written.keys() == task.model.supernet.state_dict().keys()
+    assert all(torch.equal(value, written[name]) for name, value in task.model.supernet.state_dict().items())
 
 
 def network_of(task: BilevelTask) -> Any:
     """The ordinary network of the found architecture, an operation a module, with the supernet's weights."""
     assert task.found is not None
-    network = task.space.network(task.found, num_classes=3, image_shape=(3, 8, 8), channels=2, cells=1)
+    network = task.model.space.network(task.found, num_classes=3, image_shape=(3, 8, 8), channels=2, cells=1)
     state = {}
-    for name, value in to_per_edge(task.supernet).items():
+    for name, value in to_per_edge(task.model.supernet).items():
         edge = re.match(r"(cells\.\d+)\.edges\.(\d)<-(\d)\.\d\.op\.(.*)", name)
         if edge is None:
             state[name.replace(".op.", ".")] = value
         else:
             cell, node, source = edge[1], int(edge[2]), int(edge[3])
-            names = [task.space.operations[o] for o in task.found.choices][node * (node - 1) // 2 :][:source]
+            names = [task.model.space.operations[o] for o in task.found.choices][node * (node - 1) // 2 :][:source]
             state[f"{cell}.nodes.{node - 1}.{sum(n != 'none' for n in names)}.{edge[4]}"] = value
     left = network.load_state_dict(state, strict=False)
     assert not left.unexpected_keys
@@ -109,7 +111,7 @@ def test_what_is_validated_is_the_ordinary_network(tmp_path: Path) -> None:
     task = search(tmp_path, "nasbench201", space=space, relaxation=Sigmoid())
     with torch.no_grad():
         for edge in range(6):
-            task.alphas["cell"][edge, edge % 3] = 2.0
+            task.model.alphas["cell"][edge, edge % 3] = 2.0
     fit(task, FreezeArchitecture(epoch=1, images=8), max_epochs=3)
     network = network_of(task)
     x, y = torch.randn(20, 3, 8, 8), torch.arange(20) % 3
@@ -129,15 +131,15 @@ def test_weights_go_on_as_they_were(tmp_path: Path) -> None:
 
     class Around(FreezeArchitecture):
         def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-            states.append(to_per_edge(pl_module.supernet))
+            states.append(to_per_edge(pl_module.model.supernet))
             super().on_train_epoch_start(trainer, pl_module)
-            states.append(to_per_edge(pl_module.supernet))
+            states.append(to_per_edge(pl_module.model.supernet))
 
     fit(task, Around(epoch=1, images=8), max_epochs=2)
     before, after = states[2:4]
     assert len(after) < len(before)
     assert all(torch.equal(value, before[name]) for name, value in after.items())
-    owners = {task.supernet.owner(name) for name in after} - {None}
+    owners = {task.model.supernet.owner(name) for name in after} - {None}
     assert task.found is not None
     kept = {("cell", edge, o) for edge, o in enumerate(task.found.choices)}
     assert owners <= kept
@@ -168,7 +170,7 @@ def test_what_cannot_be_frozen_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="do not move in the first 2 epochs"):
         fit(search(tmp_path, "nasbench201", warmup_epochs=2), FreezeArchitecture(epoch=2), max_epochs=3)
     phases = PDARTSPhases(**{**PHASES, "skip_dropout": (0.0, 0.0, 0.0)})
-    with pytest.raises(ConfigError, match="frozen, so the search cannot begin anew"):
+    with pytest.raises(ConfigError, match="frozen, so the search cannot start again"):
         fit(search(tmp_path, "darts"), phases, FreezeArchitecture(epoch=4, images=8))
 
 
@@ -207,7 +209,7 @@ def test_operations_that_were_never_drawn_have_no_state_to_move(tmp_path: Path, 
     task = search(tmp_path, "darts", relaxation=HardGumbelSoftmax(), weight_optimizer=optimizer, seed=seed)
     fit(task, FreezeArchitecture(epoch=1, images=8), max_epochs=2)
     states = task.trainer.optimizers[0].state
-    assert task.closed.frozen is not None
+    assert task.model.frozen
     assert states
     assert all(torch.as_tensor(value).isfinite().all() for state in states.values() for value in state.values())
 

@@ -35,23 +35,23 @@ def weigh(task: BilevelTask, name: str, values: dict[tuple[int, int], float]) ->
     """Set factors."""
     with torch.no_grad():
         for at, factor in values.items():
-            task.alphas[name][at] = torch.tensor(factor).logit()
+            task.model.alphas[name][at] = torch.tensor(factor).logit()
 
 
 def test_the_weakest_go_first_and_an_edge_keeps_one(tmp_path: Path) -> None:
     task = search(tmp_path)
     weak = {(0, 0): 0.01, (0, 1): 0.02, (0, 2): 0.03, (3, 1): 0.04, (4, 2): 0.049, (5, 0): 0.051}
     weigh(task, "cell", weak)
-    before, numbers = parameters(task.supernet), []
+    before, numbers = parameters(task.model.supernet), []
 
     class Watch(GradualPruning):
         def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
             super().on_train_epoch_end(trainer, pl_module)
             written = json.loads((tmp_path / "series.json").read_text())["series"]
             assert [point["epoch"] for point in written] == [0, 1][: trainer.current_epoch + 1]
-            numbers.append(((~pl_module.space.allowed["cell"]).nonzero().tolist(), task.regularizers[0].weight))  # type: ignore[attr-defined]
+            numbers.append(((~pl_module.model.space.allowed["cell"]).nonzero().tolist(), task.regularizers[0].weight))  # type: ignore[attr-defined]
 
-    pruning = Watch(least=2, most=2, growth=2.0, images=8)
+    pruning = Watch(min_removed=2, max_removed=2, growth=2.0, images=8)
     fit(task, pruning, max_epochs=4)
     gone = [each for each, _ in numbers]
     assert gone[0] == [[0, 0], [0, 1]]
@@ -60,16 +60,16 @@ def test_the_weakest_go_first_and_an_edge_keeps_one(tmp_path: Path) -> None:
     # two went twice: the weight halves; then none: it doubles
     assert [weight for _, weight in numbers] == [0.05, 0.025, 0.05, 0.1]
     # what is left of three cells with 2, 4 and 8 channels: the 1x1 of two edges and the 3x3 of one have gone
-    assert parameters(task.supernet) == before - (4 + 16 + 64) * (1 + 1 + 9)
-    moved, left = task.trainer.optimizers[0], {id(p) for p in task.supernet.parameters()}
+    assert parameters(task.model.supernet) == before - (4 + 16 + 64) * (1 + 1 + 9)
+    moved, left = task.trainer.optimizers[0], {id(p) for p in task.model.supernet.parameters()}
     assert {id(p) for group in moved.param_groups for p in group["params"]} == left
     assert {id(p) for p in moved.state} == left
     held = sum(state["momentum_buffer"].numel() for state in moved.state.values())
-    assert held == parameters(task.supernet)
+    assert held == parameters(task.model.supernet)
     series = json.loads((tmp_path / "series.json").read_text())["series"]
     assert [point["operations"] for point in series] == [16, 14]
     assert [point["epoch"] for point in series] == [0, 1]
-    assert series[-1]["parameters"] == parameters(task.supernet)
+    assert series[-1]["parameters"] == parameters(task.model.supernet)
     assert all(0 < point["loss"] < 10 and 0 <= point["accuracy"] <= 1 for point in series)
     assert load_architecture(tmp_path / "architecture.json").choices[0] == 2
     assert task.outputs["series"] == [tmp_path / "series.json"]
@@ -81,8 +81,8 @@ def test_no_node_of_darts_loses_its_inputs(tmp_path: Path) -> None:
     task = search(tmp_path, space)
     for name in ("normal", "reduce"):
         weigh(task, name, {(edge, operation): 0.01 for edge in range(5) for operation in range(2)})
-    fit(task, GradualPruning(most=100, images=0), max_epochs=2)
-    for mask in task.space.allowed.values():
+    fit(task, GradualPruning(max_removed=100, images=0), max_epochs=2)
+    for mask in task.model.space.allowed.values():
         edges = mask.any(1)
         assert (int(edges[:2].sum()), int(edges[2:].sum())) == (2, 2)
         assert int(mask.sum()) == 4
@@ -92,8 +92,8 @@ def test_no_node_of_darts_loses_its_inputs(tmp_path: Path) -> None:
 def test_a_search_ends_where_little_enough_is_left(tmp_path: Path) -> None:
     task = search(tmp_path)
     weigh(task, "cell", {(edge, 0): 0.01 + edge / 1000 for edge in range(6)})
-    fit(task, GradualPruning(most=4, until=13, images=0), max_epochs=9)
-    assert int(task.space.allowed["cell"].sum()) == 13
+    fit(task, GradualPruning(max_removed=4, stop_at=13, images=0), max_epochs=9)
+    assert int(task.model.space.allowed["cell"].sum()) == 13
     assert task.trainer.current_epoch == 2
 
 
@@ -103,7 +103,7 @@ def test_a_search_that_had_ended_ends_at_once(tmp_path: Path) -> None:
         task = search(tmp_path)
         weigh(task, "cell", {(edge, 0): 0.01 for edge in range(6)})
         keep = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1, enable_version_counter=False)
-        pruning = GradualPruning(most=4, until=13, images=8)
+        pruning = GradualPruning(max_removed=4, stop_at=13, images=8)
         fit(task, pruning, keep, max_epochs=9, path=path, enable_checkpointing=True)
         assert task.trainer.current_epoch == 2
         state = {name: value.clone() for name, value in task.state_dict().items()}
@@ -116,8 +116,8 @@ def test_a_search_that_had_ended_ends_at_once(tmp_path: Path) -> None:
 def test_the_weight_rests_when_nothing_more_can_go(tmp_path: Path) -> None:
     task = search(tmp_path)
     weigh(task, "cell", {(edge, operation): 0.01 for edge in range(6) for operation in range(3)})
-    fit(task, GradualPruning(most=9, growth=2.0, images=0), max_epochs=5)
-    assert int(task.space.allowed["cell"].sum()) == 6
+    fit(task, GradualPruning(max_removed=9, growth=2.0, images=0), max_epochs=5)
+    assert int(task.model.space.allowed["cell"].sum()) == 6
     # nine went, then the three others; a weight that went on to double would end at 0.2
     assert task.regularizers[0].weight == 0.1 / 4  # type: ignore[attr-defined]
 
@@ -125,9 +125,9 @@ def test_the_weight_rests_when_nothing_more_can_go(tmp_path: Path) -> None:
 def test_the_cost_drives_factors_below_the_threshold(tmp_path: Path) -> None:
     options: dict[str, Any] = {"alpha_optimizer": lambda p: torch.optim.Adam(p, lr=0.5)}
     task = search(tmp_path, regularizers=[ExpectedCost(weight=50.0)], **options)
-    fit(task, GradualPruning(most=100, growth=1.0, images=0), max_epochs=8)
+    fit(task, GradualPruning(max_removed=100, growth=1.0, images=0), max_epochs=8)
     # every edge keeps one operation, and most lose the dearest
-    kept = task.space.allowed["cell"]
+    kept = task.model.space.allowed["cell"]
     assert int(kept.sum()) == 6
     assert not kept[:, 2].all()
 
@@ -136,7 +136,7 @@ def test_a_resumed_run_equals_one_without_a_stop(tmp_path: Path) -> None:
     def made(folder: Path) -> tuple[BilevelTask, GradualPruning]:
         options: dict[str, Any] = {"alpha_optimizer": lambda p: torch.optim.Adam(p, lr=0.5)}
         task = search(folder, regularizers=[ExpectedCost(weight=20.0)], **options)
-        return task, GradualPruning(most=2, growth=1.5, images=8)
+        return task, GradualPruning(max_removed=2, growth=1.5, images=8)
 
     whole, pruning = made(tmp_path / "whole")
 
@@ -156,15 +156,15 @@ def test_a_resumed_run_equals_one_without_a_stop(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_pruned_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="least 3, most 2"):
-        GradualPruning(least=3, most=2)
-    with pytest.raises(ConfigError, match="one ExpectedCost among its regularizers"):
+    with pytest.raises(ConfigError, match="max_removed is 2; it must be at least min_removed, 3"):
+        GradualPruning(min_removed=3, max_removed=2)
+    with pytest.raises(ConfigError, match="one ExpectedCost among the regularizers"):
         fit(search(tmp_path, regularizers=[]), GradualPruning(images=0))
-    for until in (18, 5):
+    for stop_at in (18, 5):
         with pytest.raises(
-            ConfigError, match=f"until is {until}, but the space has 18 .* 6 cannot go. Set it from 6 to 17"
+            ConfigError, match=f"stop_at is {stop_at}, but of the 18 .* 6 cannot be removed. Set it from 6 to 17"
         ):
-            fit(search(tmp_path), GradualPruning(until=until, images=0))
+            fit(search(tmp_path), GradualPruning(stop_at=stop_at, images=0))
     with_none = NASBench201Space(operations=("none", *OPERATIONS), channels=2, cells_per_stage=1)
     with pytest.raises(ConfigError, match="Leave none out"):
         fit(search(tmp_path, with_none), GradualPruning(images=0))

@@ -50,38 +50,38 @@ def fit(task: BilevelTask, *callbacks: Callback, epochs: int = 3, ckpt_path: Pat
 
 
 def loss_at(task: BilevelTask, flat: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-    parts = flat.split([a.numel() for a in task.alpha_list])
+    parts = flat.split([a.numel() for a in task.model.alpha_list])
     mixtures = {
         name: Mixture(part.view_as(alpha).softmax(1), torch.ones(len(alpha), dtype=torch.float64))
-        for (name, alpha), part in zip(task.alphas.items(), parts, strict=True)
+        for (name, alpha), part in zip(task.model.alphas.items(), parts, strict=True)
     }
-    state = {name: b.clone() for name, b in task.supernet.named_buffers()}
-    return F.cross_entropy(torch.func.functional_call(task.supernet, state, (images, mixtures)), labels)
+    state = {name: b.clone() for name, b in task.model.supernet.named_buffers()}
+    return F.cross_entropy(torch.func.functional_call(task.model.supernet, state, (images, mixtures)), labels)
 
 
 @pytest.mark.parametrize("space", [DARTS, NASBENCH201], ids=["darts", "nasbench201"])
 def test_the_eigenvalue_is_that_of_the_whole_hessian(space: Any) -> None:
     task = make(space, alpha_scale=1.0).double()
     images, labels = FixedHalves(batches=2).sets["search"][:]
-    flat = torch.cat([a.detach().flatten() for a in task.alpha_list])
+    flat = torch.cat([a.detach().flatten() for a in task.model.alpha_list])
     hessian: Any = torch.autograd.functional.hessian(lambda a: loss_at(task, a, images, labels), flat)
     truth = torch.linalg.eigvalsh(hessian)
     before = {name: value.clone() for name, value in task.state_dict().items()}
-    task.supernet.eval()
+    task.model.supernet.eval()
     assert truth[-1] > 1e-3
-    assert alpha_eigenvalue(task, images, labels, 1e-12) == pytest.approx(float(truth[-1]), rel=1e-9)
-    assert alpha_eigenvalue(task, images, labels) == pytest.approx(float(truth[-1]), rel=0.01)
+    assert alpha_eigenvalue(task.model, images, labels, 1e-12) == pytest.approx(float(truth[-1]), rel=1e-9)
+    assert alpha_eigenvalue(task.model, images, labels) == pytest.approx(float(truth[-1]), rel=0.01)
     assert all(torch.equal(value, before[name]) for name, value in task.state_dict().items())
-    assert not any(part.training for part in task.supernet.modules())
+    assert not any(part.training for part in task.model.supernet.modules())
 
 
 def test_the_sharpness_is_the_rise_of_the_loss_near_the_weights() -> None:
     task = make(NASBENCH201).double()
     images, labels = FixedHalves(batches=2).sets["search"][:]
     before = {name: value.clone() for name, value in task.state_dict().items()}
-    found = sharpness(task, images, labels, 0.3)
+    found = sharpness(task.model, images, labels, 0.3)
     assert all(torch.equal(value, before[name]) for name, value in task.state_dict().items())
-    weights = {name: weight.detach() for name, weight in task.supernet.named_parameters()}
+    weights = {name: weight.detach() for name, weight in task.model.supernet.named_parameters()}
     norm = torch.cat([weight.flatten() for weight in weights.values()]).norm()
     generator, rises = torch.Generator().manual_seed(0), []
     for _ in range(4):
@@ -90,9 +90,11 @@ def test_the_sharpness_is_the_rise_of_the_loss_near_the_weights() -> None:
         losses = []
         for share in (0.0, 1.0):
             state = {n: w + share * scale * drawn[n] for n, w in weights.items()}
-            state |= {n: b.clone() for n, b in task.supernet.named_buffers()}
+            state |= {n: b.clone() for n, b in task.model.supernet.named_buffers()}
             with torch.no_grad():
-                logits: Any = torch.func.functional_call(task.supernet.train(), state, (images, task.mixtures()))
+                logits: Any = torch.func.functional_call(
+                    task.model.supernet.train(), state, (images, task.model.mixtures())
+                )
             losses.append(float(F.cross_entropy(logits, labels)))
         rises.append(losses[1] - losses[0])
     assert found == pytest.approx(sum(rises) / 4, rel=1e-9)
@@ -101,23 +103,23 @@ def test_the_sharpness_is_the_rise_of_the_loss_near_the_weights() -> None:
 def test_alphas_that_count_for_nothing_have_no_curvature() -> None:
     space = DARTS.restrict({name: torch.tensor([[False] * 3 + [True]] * 5) for name in ("normal", "reduce")})
     images, labels = FixedHalves(batches=2).sets["search"][:]
-    assert alpha_eigenvalue(make(space).double(), images, labels) == 0
+    assert alpha_eigenvalue(make(space).double().model, images, labels) == 0
 
 
 def test_the_gap_is_between_mixtures_and_one_hot_factors() -> None:
     task = make(alpha_scale=1.0).double()
     images, labels = FixedHalves(batches=2).sets["search"][:]
-    found = task.discretize()
-    values = gap(task, found, images, labels)
+    found = task.model.discretize()
+    values = gap(task.model, found, images, labels)
     one_hot = {}
     for name, pairs in DARTS.chosen(found).items():
         one_hot[name] = torch.zeros(5, 4, dtype=torch.float64)
         one_hot[name][tuple(torch.tensor(pairs).t())] = 1
     both = []
-    for factors in ({name: a.detach().softmax(1) for name, a in task.alphas.items()}, one_hot):
+    for factors in ({name: a.detach().softmax(1) for name, a in task.model.alphas.items()}, one_hot):
         mixtures = {name: Mixture(f, torch.ones(5, dtype=torch.float64)) for name, f in factors.items()}
         with torch.no_grad():
-            both.append(task.supernet.train()(images, mixtures))
+            both.append(task.model.supernet.train()(images, mixtures))
     losses = [float(F.cross_entropy(logits, labels)) for logits in both]
     accuracies = [float((logits.argmax(1) == labels).double().mean()) for logits in both]
     assert values["gap_loss"] == pytest.approx(losses[1] - losses[0], abs=1e-12)
@@ -134,7 +136,7 @@ class Set(Callback):
     def on_train_epoch_end(self, trainer: Any, pl_module: LightningModule) -> None:
         """Before the monitor, which comes after it."""
         with torch.no_grad():
-            for alpha in pl_module.alphas.values():  # type: ignore[operator, union-attr]
+            for alpha in pl_module.model.alphas.values():  # type: ignore[operator, union-attr]
                 alpha.zero_()
                 for edge, operation in enumerate(self.best):
                     alpha[edge, operation] = self.strength
@@ -225,13 +227,13 @@ def test_what_cannot_be_measured_is_refused() -> None:
         with pytest.raises(ConfigError, match=f"{name} is {value}"):
             HealthMonitor(**{name: value})  # type: ignore[arg-type]
     monitor = HealthMonitor()
-    with pytest.raises(ConfigError, match="HalvesDataModule, or leave HealthMonitor's measurements out"):
+    with pytest.raises(ConfigError, match="HealthMonitor measures on fixed images of the search half"):
         monitor.on_fit_start(quiet_trainer(max_epochs=1), make())
     trainer = quiet_trainer(max_epochs=1)
     trainer.datamodule = FixedHalves()  # type: ignore[attr-defined]
     monitor.on_fit_start(trainer, make())
     with pytest.raises(ConfigError, match="eigenvalue: false"):
-        monitor.on_fit_start(trainer, make(memory="low"))
-    HealthMonitor(eigenvalue=False).on_fit_start(trainer, make(memory="low"))
+        monitor.on_fit_start(trainer, make(checkpoint_cells=True))
+    HealthMonitor(eigenvalue=False).on_fit_start(trainer, make(checkpoint_cells=True))
     with pytest.raises(ConfigError, match="LightningModule does not have"):
         monitor.on_fit_start(quiet_trainer(max_epochs=1), LightningModule())

@@ -12,7 +12,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from lightning_nas.callbacks.health import fixed_images, worth
 from lightning_nas.callbacks.p_darts import PDARTSPhases
 from lightning_nas.callbacks.preemption import PreemptionCheckpoint
 from lightning_nas.callbacks.step_seed import StepSeed
@@ -23,12 +22,14 @@ from lightning_nas.differentiable.discretization.skip_cap import SkipCap
 from lightning_nas.differentiable.discretization.softmax_score import SoftmaxScore
 from lightning_nas.differentiable.hypergradient.first_order import FirstOrder
 from lightning_nas.differentiable.hypergradient.second_order import SecondOrder
+from lightning_nas.differentiable.relaxation.softmax import Softmax
 from lightning_nas.errors import ConfigError
 from lightning_nas.spaces.darts.fused_edges import FusedEdges
 from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.spaces.operations import SkipConnection
 from lightning_nas.tasks.bilevel import BilevelTask
+from lightning_nas.tasks.common import fixed_images
 from tests.helpers import FixedHalves, quiet_trainer
 
 PHASES: dict[str, Any] = {"cells": (3, 4, 5), "kept": (5, 3), "skip_dropout": (0.0, 0.4, 0.7)}
@@ -78,15 +79,15 @@ class Watch(Callback):
     def state(self, trainer: Trainer, task: Any) -> dict[str, Any]:
         """A copy."""
         weights, alphas = trainer.optimizers
-        rates = {part.skip_dropout for part in task.supernet.modules() if isinstance(part, FusedEdges)}
+        rates = {part.skip_dropout for part in task.model.supernet.modules() if isinstance(part, FusedEdges)}
         assert len(rates) == 1
         return {
-            "cells": (len(task.supernet.cells), task.space.cells),
-            "allowed": {name: mask.clone() for name, mask in task.space.allowed.items()},
-            "alphas": {name: a.detach().clone() for name, a in task.alphas.items()},
+            "cells": (len(task.model.supernet.cells), task.model.space.cells),
+            "allowed": {name: mask.clone() for name, mask in task.model.space.allowed.items()},
+            "alphas": {name: a.detach().clone() for name, a in task.model.alphas.items()},
             "state": (len(weights.state), len(alphas.state)),
             "owned": {id(p) for g in weights.param_groups for p in g["params"]}
-            == {id(p) for p in task.supernet.parameters()},
+            == {id(p) for p in task.model.supernet.parameters()},
             "lr": weights.param_groups[0]["lr"],
             "dropout": rates.pop(),
         }
@@ -122,9 +123,9 @@ def test_phases_deepen_the_supernet_and_keep_the_operations_with_the_largest_fac
     shares = [2 / 3, 1.0, math.exp(-0.2)]
     dropout = [rate * share for rate in (0.0, 0.4, 0.7) for share in shares]
     assert [begin["dropout"] for begin in watch.begins] == pytest.approx(dropout)
-    assert all(part.skip_dropout == 0 for part in task.supernet.modules() if isinstance(part, FusedEdges))
+    assert all(part.skip_dropout == 0 for part in task.model.supernet.modules() if isinstance(part, FusedEdges))
     assert task.found is not None
-    task.space.check(task.found)
+    task.model.space.check(task.found)
     assert len(task.history) == EPOCHS
 
 
@@ -135,7 +136,7 @@ def test_a_resumed_search_goes_on_in_its_phase(epoch: int, tmp_path: Path) -> No
         keep = ModelCheckpoint(tmp_path / "kept", "{epoch}", save_top_k=-1, enable_version_counter=False)
         task = fit(make(tmp_path), PDARTSPhases(**PHASES), keep, path=path, enable_checkpointing=True)
         ends.append({name: value.clone() for name, value in task.state_dict().items()})
-        assert task.space.arguments()["cells"] == 5
+        assert task.model.space.arguments()["cells"] == 5
         found = task.found
         ends[-1]["choices"] = torch.tensor(found.choices)  # type: ignore[union-attr]
     assert ends[0].keys() == ends[1].keys()
@@ -208,7 +209,7 @@ def test_what_is_measured_is_measured_without_dropout(tmp_path: Path) -> None:
     class Measure(Callback):
         def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
             before = torch.get_rng_state()
-            values.extend(worth(pl_module, None, *fixed_images(pl_module, 8, 0))[0] for _ in range(2))  # type: ignore[arg-type]
+            values.extend(pl_module.model.loss_and_accuracy(*fixed_images(pl_module, 8, 0))[0] for _ in range(2))  # type: ignore[arg-type]
             assert torch.equal(torch.get_rng_state(), before)
 
     task = fit(make(tmp_path), PDARTSPhases(**{**PHASES, "skip_dropout": (0.5, 0.6, 0.7)}), Measure())
@@ -229,7 +230,7 @@ def test_what_is_measured_is_measured_without_dropout(tmp_path: Path) -> None:
             {},
             "in NASBench201Space",
         ),
-        ({"memory": "low"}, {}, "draws anew in every pass"),
+        ({"checkpoint_cells": True}, {}, "draws anew in every pass"),
         ({"hypergradient": SecondOrder()}, {}, "draws anew in every pass"),
     ],
 )
@@ -247,9 +248,9 @@ def test_a_search_is_rebuilt_in_cells_of_the_same_kind_only(tmp_path: Path) -> N
     with pytest.raises(ConfigError, match="at least 4"):
         task.rebuild(DARTSSpace(nodes=2, channels=2, cells=3, allowed={"normal": few}))
     assert all(torch.equal(value, before[name]) for name, value in task.state_dict().items())
-    task.rebuild(task.space)
+    task.rebuild(task.model.space)
     changed = [name for name, value in task.state_dict().items() if not torch.equal(value, before[name])]
-    assert {"alphas.normal", "supernet.stem.0.weight"} <= set(changed)
+    assert {"model.alphas.normal", "model.supernet.stem.0.weight"} <= set(changed)
 
 
 def capped(alphas: Tensor, most: int) -> set[tuple[int, int, str]]:
@@ -293,16 +294,16 @@ def test_the_weakest_skips_of_the_normal_cell_are_given_up(most: int) -> None:
 
 
 def test_a_limit_that_a_space_cannot_keep_is_refused() -> None:
-    SkipCap(0).check(DARTSSpace())
-    SkipCap(1, "cell").check(NASBench201Space())
+    SkipCap(0).check(DARTSSpace(), Softmax())
+    SkipCap(1, "cell").check(NASBench201Space(), Softmax())
     few = {"normal": [["skip_connect"]] * 2 + [["skip_connect", "sep_conv_3x3"]] * 3}
-    SkipCap(2).check(DARTSSpace(nodes=2, allowed=few))
+    SkipCap(2).check(DARTSSpace(nodes=2, allowed=few), Softmax())
     with pytest.raises(ConfigError, match="at least 2"):
-        SkipCap(1).check(DARTSSpace(nodes=2, allowed=few))
+        SkipCap(1).check(DARTSSpace(nodes=2, allowed=few), Softmax())
     with pytest.raises(ConfigError, match="'cell'"):
-        SkipCap(1, "cell").check(DARTSSpace())
+        SkipCap(1, "cell").check(DARTSSpace(), Softmax())
     with pytest.raises(ConfigError, match="leave SkipCap out"):
-        SkipCap().check(DARTSSpace(operations=("none", "sep_conv_3x3")))
+        SkipCap().check(DARTSSpace(operations=("none", "sep_conv_3x3")), Softmax())
     with pytest.raises(ConfigError, match="at least 0"):
         SkipCap(-1)
     assert SkipCap(discretizer=ProductScore()).edge_alphas

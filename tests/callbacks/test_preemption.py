@@ -68,7 +68,7 @@ class TerminateAtEnd(Callback):
             os.kill(os.getpid(), signal.SIGTERM)
             raise AssertionError("a measurement went on after SIGTERM")
 
-        pl_module.measure_selection = measure  # type: ignore[assignment]
+        pl_module.model.selection_errors = measure  # type: ignore[assignment]
 
 
 def config(folder: Path, stage: str) -> dict[str, Any]:

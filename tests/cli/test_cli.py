@@ -52,8 +52,8 @@ def test_help_of_a_stage_imports_no_more_than_lightning_does() -> None:
 
 def test_data_tell_the_task_how_many_classes_and_which_shape(search: Path) -> None:
     cli = run(["fit", "--config", str(search)])
-    assert cli.model.supernet.classifier.out_features == 3
-    assert cli.model.supernet.stem[0].in_channels == 3
+    assert cli.model.model.supernet.classifier.out_features == 3
+    assert cli.model.model.supernet.stem[0].in_channels == 3
 
 
 def test_components_are_swapped_on_the_command_line(search: Path) -> None:
@@ -63,7 +63,7 @@ def test_components_are_swapped_on_the_command_line(search: Path) -> None:
     args += [f"--model.discretizer={base}discretization.product_score.ProductScore"]
     cli = run(["fit", "--config", str(search), *args])
     assert cli.model.hypergradient.radius == 0.02
-    assert len(cli.model.alpha_list) == 4
+    assert len(cli.model.model.alpha_list) == 4
 
 
 def test_a_component_of_the_users_own_is_found_by_its_path(
@@ -190,7 +190,7 @@ def test_what_a_constructor_refuses_is_said_in_one_paragraph(tmp_path: Path) -> 
     config = str(Path(__file__).resolve().parents[2] / "configs" / "search" / "gm_nas_split.yaml")
     missing = tmp_path / "supernet.safetensors"
     with pytest.raises(SystemExit) as stopped:
-        main(["fit", "--config", config, "--model.supernet", str(missing)])
+        main(["fit", "--config", config, "--model.supernet_path", str(missing)])
     said = str(stopped.value)
     assert said.startswith(f"lightning-nas: ArtifactError: {missing}")
     assert "--model.write_supernet true" in said

@@ -161,7 +161,7 @@ def searched_supernet(arguments: dict[str, Any], folder: Path) -> dict[str, Any]
     alphas = {name: torch.zeros(space.edges, len(space.operations)).tolist() for name in space.cell_types}
     made = TrainedSupernet(network, space, (3, 32, 32), 3, {"alphas": alphas, "edge_alphas": {}})
     path = made.save(folder / "given" / "supernet.safetensors")
-    return {**arguments, "supernet": str(path), "epochs_between": 1}
+    return {**arguments, "supernet_path": str(path), "epochs_between": 1}
 
 
 def tiny(config: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -203,7 +203,7 @@ def tiny(config: dict[str, Any], folder: Path) -> dict[str, Any]:
             arguments |= {"warmup_epochs": 0, "selection_images": 0}
         if config["model"]["class_path"].endswith("SplitTask"):
             searched = searched_supernet({key: arguments[key] for key in ("space",)}, folder)
-            arguments["supernet"], trainer["limit_train_batches"] = searched["supernet"], 1
+            arguments["supernet_path"], trainer["limit_train_batches"] = searched["supernet_path"], 1
         if "epochs_between" in arguments:
             arguments, trainer["max_epochs"] = searched_supernet(arguments, folder), 6
     for callback in config["trainer"].get("callbacks", []):

@@ -142,7 +142,7 @@ MAKERS = {
     "second order": bilevel(SecondOrder),
     "exact second order": bilevel(ExactSecondOrder),
     "one level": bilevel(OneLevel),
-    "low memory": bilevel(FirstOrder, memory="low"),
+    "checkpointed cells": bilevel(FirstOrder, checkpoint_cells=True),
     "NAS-Bench-201": nasbench201,
     "training": training,
     "distillation": distillation(PlainImages, DistributionMatching),
@@ -205,7 +205,7 @@ class Unaveraged(FirstOrder):
 
 def test_a_search_says_that_it_synchronises_no_batch_norm(tmp_path: Path) -> None:
     task, data = MAKERS["first order"](tmp_path, 4)
-    task.supernet = torch.nn.SyncBatchNorm.convert_sync_batchnorm(task.supernet)  # as Lightning does
+    task.model.supernet = torch.nn.SyncBatchNorm.convert_sync_batchnorm(task.model.supernet)  # as Lightning does
     with pytest.raises(ConfigError, match=r"sync_batchnorm is true, but the supernet"):
         quiet_trainer(max_epochs=1).fit(task, datamodule=data)
 
@@ -295,7 +295,7 @@ class Tampered(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Other alphas, by rank."""
         torch.manual_seed(trainer.global_rank)
-        for alphas in pl_module.alphas.values():  # type: ignore[union-attr,operator]
+        for alphas in pl_module.model.alphas.values():  # type: ignore[union-attr,operator]
             alphas.data = torch.randn_like(alphas)
 
 

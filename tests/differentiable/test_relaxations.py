@@ -104,7 +104,7 @@ def test_a_drawn_supernet_is_the_ordinary_network_of_the_drawn_cell(tmp_path: Pa
     pairs = [(node, source) for node in range(1, 4) for source in range(node)]
     seen = set()
     for seed in range(4):
-        mixtures = task.mixtures(task.relaxation.drawn(0.5, generator(seed)))
+        mixtures = task.model.mixtures(task.model.relaxation.drawn(0.5, generator(seed)))
         choices = mixtures["cell"].operations.argmax(1).tolist()
         architecture = space.architecture(choices)
         seen.add(architecture)
@@ -113,7 +113,7 @@ def test_a_drawn_supernet_is_the_ordinary_network_of_the_drawn_cell(tmp_path: Pa
         assert torch.equal(mixtures["cell"].active, truth.active)
         torch.testing.assert_close(mixtures["cell"].operations, truth.operations.double())
         network = space.network(architecture, num_classes=3, image_shape=(3, 8, 8), channels=4, cells=1).double()
-        state, own = to_per_edge(task.supernet), dict(network.state_dict())
+        state, own = to_per_edge(task.model.supernet), dict(network.state_dict())
         for name in own:
             parts = name.split(".")
             if ".nodes." in name:
@@ -124,9 +124,9 @@ def test_a_drawn_supernet_is_the_ordinary_network_of_the_drawn_cell(tmp_path: Pa
                 name_there = f"cells.{parts[1]}.edges.{node}<-{source}.{column}.op.{'.'.join(parts[5:])}"
                 own[name] = state.get(name_there, own[name])
             else:
-                own[name] = task.supernet.state_dict()[name]
+                own[name] = task.model.supernet.state_dict()[name]
         network.load_state_dict(own)
-        torch.testing.assert_close(task.supernet(images, mixtures), network(images), rtol=0, atol=1e-10)
+        torch.testing.assert_close(task.model.supernet(images, mixtures), network(images), rtol=0, atol=1e-10)
     assert len(seen) > 1
 
 
@@ -147,8 +147,8 @@ def test_a_hard_search_is_a_loop_that_moves_what_was_drawn(space: str, tmp_path:
     """Every operation has its own momentum there, and no step, decay included, where it was not drawn."""
     data = FixedHalves(batches=3)
     task = make(tmp_path, space=SPACES[space])
-    supernet = copy.deepcopy(task.supernet).double()
-    alphas = {n: a.detach().double().clone().requires_grad_() for n, a in task.alphas.items()}
+    supernet = copy.deepcopy(task.model.supernet).double()
+    alphas = {n: a.detach().double().clone().requires_grad_() for n, a in task.model.alphas.items()}
     alpha_optimizer = torch.optim.Adam(alphas.values(), lr=0.1, weight_decay=1e-3)
     momenta: dict[str, Tensor] = {}
     start = to_per_edge(supernet, dict(supernet.named_parameters()))
@@ -179,9 +179,9 @@ def test_a_hard_search_is_a_loop_that_moves_what_was_drawn(space: str, tmp_path:
     quiet_trainer(max_epochs=2, precision="64-true").fit(task, datamodule=data)
     assert rests > 100
     for name, alpha in alphas.items():
-        torch.testing.assert_close(task.alphas[name].detach(), alpha.detach(), rtol=0, atol=1e-9)
+        torch.testing.assert_close(task.model.alphas[name].detach(), alpha.detach(), rtol=0, atol=1e-9)
     end = to_per_edge(supernet, dict(supernet.named_parameters()))
-    for name, value in to_per_edge(task.supernet, dict(task.supernet.named_parameters())).items():
+    for name, value in to_per_edge(task.model.supernet, dict(task.model.supernet.named_parameters())).items():
         torch.testing.assert_close(value, end[name], rtol=0, atol=1e-9, msg=name)
     same = [name for name, value in start.items() if torch.equal(value, end[name])]
     assert 0 < len(same) < len(start), "some operations were never drawn"
@@ -208,7 +208,7 @@ def test_a_resumed_search_draws_what_an_uninterrupted_one_draws(
     [
         ({"hypergradient": SecondOrder()}, "compares passes"),
         ({"compile": True}, "other operations in every step"),
-        ({"attention": OperationAttention()}, "computes one alone"),
+        ({"attention": OperationAttention()}, "computes only one of them"),
         ({"regularizers": [ZeroOne()]}, "relaxation is HardGumbelSoftmax"),
     ],
 )
@@ -236,8 +236,8 @@ def test_a_sigmoid_search_moves_its_alphas_by_loss_and_penalty(tmp_path: Path) -
     data = FixedHalves(batches=1)
     options: dict[str, Any] = {"alpha_optimizer": lambda p: torch.optim.SGD(p, lr=1.0), "relaxation": Sigmoid()}
     task = make(tmp_path, regularizers=[ZeroOne(10.0)], discretizer=SigmoidScore(), **options)
-    supernet = copy.deepcopy(task.supernet).double()
-    alphas = {n: a.detach().double().clone().requires_grad_() for n, a in task.alphas.items()}
+    supernet = copy.deepcopy(task.model.supernet).double()
+    alphas = {n: a.detach().double().clone().requires_grad_() for n, a in task.model.alphas.items()}
     images, labels = data.batches()[0]["search"]
     mixtures = {n: Mixture(a.sigmoid(), torch.ones(len(a), dtype=torch.float64)) for n, a in alphas.items()}
     spread = torch.cat(list(alphas.values())).sigmoid() - 0.5
@@ -245,7 +245,7 @@ def test_a_sigmoid_search_moves_its_alphas_by_loss_and_penalty(tmp_path: Path) -
     quiet_trainer(max_epochs=1, precision="64-true").fit(task, datamodule=data)
     for name, alpha in alphas.items():
         assert alpha.grad is not None
-        torch.testing.assert_close(task.alphas[name].detach(), alpha.detach() - alpha.grad, rtol=0, atol=1e-10)
+        torch.testing.assert_close(task.model.alphas[name].detach(), alpha.detach() - alpha.grad, rtol=0, atol=1e-10)
 
 
 def test_the_sigmoid_score_keeps_the_two_edges_with_the_largest_sigmoids() -> None:

@@ -35,16 +35,16 @@ def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("space", SPACES, ids=["darts", "nasbench201"])
-@pytest.mark.parametrize("options", [{"channels_last": False}, {"memory": "low"}])
+@pytest.mark.parametrize("options", [{"channels_last": False}, {"checkpoint_cells": True}])
 def test_settings_change_no_result(tmp_path: Path, space: Any, options: dict[str, Any]) -> None:
     assert_same(searched(tmp_path, space=space, **options), searched(tmp_path, space=space))
 
 
 @pytest.mark.parametrize("space", SPACES, ids=["darts", "nasbench201"])
-def test_low_memory_keeps_less(tmp_path: Path, space: Any) -> None:
+def test_checkpointed_cells_keep_less(tmp_path: Path, space: Any) -> None:
     kept = {}
-    for memory in ("normal", "low"):
-        task = make(tmp_path, memory=memory, space=space)
+    for checkpoint_cells in (False, True):
+        task = make(tmp_path, checkpoint_cells=checkpoint_cells, space=space)
         total = 0
 
         def pack(tensor: Tensor) -> Tensor:
@@ -54,8 +54,8 @@ def test_low_memory_keeps_less(tmp_path: Path, space: Any) -> None:
 
         with saved_tensors_hooks(pack, lambda tensor: tensor):
             task(torch.randn(4, 3, 8, 8))
-        kept[memory] = total
-    assert kept["low"] < kept["normal"] / 2
+        kept[checkpoint_cells] = total
+    assert kept[True] < kept[False] / 2
 
 
 class Recorder:
@@ -99,8 +99,8 @@ def test_graphs_on_a_gpu(tmp_path: Path) -> None:
     results = []
     for compile in (False, "graphs"):
         task = make(tmp_path, compile=compile).cuda()
-        logits = task.execution(batch["train"][0], task.mixtures(), frozen=True)
-        results.append([logits, *torch.autograd.grad(logits.square().mean(), task.alpha_list)])
+        logits = task.model.runner(batch["train"][0], task.model.mixtures(), frozen=True)
+        results.append([logits, *torch.autograd.grad(logits.square().mean(), task.model.alpha_list)])
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
@@ -110,7 +110,7 @@ def test_graphs_without_a_gpu_are_refused(tmp_path: Path) -> None:
         fit(make(tmp_path, compile="graphs"), FixedHalves())
 
 
-@pytest.mark.parametrize("options", [{"memory": "low"}, {"compile": True}])
+@pytest.mark.parametrize("options", [{"checkpoint_cells": True}, {"compile": True}])
 def test_second_order_needs_the_plain_forward(tmp_path: Path, options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="weights that are not its own"):
         make(tmp_path, hypergradient=ExactSecondOrder(), **options)
@@ -121,13 +121,13 @@ def test_compiled_alpha_pass_has_no_weight_gradients(tmp_path: Path, monkeypatch
     asked = []
     monkeypatch.setattr(nn.Module, "compile", lambda self, **_: asked.append(self))
     task = make(tmp_path, compile=True)
-    assert asked == list(task.supernet.cells)
+    assert asked == list(task.model.supernet.cells)
     fit(task, FixedHalves(batches=1))  # the compiler itself takes minutes: docs/results.md
     images = FixedHalves().batches()[0]["search"][0].float()
-    logits = task.float().execution(images, task.mixtures(), frozen=True)
+    logits = task.float().model.runner(images, task.model.mixtures(), frozen=True)
     with pytest.raises(RuntimeError, match="does not require grad|not have been used"):
-        torch.autograd.grad(logits.sum(), list(task.supernet.parameters()))
-    assert all(p.requires_grad for p in task.supernet.parameters())
+        torch.autograd.grad(logits.sum(), list(task.model.supernet.parameters()))
+    assert all(p.requires_grad for p in task.model.supernet.parameters())
 
 
 def masks(space: Any, seed: int = 0) -> dict[str, Tensor]:
@@ -159,17 +159,17 @@ def test_restricted_in_the_middle_of_a_search(tmp_path: Path, space: Any) -> Non
     callback = Prune(allowed)
     quiet_trainer(max_epochs=2, precision="64-true", callbacks=[callback]).fit(task, datamodule=FixedHalves())
     state = task.trainer.optimizers[0].state_dict()["state"]
-    parameters = list(task.supernet.parameters())
+    parameters = list(task.model.supernet.parameters())
     assert len(state) == len(parameters)
     assert all(state[i]["momentum_buffer"].shape == p.shape for i, p in enumerate(parameters))
     assert sum(p.numel() for p in parameters) < sum(
-        p.numel() for p in make(tmp_path, space=space).supernet.parameters()
+        p.numel() for p in make(tmp_path, space=space).model.supernet.parameters()
     )
-    factors = task.mixtures()
+    factors = task.model.mixtures()
     for name, mask in allowed.items():
         assert (factors[name].operations[~mask] == 0).all()
         torch.testing.assert_close(factors[name].operations.sum(1), torch.ones(len(mask), dtype=torch.float64))
-    space.restrict(allowed).check(task.discretize())
+    space.restrict(allowed).check(task.model.discretize())
 
 
 def test_restricted_search_resumes(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_restricted_search_resumes(tmp_path: Path) -> None:
     for name, value in whole.state_dict().items():
         assert torch.equal(value, rest.state_dict()[name]), name
     for name, mask in allowed.items():
-        assert torch.equal(rest.space.allowed[name], mask)
+        assert torch.equal(rest.model.space.allowed[name], mask)
 
 
 def test_an_edge_without_operations_takes_no_share(tmp_path: Path) -> None:
@@ -201,15 +201,13 @@ def test_an_edge_without_operations_takes_no_share(tmp_path: Path) -> None:
         regularizers = [BetaDecay(1.0), EdgeVariance(1.0)]
         task = make(tmp_path, normalization=normalization, regularizers=regularizers)
         task.restrict(allowed)
-        mixture = task.mixtures()["normal"]
+        mixture = task.model.mixtures()["normal"]
         assert (mixture.operations[2] == 0).all()
         if normalization is not None:
             torch.testing.assert_close(mixture.operations[2:].sum(), torch.tensor(1.0))
-        penalty = torch.stack(
-            [r.penalty(task.closed.alphas(dict(task.alphas), -torch.inf), 0.5) for r in regularizers]
-        ).sum()
+        penalty = torch.stack([r.penalty(task.model.masked_alphas(-torch.inf), 0.5) for r in regularizers]).sum()
         (mixture.operations.square().sum() + penalty).backward()
         assert torch.isfinite(penalty)
-        assert torch.isfinite(task.alphas["normal"].grad).all()
-        assert (task.alphas["normal"].grad[2] == 0).all()
+        assert torch.isfinite(task.model.alphas["normal"].grad).all()
+        assert (task.model.alphas["normal"].grad[2] == 0).all()
         fit(task, FixedHalves())

@@ -55,16 +55,16 @@ def test_the_term_is_that_of_the_formula(tmp_path: Path) -> None:
     before = state(task)
     teachers = []
     for teacher in distillation.held:
-        network = copy.deepcopy(task.supernet).train()
+        network = copy.deepcopy(task.model.supernet).train()
         network.load_state_dict(teacher["state"], strict=False)
-        mixtures = {name: type(task.mixtures()[name])(*parts) for name, parts in teacher["mixtures"].items()}
+        mixtures = {name: type(task.model.mixtures()[name])(*parts) for name, parts in teacher["mixtures"].items()}
         teachers.append(network(x, mixtures).detach())
     assert not torch.equal(teachers[0], teachers[1])
     vote = torch.stack([(logits / 2).softmax(1) for logits in teachers]).mean(0)
     logits = torch.randn(5, 3, requires_grad=True)
     own = (logits / 2).softmax(1)
     expected = 0.7 * 4 * (vote * (vote.log() - own.log())).sum(1).mean()
-    found = distillation.weight_penalty(WeightStep(x, logits, task._virtual))
+    found = distillation.weight_penalty(WeightStep(x, logits, task.model))
     assert found is not None
     torch.testing.assert_close(found, expected)
     (gradient,) = torch.autograd.grad(found, logits)
@@ -80,7 +80,7 @@ def test_the_term_moves_weights_and_only_after_the_first_epoch(tmp_path: Path) -
     one = [state(fit(make(tmp_path, regularizers=r), epochs=1)) for r in ([], [SelfDistillation(weight=5.0)])]
     assert all(torch.equal(value, one[1][name]) for name, value in one[0].items())
     moved = state(fit(make(tmp_path, regularizers=[SelfDistillation(weight=5.0)])))
-    assert not torch.equal(moved["supernet.classifier.weight"], plain["supernet.classifier.weight"])
+    assert not torch.equal(moved["model.supernet.classifier.weight"], plain["model.supernet.classifier.weight"])
 
 
 def test_a_resumed_search_has_its_teachers(tmp_path: Path) -> None:
@@ -96,13 +96,12 @@ def test_teachers_of_another_supernet_are_dropped(tmp_path: Path) -> None:
     distillation = SelfDistillation()
     task = fit(make(tmp_path, regularizers=[distillation]), epochs=1)
     assert distillation.held
-    kept = {name: torch.ones(task.space.edges, len(task.space.operations), dtype=torch.bool) for name in task.alphas}
+    kept = {name: torch.ones_like(mask) for name, mask in task.model.space.allowed.items()}
     kept["normal"][0, 1] = False
-    task.weights = {}
     task.restrict(kept)
     assert not distillation.held
     with pytest.raises(ConfigError, match="no teacher before the end of the first epoch"):
-        distillation.vote(WeightStep(torch.zeros(1, 3, 8, 8), torch.zeros(1, 3), task._virtual))
+        distillation.vote(WeightStep(torch.zeros(1, 3, 8, 8), torch.zeros(1, 3), task.model))
 
 
 def test_what_is_wrong_is_said(tmp_path: Path) -> None:

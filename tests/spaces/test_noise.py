@@ -68,7 +68,7 @@ def test_a_network_with_noise_draws_it() -> None:
     assert not torch.equal(network(x), network(x))
 
 
-@pytest.mark.parametrize("options", [{"memory": "low"}, {"hypergradient": SecondOrder()}])
+@pytest.mark.parametrize("options", [{"checkpoint_cells": True}, {"hypergradient": SecondOrder()}])
 def test_what_needs_a_draw_twice_is_refused(options: dict[str, Any]) -> None:
     space = DARTSSpace(nodes=2, channels=2, cells=3, operations=("noise", "sep_conv_3x3"))
     arguments: dict[str, Any] = {"hypergradient": FirstOrder(), **options}

@@ -57,9 +57,9 @@ def test_steps_are_those_of_one_module_an_operation(space: Any, kind: str) -> No
             seen += not gradient.any()
             single[name].grad = gradient if gradient.any() else None
         own.step()
-        untouched.keep(optimizer)
+        untouched.before_step(optimizer)
         optimizer.step()
-        untouched.restore(optimizer)
+        untouched.after_step(optimizer)
         moved = to_per_edge(supernet, {n: p.detach() for n, p in supernet.named_parameters()})
         for name, value in single.items():
             torch.testing.assert_close(moved[name], value.detach(), rtol=0, atol=1e-12)

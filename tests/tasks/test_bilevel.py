@@ -74,8 +74,8 @@ def test_a_batch_is_that_of_darts(tmp_path: Path) -> None:
     """As published: the alphas' step on the search batch, then the weights' step on the train batch."""
     data = FixedHalves(batches=3)
     task = make(tmp_path)
-    supernet = copy.deepcopy(task.supernet).double()
-    alphas = {n: a.detach().double().clone().requires_grad_() for n, a in task.alphas.items()}
+    supernet = copy.deepcopy(task.model.supernet).double()
+    alphas = {n: a.detach().double().clone().requires_grad_() for n, a in task.model.alphas.items()}
     weight_optimizer = torch.optim.SGD(supernet.parameters(), **WEIGHT)
     alpha_optimizer = torch.optim.Adam(alphas.values(), **ALPHA)
     for batch in data.batches():
@@ -88,10 +88,10 @@ def test_a_batch_is_that_of_darts(tmp_path: Path) -> None:
         weight_optimizer.step()
     fit(task, data)
     for name, alpha in alphas.items():
-        torch.testing.assert_close(task.alphas[name].detach(), alpha.detach(), rtol=0, atol=1e-9)
+        torch.testing.assert_close(task.model.alphas[name].detach(), alpha.detach(), rtol=0, atol=1e-9)
     truth = supernet.state_dict()
-    assert truth.keys() == task.supernet.state_dict().keys()
-    for name, value in task.supernet.state_dict().items():
+    assert truth.keys() == task.model.supernet.state_dict().keys()
+    for name, value in task.model.supernet.state_dict().items():
         torch.testing.assert_close(value, truth[name], rtol=0, atol=1e-9, msg=name)
 
 
@@ -106,8 +106,8 @@ def test_the_second_order_step_of_the_task_is_the_derivative_through_its_own_opt
             return seen[-1]
 
     task = make(tmp_path, hypergradient=Recorded())
-    supernet = copy.deepcopy(task.supernet).double()
-    alphas = {n: a.detach().double().clone().requires_grad_() for n, a in task.alphas.items()}
+    supernet = copy.deepcopy(task.model.supernet).double()
+    alphas = {n: a.detach().double().clone().requires_grad_() for n, a in task.model.alphas.items()}
     alpha_optimizer = torch.optim.Adam(alphas.values(), **ALPHA)
     momentum = {n: torch.zeros_like(w) for n, w in supernet.named_parameters()}
     names = list(momentum)
@@ -145,7 +145,7 @@ def test_virtual_passes_leave_batch_norm_alone(tmp_path: Path) -> None:
     counts = {}
     for hypergradient in (FirstOrder(), SecondOrder(), ExactSecondOrder()):
         task = fit(make(tmp_path, hypergradient=hypergradient), data)
-        buffers = [b for n, b in task.supernet.named_buffers() if n.endswith("num_batches_tracked")]
+        buffers = [b for n, b in task.model.supernet.named_buffers() if n.endswith("num_batches_tracked")]
         counts[type(hypergradient).__name__] = {int(b) for b in buffers}
     assert counts == {"FirstOrder": {4}, "SecondOrder": {2}, "ExactSecondOrder": {2}}
 
@@ -153,8 +153,8 @@ def test_virtual_passes_leave_batch_norm_alone(tmp_path: Path) -> None:
 def test_one_level_moves_both_by_one_gradient_on_both_halves(tmp_path: Path) -> None:
     data = FixedHalves(batches=1)
     task = make(tmp_path, hypergradient=OneLevel())
-    supernet = copy.deepcopy(task.supernet).double()
-    alphas = {n: a.detach().double().clone().requires_grad_() for n, a in task.alphas.items()}
+    supernet = copy.deepcopy(task.model.supernet).double()
+    alphas = {n: a.detach().double().clone().requires_grad_() for n, a in task.model.alphas.items()}
     optimizers = [torch.optim.SGD(supernet.parameters(), **WEIGHT), torch.optim.Adam(alphas.values(), **ALPHA)]
     batch = data.batches()[0]
     union = tuple(torch.cat([batch["train"][i], batch["search"][i]]) for i in range(2))
@@ -164,8 +164,8 @@ def test_one_level_moves_both_by_one_gradient_on_both_halves(tmp_path: Path) -> 
         optimizer.step()
     fit(task, data)
     for name, alpha in alphas.items():
-        torch.testing.assert_close(task.alphas[name].detach(), alpha.detach(), rtol=0, atol=1e-9)
-    for (name, mine), truth in zip(task.supernet.named_parameters(), supernet.parameters(), strict=True):
+        torch.testing.assert_close(task.model.alphas[name].detach(), alpha.detach(), rtol=0, atol=1e-9)
+    for (name, mine), truth in zip(task.model.supernet.named_parameters(), supernet.parameters(), strict=True):
         torch.testing.assert_close(mine, truth, rtol=0, atol=1e-9, msg=name)
 
 
@@ -184,7 +184,7 @@ def test_parameters_are_weights_or_alphas_and_each_is_optimized_once(tmp_path: P
     by_alphas = [id(p) for group in alphas.param_groups for p in group["params"]]
     assert not set(by_weights) & set(by_alphas)
     assert sorted(by_weights + by_alphas) == sorted(id(p) for p in task.parameters())
-    assert by_alphas == [id(a) for a in task.alpha_list]
+    assert by_alphas == [id(a) for a in task.model.alpha_list]
 
 
 @pytest.mark.parametrize("attention", [None, ChannelAttention(), OperationAttention()])
@@ -206,11 +206,11 @@ def test_components_go_together_and_all_alphas_learn(
         regularizers=regularizers,
         alpha_optimizer=lambda p: torch.optim.Adam(p, lr=0.05),
     )
-    before = [a.detach().double().clone() for a in task.alpha_list]
+    before = [a.detach().double().clone() for a in task.model.alpha_list]
     fit(task, FixedHalves(batches=2), epochs=2)
-    assert all(not torch.equal(a, b) for a, b in zip(task.alpha_list, before, strict=True))
+    assert all(not torch.equal(a, b) for a, b in zip(task.model.alpha_list, before, strict=True))
     found = load_architecture(tmp_path / "architecture.json")
-    assert found == task.discretize()
+    assert found == task.model.discretize()
     assert "none" not in space.text(found)
 
 
@@ -223,9 +223,9 @@ def test_alphas_stand_still_while_they_warm_up_and_the_penalty_grows_with_the_ep
             return super().penalty(alphas, progress)
 
     task = make(tmp_path, warmup_epochs=2, regularizers=[Recorded()])
-    before = [a.detach().double().clone() for a in task.alpha_list]
+    before = [a.detach().double().clone() for a in task.model.alpha_list]
     fit(task, FixedHalves(batches=2), epochs=2)
-    assert all(torch.equal(a, b) for a, b in zip(task.alpha_list, before, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(task.model.alpha_list, before, strict=True))
     assert seen == []
     fit(make(tmp_path, warmup_epochs=2, regularizers=[Recorded()]), FixedHalves(batches=1), epochs=4)
     assert seen == [0.5, 0.75]
@@ -258,20 +258,20 @@ def test_schedulers_step_every_epoch(tmp_path: Path) -> None:
 def test_artifacts_of_a_search(tmp_path: Path) -> None:
     task = fit(make(tmp_path), FixedHalves(batches=2), epochs=3)
     content = json.loads((tmp_path / "architecture.json").read_text())
-    assert content["provenance"]["text"] == task.space.text(task.discretize())
+    assert content["provenance"]["text"] == task.model.space.text(task.model.discretize())
     errors = content["provenance"]["selection_errors"]
     assert errors["edges"]["count"] == 2  # one node with three inputs in each of two cells
     assert errors["operations"]["count"] == 8
     history = read_tensors(tmp_path / "alphas.safetensors", repair="")
     assert {n: h.shape for n, h in history.items()} == {"normal": (3, 5, 8), "reduce": (3, 5, 8)}
-    torch.testing.assert_close(history["normal"][-1], task.mixtures()["normal"].operations.detach())
+    torch.testing.assert_close(history["normal"][-1], task.model.mixtures()["normal"].operations.detach())
 
 
 def test_measuring_selection_errors_changes_nothing(tmp_path: Path) -> None:
     task = fit(make(tmp_path, selection_images=0), FixedHalves(batches=1))
     before = {n: v.clone() for n, v in task.state_dict().items()}
     images, labels = FixedHalves().fixed_batch("search", 8, 0)
-    task.measure_selection(images, labels)
+    task.model.selection_errors(images, labels)
     for name, value in task.state_dict().items():
         assert torch.equal(value, before[name]), name
 
@@ -325,15 +325,15 @@ def test_half_precision_follows_full_precision(tmp_path: Path) -> None:
         task = make(tmp_path)
         quiet_trainer(max_epochs=2, precision=precision).fit(task, datamodule=FixedHalves(dtype=torch.float32))
         assert all(p.dtype == torch.float32 and bool(p.isfinite().all()) for p in task.parameters())
-        ends.append(torch.cat([p.detach().flatten() for p in task.alpha_list]))
-    start = torch.cat([p.detach().flatten() for p in make(tmp_path).alpha_list])
+        ends.append(torch.cat([p.detach().flatten() for p in task.model.alpha_list]))
+    start = torch.cat([p.detach().flatten() for p in make(tmp_path).model.alpha_list])
     moved, difference = (ends[0] - start).norm(), (ends[1] - ends[0]).norm()
     assert 0 < difference < 0.5 * moved  # Adam's steps are as long, and mostly in the same direction
 
 
 @pytest.mark.parametrize("name", ["warmup_epochs", "weight_clip_norm", "alpha_scale", "selection_images"])
 def test_numbers_out_of_range_are_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match=f"{name} is -1; it must be a number from 0 on"):
+    with pytest.raises(ConfigError, match=f"{name} is -1; it must be at least 0"):
         make(tmp_path, **{name: -1})
 
 

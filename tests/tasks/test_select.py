@@ -46,7 +46,7 @@ def searched(space: DifferentiableSpace, folder: Path, edge_alphas: bool = False
 
 def make(space: DifferentiableSpace, folder: Path, lr: float = 0.05, **options: Any) -> SelectTask:
     defaults: dict[str, Any] = {
-        "supernet": options.get("supernet") or searched(space, folder),
+        "supernet_path": options.get("supernet_path") or searched(space, folder),
         "epochs_between": 1,
         "space": space,
         "hypergradient": FirstOrder(),
@@ -70,8 +70,8 @@ def fit(task: SelectTask, *callbacks: Callback, ckpt_path: Path | None = None, *
 def test_choices_are_those_of_a_loop_over_removals(space: Any, by_loss: bool, tmp_path: Path) -> None:
     """With a learning rate of 0, so that one supernet serves all steps."""
     task = make(space, tmp_path, lr=0.0, by_loss=by_loss, selection_batch_size=7)
-    network, data = copy.deepcopy(task.supernet).double().train(), FixedHalves(batches=2)
-    factors = {name: alpha.detach().double().softmax(1) for name, alpha in task.alphas.items()}
+    network, data = copy.deepcopy(task.model.supernet).double().train(), FixedHalves(batches=2)
+    factors = {name: alpha.detach().double().softmax(1) for name, alpha in task.model.alphas.items()}
     images, labels = data.sets["search"][:]
 
     def measured(cell: str, changed: Tensor) -> float:
@@ -111,13 +111,13 @@ def test_choices_are_those_of_a_loop_over_removals(space: Any, by_loss: bool, tm
         torch.testing.assert_close(mine, torch.tensor(scores, dtype=torch.float64), rtol=0, atol=1e-9)
     assert any(len(set(scores)) > 1 for *_, scores in expected)
     # the final supernet is the found architecture, and the file says how it came about
-    for cell, pairs in space.chosen(task.discretize()).items():
+    for cell, pairs in space.chosen(task.model.discretize()).items():
         truth = torch.zeros_like(factors[cell])
         truth[tuple(torch.tensor(pairs).t())] = 1
         assert torch.equal(factors[cell], truth)
-        assert torch.equal(task.mixtures()[cell].operations, truth)
+        assert torch.equal(task.model.mixtures()[cell].operations, truth)
     provenance = read_json(tmp_path / "architecture.json", repair="")["provenance"]
-    assert load_architecture(tmp_path / "architecture.json") == task.found == task.discretize()
+    assert load_architecture(tmp_path / "architecture.json") == task.found == task.model.discretize()
     assert [d["scores"] for d in provenance["decisions"]] == [d.scores for d in task.decisions]
     assert provenance["task"] == "SelectTask"
     # ``none`` counts where it may be chosen
@@ -144,16 +144,16 @@ def test_steps_are_at_the_published_epochs() -> None:
 @pytest.mark.parametrize("space", SPACES, ids=["darts", "nasbench201"])
 def test_steps_come_on_time_and_what_is_decided_stays(space: Any, tmp_path: Path) -> None:
     class Watched(SelectTask):
-        def _make_step(self, step: int) -> None:
-            before = {name: b.clone() for name, b in self.supernet.named_buffers()}
-            super()._make_step(step)
-            assert all(torch.equal(b, before[name]) for name, b in self.supernet.named_buffers())
+        def make_step(self, step: int) -> None:
+            before = {name: b.clone() for name, b in self.model.supernet.named_buffers()}
+            super().make_step(step)
+            assert all(torch.equal(b, before[name]) for name, b in self.model.supernet.named_buffers())
             seen.append((step, self.current_epoch))
 
         def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
             super().on_train_batch_end(outputs, batch, batch_idx)
             with torch.no_grad():
-                mixtures = self.mixtures()
+                mixtures = self.model.mixtures()
             last = {(d.cell, d.edge): d.operation for d in self.decisions}
             for (cell, edge), operation in last.items():
                 row = torch.zeros(len(space.operations), dtype=torch.float64)
@@ -169,12 +169,12 @@ def test_steps_come_on_time_and_what_is_decided_stays(space: Any, tmp_path: Path
     seen: list[tuple[int, int]] = []
     task = make(space, tmp_path, epochs_between=2)
     task.__class__ = Watched
-    before = [a.detach().double().clone() for a in task.alpha_list]
+    before = [a.detach().double().clone() for a in task.model.alpha_list]
     fit(task)
     assert seen == list(enumerate(task.plan.epochs))
     assert task.trainer.current_epoch == task.plan.length == 2 * len(seen) - (1 if space.inputs_kept else 2)
-    assert all(not torch.equal(a, b) for a, b in zip(task.alpha_list, before, strict=True))
-    assert task.discretize() == task.found
+    assert all(not torch.equal(a, b) for a, b in zip(task.model.alpha_list, before, strict=True))
+    assert task.model.discretize() == task.found
 
 
 def test_fixed_alphas_leave_all_operations_of_an_edge_alike(tmp_path: Path) -> None:
@@ -183,12 +183,12 @@ def test_fixed_alphas_leave_all_operations_of_an_edge_alike(tmp_path: Path) -> N
 
     class Look(Callback):
         def on_train_batch_end(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
-            seen.append(pl_module.mixtures())
+            seen.append(pl_module.model.mixtures())
 
-    before = [p.detach().double().clone() for p in task.supernet.parameters()]
+    before = [p.detach().double().clone() for p in task.model.supernet.parameters()]
     fit(task, Look())
-    assert not any(a.any() for a in task.alpha_list)
-    assert all(not torch.equal(p, q) for p, q in zip(task.supernet.parameters(), before, strict=True))
+    assert not any(a.any() for a in task.model.alpha_list)
+    assert all(not torch.equal(p, q) for p, q in zip(task.model.supernet.parameters(), before, strict=True))
     for i, edge in enumerate(task.plan.edges["normal"]):  # two batches an epoch, a step an epoch
         for mixtures in seen[: 2 * i]:
             row = mixtures["normal"].operations[edge].detach()
@@ -201,15 +201,15 @@ def test_an_edge_keeps_its_whole_factor_and_a_forced_one_is_not_measured(tmp_pat
     forced[0, 3] = True
     space = SPACES[0].restrict({"normal": forced})
     supernet = searched(space, tmp_path, edge_alphas=True)
-    task = make(space, tmp_path, supernet=supernet, normalization=EdgeSoftmax(), discretizer=ProductScore())
+    task = make(space, tmp_path, supernet_path=supernet, normalization=EdgeSoftmax(), discretizer=ProductScore())
     fit(task)
     (decision,) = [d for d in task.decisions if (d.cell, d.edge) == ("normal", 0) and d.operation is not None]
     assert (decision.operation, decision.scores) == (3, {})
-    for mixture in task.mixtures().values():
+    for mixture in task.model.mixtures().values():
         torch.testing.assert_close(mixture.operations.sum(1), mixture.edges)
         assert (mixture.edges > 0).sum() == 4
         assert (mixture.operations > 0).sum() == 4
-    assert task.found == task.discretize()
+    assert task.found == task.model.discretize()
 
 
 @pytest.mark.parametrize("space", SPACES, ids=["darts", "nasbench201"])
@@ -236,7 +236,7 @@ def test_a_search_hands_its_supernet_on(tmp_path: Path) -> None:
         options[part] = lambda p: torch.optim.SGD(p, lr=0.1)
     search = BilevelTask(space, FirstOrder(), SoftmaxScore(), write_supernet=True, **options)
     quiet_trainer(max_epochs=1).fit(search, datamodule=FixedHalves(batches=1, dtype=torch.float32))
-    task = make(space, tmp_path, supernet=str(search.outputs["supernet"][0]))
+    task = make(space, tmp_path, supernet_path=str(search.outputs["supernet"][0]))
     for name, value in search.state_dict().items():
         torch.testing.assert_close(task.state_dict()[name], value, msg=name)
 
@@ -252,10 +252,10 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=f"{name} is {value}"):
             make(space, tmp_path, **{name: value})
     with pytest.raises(ArtifactError, match=r"missing\.safetensors"):
-        make(space, tmp_path, supernet="missing.safetensors")
+        make(space, tmp_path, supernet_path="missing.safetensors")
     with pytest.raises(ArtifactError, match="lacks weights"):
-        make(space, tmp_path, supernet=searched(SPACES[1], tmp_path))
+        make(space, tmp_path, supernet_path=searched(SPACES[1], tmp_path))
     network = space.supernet(num_classes=3, image_shape=SHAPE)
     plain = TrainedSupernet(network, space, SHAPE, 3, {}).save(tmp_path / "plain.safetensors")
-    with pytest.raises(ArtifactError, match="has no alphas: it is of no search"):
-        make(space, tmp_path, supernet=str(plain))
+    with pytest.raises(ArtifactError, match="has no alphas: no search wrote it"):
+        make(space, tmp_path, supernet_path=str(plain))

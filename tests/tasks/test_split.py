@@ -125,7 +125,7 @@ def test_two_splits_are_four_parts_of_the_space(tmp_path: Path) -> None:
         trained = make(
             tmp_path / f"b{i}",
             space=narrowed,
-            supernet=given["supernet"],
+            supernet_path=given["supernet_path"],
             discretizer=SoftmaxScore(),
             write_supernet=True,
         )
@@ -172,7 +172,7 @@ def test_what_cannot_be_split_is_refused(tmp_path: Path) -> None:
         max_epochs=1,
     )
     sizes: dict[str, Any] = {"num_classes": 3, "image_shape": (3, 8, 8)}
-    with pytest.raises(ConfigError, match="no edge takes more than one operation"):
+    with pytest.raises(ConfigError, match="no edge has more than one operation"):
         SplitTask(space.restrict({"cell": single}), str(tmp_path / "supernet.safetensors"), **sizes)
     few = DARTSSpace(nodes=1, operations=("none", "skip_connect", "sep_conv_3x3"), channels=2, cells=3)
     fit(make(tmp_path, space=few, discretizer=SoftmaxScore(), write_supernet=True), max_epochs=1)

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from lightning_nas.architecture import Architecture
+from lightning_nas.differentiable.normalization.base import Normalization
+from lightning_nas.differentiable.relaxation.base import Relaxation
+from lightning_nas.errors import ConfigError
 from lightning_nas.spaces.base import DifferentiableSpace
 
 
@@ -18,13 +21,35 @@ class Discretizer(ABC):
 
     edge_alphas: bool = False
 
-    def check(self, space: DifferentiableSpace) -> None:
-        """Look at the space that is to be discretized; by default any will do.
+    def check(
+        self, space: DifferentiableSpace, relaxation: Relaxation, normalization: Normalization | None = None
+    ) -> None:
+        """Refuse a search whose alphas this discretizer cannot read.
+
+        Args:
+            space: The search space.
+            relaxation: Makes the factors within an edge.
+            normalization: Makes the factors of different edges comparable; None in DARTS.
 
         Raises:
-            ConfigError: This discretizer cannot serve it.
+            ConfigError: The scores need alphas of edges, which the search does not train.
         """
-        return
+        if self.edge_alphas and not (normalization is not None and normalization.edge_alphas):
+            raise ConfigError(
+                f"{type(self).__name__} scores by alphas of edges, which {type(normalization).__name__} does not "
+                "train. Use EdgeSoftmax as the normalization, or another discretizer."
+            )
+
+    def _check_comparable(
+        self, comparable: bool, wanted: str, relaxation: Relaxation, normalization: Normalization | None
+    ) -> None:
+        """Refuse to compare alphas of different edges that no gradient compares."""
+        if not comparable:
+            raise ConfigError(
+                f"{type(self).__name__} compares alphas of different edges, but {type(relaxation).__name__} with "
+                f"{type(normalization).__name__} lets all alphas of an edge rise together, which no gradient sees. "
+                f"Use {wanted}, or another discretizer."
+            )
 
     @abstractmethod
     def scores(self, alphas: Tensor, edge_alphas: Tensor | None, nodes: Sequence[slice]) -> Tensor:

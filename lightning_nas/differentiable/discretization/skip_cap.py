@@ -6,8 +6,11 @@ import torch
 from torch import Tensor
 
 from lightning_nas.architecture import Architecture
+from lightning_nas.checks import at_least
 from lightning_nas.differentiable.discretization.base import Discretizer
 from lightning_nas.differentiable.discretization.softmax_score import SoftmaxScore
+from lightning_nas.differentiable.normalization.base import Normalization
+from lightning_nas.differentiable.relaxation.base import Relaxation
 from lightning_nas.errors import ConfigError
 from lightning_nas.spaces.base import DifferentiableSpace
 
@@ -25,29 +28,35 @@ class SkipCap(Discretizer):
            and Evaluation, ICCV 2019, https://arxiv.org/abs/1904.12760
 
     Args:
-        most: Skip connections that may stay (the paper: 2).
+        max_skips: Largest number of skip connections that may stay in a cell (the paper: 2).
         cell_type: The cell that is limited (the paper: the normal one).
         discretizer: What scores the operations, at least 0 each; by default ``SoftmaxScore``.
 
     Raises:
-        ConfigError: ``most`` is negative.
+        ConfigError: ``max_skips`` is negative.
     """
 
-    def __init__(self, most: int = 2, cell_type: str = "normal", discretizer: Discretizer | None = None) -> None:
-        if most < 0:
-            raise ConfigError(f"most is {most}; it must be at least 0.")
-        self.most = most
+    def __init__(self, max_skips: int = 2, cell_type: str = "normal", discretizer: Discretizer | None = None) -> None:
+        at_least(0, max_skips=max_skips)
+        self.max_skips = max_skips
         self.cell_type = cell_type
         self.discretizer = discretizer or SoftmaxScore()
         self.edge_alphas = self.discretizer.edge_alphas
 
-    def check(self, space: DifferentiableSpace) -> None:
-        """Refuse a space without such cells, or one that must take more skip connections.
+    def check(
+        self, space: DifferentiableSpace, relaxation: Relaxation, normalization: Normalization | None = None
+    ) -> None:
+        """Refuse what the inner discretizer refuses, and a space that cannot keep the limit.
+
+        Args:
+            space: The search space.
+            relaxation: Makes the factors within an edge.
+            normalization: Makes the factors of different edges comparable; None in DARTS.
 
         Raises:
-            ConfigError: It is such a space.
+            ConfigError: The space has no such cells or no skip connections, or every architecture of it has more.
         """
-        self.discretizer.check(space)
+        self.discretizer.check(space, relaxation, normalization)
         if self.cell_type not in space.cell_types or SKIP not in space.operations:
             raise ConfigError(
                 f"SkipCap limits {SKIP} in the cell {self.cell_type!r}; the space has the cells "
@@ -55,11 +64,11 @@ class SkipCap(Discretizer):
             )
         scores = {name: torch.ones(space.edges, len(space.operations)) for name in space.cell_types}
         scores[self.cell_type][:, space.operations.index(SKIP)] = -1.0
-        least = len(self._skips(space.select(scores), space))
-        if least > self.most:
+        fewest = len(self._skips(space.select(scores), space))
+        if fewest > self.max_skips:
             raise ConfigError(
-                f"SkipCap is to leave at most {self.most} skip connections, but every architecture of the space has at "
-                f"least {least}. Allow other operations, or raise `most`."
+                f"max_skips is {self.max_skips}, but every architecture of the space has at least {fewest} skip "
+                "connections. Allow other operations, or raise max_skips."
             )
 
     def scores(self, alphas: Tensor, edge_alphas: Tensor | None, nodes: Sequence[slice]) -> Tensor:
@@ -76,7 +85,7 @@ class SkipCap(Discretizer):
         own, column = scores[self.cell_type], space.operations.index(SKIP)
         found = space.select(scores)
         # every turn gives up another one, and `check` has seen to it that there is enough else
-        while len(skips := self._skips(found, space)) > self.most:
+        while len(skips := self._skips(found, space)) > self.max_skips:
             own[min(skips, key=lambda edge: float(own[edge, column])), column] = -1.0
             found = space.select(scores)
         return found

@@ -1,7 +1,7 @@
 """What a hypergradient is."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_nas.differentiable.model import SearchModel
+from lightning_nas.differentiable.regularization.base import Regularizer
 from lightning_nas.errors import ConfigError
 
 Batch = Any
@@ -120,6 +122,44 @@ class Hypergradient(ABC):
 
     needs_sgd: bool = False
     one_level: bool = False
+
+    def check(self, model: SearchModel, regularizers: Sequence[Regularizer]) -> None:
+        """Refuse a search in which a step of the weights cannot be unrolled, if this gradient does so.
+
+        Args:
+            model: The model of the search.
+            regularizers: Terms of its losses.
+
+        Raises:
+            ConfigError: The supernet runs only with its own weights, two passes differ by their random draws, or the
+                weights follow a term that the unrolled step does not know.
+        """
+        if not self.needs_sgd:
+            return
+        own, runner = type(self).__name__, model.runner
+        if runner.checkpoint_cells or runner.compile is not False:
+            raise ConfigError(
+                f"{own} evaluates the supernet at weights that are not its own, which checkpoint_cells: "
+                f"{runner.checkpoint_cells} and compile: {runner.compile} cannot do. Use checkpoint_cells: false and "
+                "compile: false, or FirstOrder."
+            )
+        if model.relaxation.stochastic:
+            raise ConfigError(
+                f"{type(model.relaxation).__name__} draws anew in every pass, but {own} compares passes with each "
+                "other. Use FirstOrder or OneLevel, or another relaxation."
+            )
+        if "noise" in model.space.operations:
+            raise ConfigError(
+                f"The operation noise draws anew in every pass, but {own} compares passes with each other. Use "
+                "FirstOrder, or a space without noise."
+            )
+        for regularizer in regularizers:
+            if regularizer.weight_term:
+                name = type(regularizer).__name__
+                raise ConfigError(
+                    f"{own} unrolls a step of the weights without the term of {name}. Use FirstOrder or OneLevel, or "
+                    f"leave {name} out."
+                )
 
     @abstractmethod
     def gradient(self, problem: BilevelProblem, train: Batch, search: Batch) -> tuple[Tensor, ...]:

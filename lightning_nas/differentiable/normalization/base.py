@@ -18,6 +18,17 @@ class Normalization(ABC):
 
     edge_alphas: bool = False
 
+    def check(self, relaxation: Relaxation) -> None:
+        """Refuse a relaxation that this normalization does not go with; by default it goes with every relaxation.
+
+        Args:
+            relaxation: Makes the factors within an edge.
+
+        Raises:
+            ConfigError: The two do not go together.
+        """
+        return
+
     @abstractmethod
     def normalize(
         self, alphas: Tensor, edge_alphas: Tensor | None, relaxation: Relaxation, nodes: Sequence[slice]

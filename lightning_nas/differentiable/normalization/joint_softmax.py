@@ -24,18 +24,25 @@ class JointSoftmax(Normalization):
     names normalization against selection errors (Liu et al., Neural Networks 2025) publishes no formula.
     """
 
-    def normalize(
-        self, alphas: Tensor, edge_alphas: Tensor | None, relaxation: Relaxation, nodes: Sequence[slice]
-    ) -> Mixture:
-        """Factor of an operation: its share in the node.
+    def check(self, relaxation: Relaxation) -> None:
+        """Refuse a relaxation whose place a softmax over the node cannot take.
+
+        Args:
+            relaxation: Makes the factors within an edge.
 
         Raises:
-            ConfigError: The relaxation is no softmax, so that a joint one cannot take its place.
+            ConfigError: It is not ``Softmax``.
         """
         if not isinstance(relaxation, Softmax):
             raise ConfigError(
                 f"JointSoftmax takes the place of a Softmax relaxation; received {type(relaxation).__name__}. "
                 "Use EdgeSoftmax with it."
             )
+
+    def normalize(
+        self, alphas: Tensor, edge_alphas: Tensor | None, relaxation: Relaxation, nodes: Sequence[slice]
+    ) -> Mixture:
+        """Factor of an operation: its share in the node."""
+        assert isinstance(relaxation, Softmax), "check refuses all others"
         shares = joint_softmax(alphas / relaxation.temperature, nodes)
         return Mixture(shares, shares.sum(dim=1))

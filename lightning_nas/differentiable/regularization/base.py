@@ -1,48 +1,60 @@
 """What a regularizer is."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from lightning_nas.differentiable.model import SearchModel
 from lightning_nas.spaces.base import Mixture
 
 
 @dataclass(frozen=True)
 class WeightStep:
-    """One step of the weights, as a regularizer may look at it.
+    """One step of the weights, as a regularizer sees it.
 
     Attributes:
-        images: The batch, normalised and augmented.
-        logits: What the supernet says of it.
-        virtual: ``(images, state, mixtures) -> logits`` of the supernet with other parameters and buffers, which moves
-            the batch-norm statistics among them.
+        images: The batch ``(batch, channels, height, width)``, normalised and augmented.
+        logits: The supernet's logits ``(batch, classes)`` for it.
+        model: The model that is trained.
     """
 
     images: Tensor
     logits: Tensor
-    virtual: Callable[[Tensor, Mapping[str, Tensor], Mapping[str, Mixture]], Tensor]
+    model: SearchModel
 
     def evaluate(self, state: Mapping[str, Tensor], mixtures: Mapping[str, Mixture]) -> Tensor:
-        """Logits of the batch by the supernet with other parameters and buffers; no gradients, nothing is moved."""
+        """Logits of the batch with other weights, without gradients and without moving any statistics.
+
+        Args:
+            state: Parameters and buffers of the supernet by name.
+            mixtures: Factors by cell type.
+        """
         with torch.no_grad():
-            return self.virtual(self.images, {name: value.clone() for name, value in state.items()}, mixtures)
+            state = {name: value.clone() for name, value in state.items()}
+            return self.model.virtual_logits(self.images, state, mixtures)
 
 
 class Regularizer(ABC):
-    """A term of the loss that the alphas minimise, or of that of the weights, or of both."""
+    """A term of the loss that the alphas minimise, of the loss that the weights minimise, or of both.
 
-    def attach(self, task: Any) -> None:
-        """Look at the search that is to use this, when it is built or gets another supernet; by default nothing.
+    Attributes:
+        weight_term: Whether ``weight_penalty`` adds a term to the loss of the weights.
+    """
+
+    weight_term: bool = False
+
+    def attach(self, model: SearchModel) -> None:
+        """Look at the model that this will regularize, when it is built and whenever its supernet is replaced.
 
         Args:
-            task: A ``BilevelTask``.
+            model: The model of the search.
 
         Raises:
-            ConfigError: The two don't go together.
+            ConfigError: The two do not go together.
         """
         return
 
@@ -51,22 +63,35 @@ class Regularizer(ABC):
         """The term of the alphas' loss, a scalar.
 
         Args:
-            alphas: ``(edges, operations)`` a cell type; ``-inf`` where the space does not allow an operation.
-            progress: The share of the search's epochs that is over, from 0 to 1.
+            alphas: Alphas ``(edges, operations)`` by cell type; ``-inf`` where the space does not allow an operation.
+            progress: Fraction of the search's epochs that are over, from 0 to 1.
         """
 
     def weight_penalty(self, step: WeightStep) -> Tensor | None:
-        """The term of the weights' loss, a scalar; by default None: there is none."""
+        """The term of the weights' loss, a scalar; None, the default, if there is none in this step.
+
+        Args:
+            step: The step of the weights.
+        """
         return None
 
-    def after_epoch(self, supernet: nn.Module, mixtures: Mapping[str, Mixture]) -> None:
-        """Look at the supernet and its factors at the end of an epoch of training; by default nothing."""
+    def after_epoch(self, model: SearchModel, mixtures: Mapping[str, Mixture]) -> None:
+        """Look at the model at the end of an epoch of training; by default nothing happens.
+
+        Args:
+            model: The model of the search.
+            mixtures: Its present factors by cell type, without gradients.
+        """
         return
 
     def state_dict(self) -> dict[str, Any]:
-        """What a run goes on from, as numbers, text and tensors; by default nothing."""
+        """What a resumed run goes on from, as numbers, text and tensors; empty by default."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take it back."""
+        """Restore what ``state_dict`` returned.
+
+        Args:
+            state: The state.
+        """
         return

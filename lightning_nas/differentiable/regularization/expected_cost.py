@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_nas.differentiable.model import SearchModel
 from lightning_nas.differentiable.regularization.base import Regularizer
 from lightning_nas.differentiable.relaxation.base import Relaxation
 from lightning_nas.differentiable.relaxation.sigmoid import Sigmoid
@@ -48,13 +49,13 @@ class ExpectedCost(Regularizer):
         self.relaxation: Relaxation = Sigmoid()
         self.costs: dict[str, Tensor] = {}
 
-    def attach(self, task: Any) -> None:
+    def attach(self, model: SearchModel) -> None:
         """Count what the operations cost, once.
 
         Raises:
             ConfigError: The factors of an edge have a fixed sum.
         """
-        self.relaxation = task.relaxation
+        self.relaxation = model.relaxation
         probe = torch.tensor([[0.0, 0.0], [3.0, 1.0]])
         if torch.allclose(self.relaxation.relax(probe).sum(1), torch.ones(2)):
             raise ConfigError(
@@ -62,7 +63,7 @@ class ExpectedCost(Regularizer):
                 "edge. Use Sigmoid as the relaxation, or leave ExpectedCost out."
             )
         if not self.costs:
-            self.costs = self._counted(task.space, task.supernet)
+            self.costs = self._counted(model.space, model.supernet)
 
     def _counted(self, space: DifferentiableSpace, supernet: Supernet) -> dict[str, Tensor]:
         own = {name for name, _ in supernet.named_parameters()}

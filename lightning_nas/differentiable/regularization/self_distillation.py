@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from lightning_nas.differentiable.model import SearchModel
 from lightning_nas.differentiable.regularization.base import Regularizer, WeightStep
 from lightning_nas.errors import ConfigError
 from lightning_nas.spaces.base import Mixture
@@ -40,6 +41,8 @@ class SelfDistillation(Regularizer):
         ConfigError: A number is out of its range.
     """
 
+    weight_term = True
+
     def __init__(self, weight: float = 1.0, teachers: int = 3, temperature: float = 1.0) -> None:
         if weight < 0 or teachers < 1 or temperature <= 0:
             raise ConfigError(
@@ -51,21 +54,19 @@ class SelfDistillation(Regularizer):
         self.temperature = temperature
         self.held: list[Teacher] = []
 
-    def attach(self, task: Any) -> None:
-        """Begin without teachers. Refuse steps of the weights that would not know of the term, and compiled supernets.
+    def attach(self, model: SearchModel) -> None:
+        """Start without teachers: those of another supernet do not fit.
+
+        Args:
+            model: The model of the search.
 
         Raises:
-            ConfigError: The hypergradient unrolls a step, or the task compiles.
+            ConfigError: Its supernet is compiled.
         """
         self.held = []
-        if task.hypergradient.needs_sgd:
+        if model.runner.compile is not False:
             raise ConfigError(
-                f"{type(task.hypergradient).__name__} unrolls a step of the weights without SelfDistillation's term. "
-                "Use FirstOrder or OneLevel, or leave SelfDistillation out."
-            )
-        if task.settings[2] is not False:
-            raise ConfigError(
-                f"SelfDistillation evaluates supernets of before, which compile: {task.settings[2]} cannot do. Use "
+                f"SelfDistillation evaluates earlier supernets, which compile: {model.runner.compile} cannot do. Use "
                 "compile: false."
             )
 
@@ -99,8 +100,9 @@ class SelfDistillation(Regularizer):
         divergence = F.kl_div(own, self.vote(step).to(own.dtype), reduction="batchmean")
         return self.weight * self.temperature**2 * divergence
 
-    def after_epoch(self, supernet: nn.Module, mixtures: Mapping[str, Mixture]) -> None:
-        """Keep this epoch's supernet."""
+    def after_epoch(self, model: SearchModel, mixtures: Mapping[str, Mixture]) -> None:
+        """Keep this epoch's supernet as a teacher."""
+        supernet = model.supernet
         state = {n: t.detach().clone() for n, t in (*supernet.named_parameters(), *supernet.named_buffers())}
         teacher: Teacher = {
             "state": state,

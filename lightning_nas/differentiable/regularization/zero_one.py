@@ -1,11 +1,11 @@
 """The zero-one loss of FairDARTS."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from lightning_nas.differentiable.model import SearchModel
 from lightning_nas.differentiable.regularization.base import Regularizer
 from lightning_nas.differentiable.relaxation.sigmoid import Sigmoid
 from lightning_nas.errors import ConfigError
@@ -32,16 +32,16 @@ class ZeroOne(Regularizer):
             raise ConfigError(f"weight is {weight}; it must be at least 0.")
         self.weight = weight
 
-    def attach(self, task: Any) -> None:
+    def attach(self, model: SearchModel) -> None:
         """Refuse a relaxation that has no sigmoids.
 
         Raises:
             ConfigError: It is not ``Sigmoid``.
         """
-        if not isinstance(task.relaxation, Sigmoid):
+        if not isinstance(model.relaxation, Sigmoid):
             raise ConfigError(
                 f"ZeroOne drives sigmoids of the alphas to 0 or 1, but the relaxation is "
-                f"{type(task.relaxation).__name__}. Use Sigmoid as the relaxation, or leave ZeroOne out."
+                f"{type(model.relaxation).__name__}. Use Sigmoid as the relaxation, or leave ZeroOne out."
             )
 
     def penalty(self, alphas: Mapping[str, Tensor], progress: float) -> Tensor:

@@ -1,0 +1,109 @@
+"""What the alphas and the weights of a differentiable search minimise."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_nas.data.splits import derived_seed
+from lightning_nas.differentiable.hypergradient.base import Batch, Weights
+from lightning_nas.differentiable.model import SearchModel
+from lightning_nas.differentiable.regularization.base import Regularizer, WeightStep
+from lightning_nas.spaces.base import Mixture
+
+
+class WeightLoss(NamedTuple):
+    """What one step of the weights minimises.
+
+    Attributes:
+        total: The loss with all its terms.
+        loss: The cross-entropy alone.
+        logits: The supernet's logits ``(batch, classes)``.
+    """
+
+    total: Tensor
+    loss: Tensor
+    logits: Tensor
+
+
+class SearchObjective:
+    """The losses of a search: cross-entropy on a batch plus the terms of the regularizers.
+
+    Every forward pass of a step draws the relaxation's noise from a seed of its own, which depends on the phase and on
+    the step alone: all processes, and a resumed run, draw the same.
+
+    Args:
+        model: The model of the search.
+        regularizers: Terms of the losses.
+        seed: Seed of the relaxation's draws.
+
+    Attributes:
+        progress: Fraction of the search's epochs that are over, from 0 to 1.
+        step: Optimizer steps so far, those of both optimizers.
+    """
+
+    def __init__(self, model: SearchModel, regularizers: Sequence[Regularizer], seed: int) -> None:
+        self.model = model
+        self.regularizers = regularizers
+        self.seed = seed
+        self.progress = 0.0
+        self.step = 0
+
+    def move_to(self, progress: float, step: int) -> None:
+        """Say where the search is.
+
+        Args:
+            progress: Fraction of the search's epochs that are over, from 0 to 1.
+            step: Optimizer steps so far.
+        """
+        self.progress, self.step = progress, step
+
+    def train_loss(self, batch: Batch, weights: Weights | None = None) -> Tensor:
+        """Cross-entropy on a batch of the train half, differentiable in alphas and weights.
+
+        Args:
+            batch: Images and labels.
+            weights: Weights to use instead of the supernet's own.
+        """
+        images, labels = batch
+        return F.cross_entropy(self.model.logits(images, self._mixtures("train"), weights), labels)
+
+    def search_loss(self, batch: Batch, weights: Weights | None = None) -> Tensor:
+        """Cross-entropy on a batch of the search half, without ``penalty``.
+
+        Args:
+            batch: Images and labels.
+            weights: Weights to use instead of the supernet's own; no gradient of the own ones will be asked for.
+        """
+        images, labels = batch
+        return F.cross_entropy(self.model.logits(images, self._mixtures("search"), weights, frozen=True), labels)
+
+    def penalty(self) -> Tensor:
+        """The regularizers' terms of the alphas' loss, a scalar."""
+        alphas = self.model.masked_alphas(-torch.inf)
+        terms = [regularizer.penalty(alphas, self.progress) for regularizer in self.regularizers]
+        return torch.stack(terms).sum() if terms else self.model.alpha_list[0].new_zeros(())
+
+    def weight_loss(self, batch: Batch, *, with_alphas: bool) -> WeightLoss:
+        """The loss of the weights on a batch, with the regularizers' terms of it.
+
+        Args:
+            batch: Images and labels.
+            with_alphas: Whether the alphas follow the same loss; their penalty is then a part of it.
+        """
+        images, labels = batch
+        mixtures = self._mixtures("train")
+        if not with_alphas:
+            mixtures = {name: mixture.detached() for name, mixture in mixtures.items()}
+        logits = self.model.logits(images, mixtures)
+        loss = F.cross_entropy(logits, labels)
+        total = loss + self.penalty() if with_alphas else loss
+        for regularizer in self.regularizers:
+            term = regularizer.weight_penalty(WeightStep(images, logits, self.model))
+            total = total if term is None else total + term
+        return WeightLoss(total, loss, logits)
+
+    def _mixtures(self, phase: str) -> dict[str, Mixture]:
+        return self.model.drawn_mixtures(self.progress, derived_seed(self.seed, "relaxation", phase, self.step))
