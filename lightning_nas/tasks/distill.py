@@ -1,4 +1,4 @@
-"""Dataset distillation."""
+"""Dataset distillation as a task."""
 
 import math
 from collections.abc import Sequence
@@ -22,23 +22,45 @@ from lightning_nas.tasks.common import EpochMeans, check_state, check_weights, o
 class DistillTask(LightningModule):
     """Condenses the training images into a small proxy.
 
-    The scheme says how the proxy is stored, the matcher what it must have in common with the real images. Batches come
-    from ``ClassBalancedDataModule``: the same number of images of every class. After every epoch in which the matcher's
-    mean loss is the lowest so far the proxy is written anew, so that the best one is always on disk:
-    ``proxy.safetensors``, ``proxy.json``, and ``pictures.safetensors`` with a few images for reports.
-
-    Attributes:
-        inputs: Files that the matcher reads, by the kind of artifact.
-        outputs: Files that the run has written, likewise; on the main process only.
+    The scheme says how the proxy is stored, the matcher what it must have in common with the real images. Data come
+    from ``ClassBalancedDataModule``. After every epoch whose mean loss of the matcher is the lowest so far, the proxy
+    is written, so that the best one is always on disk: ``proxy.safetensors`` and ``proxy.json``, with a few images
+    for reports in ``pictures.safetensors``.
 
     Args:
-        scheme: How the proxy is stored. A control (real subset, noise) has nothing to train.
-        matcher: What trains the scheme; none for a control.
-        optimizer: Of the scheme's parameters; none for a control.
-        scheduler: Stepped after every epoch.
-        regularizers: What is added to the matcher's loss.
-        seed: Of all random choices.
-        output_dir: Where artifacts go; by default the folder of this run's logger.
+        scheme: How the proxy is stored. Controls (real images, noise) have nothing to train.
+        matcher: What the scheme is trained for; null for a control.
+        optimizer: Optimizer of the scheme's parameters; null for a control.
+        scheduler: Learning rate scheduler, stepped after every epoch; a constant rate if null.
+        regularizers: Terms that are added to the matcher's loss.
+        seed: Seed of all random choices.
+        output_dir: Folder of the written files; the folder of this run's logger if null.
+
+    Attributes:
+        inputs: Files that the matcher reads, by kind of artifact.
+        outputs: Files that the run has written, by kind of artifact; on the main process only.
+
+    Raises:
+        ConfigError: There is a matcher without an optimizer, or an optimizer or regularizers without a matcher.
+
+    Example:
+        ```yaml
+        model:
+          class_path: DistillTask
+          init_args:
+            scheme:
+              class_path: PlainImages
+            matcher:
+              class_path: DistributionMatching
+            optimizer:
+              class_path: torch.optim.SGD
+              init_args: {lr: 1.0, momentum: 0.5}
+        data:
+          class_path: ClassBalancedDataModule
+          init_args:
+            data:
+              class_path: CIFAR10DataModule
+        ```
     """
 
     def __init__(
@@ -71,11 +93,16 @@ class DistillTask(LightningModule):
         self.outputs: dict[str, list[Path]] = {}
 
     def setup(self, stage: str) -> None:
-        """Start the scheme from the real training images; a checkpoint's values replace it afterwards."""
+        """Start the scheme from the real training images; a checkpoint replaces its values afterwards.
+
+        Raises:
+            ConfigError: The scheme has nothing to train and a matcher, or the other way round; or the matcher or a
+                regularizer does not work with the data.
+        """
         self.means.clear()
         self.best, self.best_epoch, self.best_tensors = math.inf, 0, {}
         if self.matcher is None and self.trainer.world_size > 1:
-            raise ConfigError(f"{type(self.scheme).__name__} has nothing to train; use --trainer.devices 1.")
+            raise ConfigError(f"{type(self.scheme).__name__} has nothing to train. Use --trainer.devices 1.")
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]  # set by fit(datamodule=...)
         images, labels = data.training_images()
         generator = torch.Generator().manual_seed(self.seed)
@@ -95,7 +122,7 @@ class DistillTask(LightningModule):
         return (self.seed * 1_000_003 + step) % 2**63
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
-        """The matcher's loss and the regularizers'; nothing for a control."""
+        """Return the matcher's loss plus the regularizers'; None for a control."""
         if self.matcher is None:
             return None
         seed = self._step_seed(self.global_step)
@@ -106,13 +133,14 @@ class DistillTask(LightningModule):
             added = regularizer.loss(batch, self.scheme, seed)
             means[f"train/{type(regularizer).__name__}"] = added
             loss = loss + added
-        if self.trainer.world_size > 1:  # which waits for a gradient of everything, also of soft labels that none needs
+        if self.trainer.world_size > 1:
+            # data-parallel training waits for a gradient of every parameter, even of soft labels that nothing uses
             loss = loss + 0 * torch.stack([p.sum() for p in self.scheme.parameters() if p.requires_grad]).sum()
         self.means.add(means, len(batch[1]))
         return loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """The optimizer's step, then the matcher goes on: before any callback can write a checkpoint."""
+        """Take the optimizer's step, then let the matcher advance, before any callback can write a checkpoint."""
         seed = self._step_seed(self.global_step)
         super().optimizer_step(*args, **kwargs)
         if self.matcher is not None:
@@ -120,7 +148,7 @@ class DistillTask(LightningModule):
                 self.matcher.advance(self._drawn, seed)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Stop at a loss that is not finite."""
+        """Stop the training if its loss is not finite."""
         self.means.check(self, batch_idx)
 
     def _drawn(self, seed: int) -> Synthetic:
@@ -128,7 +156,7 @@ class DistillTask(LightningModule):
             return self.scheme.draw(seed).detached()
 
     def configure_optimizers(self) -> Any:
-        """The optimizer of the scheme's parameters; none for a control."""
+        """Make the optimizer of the scheme's parameters, and the scheduler if there is one; nothing for a control."""
         if self.make_optimizer is None:
             return None
         assert self.matcher is not None
@@ -149,7 +177,7 @@ class DistillTask(LightningModule):
             self._write(output_folder(self.trainer, self.output_dir))
 
     def on_fit_end(self) -> None:
-        """Write the best proxy of a run that was resumed into another folder and found no better one."""
+        """Write the best proxy of a run that was resumed with another output folder and found no better one."""
         folder = output_folder(self.trainer, self.output_dir)
         if self.trainer.is_global_zero and not (folder / "proxy.safetensors").is_file():
             last = {name: tensor.detach().clone() for name, tensor in self.scheme.state_dict().items()}
@@ -158,7 +186,7 @@ class DistillTask(LightningModule):
             self.scheme.load_state_dict(last)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the means of the epoch so far, and the best proxy.
+        """Store the sums of the epoch so far, and the best proxy.
 
         Raises:
             TrainingError: A loss or a parameter is not finite.
@@ -167,7 +195,7 @@ class DistillTask(LightningModule):
         checkpoint["best"] = {"loss": self.best, "epoch": self.best_epoch, "tensors": self.best_tensors}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take them back.
+        """Restore the sums of the epoch so far, and the best proxy.
 
         Raises:
             CheckpointError: The checkpoint is of another scheme.
@@ -180,7 +208,7 @@ class DistillTask(LightningModule):
 
     @property
     def _source(self) -> dict[str, Any]:
-        """What the images are distilled from, as JSON values."""
+        """Describe the real images, as JSON values."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]  # set by fit(datamodule=...)
         mean, std = [float(v) for v in data.mean], [float(v) for v in data.std]
         return {"mean": mean, "std": std, "split": data.data.split}
@@ -219,7 +247,7 @@ class DistillTask(LightningModule):
 
 
 def _some(images: Tensor, labels: Tensor, num_classes: int, most: int = 8) -> Tensor:
-    """The first images of up to ten classes, ``(classes, k, channels, height, width)``."""
+    """Return the first images of up to ten classes, ``(classes, k, channels, height, width)``."""
     shown = range(min(num_classes, 10))
     k = min(most, *(int((labels == c).sum()) for c in shown))
     return torch.stack([images[labels == c][:k] for c in shown])

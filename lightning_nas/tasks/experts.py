@@ -1,4 +1,4 @@
-"""Networks whose trainings a proxy is made to repeat."""
+"""Training of the networks whose trajectories trajectory matching follows."""
 
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
+from lightning_nas.checks import at_least
 from lightning_nas.data.sets import Batch, classes_of
 from lightning_nas.data.splits import derived_seed
 from lightning_nas.distill.convnet import ConvNet
@@ -21,34 +22,52 @@ from lightning_nas.tasks.common import EpochMeans, check_state, check_weights, o
 
 
 class ExpertsTask(LightningModule):
-    """Trains networks on the real images, one after another, and keeps their weights after every epoch.
+    """Trains several networks on the real images, one after another, and keeps their weights after every epoch.
 
-    What it writes, ``experts.safetensors`` and ``experts.json``, is what ``TrajectoryMatching`` follows. The files are
-    written anew with every expert that is finished. Each starts from weights and an optimizer of its own, at a constant
-    learning rate; ``trainer.max_epochs`` is the number of all epochs. A checkpoint holds all trajectories so far;
-    going on from one with more ``experts``, and ``max_epochs``, adds some.
+    It writes ``experts.safetensors`` and ``experts.json``, which ``TrajectoryMatching`` follows, anew whenever an
+    expert is finished. Each expert starts from new weights and a new state of the optimizer, and trains at a constant
+    learning rate. ``trainer.max_epochs`` must be the number of epochs of all experts together. A checkpoint contains
+    all trajectories so far; resuming it with more ``experts`` and ``max_epochs`` adds experts.
 
     References:
         1. Cazenavette, Wang, Torralba, Efros, Zhu: Dataset Distillation by Matching Training Trajectories, CVPR 2022,
            https://arxiv.org/abs/2203.11932
 
-    Attributes:
-        outputs: Files that the run has written, by the kind of artifact; on the main process only.
-
     Args:
-        optimizer: Of the weights (the paper: SGD, lr 0.01, batches of 256).
+        optimizer: Optimizer of the network weights (the paper: SGD with lr 0.01, batches of 256).
         experts: Number of networks, at least 1 (the paper: 100).
-        epochs_per_expert: At least 1 (the paper: 50).
-        width: Of the networks, see ``ConvNet`` (the paper: 128).
-        depth: Likewise (the paper: 3 at 32x32).
-        augmentation: Of training batches, all images of one alike; none if null.
-        seed: Of the first weights and of the augmentation.
-        output_dir: Where artifacts go; by default the folder of this run's logger.
+        epochs_per_expert: Number of epochs of each network, at least 1 (the paper: 50).
+        width: Channels of the networks, at least 1; see ``ConvNet`` (the paper: 128).
+        depth: Blocks of the networks, at least 1; each halves the image (the paper: 3 at 32x32).
+        augmentation: Change of training batches, the same for all images of a batch; none if null.
+        seed: Seed of the initial weights and of the augmentation.
+        output_dir: Folder of the written files; the folder of this run's logger if null.
         num_classes: Number of classes; the command line takes it from the data.
         image_shape: ``(channels, height, width)``; the command line takes it from the data.
 
+    Attributes:
+        outputs: Files that the run has written, by kind of artifact; on the main process only.
+
     Raises:
-        ConfigError: A number is out of its range, or the file would be too large to be read.
+        ConfigError: An argument is out of its range, or the file would be too large to be read.
+
+    Example:
+        ```yaml
+        model:
+          class_path: ExpertsTask
+          init_args:
+            experts: 5
+            epochs_per_expert: 10
+            optimizer:
+              class_path: torch.optim.SGD
+              init_args: {lr: 0.01}
+        data:
+          class_path: CIFAR10DataModule
+          init_args:
+            batch_size: 256
+        trainer:
+          max_epochs: 50
+        ```
     """
 
     def __init__(
@@ -65,10 +84,7 @@ class ExpertsTask(LightningModule):
         image_shape: tuple[int, int, int] = (3, 32, 32),
     ) -> None:
         super().__init__()
-        counts = {"experts": experts, "epochs_per_expert": epochs_per_expert, "width": width, "depth": depth}
-        for name, value in counts.items():
-            if value < 1:
-                raise ConfigError(f"{name} is {value}; it must be at least 1.")
+        at_least(1, experts=experts, epochs_per_expert=epochs_per_expert, width=width, depth=depth)
         self.make_optimizer = optimizer
         self.experts = experts
         self.epochs_per_expert = epochs_per_expert
@@ -86,29 +102,29 @@ class ExpertsTask(LightningModule):
         if size >= LARGEST_TENSORS:
             raise ConfigError(
                 f"{experts} experts of {epochs_per_expert} epochs and width {width} make a file of {size} bytes; files "
-                f"of {LARGEST_TENSORS} and more are not read. Use fewer experts or epochs, or a smaller width."
+                f"of {LARGEST_TENSORS} bytes or more are not read. Use fewer experts or epochs, or a smaller width."
             )
         self.means = EpochMeans()
-        # no buffer, which processes would send to each other before every step
+        # not a buffer, which processes would send to each other before every step
         self.recorded: list[Tensor] = []
         self.outputs: dict[str, list[Path]] = {}
 
     def _network(self, expert: int) -> ConvNet:
-        """A network with the first weights of an expert."""
+        """Make a network with the initial weights of an expert."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(self.seed, "expert", expert))
             return ConvNet(**self.arguments)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits ``(batch, classes)`` of the present expert."""
+        """Compute the logits ``(batch, classes)`` of the current expert."""
         logits: Tensor = self.network(x)
         return logits
 
     def setup(self, stage: str) -> None:
-        """Forget a training before; a checkpoint's trajectories replace them.
+        """Forget an earlier training; a checkpoint restores its trajectories afterwards.
 
         Raises:
-            ConfigError: ``max_epochs`` is not the number of all epochs.
+            ConfigError: ``max_epochs`` is not the number of epochs of all experts.
         """
         self.means.clear()
         self.recorded.clear()
@@ -120,21 +136,21 @@ class ExpertsTask(LightningModule):
             )
 
     def configure_optimizers(self) -> Any:
-        """The optimizer."""
+        """Make the optimizer."""
         return self.make_optimizer(self.parameters())
 
     def on_train_start(self) -> None:
-        """Begin an expert, unless a checkpoint has begun it."""
+        """Begin an expert, unless the checkpoint has begun it."""
         if len(self.recorded) % (self.epochs_per_expert + 1) == 0:
             self._begin()
 
     @property
     def finished(self) -> int:
-        """Experts that are trained to their end."""
+        """Number of experts whose training is complete."""
         return len(self.recorded) // (self.epochs_per_expert + 1)
 
     def _begin(self) -> None:
-        """Go over to the next expert, if there is one."""
+        """Begin the next expert, if there is one."""
         if self.finished == self.experts:
             return
         self.network.load_state_dict(self._network(self.finished).state_dict())
@@ -146,7 +162,7 @@ class ExpertsTask(LightningModule):
         self.recorded.append(parameters_to_vector(self.network.parameters()).detach().float().cpu())
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss on one batch."""
+        """Return the loss on one batch."""
         images, labels = batch
         if self.augmentation is not None:
             images = self.augmentation(images, derived_seed(self.seed, "augment", self.current_epoch, batch_idx))
@@ -155,7 +171,7 @@ class ExpertsTask(LightningModule):
         return found["train/loss"]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Loss and accuracy of the present expert on the validation set, where the data have one."""
+        """Log loss and accuracy of the current expert on the validation set, if the data have one."""
         self.log_dict(self._measured("val", *batch), batch_size=len(batch[1]), sync_dist=True)
 
     def _measured(self, split: str, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -164,11 +180,11 @@ class ExpertsTask(LightningModule):
         return {f"{split}/loss": F.cross_entropy(logits, labels), f"{split}/accuracy": accuracy}
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Stop at a loss that is not finite."""
+        """Stop the training if its loss is not finite."""
         self.means.check(self, batch_idx)
 
     def on_train_epoch_end(self) -> None:
-        """Log the means and keep the weights; after an expert's last epoch write all finished ones, begin the next."""
+        """Log the means and keep the weights; after an expert's last epoch, write the experts and begin the next."""
         self.means.log(self)
         check_weights(self)
         self._record()
@@ -178,7 +194,7 @@ class ExpertsTask(LightningModule):
             self._begin()
 
     def on_fit_end(self) -> None:
-        """Write the experts of a run that was resumed after its last epoch where there are none."""
+        """Write the experts of a run that was resumed after its last epoch, if they are not there."""
         folder = output_folder(self.trainer, self.output_dir)
         if self.finished and not (folder / "experts.safetensors").is_file():
             self._write(folder)
@@ -201,7 +217,7 @@ class ExpertsTask(LightningModule):
         self.outputs["experts"] = [path, path.with_suffix(".json")]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the trajectories and the means of the epoch so far.
+        """Store the trajectories, and the sums of the epoch so far.
 
         Raises:
             TrainingError: A loss or a parameter is not finite.
@@ -210,10 +226,10 @@ class ExpertsTask(LightningModule):
         checkpoint["experts"] = {"recorded": list(self.recorded), "epochs_per_expert": self.epochs_per_expert}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take them back.
+        """Restore the trajectories, and the sums of the epoch so far.
 
         Raises:
-            CheckpointError: The checkpoint is of other networks, or of other numbers of epochs or experts.
+            CheckpointError: The checkpoint has other networks, or other numbers of epochs or experts.
         """
         check_state(self, checkpoint)
         self.means.load(self, checkpoint)
@@ -221,7 +237,7 @@ class ExpertsTask(LightningModule):
         begun = -(-len(self.recorded) // (epochs + 1))
         if epochs != self.epochs_per_expert or begun > self.experts:
             raise CheckpointError(
-                f"The checkpoint has {begun} experts of {epochs} epochs, the last perhaps not finished; here experts "
-                f"is {self.experts} and epochs_per_expert {self.epochs_per_expert}. Use the same epochs_per_expert and "
-                "no fewer experts, or start anew without --ckpt_path."
+                f"The checkpoint has {begun} experts of {epochs} epochs, the last of which may be unfinished; here "
+                f"experts is {self.experts} and epochs_per_expert {self.epochs_per_expert}. Use the same "
+                "epochs_per_expert and no fewer experts, or start anew without --ckpt_path."
             )

@@ -1,4 +1,4 @@
-"""Training of a single-path supernet, and how well it ranks."""
+"""Training of a single-path supernet, and a measure of how well it ranks."""
 
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_nas.architecture import Architecture
+from lightning_nas.checks import at_least, within
 from lightning_nas.data.base import ImageDataModule
 from lightning_nas.data.sets import Batch, classes_of
 from lightning_nas.data.splits import derived_seed
@@ -26,42 +27,59 @@ from lightning_nas.tasks.common import EpochMeans, check_state, output_folder
 
 
 class SupernetTask(LightningModule):
-    """Trains a supernet on sampled paths (SPOS), and compares its ranks with the truth.
+    """Trains a supernet on sampled paths (SPOS), and compares its ranking of architectures with a reference.
 
-    A step minimises the mean loss of the architectures that ``paths`` draws; the draw depends on the seed and the step
-    alone, so that all processes take the same ones. Weights of operations that were on none of them stay exactly as
-    they are. At the end ``supernet.safetensors`` holds the weights.
+    A step minimizes the mean loss of the architectures that ``paths`` draws. The draw depends on the seed and the step
+    alone, so that all processes draw the same architectures. Weights that no drawn architecture uses stay exactly
+    unchanged: neither momentum nor weight decay moves them. At the end, the weights are written to
+    ``supernet.safetensors``.
 
     With ``ranked`` architectures, validation scores them on the validation set, each with batch-norm statistics of its
-    own, and logs the mean accuracy; where ``reference`` knows them, also ``lightning_nas.metrics.ranking.ranking`` of
-    the two.
+    own, and logs their mean accuracy. Where a ``reference`` is given, it also logs how well the two rankings agree, as
+    ``lightning_nas.metrics.ranking.ranking`` measures it.
 
     References:
         1. Guo, Zhang, Mu, Heng, Liu, Wei, Sun: Single Path One-Shot Neural Architecture Search with Uniform Sampling,
            ECCV 2020, https://arxiv.org/abs/1904.00420
 
-    Attributes:
-        outputs: Files that the run has written, by the kind of artifact.
-
     Args:
-        space: What the supernet holds.
-        optimizer: Of the weights.
-        scheduler: Stepped after every epoch.
-        paths: What a step trains; by default one uniformly drawn architecture.
-        supernet_path: ``supernet.safetensors`` to start from, such as one of a wider space whose weights are inherited
-            by name; new weights if null.
-        reference: What knows the architectures' true worth, such as a table; nothing is compared if null.
-        objective: Which of its objectives.
-        ranked: Architectures that validation scores, drawn uniformly; none if 0.
-        calibration_images: Training images that batch-norm statistics are measured on, at least 2.
-        label_smoothing: Of the training loss.
-        seed: Of the weights, the paths and the architectures that are ranked.
-        output_dir: Where the files go; by default the folder of this run's logger.
-        num_classes: Set from the data by the command line.
-        image_shape: Likewise.
+        space: Search space whose architectures the supernet contains.
+        optimizer: Optimizer of the supernet's weights (SPOS: SGD with momentum 0.9).
+        scheduler: Learning rate scheduler, stepped after every epoch; a constant rate if null.
+        paths: Sampler of the architectures that a step trains; one uniformly drawn architecture per step if null.
+        supernet_path: Path of a ``supernet.safetensors`` to start from. Its space may be wider: weights are inherited
+            by name. Weights are new if null.
+        reference: Evaluator that knows how good the architectures are, such as a table; nothing is compared if null.
+        objective: Objective of the reference to compare with. Lower is better where its name ends in ``loss``.
+        ranked: Number of architectures that validation scores, drawn uniformly, at least 2; 0 scores none.
+        calibration_images: Number of training images on which batch-norm statistics are measured, at least 2.
+        label_smoothing: Label smoothing of the training loss, from 0 to 1.
+        seed: Seed of the initial weights, the paths and the architectures to rank.
+        output_dir: Folder of the written files; the folder of this run's logger if null.
+        num_classes: Number of classes; the command line takes it from the data.
+        image_shape: ``(channels, height, width)``; the command line takes it from the data.
+
+    Attributes:
+        outputs: Files that the run has written, by kind of artifact; on the main process only.
 
     Raises:
-        ConfigError: A number is out of its range.
+        ConfigError: An argument is out of its range.
+
+    Example:
+        ```yaml
+        model:
+          class_path: SupernetTask
+          init_args:
+            space:
+              class_path: NASBench201Space
+            optimizer:
+              class_path: torch.optim.SGD
+              init_args: {lr: 0.1, momentum: 0.9}
+        data:
+          class_path: CIFAR10DataModule
+          init_args:
+            validation_fraction: 0.1
+        ```
     """
 
     def __init__(
@@ -82,11 +100,10 @@ class SupernetTask(LightningModule):
         image_shape: tuple[int, int, int] = (3, 32, 32),
     ) -> None:
         super().__init__()
-        if ranked < 0 or ranked == 1 or calibration_images < 2:
-            raise ConfigError(
-                f"ranked is {ranked} and calibration_images {calibration_images}; expected are 0 or at least 2, and at "
-                "least 2."
-            )
+        if ranked != 0:
+            at_least(2, ranked=ranked)
+        at_least(2, calibration_images=calibration_images)
+        within("[0, 1]", label_smoothing=label_smoothing)
         self.space = space
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
@@ -111,33 +128,31 @@ class SupernetTask(LightningModule):
         self._finished = False
 
     def prepare_data(self) -> None:
-        """Download what the truth needs."""
+        """Download what the reference needs, in one process per machine."""
         if self.reference is not None:
             self.reference.prepare_data()
 
     def setup(self, stage: str) -> None:
-        """Refuse data without what is needed here.
+        """Check that the data are images.
 
         Raises:
-            ConfigError: The data are no images, or batch norm is to be synchronised over processes.
+            ConfigError: They are not.
         """
         self.means.clear()
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]  # set by fit(datamodule=...)
         if not isinstance(data, ImageDataModule):
             raise ConfigError(
-                f"{type(self).__name__} needs images, such as lightning_nas.data.images.CIFAR10DataModule; the data "
+                f"{type(self).__name__} needs a data module of images, such as CIFAR10DataModule; the data "
                 f"are {type(data).__name__}."
             )
 
     def forward(self, x: Tensor, architecture: Architecture) -> Tensor:
-        """Logits ``(batch, classes)`` of one architecture."""
+        """Compute the logits ``(batch, classes)`` of one architecture."""
         logits: Tensor = self.supernet(x, self.space.to_path(architecture))
         return logits
 
-    # -- training -----------------------------------------------------------------------------------------------------
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The mean loss of the drawn paths."""
+        """Return the mean loss of the drawn paths."""
         images, labels = batch
         generator = torch.Generator().manual_seed(derived_seed(self.seed, "paths", self.global_step))
         losses, hits = [], []
@@ -147,7 +162,7 @@ class SupernetTask(LightningModule):
             hits.append((logits.argmax(1) == classes_of(labels)).float().mean())
         loss = torch.stack(losses).mean()
         if self.trainer.world_size > 1:
-            # data parallelism waits for a gradient of every parameter
+            # data-parallel training waits for a gradient of every parameter
             loss = loss + 0.0 * torch.stack([p.sum() for p in self.supernet.parameters()]).sum()
         self.means.add({"train/loss": loss, "train/accuracy": torch.stack(hits).mean()}, len(labels))
         return loss
@@ -162,22 +177,20 @@ class SupernetTask(LightningModule):
         self.untouched.after_step(optimizer.optimizer)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Stop at a loss that is not finite."""
+        """Stop the training if its loss is not finite."""
         self.means.check(self, batch_idx)
 
     def on_train_epoch_end(self) -> None:
         """Log the means of the epoch."""
         self.means.log(self)
 
-    # -- ranks --------------------------------------------------------------------------------------------------------
-
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Keep the images: every architecture is scored on all of them."""
+        """Collect the images, on all of which every architecture is scored."""
         if self.ranked:
             self._held.append(batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Score, and compare."""
+        """Score the architectures, and compare their ranking with the reference."""
         held, self._held = self._held, []
         if not held:
             return
@@ -196,14 +209,12 @@ class SupernetTask(LightningModule):
             values |= ranking(scores, truths, seed=self.seed)
         self.log_dict({f"val/{name}": value for name, value in values.items()}, sync_dist=True)
 
-    # -- the end ------------------------------------------------------------------------------------------------------
-
     def on_train_end(self) -> None:
         """Write the supernet."""
         self._finish()
 
     def on_fit_end(self) -> None:
-        """Write that of a run that was resumed after its last epoch."""
+        """Write the supernet of a run that was resumed after its last epoch."""
         if not self._finished:
             self._finish()
 
@@ -218,14 +229,14 @@ class SupernetTask(LightningModule):
         self.outputs["supernet"] = [path, path.with_suffix(".json")]
 
     def configure_optimizers(self) -> Any:
-        """The optimizer, and the scheduler where there is one."""
+        """Make the optimizer, and the scheduler if there is one."""
         optimizer = self.make_optimizer(self.supernet.parameters())
         if self.make_scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the sums of the epoch.
+        """Store the sums of the epoch.
 
         Raises:
             TrainingError: A loss or a parameter is not finite.
@@ -233,7 +244,7 @@ class SupernetTask(LightningModule):
         self.means.save(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take them back.
+        """Restore the sums of the epoch.
 
         Raises:
             CheckpointError: The checkpoint is of another supernet.

@@ -14,47 +14,77 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_nas.architecture import Architecture
-from lightning_nas.data.sets import classes_of
+from lightning_nas.checks import at_least, within
+from lightning_nas.data.sets import Batch, classes_of
 from lightning_nas.errors import CheckpointError, ConfigError
 from lightning_nas.spaces.artifact import build_space, load_architecture
 from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.tasks.common import EpochMeans, check_state
 
-Batch = tuple[Tensor, Tensor]
-
 NetworkCallable = Callable[[tuple[int, int, int], int], nn.Module]
-"""From ``(channels, height, width)`` of an image and the number of classes to a network."""
+"""Maps ``(channels, height, width)`` of an image and the number of classes to a network."""
 
 
 class TrainTask(LightningModule):
-    """Trains the ordinary network of an architecture, or any other network, from scratch and tests it.
+    """Trains the network of an architecture, or any other network, from scratch, and tests it.
 
-    The loss is ``CE(logits) + auxiliary_weight * CE(auxiliary logits)``; the probability that a path is dropped rises
-    linearly over the epochs. Gradient clipping, precision and epochs are the trainer's. The number to report is that
-    of the last epoch, tested once.
+    The loss is
+
+        CE(logits) + auxiliary_weight * CE(auxiliary logits)
+
+    and the probability of dropping a path rises linearly over the epochs up to ``drop_path``. Gradient clipping,
+    precision and the number of epochs are options of the trainer. The figure to report is the test accuracy after the
+    last epoch, tested once.
 
     References:
         1. Liu, Simonyan, Yang: DARTS: Differentiable Architecture Search, ICLR 2019, https://arxiv.org/abs/1806.09055
 
-    Attributes:
-        inputs: Files that the task was made from, by the kind of artifact.
-
     Args:
-        architecture: Path of an ``architecture.json``, or a published genotype, ``Genotype(normal=[...], ...)``; null
-            where ``network`` is given.
-        optimizer: Of all parameters (DARTS: SGD, lr 0.025, momentum 0.9, weight decay 3e-4).
-        scheduler: Stepped after every epoch (DARTS: cosine down to 0).
-        channels: Channels of the first cell's operations (DARTS: 36).
-        cells: Number of cells (DARTS: 20).
-        auxiliary_weight: Weight of the auxiliary classifier's loss; 0 builds none (DARTS: 0.4).
-        drop_path: Probability at the end of the training that an operation's path is dropped (DARTS: 0.2).
-        label_smoothing: Of the loss (DARTS: 0 on CIFAR, 0.1 on ImageNet).
+        architecture: Path of an ``architecture.json``, or the architecture itself in its published form:
+            ``Genotype(normal=[...], ...)`` of DARTS or ``|nor_conv_3x3~0|+...`` of NAS-Bench-201. Null if ``network``
+            is given.
+        optimizer: Optimizer of the network weights (DARTS: SGD with lr 0.025, momentum 0.9, weight decay 3e-4).
+        scheduler: Learning rate scheduler, stepped after every epoch (DARTS: cosine down to 0); a constant rate if
+            null.
+        channels: Channels of the first cell, at least 1 (DARTS: 36 on CIFAR).
+        cells: Number of cells, at least 1 (DARTS: 20 on CIFAR).
+        auxiliary_weight: Weight of the auxiliary classifier's loss, at least 0; with 0 there is no auxiliary classifier
+            (DARTS: 0.4).
+        drop_path: Probability of dropping a path at the end of the training, at least 0 and below 1 (DARTS: 0.2).
+        label_smoothing: Label smoothing of the loss, from 0 to 1 (DARTS: 0 on CIFAR, 0.1 on ImageNet).
         network_arguments: Further arguments of the space's ``network``.
-        network: Another network than an architecture's, such as ``lightning_nas.distill.convnet.ConvNet``; the
-            arguments that size an architecture's network don't change it.
+        network: Network to train instead of an architecture's, such as ``ConvNet``. The arguments that size an
+            architecture's network do not change it.
         num_classes: Number of classes; the command line takes it from the data.
         image_shape: ``(channels, height, width)``; the command line takes it from the data.
+
+    Attributes:
+        inputs: Files that the task was made from, by kind of artifact.
+
+    Raises:
+        ConfigError: An argument is out of its range or does not apply to the network, or ``architecture`` and
+            ``network`` are both given or both missing.
+        ArtifactError: The file of the architecture is missing or damaged.
+        ArchitectureError: The architecture is not a point of its space.
+
+    Example:
+        ```yaml
+        model:
+          class_path: TrainTask
+          init_args:
+            architecture: architecture.json
+            channels: 36
+            cells: 20
+            optimizer:
+              class_path: torch.optim.SGD
+              init_args: {lr: 0.025, momentum: 0.9, weight_decay: 3.0e-4}
+            scheduler:
+              class_path: torch.optim.lr_scheduler.CosineAnnealingLR
+              init_args: {T_max: 600}
+        data:
+          class_path: CIFAR10DataModule
+        ```
     """
 
     def __init__(
@@ -73,10 +103,14 @@ class TrainTask(LightningModule):
         image_shape: tuple[int, int, int] = (3, 32, 32),
     ) -> None:
         super().__init__()
+        at_least(1, channels=channels, cells=cells)
+        at_least(0, auxiliary_weight=auxiliary_weight)
+        within("[0, 1)", drop_path=drop_path)
+        within("[0, 1]", label_smoothing=label_smoothing)
         self.architecture: Architecture | None = None
         self.inputs: dict[str, list[Path]] = {}
         if architecture is not None:
-            # the published forms of an architecture begin like this, and no path does
+            # published forms of architectures start like this, and no path does
             published = {"Genotype(": DARTSSpace.parse, "|": NASBench201Space.parse}
             starts = [start for start in published if architecture.lstrip().startswith(start)]
             self.architecture = published[starts[0]](architecture) if starts else load_architecture(architecture)
@@ -96,20 +130,20 @@ class TrainTask(LightningModule):
         }
         made = self._make(network, num_classes, image_shape)
         if drop_path and not hasattr(made, "drop"):
-            raise ConfigError(f"{type(made).__name__} drops no paths; set drop_path ({drop_path}) to 0.")
-        # depthwise convolutions are faster in this layout, on the CPU and with tensor cores; values are the same
+            raise ConfigError(f"{type(made).__name__} cannot drop paths: drop_path is {drop_path}. Set it to 0.")
+        # depthwise convolutions are faster in this layout, on a CPU and with tensor cores; the values are the same
         self.network: Any = made.to(memory_format=torch.channels_last)
         metrics: dict[str, Metric | MetricCollection] = {"accuracy": MulticlassAccuracy(num_classes, average="micro")}
         if num_classes > 5:
             metrics["top5"] = MulticlassAccuracy(num_classes, top_k=5, average="micro")
         collections = {s: MetricCollection(metrics, prefix=f"{s}/").clone() for s in ("val", "test")}
         self.metrics = torch.nn.ModuleDict(collections)
-        self.means = EpochMeans()  # those of the training, where the time of a batch counts
+        self.means = EpochMeans()  # for training only, where the time of a batch matters
 
     def _make(self, network: NetworkCallable | None, classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
         if (self.architecture is None) == (network is None):
             raise ConfigError(
-                "Give either an architecture or a network: --model.architecture FILE, or --model.network CLASS_PATH."
+                "Give either an architecture or a network: --model.architecture FILE or --model.network CLASS_PATH."
             )
         if self.architecture is not None:
             return build_space(self.architecture.space).network(self.architecture, **self.network_arguments)
@@ -122,19 +156,19 @@ class TrainTask(LightningModule):
         return network(image_shape, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits ``(batch, classes)``."""
+        """Compute the logits ``(batch, classes)``."""
         logits: Tensor = self.network(x)
         return logits
 
     def setup(self, stage: str) -> None:
-        """Forget the means of a training before."""
+        """Forget the sums of an earlier training."""
         self.means.clear()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss on one batch."""
+        """Return the loss on one batch."""
         images, labels = batch
         images = images.contiguous(memory_format=torch.channels_last)
-        if self.drop_path:  # not once an epoch: a run may go on in the middle of one
+        if self.drop_path:  # not once per epoch: a run may resume in the middle of one
             self.network.drop = self.drop_path * self.current_epoch / max(1, self.trainer.max_epochs or 1)
         if self.auxiliary_weight:
             logits, auxiliary = self.network.forward_auxiliary(images)
@@ -149,7 +183,7 @@ class TrainTask(LightningModule):
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Stop at a loss that is not finite."""
+        """Stop the training if its loss is not finite."""
         self.means.check(self, batch_idx)
 
     def on_train_epoch_end(self) -> None:
@@ -157,17 +191,17 @@ class TrainTask(LightningModule):
         self.means.log(self)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Loss and accuracy on the validation set."""
+        """Log loss and accuracy on the validation set."""
         logits = self(batch[0])
         self._log("val", logits, batch[1], F.cross_entropy(logits, batch[1]))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Loss and accuracy on the test set."""
+        """Log loss and accuracy on the test set."""
         logits = self(batch[0])
         self._log("test", logits, batch[1], F.cross_entropy(logits, batch[1]))
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Class probabilities ``(batch, classes)``."""
+        """Return class probabilities ``(batch, classes)``."""
         probabilities: Tensor = self(batch[0]).softmax(dim=1)
         return probabilities
 
@@ -187,14 +221,14 @@ class TrainTask(LightningModule):
         self.log_dict(metrics, **options)
 
     def configure_optimizers(self) -> Any:
-        """The optimizer, and the scheduler where there is one."""
+        """Make the optimizer, and the scheduler if there is one."""
         optimizer = self.make_optimizer(self.parameters())
         if self.make_scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what an export needs, so that it works from the checkpoint alone.
+        """Store what an export needs, so that it works from the checkpoint alone.
 
         Raises:
             TrainingError: A loss or a parameter is not finite.
@@ -213,7 +247,7 @@ class TrainTask(LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse the weights of another network, also one whose parameters would fit.
+        """Refuse the weights of another network, even one whose parameters would fit.
 
         Raises:
             CheckpointError: The checkpoint is of another architecture or size.
@@ -222,8 +256,8 @@ class TrainTask(LightningModule):
         if made != self._plain_architecture():
             raise CheckpointError(
                 f"The checkpoint is of another architecture: {_choices(made)} in the checkpoint, "
-                f"{_choices(self._plain_architecture())} here. Give --model.architecture the file that it was trained "
-                "with."
+                f"{_choices(self._plain_architecture())} here. Set --model.architecture to the file that it was "
+                "trained with."
             )
         check_state(self, checkpoint)
         self.means.load(self, checkpoint)
@@ -240,7 +274,7 @@ def _choices(architecture: dict[str, Any] | None) -> str:
 
 
 def _described(data: Any) -> dict[str, Any]:
-    """Class path of a data module and its number of training images, as far as there are any."""
+    """Return the class path of a data module and its number of training images, as far as they are known."""
     if data is None:
         return {}
     images = {"train_images": len(data.train_set)} if hasattr(data, "train_set") else {}

@@ -227,12 +227,9 @@ def test_shipped_configurations_run_one_after_the_other(tmp_path: Path, configs:
         [
             *("fit", "--config", str(configs / "distill" / "trajectory_matching.yaml"), *quiet),
             *("--data.data=lightning_nas.data.images.DigitsDataModule", "--data.steps_per_epoch=2"),
-            *(f"{matcher}.experts={made}", f"{matcher}.student_steps=2", f"{matcher}.max_start_epoch=1"),
-            *(
-                "--model.scheme.init_args.images_per_class=1",
-                "--trainer.max_epochs=1",
-                f"--model.output_dir={tmp_path}",
-            ),
+            *(f"{matcher}.experts_path={made}", f"{matcher}.student_steps=2", f"{matcher}.max_start_epoch=1"),
+            *("--model.scheme.init_args.images_per_class=1", "--trainer.max_epochs=1"),
+            f"--model.output_dir={tmp_path}",
         ]
     )
     assert isinstance(cli.model.matcher, TrajectoryMatching)

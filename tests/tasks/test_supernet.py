@@ -122,5 +122,5 @@ def test_validation_compares_ranks_with_the_reference() -> None:
 def test_wrong_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="ranked is 1"):
         made(ranked=1)
-    with pytest.raises(ConfigError, match="needs images"):
+    with pytest.raises(ConfigError, match="needs a data module of images"):
         fit(made(), DummyDataModule(2))

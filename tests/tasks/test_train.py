@@ -131,5 +131,5 @@ def test_either_an_architecture_or_a_network(tmp_path: Path) -> None:
         make_for_network(architecture=str(DARTSSpace().largest().save(tmp_path / "a.json")))
     with pytest.raises(ConfigError, match="auxiliary_weight is 0.4"):
         make_for_network(auxiliary_weight=0.4)
-    with pytest.raises(ConfigError, match="drops no paths"):
+    with pytest.raises(ConfigError, match="cannot drop paths"):
         make_for_network(drop_path=0.2)
