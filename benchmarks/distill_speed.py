@@ -1,14 +1,14 @@
-"""Time a step of distillation against a plain loop over classes, in one process, step by step in turn.
+"""Compare the time of a distillation step with that of a plain loop over classes.
 
     python -m benchmarks.distill_speed
 
-Distribution matching and gradient matching, 10 classes, 10 synthetic images a class of CIFAR-10's shape, random images.
-The loops do what published code does: for every class a pass of its real and one of its synthetic images, the sum of
-all distances, and one backward pass. A step is the loss and the gradient of the images. The last line is JSON: the
-median ratios of the steps' times, the largest relative difference of losses and of the images' gradients in float64,
-and peak memory, measured in processes of their own. (In float32 the losses agree likewise, to 1e-5; but of some ten
-million activations one or two lie so near 0 that a ReLU passes them in one order of additions and not in another, and
-an image's gradient jumps there.)
+Distribution matching and gradient matching are compared, with random images of CIFAR-10's shape, 10 classes and 10
+synthetic images per class. The loops follow published code: for every class one forward pass of its real and one of its
+synthetic images, then the sum of all distances and one backward pass. A step computes the loss and the gradient of the
+images; steps of both alternate in one process. The last line is JSON: the median ratios of the times, the largest
+relative difference of losses and gradients in float64, and peak memory, which is measured in separate processes. (In
+float32 the losses agree to 1e-5. Their gradients need not: of about ten million activations, one or two are so close to
+0 that a ReLU passes them in one order of additions and not in another, which changes the gradient of an image.)
 """
 
 import argparse
@@ -33,7 +33,7 @@ from lightning_nas.distill.distribution import DistributionMatching
 from lightning_nas.distill.gradient import GradientMatching
 
 Step = Callable[[], float]
-"""Makes the images' gradient, in their ``grad``, and returns the loss."""
+"""Computes the gradient of the images in their ``grad``, and returns the loss."""
 
 CLASSES = 10
 PER_CLASS = 10
@@ -43,7 +43,7 @@ SEED = 7
 
 @dataclass(frozen=True)
 class Setting:
-    """What is timed; the images and their labels are always the same."""
+    """Sizes of the comparison. The images and their labels are always the same."""
 
     real: int
     width: int
@@ -51,12 +51,12 @@ class Setting:
     dtype: torch.dtype = torch.float32
 
     def draw(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Real images and labels, synthetic images, whose gradient is asked for, and labels."""
+        """Draw real images and labels, and synthetic images, which require gradients, and labels."""
         generator = torch.Generator().manual_seed(0)
         sets = []
         for per_class in (self.real, PER_CLASS):
             labels = torch.arange(CLASSES).repeat_interleave(per_class)
-            # classes differ, as they do in real images
+            # classes differ from each other, as those of real images do
             centres = torch.randn(CLASSES, *SHAPE, generator=generator)
             images = torch.randn(len(labels), *SHAPE, generator=generator) + centres[labels]
             sets += [images.to(self.device, self.dtype), labels.to(self.device)]
@@ -65,7 +65,7 @@ class Setting:
 
 
 def our_gradient(setting: Setting, images: Tensor, networks: int = 1) -> Step:
-    """The library's gradient matching."""
+    """Gradient matching of the library."""
     real, real_labels, _, labels = setting.draw()
     matcher = GradientMatching(width=setting.width)
     matcher.start(SHAPE, CLASSES, SEED)
@@ -74,7 +74,7 @@ def our_gradient(setting: Setting, images: Tensor, networks: int = 1) -> Step:
 
 
 def our_distribution(setting: Setting, images: Tensor, networks: int = 1) -> Step:
-    """The library's distribution matching."""
+    """Distribution matching of the library."""
     real, real_labels, _, labels = setting.draw()
     matcher = DistributionMatching(width=setting.width, networks=networks)
     return our_step(matcher, (real, real_labels), images, labels)
@@ -83,7 +83,7 @@ def our_distribution(setting: Setting, images: Tensor, networks: int = 1) -> Ste
 def our_step(
     matcher: GradientMatching | DistributionMatching, real: tuple[Tensor, Tensor], images: Tensor, labels: Tensor
 ) -> Step:
-    """One loss and its gradient."""
+    """Compute one loss and its gradient."""
 
     def step() -> float:
         images.grad = None
@@ -95,13 +95,13 @@ def our_step(
 
 
 def seeded_network(setting: Setting, num_classes: int) -> ConvNet:
-    """The network that the library makes from the seed."""
+    """Create the network that the library creates from the seed."""
     torch.manual_seed(SEED)
     return ConvNet(SHAPE, num_classes, setting.width).to(setting.device, setting.dtype)
 
 
 def plain_gradient(setting: Setting, images: Tensor, networks: int = 1) -> Step:
-    """Class by class with autograd, and one backward pass."""
+    """Gradient matching class by class, with one backward pass."""
     real, real_labels, _, labels = setting.draw()
     net = seeded_network(setting, CLASSES)
     weights = list(net.parameters())
@@ -124,7 +124,7 @@ def plain_gradient(setting: Setting, images: Tensor, networks: int = 1) -> Step:
 
 
 def plain_distribution(setting: Setting, images: Tensor, networks: int = 1) -> Step:
-    """Class by class, network by network, and one backward pass."""
+    """Distribution matching class by class and network by network, with one backward pass."""
     real, real_labels, _, labels = setting.draw()
 
     def step() -> float:
@@ -145,7 +145,7 @@ def plain_distribution(setting: Setting, images: Tensor, networks: int = 1) -> S
 
 
 def seconds(step: Step, device: str) -> float:
-    """Wall time of one step."""
+    """Measure the wall-clock time of one step."""
     if device == "cuda":
         torch.cuda.synchronize()
     start = time.perf_counter()
@@ -156,7 +156,7 @@ def seconds(step: Step, device: str) -> float:
 
 
 def difference(ours: Step, plain: Step, images: Tensor) -> tuple[float, float]:
-    """Relative difference of the losses, and the largest of the images' gradients."""
+    """Compute the relative difference of the losses, and the largest one of the gradients."""
     results = []
     for step in (ours, plain):
         loss = step()
@@ -167,7 +167,7 @@ def difference(ours: Step, plain: Step, images: Tensor) -> tuple[float, float]:
 
 
 def compare(name: str, setting: Setting, networks: int, rounds: int) -> tuple[float, float]:
-    """Print the times; the median ratio, and the largest difference in float64."""
+    """Print the times, and return the median ratio and the largest difference in float64."""
     images = setting.draw()[2]
     ours, plain = (make(setting, images, networks) for make in METHODS[name])
     loss, _ = difference(ours, plain, images)
@@ -195,18 +195,18 @@ MEMORY = [f"{name}-{whose}" for name in METHODS for whose in ("ours", "reference
 
 
 def peak_mb(step: Step, device: str) -> float:
-    """Peak memory of three steps; in a process of its own."""
+    """Measure the peak memory of three steps, for a process of its own."""
     for _ in range(3):
         step()
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
-    # ru_maxrss would start from what the starting process held
+    # ru_maxrss would include the memory of the parent process
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def measure_memory(arguments: argparse.Namespace, which: str) -> float:
-    """Run this program again for memory only."""
+    """Run this program again in another process to measure memory."""
     command = [sys.executable, "-m", "benchmarks.distill_speed", "--memory", which]
     for name in ("real", "width", "device", "threads", "networks"):
         value = getattr(arguments, name)
@@ -217,14 +217,16 @@ def measure_memory(arguments: argparse.Namespace, which: str) -> float:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the result."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--real", type=int, default=64, help="real images a class")
+    parser.add_argument("--real", type=int, default=64, help="real images per class (default: %(default)s)")
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--networks", type=int, default=1, help="of distribution matching")
+    parser.add_argument(
+        "--networks", type=int, default=1, help="networks of distribution matching (default: %(default)s)"
+    )
     parser.add_argument("--memory", choices=MEMORY, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.threads:

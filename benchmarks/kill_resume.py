@@ -1,14 +1,14 @@
-"""Kill a stage at a random moment, let it go on from its last checkpoint, and compare its end with an unkilled run's.
+"""Kill a stage at a random time, resume it from its last checkpoint, and compare the result with an uninterrupted run.
 
     python -m benchmarks.kill_resume --kills 20
 
-The stages are those of ``configs/pipeline/digits.yaml`` made small (distillation, search, training with dropped paths),
-on the CPU, with shuffling loaders and augmentations, and a checkpoint after every epoch and every third batch. Each is
-run once to its end. Then, stage by stage in turn, a process of its own is killed with SIGKILL at a moment drawn
-uniformly from the run's length, and ``fit --ckpt_path`` of its last checkpoint (``fit`` anew if there is none) runs to
-its end. Equal means bit-equal: weights, alphas (by name), optimizers, schedulers, the factors of every epoch, the last
-epoch's means, and all artifacts. Processes are forked, so that they need not import everything again. The last line is
-JSON.
+The stages are small versions of those of ``configs/pipeline/digits.yaml`` (distillation, search, training with drop
+path), on the CPU, with shuffling loaders and augmentations, and with a checkpoint after every epoch and every third
+batch. Each stage first runs once without interruption. Then the stages take turns: a process is killed with SIGKILL at
+a time drawn uniformly from the duration of the uninterrupted run, and ``fit`` resumes from its last checkpoint, or
+starts again if there is none. Both runs must be equal in every bit: weights, alphas, optimizers, schedulers, the
+factors of every epoch, the means of the last epoch, and all artifacts. Processes are forked, so that they do not have
+to import everything again. The last line is JSON.
 """
 
 import argparse
@@ -31,7 +31,7 @@ import yaml
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import lightning_nas.cli.lightning  # noqa: F401  # imported before the forks, once for all
+import lightning_nas.cli.lightning  # noqa: F401  # imported once, before processes are forked
 from lightning_nas.__main__ import main as command
 from lightning_nas.pipeline.config import parse
 from lightning_nas.pipeline.stages import Stages
@@ -71,7 +71,7 @@ STATE = (
 
 
 def prepare(folder: Path) -> None:
-    """Write the stages' configurations into a run folder."""
+    """Write the configurations of the stages into a run folder."""
     overrides = [part for key, value in SMALL.items() for part in (f"--{key}", str(value))]
     config, _, base = parse(["--config", str(CONFIG), *overrides])
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ def prepare(folder: Path) -> None:
 
 
 def fit(folder: Path, stage: str, checkpoint: Path | None) -> None:
-    """Run a stage in this process, silently."""
+    """Run a stage in this process, with its output in a file."""
     log = (folder / f"{stage}.log").open("a")
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
@@ -109,22 +109,24 @@ def same(a: Any, b: Any) -> bool:
 
 
 def last_means(folder: Path, stage: str) -> dict[str, str]:
-    """The last epoch's row of the newest CSV file."""
+    """Read the last row of the newest CSV file."""
     newest = max((folder / stage).glob("version_*/metrics.csv"), key=lambda p: int(p.parent.name.split("_")[1]))
     with newest.open(newline="") as file:
         return list(csv.DictReader(file))[-1]
 
 
 def differences(folder: Path, reference: Path, stage: str) -> list[str]:
-    """What two runs do not agree on."""
-    mine, truth = (torch.load(f / stage / "checkpoints" / "last.ckpt", weights_only=True) for f in (folder, reference))
-    found = [key for key in STATE if not same(mine.get(key), truth.get(key))]
+    """List the parts in which two runs differ."""
+    mine, expected = (
+        torch.load(f / stage / "checkpoints" / "last.ckpt", weights_only=True) for f in (folder, reference)
+    )
+    found = [key for key in STATE if not same(mine.get(key), expected.get(key))]
     found += [n for n in ARTIFACTS[stage] if (folder / n).read_bytes() != (reference / n).read_bytes()]
     return found + ([] if last_means(folder, stage) == last_means(reference, stage) else ["last epoch's means"])
 
 
 def trial(folder: Path, reference: Path, stage: str, seconds: float) -> dict[str, Any]:
-    """Kill a stage after ``seconds``, go on, and compare."""
+    """Kill a stage after some seconds, resume it, and compare it with the uninterrupted run."""
     prepare(folder)
     for name in (n for other, names in ARTIFACTS.items() if other != stage for n in names):
         shutil.copy(reference / name, folder / name)
@@ -148,8 +150,8 @@ def trial(folder: Path, reference: Path, stage: str, seconds: float) -> dict[str
 
 def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--kills", type=int, default=20, help="number of killed processes (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the times (default: %(default)s)")
     given = parser.parse_args(args)
     draw = random.Random(given.seed)
     torch.set_num_threads(1)
@@ -172,7 +174,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
             rows.append(row)
             print(f"{row['stage']:<8} killed after {row['after']:5.2f} s, from {row['from']:<18}", end=" ")
             print("equal" if not row["different"] else f"DIFFERENT: {row['different']}", flush=True)
-    kills = [row for row in rows if row["killed"]]  # a run that had ended before its moment was not killed
+    kills = [row for row in rows if row["killed"]]  # a run that ended earlier was not killed
     result = {
         "kills": len(kills),
         "equal": sum(not row["different"] for row in kills),

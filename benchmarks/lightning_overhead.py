@@ -1,13 +1,14 @@
-"""Time a bi-level step in Lightning's Trainer against the same step in a plain Python loop, epoch by epoch in turn.
+"""Compare the time of a bi-level step in Lightning's Trainer with that of the same step in a plain Python loop.
 
     python -m benchmarks.lightning_overhead
 
-Both search the same small supernet, first order, on scikit-learn's digits held in memory, from the same tensors: each
-draws an order of both halves, indexes, normalises, steps, and keeps the epoch's loss and accuracy. The Trainer has the
-settings of ``configs/trainer/cpu.yaml`` and Lightning's defaults, so with its CSV logger and its progress bar. Timed is
-an epoch from its first batch to the end of its last step; ``ratio_with_checkpoint`` counts what comes between two
-epochs too, most of it the checkpoint on disk; ``ratio_cpu`` is of the process's CPU time, which other programs disturb
-less. The last line is JSON: medians over the epochs.
+Both train the same small supernet with first-order hypergradients on scikit-learn's digits, from the same tensors in
+memory: each shuffles both halves, selects and normalises batches, steps, and averages loss and accuracy over the epoch.
+Epochs of both alternate. The Trainer has the settings of ``configs/trainer/cpu.yaml`` and otherwise Lightning's
+defaults, including its CSV logger and progress bar. An epoch is timed from its first batch to the end of its last step.
+``ratio_with_checkpoint`` also includes the time between two epochs, most of which is for the checkpoint. ``ratio_cpu``
+compares CPU times of the process, which depend less on other programs. The last line is JSON with medians over the
+epochs.
 """
 
 import argparse
@@ -50,7 +51,7 @@ def alpha_optimizer(parameters: Any) -> torch.optim.Optimizer:
 
 
 class PlainLoop:
-    """First-order DARTS as one would write it without a framework."""
+    """First-order DARTS, as one would write it without a framework."""
 
     def __init__(self, space: DARTSSpace, data: HalvesDataModule, batch_size: int) -> None:
         self.images = data.data.train_set.images  # type: ignore[attr-defined]  # digits are one tensor
@@ -65,28 +66,28 @@ class PlainLoop:
         self.optimizers = weight_optimizer(self.weights), alpha_optimizer(list(self.alphas.values()))
 
     def batches(self, half: str) -> list[Tensor]:
-        """Indices of whole batches in a new order."""
+        """Draw a new order, and return the indices of complete batches."""
         indices = self.halves[half]
         return list(indices[torch.randperm(len(indices))].split(self.batch_size))[: len(indices) // self.batch_size]
 
     def read(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised images and labels."""
+        """Return normalised images and labels."""
         return (self.images[index].float() / 255 - self.mean) / self.std, self.labels[index]
 
     def mixtures(self) -> dict[str, Mixture]:
-        """Softmaxed alphas."""
+        """Apply softmax to the alphas."""
         return {name: Mixture(a.softmax(-1), a.new_ones(len(a))) for name, a in self.alphas.items()}
 
     def epoch(self) -> tuple[float, float]:
-        """Move the alphas, then the weights, batch by batch; return the mean loss and accuracy of the weights."""
+        """Update alphas and weights in every batch, and return mean loss and accuracy on the train half."""
         sgd, adam = self.optimizers
         alphas = list(self.alphas.values())
         train, search = self.batches("train"), self.batches("search")
         losses, right = torch.zeros(()), torch.zeros(())
         for i, j in zip(train, search, strict=True):
-            (images, labels), (held_out, truth) = self.read(i), self.read(j)
-            loss = F.cross_entropy(self.supernet(held_out, self.mixtures()), truth)
-            # both of two cells reduce, so that the normal cell's alphas have no gradient
+            (images, labels), (search_images, search_labels) = self.read(i), self.read(j)
+            loss = F.cross_entropy(self.supernet(search_images, self.mixtures()), search_labels)
+            # both cells are reduction cells, so the alphas of the normal cell have no gradient
             found = torch.autograd.grad(loss, alphas, allow_unused=True)
             for alpha, gradient in zip(alphas, found, strict=True):
                 alpha.grad = torch.zeros_like(alpha) if gradient is None else gradient
@@ -105,12 +106,12 @@ class PlainLoop:
 
 
 class InTurn(Callback):
-    """Runs and times an epoch of the plain loop before every epoch of the Trainer, which it times as well.
+    """Runs an epoch of the plain loop before every epoch of the Trainer, and times both.
 
     Attributes:
-        plain: Wall and CPU seconds of the plain loop, an epoch each.
-        trainer: Likewise of the Trainer.
-        between: Likewise from the end of an epoch of the Trainer to the next turn.
+        plain: Wall-clock and CPU seconds of every epoch of the plain loop.
+        trainer: Wall-clock and CPU seconds of every epoch of the Trainer.
+        between: Wall-clock and CPU seconds from the end of every epoch of the Trainer to the next epoch of the loop.
     """
 
     def __init__(self, loop: PlainLoop) -> None:
@@ -121,25 +122,25 @@ class InTurn(Callback):
         self.last = (0.0, 0.0)
 
     def lap(self) -> tuple[float, float]:
-        """Seconds since the last lap."""
+        """Return wall-clock and CPU seconds since the previous call."""
         now = time.perf_counter(), time.process_time()
         passed = now[0] - self.last[0], now[1] - self.last[1]
         self.last = now
         return passed
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The plain loop's turn."""
+        """Run an epoch of the plain loop."""
         self.between.append(self.lap())
         self.loop.epoch()
         self.plain.append(self.lap())
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop the clock. Checkpoints come after all other callbacks."""
+        """Stop the time before the checkpoint, which follows all other callbacks."""
         self.trainer.append(self.lap())
 
 
 def trainer_settings() -> dict[str, Any]:
-    """Those of the overlay for CPUs."""
+    """Read the settings for CPUs."""
     settings: dict[str, Any] = yaml.safe_load((ROOT / "configs" / "trainer" / "cpu.yaml").read_text())["trainer"]
     return settings
 
@@ -170,14 +171,16 @@ def measure(
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the result."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--channels", type=int, default=2)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--epochs", type=int, default=15, help="timed epochs; two more come first, untimed")
+    parser.add_argument(
+        "--epochs", type=int, default=15, help="timed epochs, after two untimed ones (default: %(default)s)"
+    )
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--lean", action="store_true", help="without progress bar, logger and checkpoints")
-    parser.add_argument("--refresh", type=int, default=1, help="batches between two pictures of the progress bar")
+    parser.add_argument("--lean", action="store_true", help="switch progress bar, logger and checkpoints off")
+    parser.add_argument("--refresh", type=int, default=1, help="batches between two updates of the progress bar")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     warnings.filterwarnings("ignore")
@@ -188,7 +191,7 @@ def main() -> None:
         times, steps = measure(given.channels, given.batch, given.epochs + 2, given.refresh, folder, **options)
     plain, trainer, between = (torch.tensor(rows)[2:] for rows in (times.plain, times.trainer, times.between))
     ratio, ratio_cpu = (trainer / plain).median(0).values.tolist()
-    # what follows an epoch is timed before the next turn
+    # the time after an epoch is recorded before the next one
     whole = ((trainer[:-1] + between[1:]) / plain[:-1]).median(0).values[0].item()
     own, theirs = (float(rows[:, 0].median()) / steps for rows in (plain, trainer))
     print(f"a step of {given.batch} + {given.batch} images: {own * 1e3:.2f} ms plain, {theirs * 1e3:.2f} ms Trainer")

@@ -1,11 +1,11 @@
-"""What proxies are worth at equal stored bytes: accuracy of a ConvNet trained on them, and how they rank architectures.
+"""Compare proxies of equal stored bytes by the accuracy that they give a ConvNet and by how they rank architectures.
 
     python -m benchmarks.proxies --data cifar10.npz --table nasbench201.npz --out results
 
-Every row is distilled by the command line from a file of ``configs/distill``, with 10 images a class or the same bytes,
-and made small enough for a CPU. A tenth of the training images is kept from the distillation: networks that are trained
-on a proxy are scored on these. A finished (row, seed) is in the output folder and not measured again. Prints a table;
-the last line is JSON.
+Every row is distilled with a file of ``configs/distill``, with 10 images per class or the same number of bytes, and in
+a size that suits a CPU. A tenth of the training images is not distilled: it scores networks that are trained on a
+proxy. Results of a finished row and seed are kept in the output folder and not measured again. The program prints a
+table; its last line is JSON.
 """
 
 import argparse
@@ -40,12 +40,12 @@ from lightning_nas.tables.nasbench201 import NASBench201Table
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 HELD_OUT = 0.1
 EPOCHS = 10
-"""Of distillation; after each the proxy is written if it is the best so far."""
+"""Epochs of a distillation."""
 _SPACES = ("nasbench201", "darts")
 
 
 def _rows(steps: int) -> dict[str, tuple[str, dict[str, Any]]]:
-    """A file of ``configs/distill`` and what is changed in it, by the row's name."""
+    """Return a file of ``configs/distill`` and changes of it for every row."""
 
     def trained(
         share: float, matcher: dict[str, Any], optimizer: dict[str, Any], scheme: Any = None, beside: Sequence[str] = ()
@@ -66,7 +66,7 @@ def _rows(steps: int) -> dict[str, tuple[str, dict[str, Any]]]:
 
     distribution = (1.0, {"width": 64}, {"lr": 1.0})
     gradient = (0.2, {"width": 64, "network_steps": 5}, {"lr": 1.0})
-    # nine bases a class and the hallucinators are the bytes of ten images a class
+    # nine bases per class and the hallucinators take as many bytes as ten images per class
     bases = {
         "class_path": "lightning_nas.distill.bases.HallucinatedBases",
         "init_args": {"bases_per_class": 9, "hallucinators": 5, "hallucinator_lr": 0.01},
@@ -93,7 +93,7 @@ def _rows(steps: int) -> dict[str, tuple[str, dict[str, Any]]]:
 
 
 def fit(name: str, config: dict[str, Any], folder: Path, command: str = "fit") -> Any:
-    """``lightning-nas fit`` of a configuration without logs; returns what the command line made."""
+    """Run ``lightning-nas fit`` with a configuration and without logs, and return its command line object."""
     quiet = {
         "logger": False,
         "enable_checkpointing": False,
@@ -108,10 +108,10 @@ def fit(name: str, config: dict[str, Any], folder: Path, command: str = "fit") -
 
 
 class Bench:
-    """Everything that rows share.
+    """Settings and data that all rows share.
 
     Args:
-        options: The command line's.
+        options: Options of the command line.
     """
 
     def __init__(self, options: argparse.Namespace) -> None:
@@ -119,16 +119,15 @@ class Bench:
         self.out = Path(options.out)
         self.rows = _rows(options.steps)
         self.images = {"path": options.data, "validation_fraction": HELD_OUT}
-        self.truths: dict[str, list[float]] = {}
 
     def real(self) -> ArrayDataModule:
-        """The real images, with the part that is kept from the distillation as the validation set."""
+        """Load the real images, with those that are not distilled as the validation set."""
         return ArrayDataModule(**self.images)
 
     # -- one row ------------------------------------------------------------------------------------------------------
 
     def measure(self, row: str, seed: int) -> dict[str, Any]:
-        """Distill, and look at what was made."""
+        """Distill a proxy and measure its properties."""
         folder = self.out / f"{row.replace(' ', '_').replace(',', '')}_{seed}"
         done = folder / "measured.json"
         if done.is_file():
@@ -149,7 +148,7 @@ class Bench:
         for name, (space, make) in self.spaces().items():
             start = time.perf_counter()
             scores = self.scores(space, make(halves, seed))
-            found[name] = self.fidelity(scores, self.truth(name))
+            found[name] = self.fidelity(scores, self.reference(name))
             found[name]["seconds"] = time.perf_counter() - start
         done.write_text(json.dumps(found))
         print(json.dumps(found), flush=True)
@@ -186,7 +185,7 @@ class Bench:
     # -- ranks --------------------------------------------------------------------------------------------------------
 
     def spaces(self) -> dict[str, tuple[SearchSpace, Callable[[HalvesDataModule, int], ShortTraining]]]:
-        """Search spaces, and how their architectures are trained briefly."""
+        """Return the search spaces, and functions that create short trainings of their architectures."""
         changes: list[Augmentation] = [RandomCrop(2), RandomFlip()]
 
         def make(cells: int, channels: int, steps: int, batch: int) -> Callable[[HalvesDataModule, int], ShortTraining]:
@@ -204,7 +203,7 @@ class Bench:
         return {name: every[name] for name in self.options.spaces}
 
     def candidates(self, space: SearchSpace) -> list[Architecture]:
-        """Distinct architectures drawn uniformly, the same for all rows and seeds."""
+        """Draw distinct architectures uniformly, the same for all rows and seeds."""
         generator, found = torch.Generator().manual_seed(0), dict[str, Architecture]()
         count = self.options.candidates[0 if isinstance(space, NASBench201Space) else 1]
         while len(found) < count:
@@ -213,11 +212,11 @@ class Bench:
         return list(found.values())
 
     def scores(self, space: SearchSpace, training: ShortTraining) -> list[float]:
-        """Minus the loss on held-out real images: the higher, the better."""
+        """Score architectures by the negative loss on held-out real images; higher is better."""
         return [-e.objectives["loss"] for e in training.evaluate(self.candidates(space))]
 
-    def truth(self, name: str) -> list[float]:
-        """Accuracies: of the table, or of longer trainings on real images; see the numbers of steps below."""
+    def reference(self, name: str) -> list[float]:
+        """Return reference accuracies, from the table or from longer trainings on real images."""
         path = self.out / f"truth_{name}.json"
         if not path.is_file():
             space = self.spaces()[name][0]
@@ -234,14 +233,14 @@ class Bench:
         return found
 
     @staticmethod
-    def fidelity(scores: Sequence[float], truth: Sequence[float]) -> dict[str, Any]:
-        """Kendall tau-b with its interval, and what the first choice costs."""
-        low, high, _ = bootstrap_interval(kendall_tau, scores, truth)
-        return {"tau": kendall_tau(scores, truth), "low": low, "high": high, "regret": regret(scores, truth)}
+    def fidelity(scores: Sequence[float], reference: Sequence[float]) -> dict[str, Any]:
+        """Compute Kendall's tau-b with its interval, and the regret of the first choice."""
+        low, high, _ = bootstrap_interval(kendall_tau, scores, reference)
+        return {"tau": kendall_tau(scores, reference), "low": low, "high": high, "regret": regret(scores, reference)}
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Means and deviations over the seeds of every row, as Markdown."""
+    """Write means and standard deviations over the seeds of every row as Markdown."""
     lines = [
         "| | stored bytes | images | ConvNet accuracy | tau, NAS-Bench-201 | tau, DARTS | regret, NAS-Bench-201 "
         "| regret, DARTS | seconds |",
@@ -258,7 +257,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             name,
             f"{own[0]['stored_bytes']:,}",
             f"{own[0]['images']:,}",
-            spread([row["accuracy"] for row in own], 100, 1) + " %",
+            spread([row["accuracy"] for row in own], 100, 1) + "%",
             *(spread([row[space]["tau"] for row in own]) if space in own[0] else "-" for space in _SPACES),
             *(spread([row[space]["regret"] for row in own], 100) if space in own[0] else "-" for space in _SPACES),
             spread([row["distill_seconds"] for row in own], digits=0),
@@ -268,18 +267,24 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Measure, print, and end with a line of JSON."""
+    """Measure, print the table, and print the result as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="npz of CIFAR-10: x_train, y_train, x_test, y_test")
-    parser.add_argument("--table", required=True, help="npz of NAS-Bench-201's results")
-    parser.add_argument("--out", required=True, help="folder of what was distilled and measured")
+    parser.add_argument("--data", required=True, help="npz file of CIFAR-10: x_train, y_train, x_test, y_test")
+    parser.add_argument("--table", required=True, help="npz file of the results of NAS-Bench-201")
+    parser.add_argument("--out", required=True, help="output folder")
     parser.add_argument("--rows", nargs="+", choices=list(_rows(1)), default=list(_rows(1)))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
         "--steps", type=int, default=300, help="steps of distribution matching; gradient matching takes a fifth"
     )
-    parser.add_argument("--quality_steps", type=int, default=400, help="steps of the ConvNet that is tested")
-    parser.add_argument("--candidates", type=int, nargs=2, default=[64, 32], help="in NAS-Bench-201, and DARTS")
+    parser.add_argument("--quality_steps", type=int, default=400, help="steps of the training of the ConvNet")
+    parser.add_argument(
+        "--candidates",
+        type=int,
+        nargs=2,
+        default=[64, 32],
+        help="ranked architectures in NAS-Bench-201 and DARTS",
+    )
     parser.add_argument("--spaces", nargs="+", choices=_SPACES, default=list(_SPACES))
     parser.add_argument("--threads", type=int, default=1)
     bench = Bench(parser.parse_args())

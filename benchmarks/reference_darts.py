@@ -1,8 +1,8 @@
-"""Plain supernets, one module an edge: what the library's batched ones must equal, and are timed against.
+"""Plain supernets with one module per edge, whose outputs and speed the library's supernets are compared with.
 
-One file that needs torch only: ``Network`` of the DARTS space, ``NB201Network`` of NAS-Bench-201. Parameters are named
-as in the public DARTS, PC-DARTS and NAS-Bench-201 code, the layout is NCHW, the steps take full gradients in both
-phases with PyTorch's default optimizers, as that code does.
+This file needs only torch. It contains ``Network`` for the DARTS space and ``NB201Network`` for NAS-Bench-201. As in
+the public code of DARTS, PC-DARTS and NAS-Bench-201, parameters have the same names, the layout is NCHW, and steps
+compute all gradients in both phases and use PyTorch's default optimizers.
 
 References:
     1. Liu, Simonyan, Yang: DARTS: Differentiable Architecture Search, ICLR 2019, https://arxiv.org/abs/1806.09055
@@ -67,7 +67,7 @@ def depthwise_pointwise(channels: int, kernel: int, stride: int, dilation: int) 
 
 
 class FactorizedReduce(nn.Module):
-    """Two strided 1x1 convolutions, the second shifted by one pixel; odd sides are padded by a zero."""
+    """Two strided 1x1 convolutions, the second shifted by one pixel; odd sizes are padded with a zero."""
 
     def __init__(self, channels_in: int, channels: int) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class Zero(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """Zeros of the output's size."""
+        """Return zeros of the output's size."""
         return x[:, :, :: self.stride, :: self.stride] * 0.0
 
 
@@ -111,7 +111,7 @@ def operation(name: str, channels: int, stride: int) -> nn.Module:
 
 
 class MixedOp(nn.Module):
-    """One edge: the weighted sum of all operations on a K-th of the channels; the others pass."""
+    """One edge: the weighted sum of all operations on 1/K of the channels; the others bypass them."""
 
     def __init__(self, names: Sequence[str], channels: int, stride: int, k: int) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class MixedOp(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
-        """Mix; with partial channels, concatenate and shuffle."""
+        """Mix the operations; with partial channels, concatenate and shuffle."""
         part = x.shape[1] // self.k
         mixed = sum(w * op(x[:, :part]) for w, op in zip(weights, self._ops, strict=True))
         if self.k == 1:
@@ -159,7 +159,7 @@ class Cell(nn.Module):
         )
 
     def forward(self, s0: Tensor, s1: Tensor, weights: Tensor, edges: Tensor | None) -> Tensor:
-        """Concatenate the nodes."""
+        """Return the concatenated nodes."""
         states = [self.preprocess0(s0), self.preprocess1(s1)]
         edge = 0
         for _ in range(self.nodes):
@@ -200,17 +200,17 @@ class Network(nn.Module):
         self.classifier = nn.Linear(before[1], classes)
 
     def forward(self, x: Tensor, alphas: Arch, betas: Arch | None = None) -> Tensor:
-        """Logits; ``alphas`` are softmaxed per edge, ``betas`` (edge weights of PC-DARTS) per node."""
+        """Return logits. Softmax is applied to ``alphas`` per edge, and to ``betas`` (edge weights) per node."""
         weights = {name: a.softmax(dim=-1) for name, a in alphas.items()}
         edges = None if betas is None else {name: self.edge_weights(b) for name, b in betas.items()}
         return self.mixed(x, weights, edges)
 
     def edge_weights(self, beta: Tensor) -> Tensor:
-        """Softmax over the edges of every node."""
+        """Apply softmax to the edges of every node."""
         return torch.cat([b.softmax(0) for b in beta.split([2 + i for i in range(self.nodes)])])
 
     def mixed(self, x: Tensor, weights: Arch, edges: Arch | None = None) -> Tensor:
-        """Logits for factors that are already normalised."""
+        """Return logits for normalised factors."""
         s0 = s1 = self.stem(x)
         for cell in self.cells:
             name = "reduce" if cell.reduction else "normal"
@@ -237,7 +237,7 @@ def nb201_operation(name: str, channels: int) -> nn.Module:
 
 
 class NB201Cell(nn.Module):
-    """Three nodes after the input, each the sum of the mixed operations on all states before it."""
+    """Three nodes after the input, each the sum of the mixed operations on all previous states."""
 
     reduction = False
 
@@ -252,7 +252,7 @@ class NB201Cell(nn.Module):
         )
 
     def forward(self, x: Tensor, weights: Tensor, edges: Tensor | None) -> Tensor:
-        """The last node."""
+        """Return the last node."""
         states, row = [x], 0
         for node in range(1, 4):
             total: Tensor | float = 0.0
@@ -266,7 +266,7 @@ class NB201Cell(nn.Module):
 
 
 class NB201Residual(nn.Module):
-    """The residual block of stride 2 between stages; odd sides are rounded up."""
+    """The residual block of stride 2 between stages; odd sizes are rounded up."""
 
     reduction = True
 
@@ -306,16 +306,16 @@ class NB201Network(nn.Module):
         self.classifier = nn.Linear(channels, classes)
 
     def forward(self, x: Tensor, alphas: Arch, betas: Arch | None = None) -> Tensor:
-        """Logits; ``alphas`` are softmaxed per edge, ``betas`` (edge weights as in PC-DARTS) per node."""
+        """Return logits. Softmax is applied to ``alphas`` per edge, and to ``betas`` (edge weights) per node."""
         edges = None if betas is None else {name: self.edge_weights(b) for name, b in betas.items()}
         return self.mixed(x, {name: a.softmax(dim=-1) for name, a in alphas.items()}, edges)
 
     def edge_weights(self, beta: Tensor) -> Tensor:
-        """Softmax over the edges of every node."""
+        """Apply softmax to the edges of every node."""
         return torch.cat([b.softmax(0) for b in beta.split([1, 2, 3])])
 
     def mixed(self, x: Tensor, weights: Arch, edges: Arch | None = None) -> Tensor:
-        """Logits for factors that are already normalised."""
+        """Return logits for normalised factors."""
         x = self.stem(x)
         for cell in self.cells:
             x = cell(x) if cell.reduction else cell(x, weights["cell"], None if edges is None else edges["cell"])
@@ -357,7 +357,7 @@ def first_order_step(
     alpha_optimizer: torch.optim.Optimizer,
     clip: float | None = 5.0,
 ) -> Tensor:
-    """Alpha step on ``search``, weight step on ``train``; returns the training loss."""
+    """Update the alphas on ``search`` and the weights on ``train``, and return the training loss."""
     alpha_optimizer.zero_grad()
     _loss(net, search, alphas, betas).backward()
     alpha_optimizer.step()
@@ -365,7 +365,7 @@ def first_order_step(
 
 
 def _unrolled(net: nn.Module, grads: Sequence[Tensor], optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """Weights after one step of SGD with momentum and weight decay."""
+    """Compute the weights after one step of SGD with momentum and weight decay."""
     group = optimizer.param_groups[0]
     unrolled = []
     for p, g in zip(net.parameters(), grads, strict=True):
@@ -378,7 +378,7 @@ def _unrolled(net: nn.Module, grads: Sequence[Tensor], optimizer: torch.optim.Op
 
 
 def _loss_at(net: nn.Module, weights: Sequence[Tensor], batch: Batch, alphas: Arch, betas: Arch | None) -> Tensor:
-    """Loss with other weights; batch-norm statistics of the net stay as they are, as in a copy of it."""
+    """Compute the loss with other weights, without changing the batch norm statistics of the net."""
     values = dict(zip((name for name, _ in net.named_parameters()), weights, strict=True))
     values |= {name: b.clone() for name, b in net.named_buffers()}
     logits = torch.func.functional_call(net, values, (batch[0], alphas, betas))
@@ -395,7 +395,7 @@ def second_order_gradient(
     exact: bool,
     radius: float = 0.01,
 ) -> list[Tensor]:
-    """Gradient of the search loss after one weight step, with respect to alphas (then betas).
+    """Compute the gradient of the search loss after one weight step with respect to alphas, then betas.
 
     Args:
         net: Supernet.
@@ -403,9 +403,9 @@ def second_order_gradient(
         betas: Edge weights of PC-DARTS, or None.
         train: Batch of the unrolled step.
         search: Batch of the outer loss.
-        optimizer: SGD over the weights: learning rate, momentum, and weight decay of the unrolled step.
-        exact: Hessian-vector product by double backward, else by central differences.
-        radius: Of the differences, divided by the norm of the vector.
+        optimizer: SGD optimizer of the weights, with learning rate, momentum and weight decay of the unrolled step.
+        exact: Whether the Hessian-vector product is computed by double backward instead of central differences.
+        radius: Radius of the differences, which is divided by the norm of the vector.
     """
     arch, weights = _arch(alphas, betas), list(net.parameters())
     rate = optimizer.param_groups[0]["lr"]
@@ -441,7 +441,7 @@ def second_order_step(
     clip: float | None = 5.0,
     exact: bool = False,
 ) -> Tensor:
-    """Second-order alpha step (finite difference), then the weight step; returns the training loss."""
+    """Update the alphas with a second-order gradient, then the weights, and return the training loss."""
     gradient = second_order_gradient(net, alphas, betas, train, search, weight_optimizer, exact)
     for a, g in zip(_arch(alphas, betas), gradient, strict=True):
         a.grad = g
@@ -459,5 +459,5 @@ def exact_step(
     alpha_optimizer: torch.optim.Optimizer,
     clip: float | None = 5.0,
 ) -> Tensor:
-    """Second-order alpha step with the exact Hessian-vector product, then the weight step."""
+    """Update the alphas with exact Hessian-vector products, then the weights, and return the training loss."""
     return second_order_step(net, alphas, betas, train, search, weight_optimizer, alpha_optimizer, clip, exact=True)

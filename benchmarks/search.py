@@ -1,21 +1,23 @@
-"""Differentiable searches at one budget, alone and refined, against the table of NAS-Bench-201.
+"""Compare differentiable searches with equal budgets, alone and refined, by the results of NAS-Bench-201.
 
     python -m benchmarks.search --space nasbench201 --data FILE.npz --tables FOLDER --method default --seeds 5
 
-FILE.npz has CIFAR-10 (``x_train``, ``y_train``, ``x_test``, ``y_test``), whose images are averaged down to 16x16. A
-seed draws its own images (``--images``), splits them in halves, and searches with a file of ``configs/search`` in a
-supernet of 8 channels and one cell a stage without the operation ``none``: as many steps on as many images for every
-method, the same optimizers, what a method adds as in its file. The table says what the found cell is worth: mean test
-accuracy after 200 epochs on all images. In the space ``darts`` there is no table: half of the file's images are for
-searches, on the other half networks of the found cells and of random ones are trained briefly, the truth of this bench.
+FILE.npz contains CIFAR-10 (``x_train``, ``y_train``, ``x_test``, ``y_test``), whose images are scaled down to 16x16.
+Every seed draws its own images (``--images``), splits them into halves, and searches with a file of ``configs/search``
+in a supernet with 8 channels and one cell per stage, without the operation ``none``. All methods have the same number
+of steps and images and the same optimizers; their own components are those of their files. The reference accuracy of a
+found cell is the mean test accuracy in the table after 200 epochs on all images. For the space ``darts`` there is no
+table: half of the images of the file are for searches, and on the other half networks of the found cells and of random
+ones are trained briefly, which gives the reference accuracy.
 
-``default`` is ``configs/pipeline/nasbench201_cpu.yaml``: its search, then its stage ``refine``, in two processes.
-Beside it, on the same images: ``largest_refine``, the same refinement of the largest cell alone, with all its
-neighbours; and the best of k random cells by the same short trainings, as many as take the seconds of ``default``.
-With ``--proxy scheme1`` all of this sees a distilled proxy, made first, and a tenth of the real images as the search
+``default`` is ``configs/pipeline/nasbench201_cpu.yaml``: its search, then its stage ``refine``, in two processes. On
+the same images, it is compared with ``largest_refine``, the same refinement of the largest cell alone with all its
+neighbours, and with the best of k random cells by the same short trainings, as many as take the time of ``default``.
+With ``--proxy scheme1`` all of them use a proxy, which is distilled first, and a tenth of the real images as the search
 half.
 
-The last line is JSON: accuracies in percent, seconds of a whole search, ``k`` a mean; selection errors are rates.
+The last line is JSON: accuracies in percent, seconds of a whole search, the mean of ``k``, and selection errors as
+rates.
 """
 
 import argparse
@@ -57,10 +59,10 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 PIPELINE = CONFIGS / "pipeline" / "nasbench201_cpu.yaml"
 SIDE = 16
 HELD_OUT = 0.1
-"""Part of the real images that a search on a proxy scores on."""
+"""Fraction of the real images that is the search half of a search on a proxy."""
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
 SHARED = ("space", "weight_optimizer", "weight_scheduler", "alpha_optimizer", "seed", "selection_images")
-"""What all methods have in common with the pipeline's search."""
+"""Arguments that all methods share with the search of the pipeline."""
 DISTILLATION: dict[str, Any] = {
     "config": "../distill/scheme1.yaml",
     "model": {
@@ -75,11 +77,11 @@ DISTILLATION: dict[str, Any] = {
     "data": {"init_args": {"images_per_class": 64, "steps_per_epoch": 60, "data": {"init_args": {"image_size": SIDE}}}},
     "trainer": {"max_epochs": 10},
 }
-"""Scheme 1 as in the pipeline for a CPU, but longer, and with 2,000 images: on 500 deep cells learn next to nothing."""
+"""Scheme 1 as in the pipeline for a CPU, but longer and with 2,000 images; deep cells learn little from 500 images."""
 
 
 def smaller(source: str, target: Path) -> Path:
-    """The images of a file, averaged down."""
+    """Write the images of a file, scaled down by averaging."""
     arrays = dict(np.load(source))
     for name in ("x_train", "x_test"):
         images = arrays[name]
@@ -90,7 +92,7 @@ def smaller(source: str, target: Path) -> Path:
 
 
 class StepTimer(Callback):
-    """Seconds of every training step."""
+    """Records the seconds of every training step."""
 
     def __init__(self) -> None:
         self.step_seconds: list[float] = []
@@ -100,7 +102,7 @@ class StepTimer(Callback):
         self._start = time.perf_counter()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Stop it."""
+        """Stop the clock."""
         self.step_seconds.append(time.perf_counter() - self._start)
 
 
@@ -108,8 +110,8 @@ class Bench:
     """One data set and one table.
 
     Args:
-        options: The command line's.
-        folder: Of what is written.
+        options: Options of the command line.
+        folder: Folder for all files.
     """
 
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
@@ -117,37 +119,37 @@ class Bench:
         self.folder = folder
         self.data = smaller(options.data, folder / "images.npz")
         self.table = NASBench201Table(str(Path(options.tables) / "nasbench201.npz"))
-        self.truth = self.table.column(options.column)
+        self.reference = self.table.column(options.column)
         self.step_seconds: list[float] = []
 
     def accuracy(self, architecture: Architecture) -> float:
-        """What the table says of it, in percent."""
-        return float(self.truth[self.table.rows([architecture])[0]])
+        """Look up the reference accuracy of a cell in percent."""
+        return float(self.reference[self.table.rows([architecture])[0]])
 
     def rank(self, accuracy: float) -> int:
-        """The place of a cell among all cells of the table."""
-        return 1 + int((self.truth > accuracy).sum())
+        """Return the rank of an accuracy among all cells of the table."""
+        return 1 + int((self.reference > accuracy).sum())
 
     @property
     def space(self) -> SearchSpace:
-        """What is searched."""
+        """The searched space."""
         found = self.config()["stages"]["search"]["model"]["init_args"]["space"]
         return find_class(found["class_path"], SearchSpace)(**found["init_args"])  # type: ignore[no-any-return]
 
     def random_mean(self) -> float:
-        """Mean accuracy of all cells of the space."""
+        """Return the mean accuracy of all cells of the space."""
         names = self.space.operations  # type: ignore[attr-defined]
         cells = [self.table.architecture(row) for row in range(len(self.table))]
         published = build_space(cells[0].space).operations  # type: ignore[attr-defined]
         inside = [all(published[choice] in names for choice in cell.choices) for cell in cells]
-        return float(self.truth[np.array(inside)].mean())
+        return float(self.reference[np.array(inside)].mean())
 
     def config(self) -> dict[str, Any]:
-        """The pipeline of the space."""
+        """Read the configuration of the pipeline for the space."""
         return read_yaml(PIPELINE)
 
     def stages(self, seed: int, folder: Path) -> Stages:
-        """The pipeline's own configurations, on the images of a seed."""
+        """Create the configurations of the pipeline's stages on the images of a seed."""
         options, config = self.options, self.config()
         images = {"path": str(self.data), "train_limit": options.images, "split_seed": seed}
         config["data"] = {"class_path": "lightning_nas.data.images.ArrayDataModule", "init_args": images}
@@ -165,11 +167,11 @@ class Bench:
         return Stages(config, folder, PIPELINE.parent)
 
     def fit(self, config: dict[str, Any], folder: Path) -> tuple[Any, float]:
-        """Run a stage's configuration; the task and the seconds."""
+        """Run the configuration of a stage, and return its task and seconds."""
         folder.mkdir(parents=True, exist_ok=True)
         config = deepcopy(config)
         config["model"]["init_args"]["output_dir"] = str(folder)
-        # the pipeline's own, a bar and a checkpoint, are not part of what is measured
+        # progress bar and checkpoint of the pipeline are not part of the measurement
         unwanted = ("TQDMProgressBar", "ModelCheckpoint")
         kept = [each for each in config["trainer"].get("callbacks") or [] if each["class_path"] not in unwanted]
         kept.append({"class_path": "benchmarks.search.StepTimer"})
@@ -184,11 +186,11 @@ class Bench:
 
 
 class TrainedBench(Bench):
-    """The DARTS space, where the truth is a training of its own, on the images that searches do not see.
+    """The DARTS space, where reference accuracies come from trainings on images that searches do not see.
 
     Args:
-        options: The command line's.
-        folder: Of what is written.
+        options: Options of the command line.
+        folder: Folder for all files.
     """
 
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
@@ -208,7 +210,7 @@ class TrainedBench(Bench):
         self._random: list[float] = []
 
     def accuracy(self, architecture: Architecture) -> float:
-        """What a network of 8 channels and 5 cells learns in ``--steps`` steps, in percent, mean of two trainings."""
+        """Return the mean accuracy in percent of two trainings with 8 channels, 5 cells and ``--steps`` steps."""
         key = self.space.key(architecture)
         if key not in self._known:
             (found,) = self.trained.evaluate([architecture])
@@ -216,18 +218,18 @@ class TrainedBench(Bench):
         return self._known[key]
 
     def rank(self, accuracy: float) -> int:
-        """The place of a cell among the random ones."""
+        """Return the rank of an accuracy among random cells."""
         return 1 + sum(value > accuracy for value in self._random)
 
     def random_mean(self) -> float:
-        """Mean accuracy of random cells."""
+        """Return the mean accuracy of random cells."""
         if not self._random:
             generator, space = torch.Generator().manual_seed(2024), self.space
             self._random = [self.accuracy(space.sample(generator)) for _ in range(self.options.random_cells)]
         return statistics.mean(self._random)
 
     def config(self) -> dict[str, Any]:
-        """The same pipeline in the DARTS space, with a small supernet."""
+        """Read the same configuration for the DARTS space, with a small supernet."""
         config = super().config()
         model = config["stages"]["search"]["model"]["init_args"]
         model["space"] = {
@@ -241,8 +243,8 @@ class Seed:
     """The measurements of one seed.
 
     Args:
-        bench: Where.
-        seed: Of the images and of everything random.
+        bench: Data and reference accuracies.
+        seed: Seed of the images and of all random choices.
     """
 
     def __init__(self, bench: Bench, seed: int) -> None:
@@ -254,14 +256,14 @@ class Seed:
             config = self.stages.config_of("distill")
             self.found["distill_seconds"] = bench.fit(config, self.folder)[1]
 
-    def note(self, name: str, architecture: Architecture) -> None:
-        """Keep what a cell is worth."""
+    def record(self, name: str, architecture: Architecture) -> None:
+        """Record a cell and its accuracy."""
         self.found[name] = self.bench.accuracy(architecture)
         self.found[f"{name}_cell"] = build_space(architecture.space).text(architecture)
         print(json.dumps(self.found), flush=True)
 
     def search(self, method: str) -> None:
-        """A file of ``configs/search`` in the pipeline's place; a selection goes on from the search of DARTS."""
+        """Search with a file of ``configs/search``; a selection starts from the supernet of a DARTS search."""
         config, before, folder = self._search(method), 0.0, self.stages.search_dir
         arguments = config["model"]["init_args"]
         self.bench.step_seconds.clear()
@@ -275,7 +277,7 @@ class Seed:
             task, seconds, folder = self._split(config)
         else:
             task, seconds = self.bench.fit(config, folder)
-        self.note("search_alone", task.found)
+        self.record("search_alone", task.found)
         errors = read_json(folder / "architecture.json", repair="")["provenance"]["selection_errors"]
         self.found |= {
             kind: errors[kind]["rate"] for kind in ("edges", "operations") if errors and errors[kind]["count"]
@@ -284,7 +286,7 @@ class Seed:
         self.found |= {"seconds": before + seconds, "steps": len(steps), "step_ms": 1e3 * statistics.median(steps)}
 
     def _split(self, config: dict[str, Any]) -> tuple[Any, float, Path]:
-        """GM-NAS: a third of the epochs with equal alphas, then a search in each of two parts; the better one's."""
+        """Run GM-NAS: a third of the epochs with equal alphas, then one search per part; return the better one."""
         config["trainer"]["max_epochs"] = epochs = config["trainer"]["max_epochs"] // 3
         whole, split = deepcopy(config), deepcopy(config)
         whole["model"]["init_args"]["warmup_epochs"] = epochs
@@ -319,9 +321,9 @@ class Seed:
                 arguments["warmup_epochs"] = round(epochs * arguments["warmup_epochs"] / own["trainer"]["max_epochs"])
             config["trainer"]["callbacks"] = callbacks = own["trainer"].get("callbacks") or []
             for each in callbacks:
-                if "epoch" in each["init_args"]:  # at which an architecture is frozen: half of the way
+                if "epoch" in each["init_args"]:  # the architecture is frozen after half of the epochs
                     each["init_args"]["epoch"] = epochs // 2
-                if "kept" in each["init_args"]:  # phases, each a cell deeper and with a schedule of its own
+                if "kept" in each["init_args"]:  # phases, each one cell deeper and with its own schedule
                     cells = arguments["space"]["init_args"]["cells"]
                     each["init_args"]["cells"] = [cells, cells + 1, cells + 2]
                     arguments["weight_scheduler"] = own["model"]["init_args"]["weight_scheduler"]
@@ -329,42 +331,42 @@ class Seed:
         arguments = config["model"]["init_args"]
         for part in self.bench.options.without:
             arguments[part] = [] if part == "regularizers" else None
-            if part == "normalization":  # whose alphas of edges the discretizer would need
+            if part == "normalization":  # without which the discretizer has no edge alphas
                 arguments["discretizer"] = {
                     "class_path": "lightning_nas.differentiable.discretization.softmax_score.SoftmaxScore"
                 }
         return config
 
     def refine(self) -> None:
-        """The pipeline's next stage."""
+        """Run the next stage of the pipeline."""
         task, seconds = self.bench.fit(self.stages.config_of("refine"), self.folder / "refined")
-        self.note("accuracy", task.history.best[0])
+        self.record("accuracy", task.history.best[0])
         self.found["seconds"] += seconds
 
     def largest(self) -> None:
-        """The same refinement of the largest cell alone, which has no search to say what to look at: all neighbours."""
+        """Refine the largest cell alone, with all neighbours, because no search has ranked them."""
         config = self.stages.config_of("refine")
         config["model"]["init_args"]["strategy"]["init_args"] |= {"starts": [], "order": None, "neighbours": None}
         task, seconds = self.bench.fit(config, self.folder / "largest")
-        self.note("largest_refine", task.history.best[0])
+        self.record("largest_refine", task.history.best[0])
         self.found["largest_refine_seconds"] = seconds
 
     def random(self) -> None:
-        """Random cells by the same short trainings, in the same time."""
+        """Evaluate random cells by the same short trainings in the same time."""
         config = self.stages.config_of("refine")
         strategy = {"class_path": "lightning_nas.strategies.random_search.RandomSearch"}
         config["model"]["init_args"] |= {"strategy": strategy, "budget": 1000, "generation_size": 2}
-        # the default of interval is an enum, which a configuration cannot say
+        # the default of interval is an enum, which a configuration file cannot contain
         limits = {"duration": {"seconds": round(self.found["seconds"])}, "interval": "step"}
         timer = {"class_path": "Timer", "init_args": limits}
         config["trainer"]["callbacks"] = [timer]
         task, _ = self.bench.fit(config, self.folder / "random")
-        self.note("best_of_k", task.history.best[0])
+        self.record("best_of_k", task.history.best[0])
         self.found["k"] = len(task.history.results)
 
 
 def measure(bench: Bench, seed: int) -> dict[str, Any]:
-    """One seed."""
+    """Run one seed."""
     run = Seed(bench, seed)
     run.search(bench.options.method)
     if bench.options.method == "default":
@@ -379,7 +381,7 @@ def measure(bench: Bench, seed: int) -> dict[str, Any]:
 
 
 def report(bench: Bench, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The line of JSON."""
+    """Summarise all seeds."""
 
     def mean(name: str) -> float | None:
         values = [each[name] for each in runs if name in each]
@@ -412,26 +414,39 @@ def report(bench: Bench, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, print, and end with a line of JSON."""
-    others = ("gm_nas_split", "nasbench201_darts", "s1", "s2", "s3", "s4")  # a part of a method, and spaces
+    """Measure, and print the result as JSON."""
+    others = ("gm_nas_split", "nasbench201_darts", "s1", "s2", "s3", "s4")  # part of another method, or spaces
     stems = sorted(path.stem for path in (CONFIGS / "search").glob("*.yaml"))
     methods = ["default", *(stem for stem in stems if stem not in others)]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--space", required=True, choices=["nasbench201", "darts"])
-    parser.add_argument("--data", required=True, help="npz of CIFAR-10")
-    parser.add_argument("--tables", default=os.environ.get("LIGHTNING_NAS_DATA"), help="folder of nasbench201.npz")
-    parser.add_argument("--column", default="cifar10_test_200", help="of the table, what a cell is worth")
+    parser.add_argument("--data", required=True, help="npz file of CIFAR-10")
+    parser.add_argument(
+        "--tables",
+        default=os.environ.get("LIGHTNING_NAS_DATA"),
+        help="folder of nasbench201.npz",
+    )
+    parser.add_argument(
+        "--column",
+        default="cifar10_test_200",
+        help="column of the table with the reference accuracies (default: %(default)s)",
+    )
     parser.add_argument("--method", required=True, choices=methods)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first_seed", type=int, default=0)
-    parser.add_argument("--images", type=int, default=5000, help="training images of a search, both halves")
-    parser.add_argument("--epochs", type=int, help="of a search; by default those of the pipeline")
-    parser.add_argument("--proxy", choices=["scheme1"], help="search on a distilled proxy, not on the images")
-    parser.add_argument("--steps", type=int, default=400, help="of the trainings that are the truth in the space darts")
-    parser.add_argument("--random_cells", type=int, default=8, help="trained there for comparison")
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=5000,
+        help="training images of a search, in both halves together (default: %(default)s)",
+    )
+    parser.add_argument("--epochs", type=int, help="epochs of a search (default: those of the pipeline)")
+    parser.add_argument("--proxy", choices=["scheme1"], help="search on a distilled proxy instead of the images")
+    parser.add_argument("--steps", type=int, default=400, help="steps of the reference trainings in the space darts")
+    parser.add_argument("--random_cells", type=int, default=8, help="random cells to compare with in the space darts")
     parts = ["attention", "normalization", "regularizers"]
-    parser.add_argument("--without", nargs="+", default=[], choices=parts, help="leave these components out")
-    parser.add_argument("--alone", action="store_true", help="leave the random cells and the largest one out")
+    parser.add_argument("--without", nargs="+", default=[], choices=parts, help="components to leave out")
+    parser.add_argument("--alone", action="store_true", help="leave out random cells and the largest cell")
     options = parser.parse_args()
     if options.tables is None and options.space == "nasbench201":
         parser.error("say --tables FOLDER or set LIGHTNING_NAS_DATA: the folder of nasbench201.npz")

@@ -1,8 +1,8 @@
-"""How wrong is the finite difference of second-order DARTS, against the exact derivative?
+"""Measure the error of the finite differences of second-order DARTS against the exact derivative.
 
-Trains a small DARTS supernet on scikit-learn's digits, and compares the implicit term of ``SecondOrder`` with that of
-``ExactSecondOrder`` in float64, at the start and after training, for several radii. Prints a table, and a last line in
-JSON: the median over batches of the relative error of the whole hypergradient and of its implicit term.
+A small DARTS supernet is trained on scikit-learn's digits. In float64, before and after training and for several radii,
+the implicit term of ``SecondOrder`` is compared with that of ``ExactSecondOrder``. The program prints a table and, as
+its last line, JSON: the medians over batches of the relative errors of the whole hypergradient and its implicit term.
 
     python benchmarks/second_order_error.py --epochs 10 --seeds 3
 """
@@ -31,7 +31,7 @@ RADII = (1e-2, 1e-3, 1e-4, 1e-6)
 
 
 class Compared(Hypergradient):
-    """First order for the search itself; on some batches the others are computed as well, and compared."""
+    """First-order hypergradient for the search, which compares the others on some batches."""
 
     needs_sgd = True
 
@@ -41,7 +41,7 @@ class Compared(Hypergradient):
         self.shares: list[float] = []
 
     def gradient(self, problem: BilevelProblem, train: Any, search: Any) -> tuple[torch.Tensor, ...]:
-        """The first-order gradient."""
+        """Return the first-order gradient."""
         first = FirstOrder().gradient(problem, train, search)
         if len(self.shares) < self.batches:
             self._compare(problem, train, search)
@@ -52,7 +52,7 @@ class Compared(Hypergradient):
             return torch.cat([g.flatten() for g in hypergradient.gradient(problem, train, search)])
 
         class Direct(ExactSecondOrder):
-            """The part without the implicit term."""
+            """The hypergradient without its implicit term."""
 
             def gradient(self, problem: BilevelProblem, train: Any, search: Any) -> tuple[torch.Tensor, ...]:
                 from lightning_nas.differentiable.hypergradient.second_order import unrolled
@@ -72,7 +72,7 @@ class Compared(Hypergradient):
 
 
 def measure(seed: int, epochs: int, batches: int) -> dict[str, Compared]:
-    """Train one supernet, and compare before and after."""
+    """Train one supernet, and compare hypergradients before and after."""
     seed_everything(seed)
     compared = {"start": Compared(batches), "trained": Compared(batches)}
     task = BilevelTask(
@@ -98,10 +98,10 @@ def measure(seed: int, epochs: int, batches: int) -> dict[str, Compared]:
 
 
 def main() -> None:
-    """Run the seeds and print the table."""
+    """Run all seeds and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=10, help="of first-order search between the two measurements")
-    parser.add_argument("--batches", type=int, default=5, help="batches compared at either point")
+    parser.add_argument("--epochs", type=int, default=10, help="epochs of first-order search in between")
+    parser.add_argument("--batches", type=int, default=5, help="batches per comparison")
     parser.add_argument("--seeds", type=int, default=3)
     given = parser.parse_args()
     start = time.perf_counter()

@@ -1,9 +1,9 @@
-"""Time the library's supernets against one module an edge, in one process, step by step in turn.
+"""Compare the time of a search step in the library's supernets with that in supernets of one module per edge.
 
     python -m benchmarks.supernet_speed --setting S
 
-The last line is JSON: the median ratio of the steps' times, median seconds, the largest difference of logits from the
-same weights, and peak memory, measured in processes of their own.
+Steps of both alternate in one process. The last line is JSON: the median ratio of the times, median seconds, the
+largest difference of logits from the same weights, and peak memory, which is measured in separate processes.
 """
 
 import argparse
@@ -37,7 +37,7 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Setting:
-    """What is timed; cells are those of a stage where there are stages."""
+    """Sizes of the comparison. ``cells`` counts those of one stage in a space with stages."""
 
     channels: int
     cells: int
@@ -53,7 +53,7 @@ class Setting:
     compile: Compile = False
 
     def draw(self) -> Batch:
-        """A random batch."""
+        """Draw a random batch."""
         images = torch.randn(self.batch, *self.image, device=self.device)
         return images, torch.randint(10, (self.batch,), device=self.device)
 
@@ -71,7 +71,7 @@ Reference = reference.Network | reference.NB201Network
 
 
 class Ours(nn.Module):
-    """The library's supernet, called as the reference is."""
+    """The supernet of the library, with the interface of the reference."""
 
     def __init__(self, setting: Setting, net: Reference) -> None:
         super().__init__()
@@ -85,10 +85,10 @@ class Ours(nn.Module):
         self.first_order = setting.order == "first"
         self.to(setting.device)
         from_per_edge(net.state_dict(), self.net)
-        self.execution = SupernetRunner(self.net, setting.channels_last, setting.checkpoint_cells, setting.compile)
+        self.runner = SupernetRunner(self.net, setting.channels_last, setting.checkpoint_cells, setting.compile)
 
     def forward(self, x: Tensor, alphas: Mapping[str, Tensor], betas: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Logits."""
+        """Return logits."""
         mixtures = {}
         for name, alpha in alphas.items():
             weights, edges = alpha.softmax(1), alpha.new_ones(len(alpha))
@@ -97,11 +97,11 @@ class Ours(nn.Module):
                 weights = weights * edges.unsqueeze(1)
             mixtures[name] = Mixture(weights, edges)
         alphas_move = any(alpha.requires_grad for alpha in alphas.values())
-        return self.execution(x, mixtures, frozen=alphas_move and self.first_order)
+        return self.runner(x, mixtures, frozen=alphas_move and self.first_order)
 
 
 def make_reference(setting: Setting) -> Reference:
-    """The plain supernet, always with the same weights."""
+    """Create the plain supernet, always with the same weights."""
     torch.manual_seed(0)
     if setting.nasbench201:
         plain = reference.NB201Network(setting.channels, cells=setting.cells, channels_in=setting.image[0])
@@ -116,7 +116,7 @@ def make_reference(setting: Setting) -> Reference:
 
 
 def make_alphas(setting: Setting) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
-    """Alphas, and edge weights where channels are partial."""
+    """Create alphas and, for partial channels, edge weights."""
     torch.manual_seed(1)
     names = ("cell",) if setting.nasbench201 else ("normal", "reduce")
 
@@ -131,7 +131,7 @@ def make_alphas(setting: Setting) -> tuple[dict[str, Tensor], dict[str, Tensor] 
 def optimizers(
     net: nn.Module, arch: list[Tensor], fused: bool | None
 ) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
-    """The optimizers of the paper."""
+    """Create the optimizers of the DARTS paper."""
     sgd = torch.optim.SGD(net.parameters(), 0.025, momentum=0.9, weight_decay=3e-4, fused=fused)
     return sgd, torch.optim.Adam(arch, 3e-4, (0.5, 0.999), weight_decay=1e-3, fused=fused)
 
@@ -144,7 +144,7 @@ def lean_step(
     sgd: torch.optim.Optimizer,
     adam: torch.optim.Optimizer,
 ) -> None:
-    """A bi-level step that asks for no gradient that it does not use."""
+    """Run a bi-level step that computes only gradients that it uses."""
     arch = [*alphas.values(), *(betas or {}).values()]
     train, search = setting.draw(), setting.draw()
     if setting.order == "first":
@@ -164,7 +164,7 @@ def lean_step(
 
 
 def reference_step(setting: Setting) -> Step:
-    """The plain supernet with the steps of the public code."""
+    """Create steps of the plain supernet as in the public code."""
     net, (alphas, betas) = make_reference(setting), make_alphas(setting)
     sgd, adam = optimizers(net, [*alphas.values(), *(betas or {}).values()], None)
     names = {"first": "first_order_step", "second": "second_order_step", "exact": "exact_step"}
@@ -173,7 +173,7 @@ def reference_step(setting: Setting) -> Step:
 
 
 def lean_reference_step(setting: Setting) -> Step:
-    """The plain supernet in channels_last memory, without the gradients that are not used."""
+    """Create steps of the plain supernet with channels_last memory and without unused gradients."""
     net, (alphas, betas) = make_reference(setting).to(memory_format=torch.channels_last), make_alphas(setting)
     sgd, adam = optimizers(net, [*alphas.values(), *(betas or {}).values()], None)
 
@@ -194,14 +194,14 @@ class _ChannelsLast(nn.Module):
 
 
 def our_step(setting: Setting) -> Step:
-    """The library's supernet."""
+    """Create steps of the library's supernet."""
     net, (alphas, betas) = Ours(setting, make_reference(setting)), make_alphas(setting)
     sgd, adam = optimizers(net, [*alphas.values(), *(betas or {}).values()], setting.fused or None)
     return partial(lean_step, setting, net, alphas, betas, sgd, adam)
 
 
 def seconds(step: Step, device: str) -> float:
-    """Wall time of one step."""
+    """Measure the wall-clock time of one step."""
     if device == "cuda":
         torch.cuda.synchronize()
     start = time.perf_counter()
@@ -212,7 +212,7 @@ def seconds(step: Step, device: str) -> float:
 
 
 def interleaved(ours: Step, other: Step, device: str, rounds: int) -> tuple[float, float, float]:
-    """Median ratio, median seconds of ours, of the other; one step of each first, untimed."""
+    """Alternate both after one untimed step each; return the median ratio and the median seconds of both."""
     ours(), other()
     pairs = [(seconds(ours, device), seconds(other, device)) for _ in range(rounds)]
     ratio = statistics.median(b / a for a, b in pairs)
@@ -221,37 +221,28 @@ def interleaved(ours: Step, other: Step, device: str, rounds: int) -> tuple[floa
 
 @torch.no_grad()
 def difference(setting: Setting) -> float:
-    """Largest difference of logits from the same weights."""
+    """Compute the largest difference of logits from the same weights."""
     net, (alphas, betas) = make_reference(setting), make_alphas(setting)
     x, _ = setting.draw()
     return float((net(x, alphas, betas) - Ours(setting, net)(x, alphas, betas)).abs().max())
 
 
 def peak_mb(step: Step, device: str) -> float:
-    """Peak memory of three steps; in a process of its own."""
+    """Measure the peak memory of three steps, for a process of its own."""
     for _ in range(3):
         step()
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
-    # ru_maxrss would start from what the starting process held
+    # ru_maxrss would include the memory of the parent process
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def measure_memory(arguments: argparse.Namespace, which: str) -> float:
-    """Run this program again for memory only."""
+    """Run this program again in another process to measure memory."""
     command = [sys.executable, "-m", "benchmarks.supernet_speed", "--memory", which]
-    for name in (
-        "setting",
-        "order",
-        "device",
-        "threads",
-        "against",
-        "channels-last",
-        "fused",
-        "checkpoint-cells",
-        "compile",
-    ):
+    names = ("setting", "order", "device", "threads", "against", "channels-last", "fused", "checkpoint-cells", "compile")
+    for name in names:
         value = getattr(arguments, name.replace("-", "_"))
         command += [f"--{name}", str(value)] if value is not None else []
     root = Path(__file__).resolve().parent.parent
@@ -260,14 +251,14 @@ def measure_memory(arguments: argparse.Namespace, which: str) -> float:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the result."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--setting", choices=list(SETTINGS), default="S")
     parser.add_argument("--order", choices=("first", "second", "exact"), default="first")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
         "--against",
-        help="module:function that maps a Setting to a step without arguments, instead of the reference",
+        help="module:function that maps a Setting to a step without arguments; replaces the reference",
     )
     parser.add_argument("--channels-last", choices=("true", "false"), default="true")
     parser.add_argument("--fused", choices=("true", "false"), default="true")
@@ -303,8 +294,8 @@ def main() -> None:
     if setting.partial_channels == 1:
         lean, _, lean_seconds = interleaved(ours, lean_reference_step(setting), setting.device, arguments.rounds)
         print(f"against a channels_last reference without unused gradients ({lean_seconds:.3f} s): {lean:.2f}")
-    else:  # strided 1x1 convolutions of so few channels overrun their memory there, with torch 2.15 on a CPU
-        print("no channels_last reference: it does not end with so few channels")
+    else:  # with torch 2.15 on a CPU, strided 1x1 convolutions of so few channels overrun their memory
+        print("no channels_last reference: it does not run with so few channels")
     result = {
         "setting": arguments.setting,
         "ratio": round(ratio, 3),

@@ -1,11 +1,12 @@
-"""What a cell that was found on a proxy is worth elsewhere: trained larger, on other images, and on other classes.
+"""Measure how well cells that were found on a proxy transfer to larger networks, other images and other classes.
 
     python -m benchmarks.transfer --proxies results --data cifar10.npz --targets other.npz cifar100.npz --out transfer
 
-Searches in the DARTS space, all with the same number of steps, on proxies that ``benchmarks.proxies`` has left in its
-folder, and on the real images; the cells, and random ones, are then trained alike on half of each target's images and
-scored on the other half. Choose targets whose images no proxy was made from. A finished (row, seed) is in the output
-folder and not measured again. Prints a table; the last line is JSON.
+Cells are searched in the DARTS space, with the same number of steps on each of the proxies that ``benchmarks.proxies``
+has written to its folder, and on the real images. These cells and random ones are then trained in the same way on half
+of the images of each target, and tested on the other half. Choose targets whose images were not distilled. Results of
+a finished row and seed are kept in the output folder and not measured again. The program prints a table; its last line
+is JSON.
 """
 
 import argparse
@@ -37,10 +38,10 @@ REAL, RANDOM = "all real images", "random cell"
 
 
 class Bench:
-    """Everything that rows share.
+    """Settings and data that all rows share.
 
     Args:
-        options: The command line's.
+        options: Options of the command line.
     """
 
     def __init__(self, options: argparse.Namespace) -> None:
@@ -48,7 +49,7 @@ class Bench:
         self.out = Path(options.out)
 
     def _data(self, row: str, seed: int) -> tuple[dict[str, Any], int]:
-        """What a search reads, and the images of its train half."""
+        """Return the data configuration of a search, and the number of images in its train half."""
         real = {"path": self.options.data, "validation_fraction": HELD_OUT}
         changes = [{"class_path": f"lightning_nas.data.augmentation.{name}"} for name in ("RandomCrop", "RandomFlip")]
         if row == REAL:
@@ -67,7 +68,7 @@ class Bench:
         return {"class_path": name, "init_args": arguments}, len(module.half("train"))
 
     def search(self, row: str, seed: int, folder: Path) -> tuple[Architecture, float, float]:
-        """The architecture, the seconds of its search, and those that as many epochs of all real images would take."""
+        """Search, and return the architecture, the seconds of the search and the seconds per step."""
         if row == RANDOM:
             return DARTSSpace().sample(torch.Generator().manual_seed(seed)), 0.0, 0.0
         data, images = self._data(row, seed)
@@ -84,7 +85,7 @@ class Bench:
         return load_architecture(folder / "architecture.json"), seconds, seconds / (epochs * (images // BATCH))
 
     def measure(self, row: str, seed: int) -> dict[str, Any]:
-        """Search, then train what was found on every target."""
+        """Search, then train the found cell on every target."""
         folder = self.out / f"{row.replace(' ', '_').replace(',', '')}_{seed}"
         done = folder / "measured.json"
         if done.is_file():
@@ -102,7 +103,7 @@ class Bench:
         return found
 
     def training(self, target: str, seed: int) -> ShortTraining:
-        """How every cell is trained on a target."""
+        """Create the training of cells on a target."""
         halves = HalvesDataModule(ArrayDataModule(target))
         return ShortTraining(
             halves,
@@ -117,7 +118,7 @@ class Bench:
 
 
 def table(rows: list[dict[str, Any]], targets: list[str]) -> str:
-    """Means and deviations over the seeds of every row, as Markdown."""
+    """Write means and standard deviations over the seeds of every row as Markdown."""
     names = [Path(target).stem for target in targets]
     lines = ["| | seconds of search | parameters | " + " | ".join(names) + " |", "|---" * (3 + len(names)) + "|"]
     for name in dict.fromkeys(row["row"] for row in rows):
@@ -129,27 +130,28 @@ def table(rows: list[dict[str, Any]], targets: list[str]) -> str:
             return f"{mean} ± {factor * statistics.stdev(values):,.{digits}f}" if len(values) > 1 else mean
 
         cells = [name, spread("search_seconds", 1, 0), spread("parameters", 1, 0)]
-        cells += [spread(target, 100, 2) + " %" for target in names]
+        cells += [spread(target, 100, 2) + "%" for target in names]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Measure, print, and end with a line of JSON."""
+    """Measure, print the table, and print the result as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--proxies", required=True, help="the folder that benchmarks.proxies wrote")
-    parser.add_argument("--data", required=True, help="npz of the images that the proxies were made from")
+    parser.add_argument("--proxies", required=True, help="output folder of benchmarks.proxies")
+    parser.add_argument("--data", required=True, help="npz file of the images that were distilled")
     parser.add_argument("--targets", required=True, nargs="+", help="npz files of other images")
-    parser.add_argument("--out", required=True, help="folder of what was found and measured")
+    parser.add_argument("--out", required=True, help="output folder")
     parser.add_argument("--rows", nargs="+", default=["scheme 1", "random subset", REAL, RANDOM])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=100, help="of every search")
-    parser.add_argument("--train_steps", type=int, default=300, help="of every training")
+    parser.add_argument("--steps", type=int, default=100, help="steps of every search (default: %(default)s)")
+    parser.add_argument("--train_steps", type=int, default=300, help="steps of every training (default: %(default)s)")
     parser.add_argument(
         "--channels",
         type=int,
         default=12,
-        help="of the trained networks, which have 5 cells; the searches have 4 and 3",
+        help="channels of the trained networks, which have 5 cells; supernets have 4 channels and 3 cells (default: "
+        "%(default)s)",
     )
     parser.add_argument("--threads", type=int, default=1)
     bench = Bench(parser.parse_args())
