@@ -241,7 +241,17 @@ def peak_mb(step: Step, device: str) -> float:
 def measure_memory(arguments: argparse.Namespace, which: str) -> float:
     """Run this program again in another process to measure memory."""
     command = [sys.executable, "-m", "benchmarks.supernet_speed", "--memory", which]
-    names = ("setting", "order", "device", "threads", "against", "channels-last", "fused", "checkpoint-cells", "compile")
+    names = (
+        "setting",
+        "order",
+        "device",
+        "threads",
+        "against",
+        "channels-last",
+        "fused",
+        "checkpoint-cells",
+        "compile",
+    )
     for name in names:
         value = getattr(arguments, name.replace("-", "_"))
         command += [f"--{name}", str(value)] if value is not None else []
