@@ -43,11 +43,12 @@ import yaml
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.rank_gains import gain_interval
 from lightning_nas.architecture import Architecture
 from lightning_nas.cli.lightning import run
 from lightning_nas.data.images import ArrayDataModule
 from lightning_nas.evaluation.supernet import SupernetEvaluator
-from lightning_nas.metrics.ranking import gain_interval, kendall_tau
+from lightning_nas.metrics.ranking import kendall_tau
 from lightning_nas.pipeline.config import merge, read_yaml
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.tables.nasbench201 import NASBench201Table
@@ -337,7 +338,7 @@ def report(bench: Bench, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for name in ("local", "global"):
         worse, better = ([each["scores"][variant][name] for each in runs] for variant in COMPARED[method])
         interval = gain_interval(worse, better, truths[name], kendall_tau)
-        line["gain_interval" if name == "local" else "global_gain_interval"] = [interval.low, interval.high]
+        line["gain_interval" if name == "local" else "global_gain_interval"] = list(interval)
     line["feasible"] = len(bench.ranked)
     return line
 

@@ -31,13 +31,13 @@ from torch import Tensor, nn
 from benchmarks.evolve import SCORED, Bench, spread
 from benchmarks.evolve_table import run as run_on_table
 from benchmarks.predict import Problem
+from benchmarks.rank_gains import cluster_correlations, gain_interval
 from lightning_nas.architecture import Architecture
 from lightning_nas.data.images import ArrayDataModule
-from lightning_nas.metrics.ranking import gain_interval, kendall_tau
+from lightning_nas.metrics.ranking import kendall_tau
 from lightning_nas.pipeline.config import read_yaml
 from lightning_nas.predictors.regressors import one_hot
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
-from lightning_nas.strategies.dcnas import cluster_correlations
 from lightning_nas.supernets.scoring import fixed_images
 
 EVOLUTION = "lightning_nas.strategies"
@@ -250,9 +250,9 @@ def report_pevonas(bench: Bench, runs: Sequence[dict[str, Any]]) -> dict[str, An
                 kendall_tau(new, range(len(new))) - kendall_tau(old, range(len(old)))
                 for old, new in zip(worse, better, strict=True)
             ]
-            interval = gain_interval(worse, better, range(len(worse[0])), kendall_tau)
-            line[f"{name}_{kind}_gain"] = [*spread(gains), interval.low, interval.high]
-            text = f"{statistics.mean(gains):+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
+            low, high = gain_interval(worse, better, range(len(worse[0])), kendall_tau)
+            line[f"{name}_{kind}_gain"] = [*spread(gains), low, high]
+            text = f"{statistics.mean(gains):+.3f} [{low:+.3f}, {high:+.3f}]"
             print(f"gain of {kind} tau, {pair[1]} less {pair[0]}: {text}")
     return line
 

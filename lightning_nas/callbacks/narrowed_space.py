@@ -1,39 +1,46 @@
-"""What a search by pEvoNAS leaves of its space."""
+"""The part of a space that a search by pEvoNAS keeps."""
 
 from typing import Any
 
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lightning_nas.checks import at_least
 from lightning_nas.errors import ConfigError
 from lightning_nas.files.artifacts import write_bytes
-from lightning_nas.strategies.pevonas import PEvoNAS, narrowed, only_cell
+from lightning_nas.strategies.pevonas import PEvoNAS, narrowed, single_cell_type
 from lightning_nas.tasks.common import output_folder
 
 
 class NarrowedSpace(Callback):
-    """Writes what a search by ``PEvoNAS`` leaves of its space, for the next link of a chain of supernets.
+    """Writes the part of the space that a search by ``PEvoNAS`` keeps, for the next link of a chain of supernets.
 
-    At the end ``space.yaml`` is in the run's folder: a configuration that goes after another one, whose space then has
-    only the operations that ``narrowed`` keeps of the search's best alphas.
+    At the end of the search, ``space.yaml`` in the folder of the run is a configuration to add after that of another
+    run, whose space then has only the operations with the largest alphas of the best individual.
 
     Args:
-        keep: Operations that an edge keeps, at least 1.
+        keep: Number of operations that every edge keeps, at least 1.
 
     Raises:
-        ConfigError: ``keep`` is below 1.
+        ConfigError: ``keep`` is less than 1.
+
+    Example:
+        ```yaml
+        trainer:
+          callbacks:
+            - {class_path: NarrowedSpace, init_args: {keep: 3}}
+        ```
     """
 
     def __init__(self, keep: int) -> None:
-        if keep < 1:
-            raise ConfigError(f"keep is {keep}; an edge keeps at least 1 operation.")
+        at_least(1, keep=keep)
         self.keep = keep
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse a run that could not be narrowed at its end.
+        """Refuse a run whose space could not be narrowed at the end.
 
         Raises:
-            ConfigError: It is no search by ``PEvoNAS``, or the space does not fit.
+            ConfigError: The task is not a search by ``PEvoNAS``, or its space has several cell types.
         """
         strategy: Any = getattr(pl_module, "strategy", None)
         if not isinstance(strategy, PEvoNAS):
@@ -41,10 +48,10 @@ class NarrowedSpace(Callback):
                 f"{type(self).__name__} needs a search whose strategy is PEvoNAS; the task is "
                 f"{type(pl_module).__name__}, its strategy {type(strategy).__name__}. Leave the callback out."
             )
-        only_cell(pl_module.space)
+        single_cell_type(pl_module.space)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the file."""
+        """Write ``space.yaml``."""
         strategy: Any = pl_module.strategy
         space: Any = pl_module.space
         folder: Any = pl_module.output_dir

@@ -19,7 +19,7 @@ from lightning_nas.metrics.cost import parameters
 from lightning_nas.spaces.artifact import build_space
 
 SCORED = 500
-"""Images per batch when a network is scored, about: batch statistics are taken over them."""
+"""Rough number of images per batch, over which batch statistics are taken, when a network is scored."""
 
 
 class ShortTraining(Evaluator):
@@ -138,13 +138,19 @@ class ShortTraining(Evaluator):
             derived_seed(self.seed, "round", self.version, i) if self.version or i else self.seed
             for i in range(repeats)
         ]
-        networks = [self._trained(architecture, seed) for seed in seeds]
-        scores = [self._score(network) for network in networks]
+        networks = [self.train(architecture, seed) for seed in seeds]
+        scores = [self.score(network) for network in networks]
         objectives = {name: sum(each[name] for each in scores) / len(scores) for name in scores[0]}
         cost = {"seconds": time.perf_counter() - start, "parameters": float(parameters(networks[0]))}
         return Evaluation(objectives, cost)
 
-    def _trained(self, architecture: Architecture, seed: int) -> nn.Module:
+    def train(self, architecture: Architecture, seed: int) -> nn.Module:
+        """Train a network of an architecture, with as many steps as the current round has.
+
+        Args:
+            architecture: The architecture.
+            seed: Seed of the weights, the batches and the augmentations.
+        """
         steps = self.steps[min(self.version, len(self.steps) - 1)]
         images, labels = self._half("train")
         with torch.random.fork_rng(devices=[]):
@@ -180,8 +186,11 @@ class ShortTraining(Evaluator):
             scheduler.step()
         return network
 
-    def _score(self, network: nn.Module) -> dict[str, float]:
-        """Loss and accuracy on the search half, in random batches of at least half ``SCORED`` images."""
+    def score(self, network: nn.Module) -> dict[str, float]:
+        """Loss and accuracy of a network in training mode on the search half.
+
+        The batches have between half and 1.5 times ``SCORED`` images, if there are as many.
+        """
         images, labels = self._half("search")
         loss = hits = 0.0
         with torch.no_grad():

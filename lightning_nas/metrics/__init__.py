@@ -1,10 +1,9 @@
-"""Metrics: rank statistics, selection errors, sharpness, and what a network costs."""
+"""Metrics: rank statistics, selection errors, sharpness of minima, and costs of networks."""
 
 from lightning_nas.metrics.cost import CostSource, activation_memory, latency, macs, parameters
 from lightning_nas.metrics.ranking import (
     best_rank,
     bootstrap_interval,
-    gain_interval,
     kendall_tau,
     regret,
     spearman,
@@ -22,7 +21,6 @@ __all__ = [
     "activation_memory",
     "best_rank",
     "bootstrap_interval",
-    "gain_interval",
     "kendall_tau",
     "largest_eigenvalue",
     "latency",

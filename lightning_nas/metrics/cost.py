@@ -1,4 +1,4 @@
-"""What a network costs: parameters, multiply-accumulates, time and memory."""
+"""Costs of networks: parameters, multiply-accumulates, latency and activation memory."""
 
 import copy
 import statistics
@@ -10,110 +10,107 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_nas.architecture import Architecture
-from lightning_nas.errors import ConfigError
+from lightning_nas.checks import at_least
 
 WARM_UP = 5
-"""Forward passes before the clock starts: the first ones choose algorithms and allocate memory."""
+"""Number of forward passes before the clock starts: the first ones choose algorithms and allocate memory."""
 
 
 class Latency(NamedTuple):
     """Milliseconds of a forward pass.
 
     Attributes:
-        median: Half of the passes took longer.
-        spread: The interquartile range: the middle half of the passes lies within it.
+        median: Median over the passes.
+        spread: Interquartile range over the passes.
     """
 
     median: float
     spread: float
 
 
-class CostSource(ABC):  # noqa: B024
-    """Anything that knows the costs of architectures, such as an evaluator."""
+class CostSource(ABC):  # noqa: B024  # it has a default
+    """Anything that knows costs of architectures without a query, such as an evaluator.
+
+    Constraints of searches and cost-aware samplers of paths take one.
+
+    Example:
+        ```python
+        class Depth(CostSource):
+            def costs(self, architecture):
+                return {"convolutions": float(architecture.choices.count(3))}
+        ```
+    """
 
     def costs(self, architecture: Architecture) -> Mapping[str, float]:
-        """The costs of an architecture, as far as they are known without a query; none by default.
+        """The costs of an architecture that are known without a query; none by default.
 
         Args:
-            architecture: Any architecture.
+            architecture: The architecture.
 
         Returns:
-            Costs by name, such as latencies and parameters; lower is better. A cost that takes long to measure may be
-            measured when its name is looked up, so that nobody pays for a cost that is not asked for.
+            The costs by name; lower is better. A mapping may measure a cost only when its name is looked up, so that
+            nobody waits for a cost that is not needed.
         """
         return {}
 
 
 def parameters(module: nn.Module) -> int:
-    """Number of parameters, shared ones counted once; an auxiliary head counts where the module has one."""
+    """Number of parameters of a module.
+
+    Shared parameters count once. An auxiliary head counts if the module has one.
+
+    Args:
+        module: The module.
+    """
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def macs(module: nn.Module, image_shape: Sequence[int]) -> int:
-    """Multiply-accumulates of all convolutions and linear layers for one image in eval mode.
+    """Multiply-accumulates of a forward pass for one image in eval mode.
 
-    Counted as the field's papers do: biases, normalisation, pooling and activations cost nothing. A copy of
-    the module is run for the shapes alone, so the module itself stays as it is.
+    Convolutions, linear layers and other matrix products count, as in the papers of the field; biases, normalization,
+    pooling and activations do not. Half the floating-point operations that torch's ``FlopCounterMode`` counts. A copy
+    of the module is run; the module itself stays unchanged.
 
     Args:
-        module: Maps images ``(batch, channels, height, width)`` to anything, with layers of class ``nn.Conv2d`` and
-            ``nn.Linear``.
-        image_shape: ``(channels, height, width)`` of an image.
+        module: A module that takes images ``(batch, channels, height, width)``.
+        image_shape: Shape of an image, ``(channels, height, width)``.
+
+    Example:
+        ```python
+        macs(torchvision.models.resnet18(), (3, 224, 224))  # 1_814_073_344
+        ```
     """
-    counts: list[int] = []
-    shadow = copy.deepcopy(module).float().eval()
-    for layer in shadow.modules():
-        if isinstance(layer, nn.Conv2d):
-            layer.forward = partial(_convolution, layer, counts)  # type: ignore[method-assign]  # of the copy alone
-        elif isinstance(layer, nn.Linear):
-            layer.forward = partial(_linear, layer, counts)  # type: ignore[method-assign]  # of the copy alone
-    device = next((parameter.device for parameter in shadow.parameters()), torch.device("cpu"))
-    with torch.no_grad():
-        shadow(torch.zeros(1, *image_shape, device=device))
-    return sum(counts)
-
-
-def _convolution(layer: nn.Conv2d, counts: list[int], x: Tensor) -> Tensor:
-    """Count a convolution, and return something of its output's shape.
-
-    One channel tells the height and width. The meta device would tell them too, but it loads torch's compiler, which
-    takes longer than all of this.
-    """
-    one = F.conv2d(x[:, :1], layer.weight[:1, :1], None, layer.stride, layer.padding, layer.dilation)
-    # a weight is (outputs, inputs / groups, height, width): one output pixel takes all but its first axis
-    counts.append(layer.out_channels * one[0].numel() * layer.weight[0].numel())
-    return one.expand(-1, layer.out_channels, -1, -1)
-
-
-def _linear(layer: nn.Linear, counts: list[int], x: Tensor) -> Tensor:
-    """Count a linear layer, and return something of its output's shape."""
-    counts.append(x.numel() * layer.out_features)
-    return x[..., :1].expand(*x.shape[:-1], layer.out_features)
+    shadow, images = _ready(module, image_shape, 1)
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        shadow(images)
+    return counter.get_total_flops() // 2
 
 
 def latency(module: nn.Module, image_shape: Sequence[int], batch_size: int = 1, repeats: int = 30) -> Latency:
-    """Measure forward passes in eval mode without gradients, one by one, on the module's device.
+    """Measure the latency of forward passes in eval mode without gradients, on the module's device.
 
-    Some passes that do not count come first. On a GPU each pass is waited for. The median leaves out what else the
-    machine was doing, unless that lasted; the spread tells. A copy of the module is run, so the module itself stays as
-    it is.
+    Passes run one by one, after some that do not count; on a GPU, each is waited for. The median is robust against
+    other work of the machine as long as that does not last; the spread shows it. A copy of the module is run; the
+    module itself stays unchanged.
 
     Args:
-        module: Maps images ``(batch, channels, height, width)`` to anything.
-        image_shape: ``(channels, height, width)`` of an image.
-        batch_size: Images a pass, at least 1.
-        repeats: Passes that count, at least 2.
+        module: A module that takes images ``(batch, channels, height, width)``.
+        image_shape: Shape of an image, ``(channels, height, width)``.
+        batch_size: Images per pass, at least 1.
+        repeats: Number of passes that count, at least 2.
 
     Raises:
-        ConfigError: A number is out of its range.
+        ConfigError: A number is too small.
     """
-    if batch_size < 1 or repeats < 2:
-        raise ConfigError(f"batch_size is {batch_size} and repeats {repeats}; they must be at least 1 and 2.")
+    at_least(1, batch_size=batch_size)
+    at_least(2, repeats=repeats)
     shadow, images = _ready(module, image_shape, batch_size)
     wait = partial(torch.cuda.synchronize, images.device) if images.device.type == "cuda" else _no_wait
     milliseconds = []
@@ -131,27 +128,26 @@ def latency(module: nn.Module, image_shape: Sequence[int], batch_size: int = 1, 
 
 
 def _no_wait() -> None:
-    """A CPU has computed when a call returns."""
+    """On a CPU, a result is ready when its call returns."""
 
 
 def activation_memory(module: nn.Module, image_shape: Sequence[int], batch_size: int = 1) -> int:
-    """The most bytes of tensors that are alive at once in a forward pass in eval mode without gradients.
+    """Peak memory of the activations of a forward pass in eval mode without gradients, in bytes.
 
-    Counted are the images and every tensor that an operation of torch makes, from its call until nothing refers to it
-    any more; views and results in place share the memory of their source. Weights and what happens inside one
-    operation, such as a convolution's workspace, are not. It is a count, not a measurement: the same on every machine
-    and device. A copy of the module is run, so the module itself stays as it is.
+    Counted are the images and every tensor that an operation of torch returns, from its call until the last reference
+    to it is gone. Views and in-place results share the memory of their source. Weights do not count, nor does memory
+    inside an operation, such as the workspace of a convolution. The result is a count, not a measurement: it is the
+    same on every machine and device. A copy of the module is run; the module itself stays unchanged.
 
     Args:
-        module: Maps images ``(batch, channels, height, width)`` to anything.
-        image_shape: ``(channels, height, width)`` of an image.
+        module: A module that takes images ``(batch, channels, height, width)``.
+        image_shape: Shape of an image, ``(channels, height, width)``.
         batch_size: Images of the pass, at least 1.
 
     Raises:
-        ConfigError: ``batch_size`` is below 1.
+        ConfigError: ``batch_size`` is less than 1.
     """
-    if batch_size < 1:
-        raise ConfigError(f"batch_size is {batch_size}; it must be at least 1.")
+    at_least(1, batch_size=batch_size)
     shadow, images = _ready(module, image_shape, batch_size)
     alive = _Alive([*shadow.parameters(), *shadow.buffers()])
     alive.count(images)
@@ -161,19 +157,19 @@ def activation_memory(module: nn.Module, image_shape: Sequence[int], batch_size:
 
 
 def _ready(module: nn.Module, image_shape: Sequence[int], batch_size: int) -> tuple[nn.Module, Tensor]:
-    """A copy in eval mode, and images of its device and precision."""
+    """A copy in eval mode, and images on its device in its precision."""
     shadow = copy.deepcopy(module).eval()
     like = next(shadow.parameters(), torch.empty(0))
-    # numbers of ordinary size: with very small ones a CPU is slower
+    # pixels of ordinary size: a CPU is slow with denormal numbers
     images = torch.rand(batch_size, *image_shape, generator=torch.Generator().manual_seed(0))
     return shadow, images.to(like.device, like.dtype)
 
 
 class _Alive(TorchFunctionMode):
-    """Counts the bytes of tensors while they live.
+    """Counts the bytes of living tensors, and their peak.
 
     Args:
-        owned: Tensors that do not count.
+        owned: Tensors that do not count, such as weights.
     """
 
     def __init__(self, owned: Sequence[Tensor]) -> None:
@@ -183,7 +179,7 @@ class _Alive(TorchFunctionMode):
         self.peak = 0
 
     def count(self, result: Any) -> None:
-        """Count the tensors of a result whose memory is not counted yet, until they are gone."""
+        """Count the tensors of a result, unless their memory is counted already, until they are gone."""
         if isinstance(result, (tuple, list)):
             for each in result:
                 self.count(each)

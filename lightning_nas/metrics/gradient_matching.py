@@ -1,4 +1,4 @@
-"""How far the gradients of operations disagree, and into which groups that divides them (GM-NAS)."""
+"""Disagreement between the gradients of operations, and the split that it suggests: GM-NAS (Hu et al., ICLR 2022)."""
 
 from itertools import combinations
 from typing import NamedTuple
@@ -8,11 +8,11 @@ from torch import Tensor
 
 
 class Split(NamedTuple):
-    """Operations in two groups.
+    """A split of operations into two groups.
 
     Attributes:
-        groups: Their indices.
-        score: Disagreement between the groups: the sum over pairs of one operation of each.
+        groups: The indices of the operations of each group.
+        score: Disagreement between the groups: its sum over all pairs with one operation of each group.
     """
 
     groups: tuple[tuple[int, ...], tuple[int, ...]]
@@ -20,22 +20,27 @@ class Split(NamedTuple):
 
 
 def disagreement(gradients: Tensor) -> Tensor:
-    """``1 - cos(g_i, g_j)`` of whole gradients, ``(operations, operations)``; a gradient of zero agrees with none.
+    """Disagreement ``1 - cos(g_i, g_j)`` between the gradients of every pair of operations.
+
+    A gradient of zero has the disagreement 1 with every other one.
 
     Args:
-        gradients: ``(operations, weights)``.
+        gradients: Gradients of the shared weights, ``(operations, weights)``.
+
+    Returns:
+        The disagreement, float64 ``(operations, operations)``.
     """
     directions = torch.nn.functional.normalize(gradients.double(), dim=1)
     return 1.0 - directions @ directions.T
 
 
 def best_split(disagreement: Tensor) -> Split:
-    """The two groups of (almost) equal size with the largest disagreement between them, of equals the first.
+    """The split into two groups of (almost) equal size with the largest disagreement; among equals the first.
 
-    All such groups are looked at, as GM-NAS does: for five operations those of two and three.
+    All such splits are compared, as in GM-NAS: for five operations, all splits into two and three.
 
     Args:
-        disagreement: ``(operations, operations)``, symmetric, of at least two operations.
+        disagreement: Disagreement between at least two operations, symmetric, ``(operations, operations)``.
     """
     everything = range(len(disagreement))
     found: list[Split] = []

@@ -1,4 +1,4 @@
-"""Selection errors: where a discretization kept what the supernet needs least."""
+"""Selection errors: decisions of a discretization that removal from the supernet contradicts."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -15,15 +15,15 @@ Mixtures = Mapping[str, Mixture]
 
 @dataclass(frozen=True)
 class Selection:
-    """One decision of the discretization.
+    """One decision of a discretization.
 
     Attributes:
         kind: ``edges`` (which inputs a node keeps) or ``operations`` (which operation an edge keeps).
-        cell: Cell type.
+        cell: The cell type.
         node: Index of the node.
-        edge: Row of the alphas for ``operations``, else None.
-        chosen: What was kept: sources of the node, or one operation.
-        reference: What removal says should be kept.
+        edge: Index of the edge for ``operations``; None for ``edges``.
+        chosen: What the discretization kept: the inputs of the node, or the operation of the edge.
+        reference: What should have been kept according to removal.
     """
 
     kind: str
@@ -35,23 +35,31 @@ class Selection:
 
     @property
     def wrong(self) -> bool:
-        """Whether chosen and reference differ."""
+        """Whether the discretization kept something else than the reference."""
         return set(self.chosen) != set(self.reference)
 
 
 @dataclass(frozen=True)
 class SelectionErrors:
-    """All decisions that had an alternative."""
+    """All decisions of a discretization that had an alternative.
+
+    Attributes:
+        selections: The decisions.
+    """
 
     selections: tuple[Selection, ...]
 
     def rate(self, kind: str) -> float | None:
-        """Share of wrong decisions of a kind, from 0 to 1; None where there was none to make."""
+        """Fraction of the decisions of a kind that are wrong; None if there are no such decisions.
+
+        Args:
+            kind: ``edges`` or ``operations``.
+        """
         wrong = [s.wrong for s in self.selections if s.kind == kind]
         return sum(wrong) / len(wrong) if wrong else None
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form: rate, errors and count of each kind, and every decision."""
+        """JSON values: rate, errors and count per kind, and every decision under ``details``."""
         content: dict[str, Any] = {}
         for kind in ("edges", "operations"):
             wrong = [s.wrong for s in self.selections if s.kind == kind]
@@ -78,7 +86,7 @@ def _without_operation(mixtures: Mixtures, cell: str, edge: int, operation: int)
 
 
 def _active(mixture: Mixture) -> Tensor:
-    """What a mixture computes, as a tensor of its own: what is removed is skipped."""
+    """A copy of which operations a mixture computes; those that are removed are skipped."""
     if mixture.active is None:
         return torch.ones(mixture.operations.shape, dtype=torch.bool)
     return mixture.active.clone()
@@ -90,23 +98,26 @@ def selection_errors(
     mixtures: Mixtures,
     loss: Callable[[Mixtures], float],
 ) -> SelectionErrors:
-    """Compare what was kept with what the supernet misses most when it is removed.
+    """Compare what a discretization kept with what the supernet needs most according to removal.
 
-    E1 (``edges``): for every node with more inputs than it keeps, the kept inputs against those whose removal raises
-    the loss most. E2 (``operations``): for every kept edge, its operation against the one (``none`` apart) whose
-    removal raises the loss most. Removing sets factors to zero and leaves the others as they are, as in DARTS-PT. The
-    reference is removal and never a run's own rule, which would find no error in itself. A space in which nodes keep
-    all their inputs has no E1: its rate is None, not 0.
+    - ``edges``: for every node that keeps fewer inputs than it has, the kept inputs are compared with those whose
+      removal raises the loss most.
+    - ``operations``: for every kept edge, its operation is compared with the one whose removal raises the loss most;
+      ``none`` does not compete.
+
+    Removal sets factors to 0 and leaves all others unchanged, as in DARTS-PT. The reference is always removal, never
+    the rule of the run, which would find no error in itself. In a space whose nodes keep all inputs, the rate of
+    ``edges`` is None, not 0.
 
     References:
         1. Wang et al.: Rethinking Architecture Selection in Differentiable NAS, ICLR 2021,
            https://arxiv.org/abs/2108.04392
 
     Args:
-        space: The space.
-        architecture: What the discretization kept.
-        mixtures: The supernet's factors, without gradients.
-        loss: The supernet's loss with given factors, on one fixed batch of held-out images.
+        space: The search space.
+        architecture: The architecture that the discretization kept.
+        mixtures: The factors of the supernet, without gradients.
+        loss: Computes the loss of the supernet with given factors, on one fixed batch of held-out images.
     """
     kept = space.chosen(architecture)
     selections = []

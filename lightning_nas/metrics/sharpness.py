@@ -1,4 +1,4 @@
-"""How sharp a minimum is: the curvature of a loss, and its rise nearby."""
+"""Sharpness of minima: the largest curvature of a loss, and its rise nearby."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -6,19 +6,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_nas.errors import ConfigError
+from lightning_nas.checks import at_least, greater_than
 
 
 def largest_eigenvalue(loss: Tensor, parameters: Sequence[Tensor], tolerance: float = 1e-2) -> float:
-    """Largest eigenvalue of the Hessian of a loss.
+    """Largest eigenvalue of the Hessian of a loss, by Lanczos iterations.
 
-    Lanczos iterations, whose products with the Hessian are exact: each costs one pass backward through the gradient.
-    Differences of gradients are no substitute: between two near points some ReLU switches, and the gradient jumps.
+    The products with the Hessian are exact; each of them costs one backward pass through the gradient. Differences of
+    gradients would not do: between two near points some ReLU switches, and the gradient jumps.
 
     Args:
-        loss: A scalar whose graph is still there, and that can be differentiated twice.
-        parameters: By which; the loss need not depend on all of them.
+        loss: A scalar with its graph, which can be differentiated twice.
+        parameters: The parameters of the Hessian; the loss need not depend on all of them.
         tolerance: Relative error at which the iterations end.
+
+    Returns:
+        The eigenvalue; 0 if the loss has no curvature.
     """
     import numpy as np
     from scipy.sparse.linalg import LinearOperator, eigsh
@@ -38,7 +41,7 @@ def largest_eigenvalue(loss: Tensor, parameters: Sequence[Tensor], tolerance: fl
         return flat
 
     start = np.random.default_rng(0).standard_normal(len(gradient))
-    if not product(start).any():  # no parameter counts any more, from which Lanczos cannot start
+    if not product(start).any():  # no parameter has a second derivative: Lanczos could not start
         return 0.0
     if len(start) == 1:
         return float(product(np.ones(1))[0])
@@ -54,20 +57,20 @@ def loss_rise(
     directions: int = 4,
     seed: int = 0,
 ) -> float:
-    """Mean of ``loss(w + radius * |w| * d) - loss(w)`` over random directions d of norm 1.
+    """Mean rise of a loss, ``loss(w + radius * |w| * d) - loss(w)``, over random directions d of norm 1.
 
     Args:
-        loss: A scalar, of weights by name.
-        weights: Where it is measured; |w| is the norm of all of them.
-        radius: Share of that norm, above 0.
-        directions: How many, at least 1.
-        seed: Of the directions.
+        loss: Computes the loss, a scalar, from weights by name.
+        weights: The weights w by name; ``|w|`` is the norm of all of them together.
+        radius: Distance as a fraction of that norm, greater than 0.
+        directions: Number of random directions, at least 1.
+        seed: Seed of the directions.
 
     Raises:
         ConfigError: A number is out of its range.
     """
-    if not radius > 0 or directions < 1:
-        raise ConfigError(f"radius is {radius}, directions {directions}; expected are more than 0 and at least 1.")
+    greater_than(0, radius=radius)
+    at_least(1, directions=directions)
     generator = torch.Generator().manual_seed(seed)
     own = {name: weight.detach() for name, weight in weights.items()}
     norm = torch.stack([weight.norm() for weight in own.values()]).norm()

@@ -1,4 +1,4 @@
-"""Predictors: a Transformer auto-encoder with a swarm in its code space, regressors, and rank losses."""
+"""Predictors of performance: an auto-encoder with a swarm in its code space, regressors, and rank losses."""
 
 from lightning_nas.predictors.autoencoder import ArchitectureAutoEncoder
 from lightning_nas.predictors.rank_losses import PairwiseHinge, PairwiseLogistic, RankLoss, RankRegression

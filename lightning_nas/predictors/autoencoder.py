@@ -1,4 +1,4 @@
-"""An auto-encoder of architectures whose codes are ranked (TNAO)."""
+"""An auto-encoder of architectures with a score of their codes: TNAO (He et al., IJCNN 2023)."""
 
 from collections.abc import Sequence
 
@@ -6,38 +6,51 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_nas.checks import at_least, within
 from lightning_nas.errors import ConfigError
 
 
 class ArchitectureAutoEncoder(nn.Module):
-    """A Transformer that maps architectures to codes and back, and scores codes.
+    """A Transformer that encodes architectures, decodes codes, and scores codes.
 
-    An architecture is a sequence of choices, each with its own alphabet. The encoder embeds every choice, adds its
-    position, and averages what its layers make of them; a linear map and a layer norm without weights give the code,
-    so that all codes have the same norm. The decoder gives every position the code and its own embedding, and after its
-    layers a linear map an alphabet. All positions are decoded at once. The score is a small network on the code.
+    An architecture is a sequence of choices, one per position.
 
-    A reconstruction: the paper's text is not public, only its abstract.
+    - The encoder embeds the value of every choice, adds the embedding of its position, and averages the outputs of its
+      layers over the positions. A linear map and a layer norm without weights turn the average into the code, so that
+      all codes have the same norm.
+    - The decoder gives every position the code and the embedding of the position. After its layers, a linear map gives
+      the logits of the values. All positions are decoded at once.
+    - The score is a network with one hidden layer on the code.
+
+    This is a reconstruction: of the paper only the abstract is public.
 
     References:
         1. He, Hou, Dong, Feng: Two-stage Neural Architecture Optimization with Separated Training and Search, IJCNN
            2023, https://doi.org/10.1109/IJCNN54540.2023.10191955
 
     Args:
-        alphabet: Number of values of every choice; see ``SearchSpace.num_values``.
-        width: Of the Transformers' layers, divisible by ``heads``.
-        code: Numbers of a code.
-        layers: Of the encoder, and of the decoder.
-        heads: Of attention.
-        dropout: Of a code's numbers, while training.
+        num_values: Number of values of every choice; see ``SearchSpace.num_values``.
+        width: Width of the Transformer layers, divisible by ``heads``.
+        code: Number of dimensions of a code, at least 1.
+        layers: Number of layers of the encoder, and of the decoder, at least 1.
+        heads: Number of attention heads, at least 1.
+        dropout: Probability of dropout of a code's dimensions in training, in [0, 1).
 
     Raises:
         ConfigError: A number is out of its range.
+
+    Example:
+        ```python
+        space = NASBench201Space()
+        autoencoder = ArchitectureAutoEncoder(space.num_values)
+        codes = autoencoder.encode(torch.tensor([space.largest().choices]))
+        choices = autoencoder.decode(codes).argmax(2)
+        ```
     """
 
     def __init__(
         self,
-        alphabet: Sequence[int],
+        num_values: Sequence[int],
         width: int = 64,
         code: int = 64,
         layers: int = 1,
@@ -45,21 +58,21 @@ class ArchitectureAutoEncoder(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if min(width, code, layers, heads) < 1 or width % heads or not 0 <= dropout < 1 or min(alphabet, default=0) < 1:
-            raise ConfigError(
-                f"width is {width}, code {code}, layers {layers}, heads {heads}, dropout {dropout} and the alphabet "
-                f"{tuple(alphabet)!s:.200}; numbers are at least 1, heads divide width, and dropout is from 0 to "
-                "below 1."
-            )
-        self.alphabet = tuple(alphabet)
-        offsets = torch.tensor([0, *self.alphabet[:-1]]).cumsum(0)
+        at_least(1, width=width, code=code, layers=layers, heads=heads)
+        within("[0, 1)", dropout=dropout)
+        if width % heads:
+            raise ConfigError(f"width is {width}; it must be divisible by heads, {heads}.")
+        if min(num_values, default=0) < 1:
+            raise ConfigError(f"num_values is {tuple(num_values)!s:.200}; every choice must have at least 1 value.")
+        self.num_values = tuple(num_values)
+        # a value means something else at every position, so that every position has embeddings of its own
+        offsets = torch.tensor([0, *self.num_values[:-1]]).cumsum(0)
         self.register_buffer("offsets", offsets, persistent=False)
-        longest = max(self.alphabet)
-        self.register_buffer(
-            "closed", torch.arange(longest) >= torch.tensor(self.alphabet).unsqueeze(1), persistent=False
-        )
-        self.values = nn.Embedding(sum(self.alphabet), width)  # a value means something else at every position
-        self.positions = nn.Parameter(torch.randn(len(self.alphabet), width) / width**0.5)
+        longest = max(self.num_values)
+        missing = torch.arange(longest) >= torch.tensor(self.num_values).unsqueeze(1)
+        self.register_buffer("missing", missing, persistent=False)
+        self.values = nn.Embedding(sum(self.num_values), width)
+        self.positions = nn.Parameter(torch.randn(len(self.num_values), width) / width**0.5)
 
         def transformer() -> nn.TransformerEncoder:
             layer = nn.TransformerEncoderLayer(
@@ -68,7 +81,7 @@ class ArchitectureAutoEncoder(nn.Module):
             return nn.TransformerEncoder(layer, layers, nn.LayerNorm(width), enable_nested_tensor=False)
 
         self.encoder, self.decoder = transformer(), transformer()
-        # dropout inside the layers takes a third of a step's time on a CPU, and ranks and decodes less well
+        # dropout inside the layers would take a third of a step's time on a CPU, and rank and decode less well
         norm = nn.LayerNorm(code, elementwise_affine=False)
         self.to_code = nn.Sequential(nn.Linear(width, code), norm, nn.Dropout(dropout))
         self.from_code = nn.Linear(code, width)
@@ -76,22 +89,49 @@ class ArchitectureAutoEncoder(nn.Module):
         self.score = nn.Sequential(nn.Linear(code, width), nn.GELU(), nn.Linear(width, 1))
 
     def encode(self, choices: Tensor) -> Tensor:
-        """Codes ``(n, code)`` of choices, int64 ``(n, positions)``."""
+        """Encode architectures.
+
+        Args:
+            choices: Choices of the architectures, int64 ``(n, positions)``.
+
+        Returns:
+            Their codes, ``(n, code)``.
+        """
         tokens = self.values(choices + self.get_buffer("offsets")) + self.positions
         encoded: Tensor = self.to_code(self.encoder(tokens).mean(1))
         return encoded
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Logits ``(n, positions, longest alphabet)`` of codes ``(n, code)``; ``-inf`` outside of an alphabet."""
+        """Decode codes.
+
+        Args:
+            codes: The codes, ``(n, code)``.
+
+        Returns:
+            Logits of the values, ``(n, positions, largest number of values)``; ``-inf`` where a choice has no such
+            value.
+        """
         tokens = self.from_code(codes).unsqueeze(1) + self.positions
         logits: Tensor = self.output(self.decoder(tokens))
-        return logits.masked_fill(self.get_buffer("closed"), -torch.inf)
+        return logits.masked_fill(self.get_buffer("missing"), -torch.inf)
 
     def scores(self, codes: Tensor) -> Tensor:
-        """Scores ``(n,)`` of codes ``(n, code)``; higher is better."""
+        """Score codes.
+
+        Args:
+            codes: The codes, ``(n, code)``.
+
+        Returns:
+            Their scores, ``(n,)``; higher is better.
+        """
         scored: Tensor = self.score(codes).squeeze(1)
         return scored
 
     def reconstruction_loss(self, codes: Tensor, choices: Tensor) -> Tensor:
-        """Mean cross-entropy of the choices that the codes were made of."""
+        """Mean cross-entropy between decoded codes and the choices that they were encoded from.
+
+        Args:
+            codes: The codes, ``(n, code)``.
+            choices: The choices, int64 ``(n, positions)``.
+        """
         return F.cross_entropy(self.decode(codes).flatten(0, 1), choices.flatten())

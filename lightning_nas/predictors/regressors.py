@@ -1,4 +1,4 @@
-"""Regressors from the choices of an architecture to what it is worth."""
+"""Regressors from the choices of an architecture to its performance, by scikit-learn."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -7,32 +7,38 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_nas.checks import at_least, greater_than
 from lightning_nas.errors import ConfigError
 
 Values = NDArray[np.float64]
+"""An array of float64."""
 
 
 class Predictor(ABC):
-    """Learns from a few known architectures, and predicts others; made anew for every fit."""
+    """Learns the performance of a few known architectures and predicts that of others; every fit starts anew."""
 
     @abstractmethod
     def regressor(self, seed: int) -> Any:
-        """A regressor with scikit-learn's ``fit`` and ``predict``."""
-
-    def predict(self, known: Values, worth: Values, others: Values, seed: int) -> Values:
-        """Fit, and predict.
+        """Make a new regressor with the methods ``fit`` and ``predict`` of scikit-learn.
 
         Args:
-            known: Features of known architectures, ``(n, features)``.
-            worth: Of these, ``(n,)``, higher is better.
-            others: Features of others, ``(m, features)``.
-            seed: Of the regressor.
+            seed: Seed of its random choices.
+        """
+
+    def predict(self, known: Values, performance: Values, others: Values, seed: int) -> Values:
+        """Fit to known architectures and predict others.
+
+        Args:
+            known: Features of the known architectures, ``(n, features)``.
+            performance: Their performance, ``(n,)``; higher is better. It is standardized before the fit.
+            others: Features of the other architectures, ``(m, features)``.
+            seed: Seed of the regressor.
 
         Returns:
-            ``(m,)``, in units of the standardised worth.
+            The predicted performance of the others, ``(m,)``, in standard deviations from the mean of the known ones.
         """
-        deviation = worth.std()
-        target = (worth - worth.mean()) / (deviation if deviation > 0 else 1.0)
+        deviation = performance.std()
+        target = (performance - performance.mean()) / (deviation if deviation > 0 else 1.0)
         predicted: Values = self.regressor(seed).fit(known, target).predict(others)
         return predicted
 
@@ -41,41 +47,54 @@ class RandomForest(Predictor):
     """A random forest.
 
     Args:
-        trees: How many, at least 1.
+        trees: Number of trees, at least 1.
+
+    Raises:
+        ConfigError: ``trees`` is less than 1.
+
+    Example:
+        ```yaml
+        predictor: {class_path: RandomForest, init_args: {trees: 200}}
+        ```
     """
 
     def __init__(self, trees: int = 100) -> None:
-        if trees < 1:
-            raise ConfigError(f"trees is {trees}; it must be at least 1.")
+        at_least(1, trees=trees)
         self.trees = trees
 
     def regressor(self, seed: int) -> Any:
-        """scikit-learn's; see ``Predictor.regressor``."""
+        """A ``RandomForestRegressor``; see ``Predictor.regressor``."""
         from sklearn.ensemble import RandomForestRegressor
 
         return RandomForestRegressor(n_estimators=self.trees, random_state=seed % 2**32)
 
 
 class GradientBoosting(Predictor):
-    """Gradient boosted trees.
+    """Gradient-boosted trees, each fitted to 80 % of the architectures.
 
     Args:
-        trees: How many, at least 1.
-        depth: Of a tree, at least 1.
-        learning_rate: Above 0.
+        trees: Number of trees, at least 1.
+        depth: Largest depth of a tree, at least 1.
+        learning_rate: Factor of every tree's contribution, greater than 0.
+
+    Raises:
+        ConfigError: A number is out of its range.
+
+    Example:
+        ```yaml
+        predictor: {class_path: GradientBoosting, init_args: {trees: 200, learning_rate: 0.05}}
+        ```
     """
 
     def __init__(self, trees: int = 100, depth: int = 3, learning_rate: float = 0.1) -> None:
-        if trees < 1 or depth < 1 or learning_rate <= 0:
-            raise ConfigError(
-                f"trees is {trees}, depth {depth} and learning_rate {learning_rate}; at least 1, 1 and above 0."
-            )
+        at_least(1, trees=trees, depth=depth)
+        greater_than(0, learning_rate=learning_rate)
         self.trees = trees
         self.depth = depth
         self.learning_rate = learning_rate
 
     def regressor(self, seed: int) -> Any:
-        """scikit-learn's; see ``Predictor.regressor``."""
+        """A ``GradientBoostingRegressor``; see ``Predictor.regressor``."""
         from sklearn.ensemble import GradientBoostingRegressor
 
         return GradientBoostingRegressor(
@@ -88,21 +107,30 @@ class GradientBoosting(Predictor):
 
 
 class MLP(Predictor):
-    """A small network of fully connected layers.
+    """A small multi-layer perceptron, trained by L-BFGS.
 
     Args:
-        widths: Of the hidden layers (WeakNAS: four of 1000).
-        steps: At most so many passes over the known architectures.
+        widths: Widths of the hidden layers, at least 1 each; WeakNAS uses four layers of 1000.
+        steps: Largest number of iterations of L-BFGS, at least 1.
+
+    Raises:
+        ConfigError: A number is out of its range.
+
+    Example:
+        ```yaml
+        predictor: {class_path: MLP, init_args: {widths: [100, 100]}}
+        ```
     """
 
     def __init__(self, widths: Sequence[int] = (100, 100), steps: int = 200) -> None:
-        if not widths or min(widths) < 1 or steps < 1:
-            raise ConfigError(f"widths is {list(widths)} and steps {steps}; one width or more, all at least 1.")
+        at_least(1, steps=steps)
+        if not widths or min(widths) < 1:
+            raise ConfigError(f"widths is {list(widths)}; it must hold at least one width, each at least 1.")
         self.widths = tuple(widths)
         self.steps = steps
 
     def regressor(self, seed: int) -> Any:
-        """scikit-learn's; see ``Predictor.regressor``."""
+        """An ``MLPRegressor``; see ``Predictor.regressor``."""
         from sklearn.neural_network import MLPRegressor
 
         return _Quiet(
@@ -111,12 +139,12 @@ class MLP(Predictor):
 
 
 class _Quiet:
-    """A regressor that does not complain of having been stopped, which is meant here."""
+    """A regressor that does not warn when it stops before convergence, as it is meant to here."""
 
     def __init__(self, regressor: Any) -> None:
         self.regressor = regressor
 
-    def fit(self, features: Values, worth: Values) -> Any:
+    def fit(self, features: Values, performance: Values) -> Any:
         """Fit without the warning."""
         import warnings
 
@@ -124,13 +152,21 @@ class _Quiet:
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            return self.regressor.fit(features, worth)
+            return self.regressor.fit(features, performance)
 
 
-def one_hot(choices: Sequence[Sequence[int]], alphabet: Sequence[int]) -> Values:
-    """Features of architectures: a bit for every value of every choice, ``(n, sum of the alphabet)``."""
-    offsets = np.cumsum([0, *alphabet[:-1]])
-    places = np.asarray(choices, np.int64).reshape(-1, len(alphabet)) + offsets
-    features = np.zeros((len(places), int(sum(alphabet))))
+def one_hot(choices: Sequence[Sequence[int]], num_values: Sequence[int]) -> Values:
+    """One-hot features of architectures: one bit per value of every choice.
+
+    Args:
+        choices: Choices of the architectures, ``(n, choices)``.
+        num_values: Number of values of every choice; see ``SearchSpace.num_values``.
+
+    Returns:
+        The features, ``(n, sum of num_values)``.
+    """
+    offsets = np.cumsum([0, *num_values[:-1]])
+    places = np.asarray(choices, np.int64).reshape(-1, len(num_values)) + offsets
+    features = np.zeros((len(places), int(sum(num_values))))
     np.put_along_axis(features, places, 1.0, axis=1)
     return features

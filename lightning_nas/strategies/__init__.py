@@ -1,4 +1,4 @@
-"""Strategies: how a search by queries chooses what to evaluate next."""
+"""Strategies: which architectures a search evaluates next."""
 
 from lightning_nas.strategies.base import Strategy
 from lightning_nas.strategies.dcnas import DCNAS

@@ -1,4 +1,4 @@
-"""Evolution of alphas: what its strategies have in common."""
+"""The base of strategies that evolve alphas."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -12,29 +12,32 @@ from lightning_nas.errors import ArchitectureError, ConfigError
 from lightning_nas.strategies.base import Result, Strategy
 
 SAMPLES = 300
-"""Random architectures that show which values the choices of a space take."""
+"""Number of random architectures that show which values the choices of a space take."""
 
 ROUNDS = 100
-"""How often as many children as a generation has are drawn, before those that are architectures must do."""
+"""Number of times that a generation of children is drawn before those that are architectures have to suffice."""
 
 
 class AlphaEvolution(Strategy):
-    """A population of alphas: matrices of numbers from 0 to 1, a row a choice, a column a value of it.
+    """Evolves a population of alphas: matrices of numbers in [0, 1], with one row per choice and one column per value.
 
-    Alphas stand for the architecture of the largest number in every row. Where that is no architecture of the space,
-    they are drawn again. Those of a random architecture are uniform but for a swap in every row, which makes the number
-    of its value the largest. A generation is asked for in parts; what of it is known costs no query and enters with the
-    fitness that it has.
+    Alphas stand for the architecture that takes the value with the largest number in every row; where these values are
+    not an architecture of the space, the alphas are drawn again. The alphas of a random architecture are uniform
+    numbers, of which two per row are swapped so that the largest belongs to the architecture's value.
 
-    With ``rescore`` everybody alive is asked for at once in every generation, survivors and what was known before, too,
-    and what older generations were told is forgotten: what a search needs whose scores move, such as those of a
-    supernet that is trained on the way. The search is over where the budget leaves too little for all of them.
+    A generation is asked for in parts. A member whose architecture has been evaluated before costs no query.
+
+    With ``rescore``, all living members are evaluated at once in every generation, including survivors and known
+    architectures, and the evaluations of earlier generations are forgotten. This suits scores that change, such as
+    those of a supernet that is trained during the search. The search ends when the budget is too small for all of them.
 
     Attributes:
-        masks: Which values are evolved, bool ``(choices, values)``: those that random architectures have.
-        members: Alphas of the present generation, ``(n, choices, values)``; zero outside the masks.
-        generation: Their architectures.
-        keys: Of these, as ``SearchSpace.key`` has them.
+        population_size: Number of members of a generation.
+        rescore: Whether all living members are evaluated in every generation.
+        masks: Which values are evolved, bool ``(choices, values)``: those that random architectures take.
+        members: Alphas of the current generation, ``(n, choices, values)``; 0 outside the masks.
+        generation: The architectures of the members.
+        keys: The keys of these architectures.
     """
 
     population_size: int
@@ -45,63 +48,63 @@ class AlphaEvolution(Strategy):
     keys: list[str]
 
     def start(self, *args: Any, **kwargs: Any) -> None:
-        """Begin a search; see ``Strategy.start``."""
+        """Begin a new search; see ``Strategy.start``."""
         super().start(*args, **kwargs)
-        alphabet = self.space.num_values
-        self.masks = torch.zeros(len(alphabet), max(alphabet), dtype=torch.bool)
+        num_values = self.space.num_values
+        self.masks = torch.zeros(len(num_values), max(num_values), dtype=torch.bool)
         for _ in range(SAMPLES):
-            self.masks[range(len(alphabet)), self.space.sample(self.generator).choices] = True
-        self._stale = 0
+            self.masks[range(len(num_values)), self.space.sample(self.generator).choices] = True
+        self._stale = 0  # generations in a row without a new architecture
         self._over = False
-        self._enter(self.nobody())
-        self._due = False
+        self.enter(self.no_alphas())
+        self._due = False  # with rescore: whether the living members have yet to be evaluated
 
     @property
-    def most_alive(self) -> int:
-        """How many individuals are alive at most."""
+    def max_alive(self) -> int:
+        """The largest number of living members."""
         return self.population_size
 
     @abstractmethod
     def breed(self) -> Tensor:
-        """Alphas of the next generation; all of the present one is known.
+        """Make the alphas of the next generation, once all members of the current one have a fitness.
 
         Returns:
-            None where the search is over. After a bounded number of generations without a new architecture, there must
-            be one with some, or none.
+            The alphas, ``(n, choices, values)``; none where the search is over. After finitely many generations without
+            a new architecture, there has to be a generation with one, or none.
         """
 
     def ask(self, count: int) -> list[Architecture]:
-        """What is not known of the present generation, or of the next one that has something new.
+        """Propose the members of the current generation that have no fitness yet, or else those of the next one.
 
         Raises:
-            ConfigError: With ``rescore``, the first generation has no room for all that may be alive.
+            ConfigError: With ``rescore``, ``count`` is too small for all members that may be alive.
         """
-        if self.rescore and not self.evaluated and count < self.most_alive:
+        if self.rescore and not self.evaluated and count < self.max_alive:
             raise ConfigError(
-                f"A generation of {count} has no room for {self.most_alive} individuals, all of which rescore asks for "
+                f"A generation of {count} has no room for {self.max_alive} individuals, all of which rescore asks for "
                 "at once. Raise generation_size (and the budget, if that is lower), or lower population_size."
             )
         while not self._over:
             if unknown := self._unknown():
                 return unknown[:count] if not self.rescore or len(unknown) <= count else []
-            self._enter(self.breed())
+            self.enter(self.breed())
             self._over = not self.generation
             self._stale = 0 if self._unknown() else self._stale + 1
         return []
 
     def tell(self, results: Sequence[Result]) -> None:
-        """Learn; with ``rescore`` nothing else is known then. See ``Strategy.tell``."""
+        """Learn evaluations; with ``rescore``, those of earlier generations are forgotten. See ``Strategy.tell``."""
         if self.rescore and results:
             self.evaluated, self.fitness = {}, {}
         super().tell(results)
         self._due = self.rescore and not self.alive().keys() <= self.evaluated.keys()
 
     def training_paths(self) -> list[Architecture]:
-        """The architectures of the present generation, known ones too: a supernet trains on them in turn."""
+        """All architectures of the current generation, known ones too, so that a supernet trains on each of them."""
         return list(self.generation)
 
     def alive(self) -> dict[str, Architecture]:
-        """Those that take part in the selection of the next generation, by their key."""
+        """The architectures among which the next generation is selected, by their keys."""
         return dict(zip(self.keys, self.generation, strict=True))
 
     def _unknown(self) -> list[Architecture]:
@@ -109,26 +112,31 @@ class AlphaEvolution(Strategy):
             return list(self.alive().values()) if self._due else []
         return [architecture for key, architecture in self.alive().items() if key not in self.evaluated]
 
-    def _enter(self, members: Tensor) -> None:
+    def enter(self, members: Tensor) -> None:
+        """Replace the current generation.
+
+        Args:
+            members: Alphas of the next generation, ``(n, choices, values)``.
+        """
         self.members = members
         self.generation = [self.space.architecture(choices) for choices in self.decode(members).tolist()]
         self.keys = [self.space.key(a) for a in self.generation]
         self._due = bool(self.keys)
 
     def decode(self, alphas: Tensor) -> Tensor:
-        """The choices that alphas ``(n, choices, values)`` stand for, ``(n, choices)``."""
+        """The choices ``(n, choices)`` that alphas ``(n, choices, values)`` stand for."""
         return alphas.masked_fill(~self.masks, -torch.inf).argmax(2)
 
-    def nobody(self) -> Tensor:
-        """No alphas."""
+    def no_alphas(self) -> Tensor:
+        """An empty set of alphas, ``(0, choices, values)``."""
         return self.uniform(0)
 
     def uniform(self, count: int) -> Tensor:
-        """Uniform alphas, which need not be architectures."""
+        """Uniform alphas, ``(count, choices, values)``, which need not stand for architectures."""
         return torch.rand(count, *self.masks.shape, dtype=torch.float64, generator=self.generator) * self.masks
 
     def valid(self, alphas: Tensor) -> Tensor:
-        """Those alphas that stand for architectures of the space."""
+        """Those of the alphas that stand for architectures of the space."""
         return alphas[[self._is_architecture(choices) for choices in self.decode(alphas).tolist()]]
 
     def _is_architecture(self, choices: list[int]) -> bool:
@@ -138,13 +146,13 @@ class AlphaEvolution(Strategy):
             return False
         return True
 
-    def strangers(self) -> Tensor:
-        """Alphas of random architectures that are not known; none where the space is exhausted."""
+    def unseen_alphas(self) -> Tensor:
+        """Alphas of random architectures without an evaluation; none where the space is exhausted."""
         drawn = self.sample_unseen(self.population_size)
         if not drawn:
-            return self.nobody()
+            return self.no_alphas()
         chosen = torch.tensor([a.choices for a in drawn]).unsqueeze(2)
-        # a rare value may have been missing so far
+        # the samples at the start may have missed a rare value
         self.masks = self.masks.clone()
         self.masks[torch.arange(len(self.masks)), chosen[:, :, 0]] = True
         alphas = self.uniform(len(drawn))
@@ -153,15 +161,15 @@ class AlphaEvolution(Strategy):
         return alphas.scatter(2, top, other).scatter(2, chosen, largest)
 
     def state_dict(self) -> dict[str, Any]:
-        """See ``Strategy.state_dict``."""
+        """What a resumed search needs; see ``Strategy.state_dict``."""
         state = {"masks": self.masks, "members": self.members, "stale": self._stale, "over": self._over}
         return {**super().state_dict(), **state, "due": self._due}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See ``Strategy.load_state_dict``."""
+        """Restore what ``state_dict`` returned; see ``Strategy.load_state_dict``."""
         super().load_state_dict(state)
         self.masks = state["masks"]
-        self._enter(state["members"])
+        self.enter(state["members"])
         self._stale = state["stale"]
         self._over = state["over"]
         self._due = state["due"]

@@ -1,4 +1,4 @@
-"""What a strategy is."""
+"""The contract of search strategies."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -13,23 +13,37 @@ from lightning_nas.evaluation.base import Evaluation, Evaluator
 from lightning_nas.spaces.base import SearchSpace
 
 DRAWS = 1000
-"""Draws in a row that may all give architectures that are known already, before a space counts as exhausted."""
+"""Number of consecutive draws without anything new after which a space counts as exhausted."""
 
 Result = tuple[Architecture, Evaluation]
+"""An architecture with its evaluation."""
 
 
 class Strategy(ABC):
-    """Proposes architectures (ask), and learns what they are worth (tell).
+    """Proposes architectures (``ask``) and learns from their evaluations (``tell``).
 
-    What it was told is kept by ``SearchSpace.key``, so that the same network is never asked for twice.
+    Architectures are identified by ``SearchSpace.key``, so that no network is proposed twice, in whatever form it is
+    written.
 
     Attributes:
-        space: What is searched, from ``start``.
-        objective: What decides; lower is better where the name ends in ``loss``.
-        generator: Of all random choices.
-        round: Of its evaluations, those of different rounds do not compare; see ``Evaluator.begin``.
-        evaluated: Every architecture that an evaluation is known of, by its key, in the order in which they came.
-        fitness: Their objective, higher is better, likewise.
+        space: The search space.
+        objective: Name of the objective that decides; lower is better where the name ends in ``loss``.
+        generator: The source of all random choices.
+        round: Number of the current round, from 0. Evaluations of different rounds are not comparable; see
+            ``Evaluator.begin``.
+        evaluated: All architectures with a known evaluation, by their keys, in the order in which they were told.
+        fitness: The objective of each of these architectures, by the same keys, with the sign changed where lower is
+            better: higher fitness is always better.
+
+    Example:
+        ```python
+        class Hybrid(Strategy):
+            def ask(self, count):
+                if len(self.evaluated) < 20:
+                    return self.sample_unseen(count)
+                near = self.space.neighbours(self.best())
+                return [a for a in near if self.space.key(a) not in self.evaluated][:count]
+        ```
     """
 
     space: SearchSpace
@@ -40,12 +54,12 @@ class Strategy(ABC):
     fitness: dict[str, float]
 
     def start(self, space: SearchSpace, objective: str = "accuracy", seed: int = 0) -> None:
-        """Begin a search; what was known before is forgotten.
+        """Begin a new search and forget the previous one.
 
         Args:
-            space: What is searched.
-            objective: What decides.
-            seed: Of all random choices.
+            space: The search space.
+            objective: Name of the objective that decides.
+            seed: Seed of all random choices.
         """
         self.space = space
         self.objective = objective
@@ -55,17 +69,20 @@ class Strategy(ABC):
 
     @abstractmethod
     def ask(self, count: int) -> list[Architecture]:
-        """Propose architectures of which nothing is known, each another network.
+        """Propose architectures that have not been evaluated, no two of them the same network.
 
         Args:
-            count: How many at most.
+            count: The largest number of architectures to propose.
 
         Returns:
-            None where the search is over.
+            The architectures; an empty list ends the search.
         """
 
     def tell(self, results: Sequence[Result]) -> None:
-        """Learn what architectures are worth, those that were asked for or others.
+        """Learn the evaluations of architectures, whether they were asked for or not.
+
+        Args:
+            results: Architectures with their evaluations.
 
         Raises:
             ConfigError: An evaluation lacks the objective.
@@ -86,48 +103,48 @@ class Strategy(ABC):
         if not value.isfinite():
             raise TrainingError(
                 f"{self.space.text(architecture)} has the {self.objective} {float(value)}; a finite number was "
-                "expected. Leave such architectures out of the space, or mend the evaluator."
+                "expected. Exclude such architectures from the space, or fix the evaluator."
             )
         return float(-value if self.objective.endswith("loss") else value)
 
     def training_paths(self) -> list[Architecture]:
-        """What a supernet should train on next; by default nothing is trained."""
+        """The architectures that a supernet should be trained on next; by default none."""
         return []
 
     def best(self) -> Architecture:
-        """The best architecture that is known; of equals the first.
+        """The architecture with the highest fitness; among equals the first.
 
         Raises:
-            ConfigError: Nothing was told yet.
+            ConfigError: Nothing has been evaluated yet.
         """
         if not self.fitness:
-            raise ConfigError("Nothing was evaluated yet, so that there is no best architecture. Evaluate some first.")
+            raise ConfigError("Nothing has been evaluated yet, so there is no best architecture. Evaluate some first.")
         return self.evaluated[max(self.fitness, key=self.fitness.__getitem__)]
 
-    def sample_unseen(self, count: int, asked: Sequence[Architecture] = ()) -> list[Architecture]:
-        """Draw architectures uniformly that are not known yet, each another network.
+    def sample_unseen(self, count: int, exclude: Sequence[Architecture] = ()) -> list[Architecture]:
+        """Sample architectures uniformly that have not been evaluated, no two of them the same network.
 
         Args:
-            count: How many.
-            asked: Others to leave out.
+            count: Number of architectures.
+            exclude: Further architectures to leave out.
 
         Returns:
-            Fewer where the space seems exhausted.
+            The architectures; fewer than ``count`` where the space seems exhausted.
         """
-        left_out = {self.space.key(a) for a in asked}
+        excluded = {self.space.key(a) for a in exclude}
         found: dict[str, Architecture] = {}
         failed = 0
         while len(found) < count and failed < DRAWS:
             drawn = self.space.sample(self.generator)
             key = self.space.key(drawn)
             failed += 1
-            if key not in self.evaluated and key not in left_out and key not in found:
+            if key not in self.evaluated and key not in excluded and key not in found:
                 found[key] = drawn
                 failed = 0
         return list(found.values())
 
     def state_dict(self) -> dict[str, Any]:
-        """What a search goes on from: tensors, numbers and text."""
+        """What a resumed search needs, as tensors, numbers and text."""
         return {
             "objective": self.objective,
             "generator": self.generator.get_state(),
@@ -136,10 +153,13 @@ class Strategy(ABC):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take the state of a search back, after ``start``.
+        """Restore what ``state_dict`` returned; call ``start`` first.
+
+        Args:
+            state: The state of a search in the same space, for the same objective.
 
         Raises:
-            CheckpointError: It is of a search for another objective.
+            CheckpointError: The state is of a search for another objective.
         """
         if state["objective"] != self.objective:
             raise CheckpointError(
@@ -152,21 +172,22 @@ class Strategy(ABC):
         self.fitness = dict(zip(self.evaluated, state["fitness"], strict=True))
 
 
-def ordered(architectures: Sequence[Architecture], scores: Evaluator) -> list[Architecture]:
-    """Architectures by what an evaluator says of them, the best first; equals stay in their order.
+def sort_by_score(architectures: Sequence[Architecture], evaluator: Evaluator) -> list[Architecture]:
+    """Sort architectures by the one objective of an evaluator, best first; equals keep their order.
 
     Args:
-        architectures: Any.
-        scores: With one objective.
+        architectures: The architectures.
+        evaluator: An evaluator with a single objective, such as ``SynFlow``.
 
     Raises:
-        ConfigError: There are others.
+        ConfigError: The evaluator has several objectives.
     """
     values = []
-    for evaluation in scores.evaluate(architectures):
+    for evaluation in evaluator.evaluate(architectures):
         if len(evaluation.objectives) != 1:
             raise ConfigError(
-                f"order gives {sorted(evaluation.objectives)}; it must give one objective. Choose another."
+                f"order gives {sorted(evaluation.objectives)}; a single objective was expected. Choose another "
+                "evaluator."
             )
         ((name, value),) = evaluation.objectives.items()
         values.append(value if name.endswith("loss") else -value)

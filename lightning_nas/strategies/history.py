@@ -1,10 +1,11 @@
-"""The account of a search: what was queried, and what is the best of it."""
+"""The query history of a search."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning_nas.architecture import Architecture
+from lightning_nas.checks import at_least
 from lightning_nas.errors import ConfigError
 from lightning_nas.evaluation.base import Evaluation, Evaluator
 from lightning_nas.files.artifacts import write_json
@@ -13,54 +14,64 @@ from lightning_nas.strategies.base import Result, Strategy
 
 
 class QueryHistory:
-    """Lets strategies ask, an evaluator answer, and keeps the account.
+    """Runs the generations of a search and records every query.
 
     Attributes:
-        results: Every architecture and its evaluation, in the order of the queries.
+        results: All architectures with their evaluations, in the order of the queries.
 
     Args:
-        space: What is searched.
-        evaluator: What answers.
-        budget: Queries in all, at least 1.
-        objective: Which of the evaluator's objectives decides; lower is better where the name ends in ``loss``.
+        space: The search space.
+        evaluator: The evaluator.
+        budget: Number of queries in the whole search, at least 1.
+        objective: Name of the evaluator's objective that decides; lower is better where the name ends in ``loss``.
 
     Raises:
-        ConfigError: ``budget`` is below 1.
+        ConfigError: ``budget`` is less than 1.
+
+    Example:
+        ```python
+        history = QueryHistory(space, evaluator, budget=150)
+        strategy = RegularizedEvolution()
+        strategy.start(space, seed=0)
+        while history.step(strategy, 10):
+            pass
+        architecture, evaluation = history.best
+        ```
     """
 
     def __init__(self, space: SearchSpace, evaluator: Evaluator, budget: int, objective: str = "accuracy") -> None:
-        if budget < 1:
-            raise ConfigError(f"budget is {budget}; it must be at least 1 query.")
+        at_least(1, budget=budget)
         self.space = space
         self.evaluator = evaluator
         self.budget = budget
         self.objective = objective
         self.results: list[Result]
-        self._version: tuple[int, int]
+        self._version: tuple[int, int]  # the evaluator's version, and the first query that it has evaluated
         self.clear()
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Forget all queries."""
         self.results = []
         self._version = (self.evaluator.version, 0)
 
     @property
     def left(self) -> int:
-        """Queries that the budget leaves."""
+        """Number of queries that are left in the budget."""
         return self.budget - len(self.results)
 
     def step(
         self, strategy: Strategy, count: int, train: Callable[[Sequence[Architecture]], None] | None = None
     ) -> list[Result]:
-        """One generation: the strategy asks, the evaluator evaluates, the strategy is told.
+        """Run one generation: the strategy asks, the evaluator evaluates, the strategy is told.
 
         Args:
-            strategy: Which knows the results so far.
-            count: Architectures at most; fewer where the budget leaves fewer.
-            train: What moves the evaluator before it evaluates, given the architectures.
+            strategy: A strategy that has been told the results so far.
+            count: The largest number of architectures; the budget may leave fewer.
+            train: Called with the proposed architectures before they are evaluated, for example to train a supernet on
+                them.
 
         Returns:
-            What was asked for, evaluated; empty where the search is over.
+            The evaluated architectures; an empty list ends the search.
         """
         asked = strategy.ask(min(count, self.left)) if self.left else []
         self.evaluator.begin(strategy.round)
@@ -75,31 +86,31 @@ class QueryHistory:
 
     @property
     def best(self) -> Result:
-        """The best so far, among those that the evaluator's present version has evaluated; of equals the first.
+        """The best result of the evaluator's current version; among equals the first.
 
         Raises:
-            ConfigError: Nothing was evaluated.
+            ConfigError: Nothing has been evaluated.
         """
         return self.results[self._best]
 
     @property
     def comparable(self) -> list[Result]:
-        """What the evaluator's present version has evaluated, in the order of the queries."""
+        """The results of the evaluator's current version, in the order of the queries."""
         return self.results[self._version[1] :]
 
     @property
     def _best(self) -> int:
         if not self.results:
             raise ConfigError(
-                "Nothing was evaluated: the strategy had nothing to ask for, because the space has no architecture for "
-                "it. Use a larger space or higher limits."
+                "Nothing was evaluated: the strategy had nothing to ask for, because it found no architecture in the "
+                "space. Use a larger space or weaker constraints."
             )
         sign = -1.0 if self.objective.endswith("loss") else 1.0
         places = range(self._version[1], len(self.results))
         return max(places, key=lambda i: sign * self.results[i][1].objectives[self.objective])
 
     def rows(self) -> list[dict[str, Any]]:
-        """One entry a query, as JSON values: the architecture's text, its objectives and its cost."""
+        """One row per query as JSON values: the text of the architecture, its objectives and its costs."""
         return [self._row(*result) for result in self.results]
 
     def _row(self, architecture: Architecture, evaluation: Evaluation) -> dict[str, Any]:
@@ -110,15 +121,16 @@ class QueryHistory:
         }
 
     def write(self, folder: Path, final_evaluator: Evaluator | None = None, **provenance: Any) -> dict[str, list[Path]]:
-        """Write ``architecture.json``, the best, and ``history.json``, every query.
+        """Write the best architecture to ``architecture.json`` and every query to ``history.json``.
 
         Args:
-            folder: Where to.
-            final_evaluator: What looks at the best architecture once more, such as by test accuracies.
-            **provenance: What else to say of the search, as JSON values.
+            folder: The folder of the files.
+            final_evaluator: Evaluates the best architecture once more, for example by test accuracy; its objectives
+                are written as ``reported``. None by default.
+            **provenance: Further JSON values about the search.
 
         Returns:
-            The files, by the kind of artifact.
+            The files by kind of artifact.
         """
         seconds = [evaluation.cost.get("seconds") for _, evaluation in self.results]
         known = [value for value in seconds if value is not None]
@@ -140,7 +152,7 @@ class QueryHistory:
         return {"architecture": [written], "history": [history]}
 
     def state_dict(self) -> dict[str, Any]:
-        """What a search goes on from: numbers and text."""
+        """What a resumed search needs, as numbers and text."""
         return {
             "evaluator": self.evaluator.state_dict(),
             "version": list(self._version),
@@ -151,7 +163,11 @@ class QueryHistory:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take the state back."""
+        """Restore what ``state_dict`` returned.
+
+        Args:
+            state: The state of a search in the same space.
+        """
         self.evaluator.load_state_dict(state["evaluator"])
         self._version = tuple(state["version"])
         self.results = [

@@ -1,35 +1,41 @@
-"""Local search (White et al., 2021)."""
+"""Local search (White et al., UAI 2021)."""
 
 from typing import Any
 
 import torch
 
 from lightning_nas.architecture import Architecture
-from lightning_nas.errors import ConfigError
+from lightning_nas.checks import at_least
 from lightning_nas.evaluation.base import Evaluator
-from lightning_nas.strategies.base import Strategy, ordered
+from lightning_nas.strategies.base import Strategy, sort_by_score
 
 
 class LocalSearch(Strategy):
-    """Moves to better neighbours until there is none, then starts again elsewhere.
+    """Moves to better neighbours until there are none, then restarts elsewhere.
 
-    Neighbours are looked at in random order, or in that of a score which costs no query. With ``first_improvement`` one
-    is asked for at a time, and the first better one is taken, otherwise the best of all.
+    The neighbours of the current architecture are evaluated in random order, or in the order of a zero-cost score. The
+    search then moves to the best of them, or with ``first_improvement`` to the first one that is better.
 
     References:
         1. White, Nolen, Savani: Exploring the Loss Landscape in Neural Architecture Search, UAI 2021,
-           https://arxiv.org/abs/2005.02960
+           https://arxiv.org/abs/2005.02960. The paper starts at random, evaluates all neighbours in random order and
+           moves to the best: the defaults here.
 
     Args:
-        from_largest: Whether the first start is the architecture with most parameters, not a random one.
-        restarts: Whether to start again, at random, where no neighbour is better; otherwise the search ends there.
-        first_improvement: Which better neighbour to move to.
-        order: What scores the neighbours, such as ``SynFlow``, by its one objective; null for random order. The paper
-            has none.
-        patience: Neighbours that are looked at, at least 1; all if null, as in the paper.
+        from_largest: Whether the first start is the architecture with the most parameters instead of a random one.
+        restarts: Whether to restart at random where no neighbour is better; otherwise the search ends there.
+        first_improvement: Whether to move to the first better neighbour instead of the best one. Neighbours are then
+            asked for one at a time.
+        order: Evaluator that sorts the neighbours by its single objective, such as ``SynFlow``; null for random order.
+        patience: Number of neighbours that are evaluated per architecture, at least 1; null for all.
 
     Raises:
-        ConfigError: ``patience`` is below 1.
+        ConfigError: ``patience`` is less than 1.
+
+    Example:
+        ```yaml
+        strategy: {class_path: LocalSearch, init_args: {from_largest: true, first_improvement: true, order: SynFlow}}
+        ```
     """
 
     def __init__(
@@ -40,8 +46,7 @@ class LocalSearch(Strategy):
         order: Evaluator | None = None,
         patience: int | None = None,
     ) -> None:
-        if patience is not None and patience < 1:
-            raise ConfigError(f"patience is {patience}; it must be at least 1 neighbour, or null for all.")
+        at_least(1, patience=patience)
         self.from_largest = from_largest
         self.restarts = restarts
         self.first_improvement = first_improvement
@@ -55,7 +60,7 @@ class LocalSearch(Strategy):
         self._started = False
 
     def start(self, *args: Any, **kwargs: Any) -> None:
-        """Begin a search; see ``Strategy.start``."""
+        """Begin a new search; see ``Strategy.start``."""
         super().start(*args, **kwargs)
         self._clear()
 
@@ -63,7 +68,7 @@ class LocalSearch(Strategy):
         return self.fitness.get(self.space.key(architecture))
 
     def ask(self, count: int) -> list[Architecture]:
-        """The next neighbours of where the search is; see ``Strategy.ask``."""
+        """Propose neighbours of the current architecture; see ``Strategy.ask``."""
         while True:
             if self.current is None and not self._restart():
                 return []
@@ -80,7 +85,7 @@ class LocalSearch(Strategy):
                 self.current = None
 
     def _restart(self) -> bool:
-        """Begin elsewhere; False where the search is over."""
+        """Move to a new start; False where the search is over."""
         if self._started and not self.restarts:
             return False
         first = [self.space.largest()] if self.from_largest and not self._started else self.sample_unseen(1)
@@ -95,11 +100,11 @@ class LocalSearch(Strategy):
         near = list(others.values())
         near = [near[i] for i in torch.randperm(len(near), generator=self.generator).tolist()]
         if self.order is not None:
-            near = ordered(near, self.order)
+            near = sort_by_score(near, self.order)
         self.current, self._near = architecture, near[: self.patience]
 
     def _better(self) -> Architecture | None:
-        """The best known neighbour, or the first that is better; None where none is."""
+        """The best evaluated neighbour that is better than the current architecture, or the first such neighbour."""
         assert self.current is not None
         here = self.fitness[self.space.key(self.current)]
         known = [(value, a) for a in self._near if (value := self._value(a)) is not None and value > here]
@@ -108,13 +113,13 @@ class LocalSearch(Strategy):
         return known[0][1] if self.first_improvement else max(known, key=lambda pair: pair[0])[1]
 
     def state_dict(self) -> dict[str, Any]:
-        """See ``Strategy.state_dict``."""
+        """What a resumed search needs; see ``Strategy.state_dict``."""
         current = None if self.current is None else list(self.current.choices)
         near = [list(a.choices) for a in self._near]
         return {**super().state_dict(), "current": current, "near": near, "started": self._started}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See ``Strategy.load_state_dict``."""
+        """Restore what ``state_dict`` returned; see ``Strategy.load_state_dict``."""
         super().load_state_dict(state)
         current = state["current"]
         self.current = None if current is None else self.space.architecture(current)

@@ -1,4 +1,4 @@
-"""Several objectives at once: who is dominated by nobody, and who is in a crowd."""
+"""Non-dominated sorting and crowding distance, by pymoo."""
 
 from collections.abc import Sequence
 
@@ -8,20 +8,23 @@ from numpy.typing import ArrayLike, NDArray
 from lightning_nas.errors import DataError
 
 Objectives = Sequence[Sequence[float]] | NDArray[np.float64]
-"""``(n, objectives)``; for each, higher is better."""
+"""Objectives of shape ``(n, objectives)``; higher is better for each of them."""
 
 
 def fronts(values: Objectives) -> list[list[int]]:
-    """Sort by dominance: one dominates another if it is nowhere worse and somewhere better.
+    """Sort points into fronts by dominance.
+
+    A point dominates another one if it is nowhere worse and somewhere better. The first front holds the points that are
+    not dominated, the second one those that only points of the first front dominate, and so on.
 
     Args:
-        values: ``(n, objectives)``; for each, higher is better.
+        values: Objectives of the points, ``(n, objectives)``; higher is better.
 
     Returns:
-        Indices, in fronts: nobody dominates those of the first, only those of the first the ones of the second, ...
+        The indices of the points, one ascending list per front.
 
     Raises:
-        DataError: There are no values, they are no matrix, or not finite.
+        DataError: There are no values, they are not a matrix, or one is not finite.
     """
     from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 
@@ -29,21 +32,22 @@ def fronts(values: Objectives) -> list[list[int]]:
 
 
 def front(values: Objectives) -> list[int]:
-    """Indices of the non-dominated, in their order; equal ones are all there. See ``fronts``."""
+    """The ascending indices of the points that are not dominated, with all equal ones; see ``fronts``."""
     return fronts(values)[0]
 
 
 def crowding(values: Objectives) -> list[float]:
-    """How far the neighbours of each are (Deb et al., 2002): the mean, over the objectives, of their distance.
+    """Crowding distance of every point of a front, as NSGA-II uses it.
 
-    The distance of the next lower and the next higher one is a share of the objective's range; it is infinite for the
-    lowest and the highest.
+    For every objective, the distance between the next lower and the next higher point, divided by the range of the
+    objective; the crowding distance is the mean over the objectives. It is infinite for the points with the lowest or
+    the highest value of an objective.
 
     Args:
-        values: ``(n, objectives)``, of one front.
+        values: Objectives of the points, ``(n, objectives)``.
 
     Raises:
-        DataError: There are no values, they are no matrix, or not finite.
+        DataError: There are no values, they are not a matrix, or one is not finite.
     """
     from pymoo.operators.survival.rank_and_crowding.metrics import get_crowding_function
 
@@ -51,13 +55,13 @@ def crowding(values: Objectives) -> list[float]:
 
 
 def ranked(values: Objectives) -> list[int]:
-    """Indices from best to worst as in NSGA-II: by front, within a front the least crowded first.
+    """The indices of points from best to worst as NSGA-II ranks them: by front, then by descending crowding distance.
 
     Args:
-        values: ``(n, objectives)``; for each, higher is better.
+        values: Objectives of the points, ``(n, objectives)``; higher is better.
 
     Raises:
-        DataError: There are no values, they are no matrix, or not finite.
+        DataError: There are no values, they are not a matrix, or one is not finite.
     """
     matrix = _checked(values)
     found: list[int] = []
@@ -71,7 +75,7 @@ def _checked(values: ArrayLike) -> NDArray[np.float64]:
     matrix = np.asarray(values, np.float64)
     if matrix.ndim != 2 or not matrix.size or not np.isfinite(matrix).all():
         raise DataError(
-            f"Values of shape {matrix.shape} were given, {int((~np.isfinite(matrix)).sum())} of them not finite; "
-            "expected are finite numbers, (architectures, objectives), one at least of both."
+            f"The values have shape {matrix.shape}, and {int((~np.isfinite(matrix)).sum())} of them are not finite; "
+            "expected are finite numbers of shape (architectures, objectives), with at least one of both."
         )
     return matrix

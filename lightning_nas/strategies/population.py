@@ -6,23 +6,26 @@ from typing import Any
 import torch
 
 from lightning_nas.architecture import Architecture
+from lightning_nas.checks import at_least, within
 from lightning_nas.errors import ConfigError
 from lightning_nas.strategies.base import Result, Strategy
 
 TRIES = 100
-"""Children in a row that may all be known, before random architectures fill a generation."""
+"""Number of consecutive children that are not new after which random architectures fill a generation."""
 
 
 class PopulationEvolution(Strategy):
-    """Every generation is made of the best known architectures: some mutated, some crossed, the rest random.
+    """Breeds every generation from the best architectures: some mutated, some crossed, the rest random.
 
-    The first generation is random. Without ``rescore`` a generation has new architectures only, and parents are the
-    best of all that is known (SPOS). With it, parents are the best of the last generation and members of the next one,
-    so that they are scored anew, and an architecture may come back: what a search needs whose scores move, such as
-    those of a supernet that is trained on the way (Supernet Shifting, whose released code keeps parents' old scores).
+    The first generation is random. A mutation changes as many choices as a binomial draw over all choices says, at
+    least one. A generation is as large as ``count`` of ``ask``.
 
-    A mutation changes a choice as often as a binomial draw over all choices says, at least once. A generation is as
-    large as ``ask`` is told.
+    - Without ``rescore``, a generation consists of new architectures, and their parents are the best of all evaluated
+      ones, as in SPOS.
+    - With ``rescore``, the parents are the best of the previous generation and belong to the next one, so that they are
+      scored again; an architecture may return. This suits scores that change, such as those of a supernet that is
+      trained during the search, as in Supernet Shifting. The released code of that paper keeps the old scores of
+      parents.
 
     References:
         1. Guo, Zhang, Mu, Heng, Liu, Wei, Sun: Single Path One-Shot Neural Architecture Search with Uniform Sampling,
@@ -31,23 +34,28 @@ class PopulationEvolution(Strategy):
            Architecture Refined Search and Fine-tuning Approach, CVPR 2024, https://arxiv.org/abs/2403.11380
 
     Args:
-        parents: Best architectures that children are made of, at least 1 (both papers: 10 of 50).
-        mutated: Share of the children that are mutated, from 0 to 1; the others are crossed.
-        mutation_probability: Of a choice to change, above 0, at most 1.
-        rescore: Whether parents are asked for again.
+        parents: Number of best architectures that children are made from, at least 1. Both papers use 10, with
+            generations of 50.
+        mutated: Fraction of the children that are mutated, in [0, 1]; the others are crossed.
+        mutation_probability: Probability that a choice mutates, in (0, 1].
+        rescore: Whether parents are evaluated again with every generation.
 
     Raises:
         ConfigError: A number is out of its range.
+
+    Example:
+        ```yaml
+        strategy: {class_path: PopulationEvolution, init_args: {parents: 10}}
+        generation_size: 50
+        ```
     """
 
     def __init__(
         self, parents: int = 10, mutated: float = 0.5, mutation_probability: float = 0.1, rescore: bool = False
     ) -> None:
-        if parents < 1 or not 0 <= mutated <= 1 or not 0 < mutation_probability <= 1:
-            raise ConfigError(
-                f"parents is {parents}, mutated {mutated} and mutation_probability {mutation_probability}; expected "
-                "are at least 1, from 0 to 1, and above 0 to 1."
-            )
+        at_least(1, parents=parents)
+        within("[0, 1]", mutated=mutated)
+        within("(0, 1]", mutation_probability=mutation_probability)
         self.parents = parents
         self.mutated = mutated
         self.mutation_probability = mutation_probability
@@ -55,27 +63,27 @@ class PopulationEvolution(Strategy):
         self.last: list[str] = []
 
     def start(self, *args: Any, **kwargs: Any) -> None:
-        """Begin a search; see ``Strategy.start``."""
+        """Begin a new search; see ``Strategy.start``."""
         super().start(*args, **kwargs)
         self.last = []
 
     def tell(self, results: Sequence[Result]) -> None:
-        """Learn; what is told together is a generation. See ``Strategy.tell``."""
+        """Learn the evaluations of a generation; see ``Strategy.tell``."""
         super().tell(results)
         if results:
             self.last = [self.space.key(architecture) for architecture, _ in results]
 
     def best(self) -> Architecture:
-        """The best that is known; with ``rescore`` of the last generation, since older scores no longer hold."""
+        """The best architecture; with ``rescore`` that of the last generation, as older scores are out of date."""
         if not self.rescore or not self.last:
             return super().best()
         return self.evaluated[max(self.last, key=self.fitness.__getitem__)]
 
     def ask(self, count: int) -> list[Architecture]:
-        """The next generation; see ``Strategy.ask``.
+        """Propose the next generation; see ``Strategy.ask``.
 
         Raises:
-            ConfigError: A generation is no larger than its parents.
+            ConfigError: With ``rescore``, a generation has no room for children beside its parents.
         """
         if not self.last:
             return self.sample_unseen(count)
@@ -94,7 +102,7 @@ class PopulationEvolution(Strategy):
         return [*found.values(), *self.sample_unseen(count - len(found), list(found.values()))]
 
     def _fill(self, found: dict[str, Architecture], count: int, parents: list[Architecture], make: Any) -> None:
-        """Add children until there are ``count``, or too many in a row are known or there already."""
+        """Add new children until there are ``count``, or until ``TRIES`` in a row are not new."""
         failed = 0
         while len(found) < count and failed < TRIES:
             child = make(parents)
@@ -118,12 +126,12 @@ class PopulationEvolution(Strategy):
         return child
 
     def state_dict(self) -> dict[str, Any]:
-        """See ``Strategy.state_dict``."""
+        """What a resumed search needs; see ``Strategy.state_dict``."""
         places = {key: place for place, key in enumerate(self.evaluated)}
         return {**super().state_dict(), "last": [places[key] for key in self.last]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See ``Strategy.load_state_dict``."""
+        """Restore what ``state_dict`` returned; see ``Strategy.load_state_dict``."""
         super().load_state_dict(state)
         keys = list(self.evaluated)
         self.last = [keys[place] for place in state["last"]]

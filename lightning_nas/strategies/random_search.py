@@ -5,8 +5,16 @@ from lightning_nas.strategies.base import Strategy
 
 
 class RandomSearch(Strategy):
-    """Draws uniformly, each network once: what every other strategy must beat at the same number of queries."""
+    """Samples architectures uniformly, each network once.
+
+    The baseline that every other strategy has to beat with the same number of queries.
+
+    Example:
+        ```yaml
+        strategy: RandomSearch
+        ```
+    """
 
     def ask(self, count: int) -> list[Architecture]:
-        """Draw; see ``Strategy.ask``."""
+        """Sample architectures; see ``Strategy.ask``."""
         return self.sample_unseen(count)

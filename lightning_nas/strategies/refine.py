@@ -1,4 +1,4 @@
-"""Refinement of what other searches have found, by short trainings."""
+"""Refinement of the results of other searches by short trainings."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,31 +6,40 @@ from typing import Any
 import torch
 
 from lightning_nas.architecture import Architecture
+from lightning_nas.checks import at_least
 from lightning_nas.errors import ArchitectureError, ConfigError
 from lightning_nas.evaluation.base import Evaluator
 from lightning_nas.spaces.artifact import load_architecture
-from lightning_nas.strategies.base import Result, Strategy, ordered
+from lightning_nas.strategies.base import Result, Strategy, sort_by_score
 
 
 class Refine(Strategy):
-    """Looks at the neighbours of starts, then lets the best of them and the starts compete in finals.
+    """Evaluates the neighbours of start architectures, then lets the best of them compete with the starts in finals.
 
-    Round 0 asks for the starts and their neighbours. Every later round asks for the starts again and for the best of
-    the round before, fewer from round to round. With every round ``Strategy.round`` rises, which an evaluator of
-    several fidelities, such as ``ShortTraining``, follows with longer trainings, more of them and fresh seeds. Only
-    results of one round are compared, and the best of the last one is what was found: a start is left only for an
+    Round 0 asks for the starts and their neighbours. Every later round asks again for the starts and for the best of
+    the previous round, fewer from round to round. ``Strategy.round`` increases with every round, and an evaluator of
+    several fidelities, such as ``ShortTraining``, answers with longer trainings, more repeats and new seeds. Only
+    results of the same round are compared, and the result is the best of the last round: a start is replaced only by an
     architecture that beats it there.
 
     Args:
-        starts: ``architecture.json`` of searches that have ended; the space's largest architecture where there is none.
-        with_largest: Whether the largest architecture is a start beside them.
-        neighbours: How many of a start's neighbours are looked at, at least 1: the first in ``order``; all if null.
-        finals: How many contenders beside the starts come into round 1, 2 and so on, at least 1 each, not rising.
-        order: What scores the neighbours by its one objective, at no cost, such as ``AlphaPrior``; null for random
-            order.
+        starts: Paths of the ``architecture.json`` of finished searches. Without any, the largest architecture of the
+            space is the start.
+        with_largest: Whether the largest architecture is a further start.
+        neighbours: Number of neighbours per start that are evaluated, at least 1: the first in ``order``. Null takes
+            all.
+        finals: Number of contenders besides the starts in round 1, round 2 and so on, at least 1 each, not ascending.
+        order: Evaluator that sorts the neighbours by its single objective at no cost, such as ``AlphaPrior``; null for
+            random order.
 
     Raises:
         ConfigError: A number is out of its range.
+
+    Example:
+        ```yaml
+        strategy: {class_path: Refine, init_args: {starts: [search/architecture.json], finals: [4, 2]}}
+        evaluator: {class_path: ShortTraining, init_args: {data: ..., steps: [80, 320, 1280]}}
+        ```
     """
 
     def __init__(
@@ -41,11 +50,10 @@ class Refine(Strategy):
         finals: Sequence[int] = (4, 2),
         order: Evaluator | None = None,
     ) -> None:
-        if neighbours is not None and neighbours < 1:
-            raise ConfigError(f"neighbours is {neighbours}; it must be at least 1, or null for all.")
+        at_least(1, neighbours=neighbours)
         if not finals or min(finals) < 1 or list(finals) != sorted(finals, reverse=True):
             raise ConfigError(
-                f"finals is {list(finals)}; expected are numbers from 1 on that do not rise, such as 4, 2."
+                f"finals is {list(finals)}; expected are positive integers that do not ascend, such as 4, 2."
             )
         self.starts = tuple(starts)
         self.with_largest = with_largest
@@ -56,16 +64,16 @@ class Refine(Strategy):
 
     def _clear(self) -> None:
         self.round = 0
-        self._begun: list[Architecture] = []
-        self._field: list[Architecture] = []
-        self._due: list[str] = []
+        self._begun: list[Architecture] = []  # the starts
+        self._field: list[Architecture] = []  # all architectures of the round
+        self._due: list[str] = []  # keys of those that have no evaluation in this round yet
 
     def start(self, *args: Any, **kwargs: Any) -> None:
-        """Begin a search; see ``Strategy.start``.
+        """Begin a new search; see ``Strategy.start``.
 
         Raises:
             ArtifactError: A start cannot be read.
-            ConfigError: A start is no architecture of the space.
+            ConfigError: A start is not an architecture of the space.
         """
         super().start(*args, **kwargs)
         self._clear()
@@ -82,24 +90,25 @@ class Refine(Strategy):
             self.space.check(found)
         except ArchitectureError as error:
             raise ConfigError(
-                f"{path} is no start of this search: {error} Name architectures of its space within its limits."
+                f"{path} cannot be a start of this search: {error} Name architectures of its space that meet its "
+                "constraints."
             ) from None
         return found
 
     def _near(self, architecture: Architecture) -> list[Architecture]:
-        """The neighbours that are looked at."""
+        """The neighbours of a start that are evaluated."""
         near = list(self.space.neighbours(architecture))
         near = [near[i] for i in torch.randperm(len(near), generator=self.generator).tolist()]
-        return (near if self.order is None else ordered(near, self.order))[: self.neighbours]
+        return (near if self.order is None else sort_by_score(near, self.order))[: self.neighbours]
 
     def _enter(self, architectures: Sequence[Architecture]) -> None:
-        """Begin a round with these, of equals the first."""
+        """Begin a round with these architectures; of several forms of a network the first is kept."""
         field = {self.space.key(a): a for a in reversed(architectures)}
         self._field = list(reversed(field.values()))
         self._due = [self.space.key(a) for a in self._field]
 
     def ask(self, count: int) -> list[Architecture]:
-        """What is left of the round, or the next one; see ``Strategy.ask``. Later rounds ask for what is known."""
+        """Propose what is left of the round, or the next round, which asks for evaluated architectures again."""
         if not self._due and self.round < len(self.finals):
             values = {self.space.key(a): self.fitness[self.space.key(a)] for a in self._field}
             own = {self.space.key(a) for a in self._begun}
@@ -111,24 +120,24 @@ class Refine(Strategy):
         return [a for a in self._field if self.space.key(a) in due]
 
     def tell(self, results: Sequence[Result]) -> None:
-        """Learn; see ``Strategy.tell``."""
+        """Learn evaluations of the round; see ``Strategy.tell``."""
         super().tell(results)
         known = {self.space.key(architecture) for architecture, _ in results}
         self._due = [key for key in self._due if key not in known]
 
     def best(self) -> Architecture:
-        """The best of the present round, as far as it has come; see ``Strategy.best``."""
+        """The best architecture of the current round so far; see ``Strategy.best``."""
         known = [a for a in self._field if self.space.key(a) not in self._due]
         return max(known, key=lambda a: self.fitness[self.space.key(a)]) if known else super().best()
 
     def state_dict(self) -> dict[str, Any]:
-        """See ``Strategy.state_dict``."""
+        """What a resumed search needs; see ``Strategy.state_dict``."""
         field = [list(a.choices) for a in self._field]
         begun = [list(a.choices) for a in self._begun]
         return {**super().state_dict(), "round": self.round, "field": field, "begun": begun, "due": len(self._due)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See ``Strategy.load_state_dict``."""
+        """Restore what ``state_dict`` returned; see ``Strategy.load_state_dict``."""
         super().load_state_dict(state)
         self.round = state["round"]
         self._field = [self.space.architecture(choices) for choices in state["field"]]

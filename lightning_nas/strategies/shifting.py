@@ -1,4 +1,4 @@
-"""Supernet Shifting: a search that trains the supernet on the architectures that it looks at."""
+"""Supernet Shifting: training a supernet on the architectures that a search proposes (Zhang et al., CVPR 2024)."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,37 +10,46 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_nas.architecture import Architecture
+from lightning_nas.checks import at_least, greater_than, within
 from lightning_nas.data.splits import derived_seed
-from lightning_nas.errors import ConfigError
 from lightning_nas.evaluation.supernet import SupernetEvaluator
 from lightning_nas.supernets.unused_weights import UnusedWeightGuard
 
 
 class Shifting:
-    """Trains a supernet a little on every generation of a search, so that it ranks where the search looks.
+    """Trains a supernet on every generation of a search before it is scored, so that it ranks where the search looks.
 
-    Training images are those of the scores' data without its validation set. Every architecture of a generation sees
-    ``steps`` batches of its own. With ``accumulate`` their mean loss over the whole generation makes one update,
-    ``steps`` times (the paper's abstract), so that the order of the architectures does not matter; without, they are
-    trained one after the other with an update a batch (the released code, which also scores each before the next is
-    trained; here all are scored at the end, by the same weights).
+    The training images are those of the evaluator's data without the validation set. Every architecture of a generation
+    gets ``steps`` batches of its own. With ``accumulate``, the mean loss over the whole generation makes one update,
+    ``steps`` times, so that the order of the architectures does not matter, as the abstract of the paper says. Without,
+    the architectures are trained one after the other with one update per batch, as in the released code. That code
+    scores each architecture before the next one is trained; here all are scored at the end, with the same weights.
 
     References:
         1. Zhang, Wang, Qin, Yan: Boosting Order-Preserving and Transferability for Neural Architecture Search: a Joint
            Architecture Refined Search and Fine-tuning Approach, CVPR 2024, https://arxiv.org/abs/2403.11380
 
     Args:
-        optimizer: Of the weights.
-        steps: Batches an architecture and generation, at least 1 (the released code: 20).
-        accumulate: Whether a generation makes one update a step.
-        batch_size: Images of a batch, at least 2 (the released code: 150).
-        label_smoothing: Of the loss.
-        clip_norm: Most that the gradient's norm may be; any if null.
-        frozen_body: Whether only the classifier is trained, the control that shows what the body's training is worth.
-        seed: Of the batches and their augmentation.
+        optimizer: Optimizer of the supernet's weights.
+        steps: Batches per architecture and generation, at least 1. The default is that of the released code.
+        accumulate: Whether a step is one update with the mean loss of the whole generation.
+        batch_size: Images per batch, at least 2, because of batch normalization. The released code uses 150.
+        label_smoothing: Label smoothing of the loss, in [0, 1).
+        clip_norm: Largest norm of the gradients, greater than 0; null does not clip.
+        frozen_body: Whether only the classifier is trained: a control that shows what training the body contributes.
+        seed: Seed of the batches and their augmentation.
 
     Raises:
         ConfigError: A number is out of its range.
+
+    Example:
+        ```yaml
+        shifting:
+          class_path: Shifting
+          init_args:
+            optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.01, momentum: 0.9}}
+            steps: 20
+        ```
     """
 
     def __init__(
@@ -54,11 +63,10 @@ class Shifting:
         frozen_body: bool = False,
         seed: int = 0,
     ) -> None:
-        if steps < 1 or batch_size < 2 or not 0 <= label_smoothing < 1 or (clip_norm is not None and clip_norm <= 0):
-            raise ConfigError(
-                f"steps is {steps}, batch_size {batch_size}, label_smoothing {label_smoothing} and clip_norm "
-                f"{clip_norm}; expected are at least 1, at least 2, from 0 to below 1, and above 0 or null."
-            )
+        at_least(1, steps=steps)
+        at_least(2, batch_size=batch_size)
+        within("[0, 1)", label_smoothing=label_smoothing)
+        greater_than(0, clip_norm=clip_norm)
         self.make_optimizer = optimizer
         self.steps = steps
         self.accumulate = accumulate
@@ -69,7 +77,11 @@ class Shifting:
         self.seed = seed
 
     def optimizer(self, scores: SupernetEvaluator) -> Optimizer:
-        """The optimizer of what is trained."""
+        """Make the optimizer of the supernet, and freeze what it does not train.
+
+        Args:
+            scores: The evaluator that holds the supernet.
+        """
         loaded = scores.loaded
         names = loaded.classifier() if self.frozen_body else {name for name, _ in loaded.network.named_parameters()}
         for name, parameter in loaded.network.named_parameters():
@@ -84,17 +96,17 @@ class Shifting:
         generation: int,
         backward: Callable[[Tensor], None] = Tensor.backward,
     ) -> float:
-        """Train on one generation.
+        """Train the supernet on the architectures of one generation.
 
         Args:
-            scores: Whose supernet and images.
-            optimizer: Of it.
-            architectures: Of the generation.
-            generation: Its number, which decides on the batches.
-            backward: Such as a task's ``manual_backward``.
+            scores: The evaluator that holds the supernet and the images.
+            optimizer: The optimizer from ``optimizer``; Lightning may have wrapped it.
+            architectures: The architectures of the generation.
+            generation: A number that identifies the generation; its batches depend on it.
+            backward: Computes the gradients of a loss, such as ``manual_backward`` of a task.
 
         Returns:
-            The mean loss.
+            The mean loss over all architectures and steps.
         """
         network, space = scores.loaded.network, scores.loaded.space
         plain = getattr(optimizer, "optimizer", optimizer)
@@ -120,7 +132,7 @@ class Shifting:
         return total / max(1, len(architectures) * self.steps)
 
     def _batch(self, scores: SupernetEvaluator, *draw: int) -> tuple[Tensor, Tensor]:
-        """Random training images, augmented; the same numbers give the same ones."""
+        """A batch of random augmented training images, which depends on the seed and these numbers alone."""
         data = scores.data
         seed = derived_seed(self.seed, "shifting", *draw)
         images = data.train_set

@@ -1,4 +1,4 @@
-"""Searches in the code space of an auto-encoder of architectures."""
+"""Searches in the code space of an auto-encoder of architectures: TNAO (He et al., IJCNN 2023) and NAO."""
 
 from abc import abstractmethod
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_nas.architecture import Architecture
+from lightning_nas.checks import at_least, greater_than
 from lightning_nas.errors import ArchitectureError, ConfigError
 from lightning_nas.predictors.autoencoder import ArchitectureAutoEncoder
 from lightning_nas.predictors.swarm import CompetitiveSwarm, Reencoding, Remapping
@@ -13,21 +14,22 @@ from lightning_nas.strategies.base import Strategy
 
 
 class CodeSearch(Strategy):
-    """Looks for codes with high scores, and asks for the architectures that they are decoded to, best scores first.
+    """Searches for codes with high scores, and proposes the architectures that they decode to, highest scores first.
 
-    It needs an auto-encoder that was trained on architectures that it was told of, and asks for nothing without one.
+    Needs an auto-encoder that was trained on the architectures which the strategy was told; ``AutoEncoderTask`` trains
+    it.
 
     Attributes:
-        autoencoder: What maps architectures to codes and back; set it after ``start``.
+        autoencoder: The auto-encoder; set after ``start``.
     """
 
     autoencoder: ArchitectureAutoEncoder | None = None
 
     def ask(self, count: int) -> list[Architecture]:
-        """The best scored architectures that are not known; see ``Strategy.ask``.
+        """Propose the architectures with the highest scores; see ``Strategy.ask``.
 
         Raises:
-            ConfigError: There is no auto-encoder, or nothing was told.
+            ConfigError: There is no auto-encoder, or no evaluated architecture.
         """
         if self.autoencoder is None or not self.evaluated:
             raise ConfigError(
@@ -49,27 +51,27 @@ class CodeSearch(Strategy):
 
     @abstractmethod
     def explore(self, codes: Tensor, fitness: Tensor) -> None:
-        """Look at codes; ``note`` keeps what is seen.
+        """Search the code space, and ``record`` every architecture that is decoded on the way.
 
         Args:
-            codes: Of the known architectures, ``(n, code)``.
-            fitness: What these are worth, ``(n,)``.
+            codes: Codes of the evaluated architectures, ``(n, code)``.
+            fitness: Fitness of these architectures, ``(n,)``.
         """
 
-    def note(self, choices: Tensor, scores: Tensor) -> Tensor:
-        """Keep decoded architectures with their scores.
+    def record(self, choices: Tensor, scores: Tensor) -> Tensor:
+        """Record decoded architectures with their scores.
 
         Args:
-            choices: ``(n, positions)``.
-            scores: ``(n,)``.
+            choices: Decoded choices, int64 ``(n, positions)``.
+            scores: Scores of their codes, ``(n,)``; the first score of a network counts.
 
         Returns:
-            The scores, ``-inf`` where the choices are no architecture of the space.
+            The scores, ``-inf`` where the choices are not an architecture of the space.
         """
-        valid = [self._note(tuple(c), score) for c, score in zip(choices.tolist(), scores.tolist(), strict=True)]
+        valid = [self._record(tuple(c), score) for c, score in zip(choices.tolist(), scores.tolist(), strict=True)]
         return scores.masked_fill(~torch.tensor(valid), -torch.inf)
 
-    def _note(self, choices: tuple[int, ...], score: float) -> bool:
+    def _record(self, choices: tuple[int, ...], score: float) -> bool:
         if choices not in self._places:
             try:
                 architecture = self.space.architecture(choices)
@@ -82,19 +84,25 @@ class CodeSearch(Strategy):
 
 
 class SwarmSearch(CodeSearch):
-    """A competitive swarm in the box around the codes of the known architectures (TNAO's second stage).
+    """Moves a competitive swarm in the box around the codes of the evaluated architectures: TNAO's second stage.
 
-    The particles start at the codes of random architectures: uniform in the box, nearly all of them would be decoded to
-    a few architectures. No architecture is queried while the swarm moves: particles are scored by ``remapping``.
+    The particles start at the codes of random architectures. If they started uniformly in the box, nearly all of them
+    would decode to a few architectures. No architecture is evaluated while the swarm moves: ``remapping`` scores the
+    particles.
 
     References:
         1. He, Hou, Dong, Feng: Two-stage Neural Architecture Optimization with Separated Training and Search, IJCNN
            2023, https://doi.org/10.1109/IJCNN54540.2023.10191955
 
     Args:
-        swarm: How the particles move; by default 100 of them for 50 generations.
-        remapping: How codes that are no architecture's are scored; by default by the architecture they are decoded to.
-        uniform: Whether the particles start uniformly in the box instead, as those of a swarm that knows no codes.
+        swarm: The swarm; by default 100 particles for 50 generations.
+        remapping: Scores codes that are not the code of an architecture; by default ``Reencoding``.
+        uniform: Whether the particles start uniformly in the box instead.
+
+    Example:
+        ```yaml
+        strategy: {class_path: SwarmSearch, init_args: {swarm: {class_path: CompetitiveSwarm, init_args: {phi: 0.1}}}}
+        ```
     """
 
     def __init__(
@@ -105,46 +113,55 @@ class SwarmSearch(CodeSearch):
         self.uniform = uniform
 
     def explore(self, codes: Tensor, fitness: Tensor) -> None:
-        """Let the swarm move; see ``CodeSearch.explore``."""
+        """Move the swarm; see ``CodeSearch.explore``."""
         autoencoder = self.autoencoder
         assert autoencoder is not None
 
-        def worth(particles: Tensor) -> Tensor:
+        def score(particles: Tensor) -> Tensor:
             with torch.no_grad():
-                return self.note(*self.remapping.remap(autoencoder, particles))
+                return self.record(*self.remapping.remap(autoencoder, particles))
 
         start = None
         if not self.uniform:
             drawn = [self.space.sample(self.generator).choices for _ in range(self.swarm.particles)]
             with torch.no_grad():
                 start = autoencoder.encode(torch.tensor(drawn))
-        self.swarm.run(worth, codes.min(0).values, codes.max(0).values, self.generator, start)
+        self.swarm.run(score, codes.min(0).values, codes.max(0).values, self.generator, start)
 
 
 class GradientAscent(CodeSearch):
-    """Steps of several sizes along the gradient of the score, from the codes of the best known architectures (NAO).
+    """Moves the codes of the best known architectures along the gradient of the score, by steps of several sizes: NAO.
 
-    ``e' = e + eta ds/de / |ds/de|`` for ``eta`` from ``step`` to ``steps`` times ``step``. NAO trains an LSTM and
-    decodes greedily; here the auto-encoder is TNAO's, so that only the search differs.
+    ``e' = e + k * step * (ds/de) / |ds/de|`` for ``k`` from 1 to ``steps``, with the code ``e`` and the score ``s``.
+    Departure from the paper, which trains an LSTM and decodes greedily: the auto-encoder is that of TNAO, so that the
+    two differ in their search alone.
 
     References:
         1. Luo, Tian, Qin, Chen, Liu: Neural Architecture Optimization, NeurIPS 2018, https://arxiv.org/abs/1808.07233
 
     Args:
-        best: Known architectures to start from, at least 1.
-        step: Length of the smallest step, above 0.
-        steps: How many sizes, at least 1.
+        best: Number of best known architectures to start from, at least 1.
+        step: Length of the smallest step, greater than 0.
+        steps: Number of step sizes, at least 1.
+
+    Raises:
+        ConfigError: A number is out of its range.
+
+    Example:
+        ```yaml
+        strategy: {class_path: GradientAscent, init_args: {best: 100, step: 0.2}}
+        ```
     """
 
     def __init__(self, best: int = 100, step: float = 0.2, steps: int = 30) -> None:
-        if best < 1 or steps < 1 or step <= 0:
-            raise ConfigError(f"best is {best}, steps {steps} and step {step}; at least 1, at least 1 and above 0.")
+        at_least(1, best=best, steps=steps)
+        greater_than(0, step=step)
         self.best_count = best
         self.step = step
         self.steps = steps
 
     def explore(self, codes: Tensor, fitness: Tensor) -> None:
-        """Step up; see ``CodeSearch.explore``."""
+        """Move along the gradient; see ``CodeSearch.explore``."""
         autoencoder = self.autoencoder
         assert autoencoder is not None
         start = codes[fitness.argsort(descending=True)[: self.best_count]].requires_grad_()
@@ -154,4 +171,4 @@ class GradientAscent(CodeSearch):
         with torch.no_grad():
             for size in range(1, self.steps + 1):
                 moved = start + size * self.step * direction
-                self.note(autoencoder.decode(moved).argmax(2), autoencoder.scores(moved))
+                self.record(autoencoder.decode(moved).argmax(2), autoencoder.scores(moved))

@@ -1,4 +1,4 @@
-"""Tables of known results: NAS-Bench-101 and NAS-Bench-201."""
+"""Tables of known results: NAS-Bench-101, NAS-Bench-201, and a synthetic one."""
 
 from lightning_nas.tables.base import Table
 from lightning_nas.tables.nasbench101 import NASBench101Table

@@ -1,4 +1,4 @@
-"""What a table of known results is."""
+"""The contract of tables with known results."""
 
 import zipfile
 import zlib
@@ -20,24 +20,24 @@ _UNREADABLE = (
     *(OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, NotImplementedError, RuntimeError),
     *(SyntaxError, MemoryError, zipfile.BadZipFile, zlib.error),
 )
-"""What numpy and zipfile raise for a damaged or foreign file."""
+"""The errors that numpy and zipfile raise for a damaged or foreign file."""
 
 
 class Table(ABC):
-    """Results of architectures of a space, one row each, read from an npz file.
+    """Known results of the architectures of a space, one row per architecture, read from an npz file.
 
-    Some arrays of the file say which architectures it has. All others are columns: one number a row, ``(rows,)``, or
-    one a trial, ``(rows, trials)``, such as the accuracies of trainings from several seeds; NaN stands for what is not
-    known. Only columns that are asked for are read.
+    Some arrays of the file describe the architectures. All others are columns with one number per row, ``(rows,)``, or
+    one per trial, ``(rows, trials)``, such as the accuracies of trainings with several seeds; NaN stands for an unknown
+    number. A column is read when it is first used.
 
     Attributes:
-        contents: What the file holds, for messages.
-        members: Names of the arrays that are no columns.
+        contents: What the file holds, for error messages.
+        members: Names of the arrays that are not columns.
 
     Args:
-        path: The npz file.
-        extra: More npz files with columns of the same architectures. Their rows may be in any order, and some may be
-            missing; the array ``arch`` has their names, see ``named``.
+        path: Path of the npz file.
+        extra: Paths of further npz files with columns of the same architectures. Their rows may be in any order, and
+            rows may be missing; their array ``arch`` holds the names of the architectures (see ``named``).
     """
 
     contents: ClassVar[str]
@@ -62,6 +62,9 @@ class Table(ABC):
     def architecture(self, row: int) -> Architecture:
         """The architecture of a row.
 
+        Args:
+            row: Index of the row.
+
         Raises:
             ConfigError: There is no such row.
             DataError: The file cannot be used.
@@ -69,10 +72,13 @@ class Table(ABC):
 
     @abstractmethod
     def rows(self, architectures: Sequence[Architecture]) -> Any:
-        """The rows of architectures, an integer array; -1 for those that are not there.
+        """The rows of architectures.
 
         Args:
-            architectures: In any form: what has the same key is in the same row.
+            architectures: The architectures, in any form: those with the same key are in the same row.
+
+        Returns:
+            The indices of the rows, an integer array; -1 for architectures that the table does not have.
 
         Raises:
             ArchitectureError: An architecture is of another space.
@@ -81,7 +87,13 @@ class Table(ABC):
 
     @abstractmethod
     def named(self, names: Sequence[str]) -> Any:
-        """The rows of published names of architectures, an integer array; -1 for those that are not there.
+        """The rows of architectures given by their published names.
+
+        Args:
+            names: The names.
+
+        Returns:
+            The indices of the rows, an integer array; -1 for names that the table does not have.
 
         Raises:
             DataError: The file cannot be used.
@@ -89,19 +101,22 @@ class Table(ABC):
 
     @property
     def columns(self) -> list[str]:
-        """Names of all columns.
+        """Sorted names of all columns.
 
         Raises:
-            DataError: A file is missing or damaged, or two have a column of the same name.
+            DataError: A file is missing or damaged, or two files have a column of the same name.
         """
         return sorted(self._files)
 
     def column(self, name: str, trial: int | None = None) -> Any:
-        """All numbers of a column, ``(rows,)``; NaN where one is not known. Not to be written to.
+        """The numbers of a column.
 
         Args:
-            name: Of the column.
-            trial: Which of the trials; None for the mean of all that are known.
+            name: Name of the column.
+            trial: Index of the trial; None for the mean over all known trials.
+
+        Returns:
+            The numbers, ``(rows,)``, NaN where one is unknown; a read-only array.
 
         Raises:
             ConfigError: There is no such column or trial.
@@ -111,9 +126,9 @@ class Table(ABC):
         if trial is not None:
             trials = self.trials(name)
             if not 0 <= trial < trials:
-                there = f"it has the trials 0 to {trials - 1}" if trials else "it has one number an architecture"
+                there = f"it has the trials 0 to {trials - 1}" if trials else "it has one number per architecture"
                 raise ConfigError(
-                    f"{name!r} of {self.path} has no trial {trial}: {there}. Change the trial, or say none."
+                    f"{name!r} of {self.path} has no trial {trial}: {there}. Choose another trial, or none."
                 )
             return values[:, trial]
         if values.ndim == 1:
@@ -125,7 +140,10 @@ class Table(ABC):
         return self._means[name]
 
     def trials(self, column: str) -> int:
-        """How many trials a column has; 0 where it has one number an architecture.
+        """Number of trials of a column; 0 if it has one number per architecture.
+
+        Args:
+            column: Name of the column.
 
         Raises:
             ConfigError: There is no such column.
@@ -135,24 +153,24 @@ class Table(ABC):
         return int(values.shape[1]) if values.ndim == 2 else 0
 
     def lookup(self, architecture: Architecture, column: str, trial: int | None = None) -> float:
-        """Look an architecture up; see ``lookup_many``."""
+        """Look up one architecture; see ``lookup_many``."""
         return float(self.lookup_many([architecture], column, trial)[0])
 
     def lookup_many(self, architectures: Sequence[Architecture], column: str, trial: int | None = None) -> Any:
-        """Look architectures up.
+        """Look up architectures.
 
         Args:
-            architectures: In any form.
-            column: Its name.
-            trial: Which of its trials; None for the mean of all that are known.
+            architectures: The architectures, in any form.
+            column: Name of the column.
+            trial: Index of the trial; None for the mean over all known trials.
 
         Returns:
-            The column's values, a float64 array; accuracies are percent.
+            The numbers of the column, float64 ``(architectures,)``; accuracies are in percent.
 
         Raises:
             ArchitectureError: An architecture is of another space.
             ConfigError: There is no such column or trial.
-            DataError: The files cannot be used, or have no value for an architecture.
+            DataError: A file cannot be used, or has no number for an architecture.
         """
         rows = self.rows(architectures)
         found = np.full(len(rows), np.nan)
@@ -161,8 +179,8 @@ class Table(ABC):
             if not np.isfinite(value):
                 of = "" if trial is None else f" in trial {trial}"
                 raise DataError(
-                    f"{self.path} has no {column} of {build_space(architecture.space).text(architecture)}{of}. Take "
-                    "another column or table."
+                    f"{self.path} has no {column} of {build_space(architecture.space).text(architecture)}{of}. "
+                    "Choose another column or table."
                 )
         return found
 
@@ -172,15 +190,15 @@ class Table(ABC):
 
     @contextmanager
     def _open(self, path: Path) -> Iterator[Any]:
-        """An open file.
+        """Open a file.
 
         Raises:
-            DataError: It is missing, damaged or of another kind.
+            DataError: The file is missing, damaged or of another kind.
         """
         own = path == self.path
         repair = f"the npz file of {self.contents}" if own else "npz files with more columns of its architectures"
         try:
-            # numpy leaves a damaged file open that it has opened itself
+            # numpy would leave a damaged file open that it has opened itself
             with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 yield file
         except FileNotFoundError:
@@ -197,19 +215,21 @@ class Table(ABC):
 
     @cached_property
     def _files(self) -> dict[str, Path]:
-        """Which file a column is in."""
+        """The file of every column, by the name of the column."""
         files: dict[str, Path] = {}
         for path in (self.path, *self.extra):
             with self._open(path) as file:
                 names = [name for name in file.files if name not in (*self.members, "arch")]
             for name in names:
                 if name in files:
-                    raise DataError(f"{files[name]} and {path} both have a column {name!r}. Leave one of them out.")
+                    raise DataError(
+                        f"{files[name]} and {path} both have a column {name!r}. Leave one of the files out."
+                    )
                 files[name] = path
         return files
 
     def _values(self, name: str) -> Any:
-        """A column as it is stored, but with a row for every architecture."""
+        """A column as it is stored, but with one row per architecture of the table."""
         if name not in self._read:
             if name not in self._files:
                 raise ConfigError(f"{self.path} has no column {name!r}; it has {self.columns}.{self._hint(name)}")
@@ -233,20 +253,20 @@ class Table(ABC):
         if "val" not in name or any("val" in column.split("_") for column in self.columns):
             return ""
         return (
-            " The table has only these: there are no validation accuracies among them. Take a column of test "
-            "accuracies and say objective: test."
+            " There are no validation accuracies among them. Choose a column of test accuracies, and set objective to "
+            "test."
         )
 
     def _rows_of(self, path: Path) -> Any:
-        """The rows of what an extra file has, in its order; -1 for what is not in this table."""
+        """The rows of an extra file's architectures, in its order; -1 for those that this table does not have."""
         (names,) = self._arrays(path, "arch")
         rows = self.named([str(name) for name in names.ravel()])
         known = rows[rows >= 0]
         if names.ndim != 1 or not len(known) or len(np.unique(known)) != len(known):
             raise DataError(
                 f"'arch' of {path} has shape {names.shape} and names {len(known)} rows of {self.path}, "
-                f"{len(np.unique(known))} of them different; expected names of its architectures, each once. Use npz "
-                "files with more columns of its architectures."
+                f"{len(np.unique(known))} of them different; the names of its architectures were expected, each once. "
+                "Use npz files with more columns of its architectures."
             )
         return rows
 

@@ -1,4 +1,4 @@
-"""The published results of all NAS-Bench-101 cells."""
+"""The published results of all cells of NAS-Bench-101."""
 
 import re
 from collections.abc import Sequence
@@ -18,21 +18,31 @@ _HASH = re.compile("[0-9a-f]{32}")
 
 
 class NASBench101Table(Table):
-    """Results of the 423,624 cells of NAS-Bench-101, read from an npz file.
+    """The results of the 423,624 cells of NAS-Bench-101, read from an npz file.
 
-    The file's rows ascend by ``module_hash``, ``(cells, 16)``, the bytes of ``NASBench101Space.key``. ``num_vertices``
-    and ``edge_bits`` have the cell's graph (bit ``x + y(y - 1)/2`` is the edge from x to y), ``ops``, ``(cells, 5)``,
-    the operations of its inner vertices, indices into ``op_names``, the published names. Its other arrays are columns,
-    such as ``test_acc_108``: the mean test accuracy on CIFAR-10 in percent after 108 epochs. An architecture's name is
-    its key.
+    The file describes the cells by these arrays:
+
+    - ``module_hash``, ``(cells, 16)``: the bytes of ``NASBench101Space.key``, by which the rows ascend
+    - ``num_vertices``, ``(cells,)``, and ``edge_bits``, ``(cells,)``: the graph; bit ``x + y(y - 1)/2`` is the edge
+      from vertex x to vertex y
+    - ``ops``, ``(cells, 5)``: the operations of the inner vertices, as indices into ``op_names``, their published names
+
+    All other arrays are columns, such as ``test_acc_108``, the test accuracies on CIFAR-10 after 108 epochs in percent.
+    The name of an architecture is its key. ``nasbench101_from_tfrecord`` writes the file from the official download.
 
     References:
         1. Ying, Klein, Real, Christiansen, Murphy, Hutter: NAS-Bench-101: Towards Reproducible Neural Architecture
            Search, ICML 2019, https://arxiv.org/abs/1902.09635
 
     Args:
-        path: The npz file.
-        extra: More npz files with columns of the same cells, and the cells' keys in ``arch``; see ``Table``.
+        path: Path of the npz file.
+        extra: Paths of further npz files with columns of the same cells, and the keys of the cells in ``arch``; see
+            ``Table``.
+
+    Example:
+        ```yaml
+        table: {class_path: NASBench101Table, init_args: {path: nasbench101.npz}}
+        ```
     """
 
     contents = "NAS-Bench-101's results"
@@ -40,12 +50,12 @@ class NASBench101Table(Table):
 
     @cached_property
     def space(self) -> NASBench101Space:
-        """The one space that there is."""
+        """The space of all cells."""
         return NASBench101Space()
 
     @cached_property
     def _hashes(self) -> Any:
-        """The hashes of all cells, 16 bytes each, ascending."""
+        """The ascending hashes of all cells, 16 bytes each."""
         (stored,) = self._arrays(self.path, "module_hash")
         if stored.dtype != np.uint8 or stored.shape[1:] != (16,) or not len(stored):
             raise DataError(
@@ -59,7 +69,7 @@ class NASBench101Table(Table):
 
     @cached_property
     def _cells(self) -> tuple[Any, Any, Any, list[str]]:
-        """Edge bits, numbers of vertices and operations of all cells, and the names of the operations."""
+        """Edge bits, number of vertices and operations of all cells, and the names of the operations."""
         bits, sizes, ops, op_names = self._arrays(self.path, "edge_bits", "num_vertices", "ops", "op_names")
         names, cells = [str(name) for name in op_names.ravel()], len(self)
         shapes = bits.shape == sizes.shape == (cells,) and ops.shape == (cells, _INNER)
@@ -82,7 +92,7 @@ class NASBench101Table(Table):
         return len(self._hashes)
 
     def architecture(self, row: int) -> Architecture:
-        """The cell of a row with its vertices in the file's order; see ``Table.architecture``."""
+        """The cell of a row, with its vertices in the order of the file; see ``Table.architecture``."""
         self._check_row(row)
         bits, sizes, ops, names = self._cells
         graph, size = int(bits[row]), int(sizes[row])
@@ -94,7 +104,7 @@ class NASBench101Table(Table):
         return self.named([self.space.key(architecture) for architecture in architectures])
 
     def named(self, names: Sequence[str]) -> Any:
-        """See ``Table.named``; names are keys, 32 hexadecimal digits."""
+        """The rows of cells given by their keys, 32 hexadecimal digits each; see ``Table.named``."""
         wanted = np.array([bytes.fromhex(name) if _HASH.fullmatch(name) else b"" for name in names], "S16")
         rows = np.searchsorted(self._hashes, wanted)
         found = self._hashes[np.minimum(rows, len(self) - 1)] == wanted

@@ -1,4 +1,4 @@
-"""The published results of all NAS-Bench-201 cells."""
+"""The published results of all cells of NAS-Bench-201."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -18,21 +18,27 @@ _PUBLISHED = list(CELL_OPERATIONS)
 
 
 class NASBench201Table(Table):
-    """Results of the 15,625 cells of NAS-Bench-201, read from an npz file.
+    """The results of the 15,625 cells of NAS-Bench-201, read from an npz file.
 
-    The file holds ``ops``, ``(cells, 6)``, indices into ``op_names``, the published names, for the edges 1<-0, 2<-0,
-    2<-1, 3<-0, 3<-1, 3<-2. Its other arrays are columns, such as ``cifar10_test_200``: the mean test accuracy on
-    CIFAR-10 in percent after 200 epochs. Architectures may be of any ``NASBench201Space``, whatever the order of its
-    operations; their names are the published strings.
+    The array ``ops``, ``(cells, 6)``, holds the operations of the edges 1<-0, 2<-0, 2<-1, 3<-0, 3<-1 and 3<-2, as
+    indices into ``op_names``, their published names. All other arrays are columns, such as ``cifar10_test_200``, the
+    test accuracies on CIFAR-10 after 200 epochs in percent. Architectures may be of any ``NASBench201Space``, whatever
+    the order of its operations. The name of an architecture is its published string. ``nasbench201_from_download``
+    writes the file from the official downloads.
 
     References:
         1. Dong, Yang: NAS-Bench-201: Extending the Scope of Reproducible Neural Architecture Search, ICLR 2020,
            https://arxiv.org/abs/2001.00326
 
     Args:
-        path: The npz file.
-        extra: More npz files with columns of the same cells, such as measured latencies, and the cells' strings in
-            ``arch``; see ``Table``.
+        path: Path of the npz file.
+        extra: Paths of further npz files with columns of the same cells, such as measured latencies, and the strings of
+            the cells in ``arch``; see ``Table``.
+
+    Example:
+        ```yaml
+        table: {class_path: NASBench201Table, init_args: {path: nasbench201.npz}}
+        ```
     """
 
     contents = "NAS-Bench-201's results"
@@ -40,17 +46,17 @@ class NASBench201Table(Table):
 
     @cached_property
     def space(self) -> NASBench201Space:
-        """The space with all operations in their published order."""
+        """The space of all cells, with the operations in their published order."""
         return NASBench201Space()
 
     @cached_property
     def _last(self) -> NASBench201Space:
-        """The space of the architecture that was looked up last."""
+        """The space of the architecture that was looked up last, kept because most lookups are in the same one."""
         return self.space
 
     @cached_property
     def _cells(self) -> Any:
-        """The operations of all cells, in the order of ``CELL_OPERATIONS``."""
+        """The operations of all cells, as indices into ``CELL_OPERATIONS``."""
         op_names, cells = self._arrays(self.path, "op_names", "ops")
         names = [str(name) for name in op_names.ravel()]
         indices = cells.dtype.kind in "iu" and bool(((cells >= 0) & (cells < len(names))).all())
@@ -63,7 +69,7 @@ class NASBench201Table(Table):
 
     @cached_property
     def _rows(self) -> Any:
-        """Row of a cell by its six operations; -1 for cells that are not there."""
+        """The row of every cell by its six operations; -1 for cells that the file does not have."""
         rows = np.full((len(_PUBLISHED),) * _EDGES, -1, np.int64)
         rows[tuple(self._cells.T)] = np.arange(len(self))
         if (rows >= 0).sum() != len(self):
@@ -75,14 +81,13 @@ class NASBench201Table(Table):
         return len(self._cells)
 
     def architecture(self, row: int) -> Architecture:
-        """See ``Table.architecture``."""
+        """The cell of a row; see ``Table.architecture``."""
         self._check_row(row)
         return self.space.architecture(self._cells[row].tolist())
 
     def rows(self, architectures: Sequence[Architecture]) -> Any:
-        """See ``Table.rows``."""
+        """The rows of cells; see ``Table.rows``."""
         cells = np.empty((len(architectures), _EDGES), np.int64)
-        # built anew only where it is another than before: many look-ups are of one architecture
         space = self._last
         for cell, architecture in zip(cells, architectures, strict=True):
             if architecture.space != space.spec():
@@ -90,7 +95,7 @@ class NASBench201Table(Table):
                 if not isinstance(other, NASBench201Space):
                     raise ArchitectureError(
                         f"{self.path} has cells of NASBench201Space; the architecture is of "
-                        f"{architecture.space.class_path}. Take architectures of that space, or another evaluator."
+                        f"{architecture.space.class_path}. Use architectures of that space, or another evaluator."
                     )
                 space = self._last = other
             space.check(architecture)
@@ -98,7 +103,11 @@ class NASBench201Table(Table):
         return self._rows[tuple(cells.T)]
 
     def named(self, names: Sequence[str]) -> Any:
-        """See ``Table.named``; names are such as ``|none~0|+|none~0|none~1|+|none~0|none~1|none~2|``."""
+        """The rows of cells given by their published strings; see ``Table.named``.
+
+        Args:
+            names: Strings such as ``|none~0|+|none~0|none~1|+|none~0|none~1|none~2|``.
+        """
         form = "|{}~0|+|{}~0|{}~1|+|{}~0|{}~1|{}~2|".format
         rows = {form(*(_PUBLISHED[op] for op in cell)): row for row, cell in enumerate(self._cells.tolist())}
         return np.array([rows.get(name, -1) for name in names], np.int64)

@@ -1,4 +1,4 @@
-"""What the readers of official downloads share."""
+"""Reading of official downloads and writing of tables."""
 
 import hashlib
 from collections.abc import Iterator
@@ -18,14 +18,14 @@ _CHUNK = 2**20
 
 @contextmanager
 def opened(path: Path, what: str) -> Iterator[IO[bytes]]:
-    """A download, with a progress bar of the bytes that are read.
+    """Open a download, with a progress bar of the bytes that are read.
 
     Args:
-        path: The file.
-        what: Is done, for the bar.
+        path: Path of the download.
+        what: Label of the progress bar.
 
     Raises:
-        DataError: It cannot be read.
+        DataError: The file cannot be read.
     """
     try:
         with path.open("rb") as raw, tqdm.wrapattr(raw, "read", total=path.stat().st_size, desc=what) as file:
@@ -35,16 +35,16 @@ def opened(path: Path, what: str) -> Iterator[IO[bytes]]:
 
 
 def check_digest(path: Path, algorithm: str, ends: tuple[str, ...], repair: str) -> None:
-    """Compare a download with its published checksum.
+    """Compare the checksum of a download with published ones.
 
     Args:
-        path: The file.
-        algorithm: Of the checksum, a name that ``hashlib`` knows.
-        ends: With one of these the hexadecimal checksum must end; a whole one ends with itself.
-        repair: What to do where it does not.
+        path: Path of the download.
+        algorithm: Name of the checksum's algorithm in ``hashlib``.
+        ends: The hexadecimal checksum has to end with one of these strings, which may be whole checksums.
+        repair: How to get a file with the right checksum, for the error message.
 
     Raises:
-        DataError: It does not, or the file cannot be read.
+        DataError: The checksum is another one, or the file cannot be read.
     """
     digest = hashlib.new(algorithm, usedforsecurity=False)
     with opened(path, algorithm) as file:
@@ -56,10 +56,14 @@ def check_digest(path: Path, algorithm: str, ends: tuple[str, ...], repair: str)
 
 
 def write_table(path: str | Path, arrays: dict[str, Any]) -> Path:
-    """Write the npz file of a table, whole or not at all.
+    """Write the npz file of a table, atomically.
+
+    Args:
+        path: Path of the npz file.
+        arrays: Its arrays by name.
 
     Raises:
-        ArtifactError: It cannot be written.
+        ArtifactError: The file cannot be written.
     """
     with replacing(path) as file:
         np.savez(file, **arrays)

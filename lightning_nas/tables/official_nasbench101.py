@@ -1,4 +1,4 @@
-"""NAS-Bench-101's table from its official download, without TensorFlow."""
+"""The table of NAS-Bench-101 from its official download, without TensorFlow."""
 
 import json
 import struct
@@ -19,19 +19,19 @@ SHA256 = (
     "3d64db8180fb1b0207212f9032205064312b6907a3bbc81eabea10db2f5c7e9c",  # nasbench_full.tfrecord
     "4c39c3936e36a85269881d659e44e61a245babcb72cb374eacacf75d0e5f4fd1",  # nasbench_only108.tfrecord
 )
-"""Published checksums of the two downloads."""
+"""The published checksums of the two downloads."""
 
 TRIALS = 3
-"""Trainings of a cell for every number of epochs."""
+"""Number of trainings of every cell per number of epochs."""
 
 _MEASURED = ("train_seconds", "train_acc", "val_acc", "test_acc")
-"""Fields 2 to 5 of an evaluation."""
+"""The fields 2 to 5 of an evaluation."""
 
 _EVALUATIONS = 3
-"""Of a training: before it, after half of its epochs, and at its end."""
+"""Number of evaluations of a training: before it, after half of its epochs, and at its end."""
 
 _LARGEST = 2**20
-"""Bytes of the largest record that is read; published ones have some 400."""
+"""Size in bytes of the largest record that is read; published ones have about 400."""
 
 _REPAIR = "Download nasbench_only108.tfrecord or nasbench_full.tfrecord of NAS-Bench-101 again."
 _NAMES = list(CELL_OPERATIONS)
@@ -40,26 +40,31 @@ _NAMES = list(CELL_OPERATIONS)
 def nasbench101_from_tfrecord(path: str | Path, to: str | Path, *, check: bool = True) -> Path:
     """Write the npz file of ``NASBench101Table`` from ``nasbench_only108.tfrecord`` or ``nasbench_full.tfrecord``.
 
-    Columns: ``params``; and for 108 epochs, or for 4, 12, 36 and 108, ``test_acc_108`` and likewise ``val_acc``,
-    ``train_acc`` (percent) and ``train_seconds``, ``(cells, 3)``: the trials, each at the end of its training. Every
-    cell's hash is computed anew from its graph. The records' own checksums (CRC-32C) are not looked at: that of the
-    whole file covers them.
+    The columns are ``params``, and for each number of epochs (108, or 4, 12, 36 and 108) the results of three trials at
+    the end of their trainings, ``(cells, 3)``: ``test_acc_108``, ``val_acc_108`` and ``train_acc_108`` in percent, and
+    ``train_seconds_108``. The hash of every cell is computed anew from its graph. The checksums of single records
+    (CRC-32C) are ignored, as the checksum of the whole file covers them.
 
     References:
         1. Ying, Klein, Real, Christiansen, Murphy, Hutter: NAS-Bench-101: Towards Reproducible Neural Architecture
            Search, ICML 2019, https://arxiv.org/abs/1902.09635
 
     Args:
-        path: The download.
-        to: The npz file.
-        check: Whether the download must have a published SHA-256.
+        path: Path of the download.
+        to: Path of the npz file.
+        check: Whether the download must have one of the published SHA-256 checksums.
 
     Returns:
         The path of the npz file.
 
     Raises:
-        DataError: The download is missing, damaged or another, or lacks a training.
+        DataError: The download is missing, damaged or a different file, or it lacks a training.
         ArtifactError: The npz file cannot be written.
+
+    Example:
+        ```python
+        nasbench101_from_tfrecord("nasbench_only108.tfrecord", "nasbench101.npz")
+        ```
     """
     path = Path(path)
     if check:
@@ -77,7 +82,7 @@ def nasbench101_from_tfrecord(path: str | Path, to: str | Path, *, check: bool =
 
 
 def _records(file: IO[bytes], path: Path) -> Iterator[bytes]:
-    """The contents of a TFRecord file: each has its length before it, and both have a checksum behind them."""
+    """The records of a TFRecord file: length, checksum of the length, record, checksum of the record."""
     while head := file.read(12):
         length = struct.unpack("<Q", head[:8])[0] if len(head) == 12 else 0
         if not 0 < length <= _LARGEST:
@@ -89,7 +94,7 @@ def _records(file: IO[bytes], path: Path) -> Iterator[bytes]:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
-    """Numbers and values of the fields of a protocol buffer: integers, doubles and bytes."""
+    """Numbers and values of the fields of a protocol buffer; integers, doubles and bytes are read."""
     at = 0
     while at < len(message):
         key, at = _varint(message, at)
@@ -111,7 +116,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
 
 
 def _varint(message: bytes, at: int) -> tuple[int, int]:
-    """An integer in groups of seven bits, and where it ends."""
+    """An integer of variable length, and the position after it."""
     value = shift = 0
     while True:
         byte = message[at]
@@ -122,7 +127,7 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
 
 
 class _Trainings:
-    """What the records say."""
+    """The contents of all records."""
 
     def __init__(self) -> None:
         self._space = NASBench101Space()
@@ -133,7 +138,7 @@ class _Trainings:
         self._values = array("f")
 
     def add(self, record: bytes) -> None:
-        """Read a record: ``[hash, epochs, adjacency matrix, operations, metrics]``."""
+        """Add a record: ``[hash, epochs, adjacency matrix, operations, metrics]``."""
         name, epochs, adjacency, operations, packed = json.loads(record)
         fields = list(_fields(b64decode(packed, validate=True)))
         evaluations = [value for number, value in fields if number == 1]
@@ -152,7 +157,7 @@ class _Trainings:
         self._values.extend((seconds, *(100 * accuracy for accuracy in accuracies)))
 
     def _graph(self, name: str, adjacency: str, operations: list[str]) -> tuple[int, int, list[int]]:
-        """Edge bits, vertices, and operations of the inner ones."""
+        """Edge bits, number of vertices, and operations of the inner vertices."""
         size, inner = len(operations), operations[1:-1]
         matrix = [[int(bit) for bit in adjacency[row * size : (row + 1) * size]] for row in range(size)]
         if len(adjacency) != size**2 or [operations[0], operations[-1]] != ["input", "output"]:
@@ -164,7 +169,7 @@ class _Trainings:
         return bits, size, [_NAMES.index(operation) for operation in inner]
 
     def arrays(self, path: Path) -> dict[str, Any]:
-        """What the npz file holds, with rows in the order of the hashes."""
+        """The arrays of the npz file, with rows in the order of the hashes."""
         if not self._cells:
             raise DataError(f"{path} has no records. {_REPAIR}")
         hashes = np.frombuffer(b"".join(self._cells), np.uint8).reshape(-1, 16)

@@ -1,4 +1,4 @@
-"""NAS-Bench-201's table from its official downloads."""
+"""The table of NAS-Bench-201 from its official downloads."""
 
 import bz2
 import pickle
@@ -18,7 +18,7 @@ from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.tables.official import check_digest, opened, write_table
 
 LENGTHS = {"12": "less", "200": "full"}
-"""Epochs of the two kinds of training, as NATS-Bench's files name them and as NAS-Bench-201's do."""
+"""Epochs of the two kinds of trainings, as the files of NATS-Bench and those of NAS-Bench-201 name them."""
 
 SETS = {
     "cifar10_val": ("cifar10-valid", "x-valid"),  # trained on half of the training images, scored on the other
@@ -28,10 +28,10 @@ SETS = {
     "imagenet16_val": ("ImageNet16-120", "x-valid"),
     "imagenet16_test": ("ImageNet16-120", "x-test"),
 }
-"""From the first words of a column to the trained data set and the scored images, as the published code pairs them."""
+"""The data set of the training and the images of the score, by the beginning of a column's name, as published."""
 
 _LARGEST = 2**28
-"""Bytes of the largest unpacked file of a cell that is read."""
+"""Size in bytes of the largest unpacked file of a cell that is read."""
 
 _DIGITS = re.compile(r"-([0-9a-f]{5,6})\.pth")
 _REPAIR = "Download NAS-Bench-201-v1_1-096897.pth, or NATS-tss-v1_0-3ffb9-simple.tar and unpack it, again."
@@ -42,15 +42,19 @@ _UNREADABLE = (*_WRONG, pickle.UnpicklingError, struct.error)
 def nasbench201_from_download(path: str | Path, to: str | Path, *, check: bool = True) -> Path:
     """Write the npz file of ``NASBench201Table`` from ``NAS-Bench-201-v1_1-096897.pth`` or NATS-Bench's folder.
 
-    The folder is the unpacked ``NATS-tss-v1_0-3ffb9-simple.tar``; it takes little memory, as a file has one cell. The
-    other download is read as a whole.
+    The folder is the unpacked ``NATS-tss-v1_0-3ffb9-simple.tar``, with one file per cell, and needs little memory. The
+    other download is a single file that is read as a whole.
 
-    Columns: accuracies in percent after all epochs of trainings of 12 and of 200, such as ``cifar10_val_200``,
-    ``(cells, seeds)``, NaN for seeds that a cell was not trained with; ``cifar10_params``, ``cifar10_flops`` (millions,
-    as published), ``cifar10_train_seconds_200`` (means over the seeds; of ``cifar10-valid`` where that is what
-    validation accuracies come from), and likewise for ``cifar100`` and ``imagenet16``.
+    The columns for CIFAR-10 are those below; those for ``cifar100`` and ``imagenet16`` have the same names otherwise.
 
-    Nothing in a download is executed: only containers, numbers and texts are read from its pickles. The layout is that
+    - ``cifar10_val_200``, ``cifar10_test_200``, ``cifar10_val_12``, ``cifar10_test_12``: accuracies in percent after
+      all 200 or 12 epochs of a training, ``(cells, seeds)``; NaN for seeds that a cell was not trained with
+    - ``cifar10_params``: number of parameters
+    - ``cifar10_flops``: operations in millions, as published
+    - ``cifar10_train_seconds_200``, ``cifar10_train_seconds_12``: mean seconds of the trainings that the validation
+      accuracies come from
+
+    Nothing in a download is executed: only containers, numbers and text are read from its pickles. The layout is that
     of the published code that reads these files (nas_201_api and nats_bench).
 
     References:
@@ -60,17 +64,22 @@ def nasbench201_from_download(path: str | Path, to: str | Path, *, check: bool =
            TPAMI 2021, https://arxiv.org/abs/2009.00437
 
     Args:
-        path: The file, or the folder.
-        to: The npz file.
-        check: Whether the file's MD5 must end with the digits in its name, as the published one's does. Of the folder's
-            files no checksums are published; bz2 has one of each block, which is always looked at.
+        path: Path of the file or of the folder.
+        to: Path of the npz file.
+        check: Whether the MD5 checksum of the file must end with the digits in its name, as that of the published file
+            does. No checksums are published for the files of the folder; bz2 checks each of their blocks in any case.
 
     Returns:
         The path of the npz file.
 
     Raises:
-        DataError: The download is missing, damaged or another, or lacks a cell or a training.
+        DataError: The download is missing, damaged or a different one, or it lacks a cell or a training.
         ArtifactError: The npz file cannot be written.
+
+    Example:
+        ```python
+        nasbench201_from_download("NAS-Bench-201-v1_1-096897.pth", "nasbench201.npz")
+        ```
     """
     path = Path(path)
     names, cells = _folder(path) if path.is_dir() else _file(path, check)
@@ -78,7 +87,7 @@ def nasbench201_from_download(path: str | Path, to: str | Path, *, check: bool =
     try:
         ops = np.array([space.parse(name).choices for name in names], np.uint8)
     except (NASError, AttributeError, TypeError) as error:
-        raise DataError(f"{path} lists a cell that is none ({error!s:.200}). {_REPAIR}") from None
+        raise DataError(f"{path} lists something that is not a cell ({error!s:.200}). {_REPAIR}") from None
     if len(set(names)) != len(names):
         raise DataError(f"{path} lists a cell twice. {_REPAIR}")
     found = []
@@ -94,13 +103,13 @@ def nasbench201_from_download(path: str | Path, to: str | Path, *, check: bool =
 
 
 def _folder(path: Path) -> tuple[list[str], Iterator[Any]]:
-    """The cells' names, and what is known of each, of NATS-Bench's folder."""
+    """The names of all cells and the results of each, from the folder of NATS-Bench."""
     names = _listed(_unpacked(path / "meta.pickle.pbz2"), path)
     return names, (_unpacked(path / f"{number:06d}.pickle.pbz2") for number in range(len(names)))
 
 
 def _file(path: Path, check: bool) -> tuple[list[str], Iterator[Any]]:
-    """The same of the one file of NAS-Bench-201."""
+    """The names of all cells and the results of each, from the single file of NAS-Bench-201."""
     import torch
 
     if check:
@@ -125,7 +134,7 @@ def _file(path: Path, check: bool) -> tuple[list[str], Iterator[Any]]:
 
 
 def _listed(content: Any, path: Path) -> list[str]:
-    """The cells' names in their published order."""
+    """The names of all cells in their published order."""
     names = content.get("meta_archs") if isinstance(content, dict) else None
     if not isinstance(names, list) or not names:
         raise DataError(f"{path} has no list 'meta_archs' of its cells, but {str(content):.200}. {_REPAIR}")
@@ -133,7 +142,7 @@ def _listed(content: Any, path: Path) -> list[str]:
 
 
 def _numpy_types() -> list[Any]:
-    """What numbers of numpy are made of, under the names of old and new versions."""
+    """The classes and functions that numbers of numpy are pickled with, by old and by new versions."""
     scalar = np.float64(0).__reduce__()[0]
     names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
     kinds = [type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")]
@@ -141,7 +150,7 @@ def _numpy_types() -> list[Any]:
 
 
 def _unpacked(path: Path) -> Any:
-    """What is in a packed pickle of containers, numbers and texts."""
+    """The content of a packed pickle of containers, numbers and text."""
     try:
         with bz2.open(path) as file:
             data = file.read(_LARGEST + 1)
@@ -153,7 +162,7 @@ def _unpacked(path: Path) -> Any:
 
 
 class _Type:
-    """Stands for ``numpy.dtype`` in a pickle."""
+    """The ``numpy.dtype`` of a pickled number."""
 
     def __init__(self, text: str, *_: Any) -> None:
         self.text = text
@@ -164,14 +173,14 @@ class _Type:
 
 
 def _scalar(kind: _Type, data: bytes) -> Any:
-    """A number of numpy."""
+    """A number that numpy has pickled."""
     if not isinstance(kind, _Type) or not re.fullmatch("[fiu][248]", kind.text) or kind.order not in "<>=|":
         raise pickle.UnpicklingError("a number is of no known type")
     return np.frombuffer(data, kind.order + kind.text)[0].item()
 
 
 class _Plain(pickle.Unpickler):
-    """Reads containers, numbers and texts; refuses to call anything else."""
+    """Reads containers, numbers and text, and refuses to call anything else."""
 
     known = {
         ("collections", "OrderedDict"): OrderedDict,
@@ -181,10 +190,10 @@ class _Plain(pickle.Unpickler):
     }
 
     def find_class(self, module: str, name: str) -> Any:
-        """One of the known ones.
+        """One of the known classes and functions.
 
         Raises:
-            UnpicklingError: It is another.
+            UnpicklingError: The pickle asks for another one.
         """
         if (module, name) not in self.known:
             raise pickle.UnpicklingError(f"it calls {module}.{name}"[:200])
@@ -192,7 +201,7 @@ class _Plain(pickle.Unpickler):
 
 
 def _numbers(cell: dict[str, Any], name: str) -> dict[Any, float]:
-    """What is known of a cell: a number by column, and by column and seed."""
+    """The numbers of a cell, by column and seed."""
     found: dict[Any, float] = {}
     for epochs, other in LENGTHS.items():
         results = cell[epochs if epochs in cell else other]
@@ -207,10 +216,10 @@ def _numbers(cell: dict[str, Any], name: str) -> dict[Any, float]:
 
 
 def _accuracy(trial: dict[str, Any], scored: str, epochs: int) -> float:
-    """Percent at the end of a training.
+    """The accuracy at the end of a training, in percent.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The number is not a percentage.
     """
     accuracy = float(trial["eval_acc1es"][f"{scored}@{epochs - 1}"])
     if not 0 <= accuracy <= 100:
@@ -219,7 +228,7 @@ def _accuracy(trial: dict[str, Any], scored: str, epochs: int) -> float:
 
 
 def _costs(trial: dict[str, Any], data: str, epochs: str, seed: int, validation: bool) -> dict[Any, float]:
-    """What the trained network costs, and the training that validation accuracies come from."""
+    """Costs of the network, and seconds of the training that validation accuracies come from."""
     found = {(f"{data}_params", 0): 1e6 * float(trial["params"]), (f"{data}_flops", 0): float(trial["flop"])}
     times = trial["train_times"]
     if validation and times is not None:
@@ -231,7 +240,7 @@ def _columns(found: list[dict[Any, float]]) -> dict[str, Any]:
     """The columns of all cells.
 
     Raises:
-        DataError: A cell has none of a column's numbers.
+        DataError: A cell lacks a column.
     """
     keys: dict[str, list[Any]] = {}
     for key in sorted(set().union(*found)):

@@ -1,39 +1,45 @@
-"""Made-up results, for tests and for trying things out where no table is."""
+"""Synthetic results, for tests and for trying out a search without a table."""
 
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 
-from lightning_nas.errors import ConfigError
+from lightning_nas.checks import at_least
 from lightning_nas.spaces.nasbench201.network import CELL_OPERATIONS
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
 
 BEST, WORST = 95.0, 10.0
-"""Percent that the best and the worst cell have, before noise."""
+"""Accuracies in percent of the best and the worst cell, without noise."""
 
 
 def write_nasbench201(path: str | Path, seed: int = 0, trials: int = 3, noise: float = 0.2) -> Path:
-    """Write made-up results of all 15,625 cells of NAS-Bench-201 in the format of ``NASBench201Table``.
+    """Write synthetic results of all 15,625 cells of NAS-Bench-201 in the format of ``NASBench201Table``.
 
-    Accuracies are additive effects of the operations and of pairs of them, the same for both columns, so that ranks
-    can be learned, and Gaussian noise that differs by trial and column: ``cifar10_val_200`` and ``cifar10_test_200``,
-    ``(cells, trials)``, in percent. ``cifar10_params`` are not true, but grow with the convolutions as those do.
+    The accuracies ``cifar10_val_200`` and ``cifar10_test_200``, ``(cells, trials)``, in percent, are sums of effects
+    of single operations and of pairs of operations, the same for both columns, so that a ranking can be learned, plus
+    Gaussian noise that differs by trial and column. ``cifar10_params`` is not the true number of parameters, but grows
+    with the convolutions in the same way.
 
     Args:
-        path: The npz file.
-        seed: Of the effects and of the noise.
-        trials: Noisy results of a cell, at least 1.
-        noise: Their standard deviation, in points.
+        path: Path of the npz file.
+        seed: Seed of the effects and of the noise.
+        trials: Number of noisy accuracies per cell, at least 1.
+        noise: Standard deviation of the noise in percentage points, at least 0.
 
     Returns:
-        The path.
+        The path of the npz file.
 
     Raises:
-        ConfigError: ``trials`` is below 1 or ``noise`` below 0.
+        ConfigError: A number is too small.
+
+    Example:
+        ```python
+        table = NASBench201Table(str(write_nasbench201("synthetic.npz")))
+        ```
     """
-    if trials < 1 or noise < 0:
-        raise ConfigError(f"trials is {trials} and noise {noise}; they must be at least 1 and 0.")
+    at_least(1, trials=trials)
+    at_least(0, noise=noise)
     names = list(CELL_OPERATIONS)
     space = NASBench201Space()
     generator = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Search by an auto-encoder of architectures: sample, train, look for good codes."""
+"""Search with an auto-encoder of architectures: TNAO (He et al., IJCNN 2023)."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
+from lightning_nas.checks import at_least, greater_than
 from lightning_nas.data.dummy import DummyDataModule
 from lightning_nas.data.splits import derived_seed
 from lightning_nas.errors import ConfigError, DataError
@@ -24,48 +25,71 @@ from lightning_nas.tasks.common import output_folder
 
 
 class AutoEncoderTask(LightningModule):
-    """Queries random architectures, trains an auto-encoder on them, and queries what it then finds (TNAO).
+    """Evaluates random architectures, trains an auto-encoder on them, and evaluates what it then finds (TNAO).
 
-    Training and search are apart. ``samples`` architectures are drawn uniformly from the whole space and queried. The
-    auto-encoder learns to reconstruct them and others that are not queried, and to score the former by rank: a step,
-    counted by ``DummyDataModule``, minimises ``cross-entropy + rank_weight * rank loss`` over ``batch_size`` samples
-    and as many random others. Then ``strategy`` looks for codes with high scores, without a query, and the
-    architectures that these are decoded to spend what is left of the budget. At the end ``architecture.json`` holds the
-    best of all, ``history.json`` every query. A reconstruction: of the paper only the abstract is public.
+    Training and search are separate stages:
+
+    1. ``samples`` architectures are drawn uniformly from the whole space and evaluated.
+    2. The auto-encoder learns to reconstruct these and ``unlabelled`` other random architectures, and to score the
+       former by rank. A step, which ``DummyDataModule`` supplies, minimises ``cross-entropy + rank_weight * rank loss``
+       over ``batch_size`` samples and as many other architectures.
+    3. ``strategy`` searches for codes with high scores, without any query, and the architectures that these decode to
+       spend the rest of the budget.
+
+    At the end ``architecture.json`` holds the best architecture, and ``history.json`` every query. This is a
+    reconstruction: of the paper only the abstract is public.
 
     References:
         1. He, Hou, Dong, Feng: Two-stage Neural Architecture Optimization with Separated Training and Search, IJCNN
            2023, https://doi.org/10.1109/IJCNN54540.2023.10191955
 
     Attributes:
-        history: All queries of the search.
-        outputs: Files that the run has written, by the kind of artifact.
+        history: The query history of the search.
+        outputs: Files that the run has written, by kind of artifact.
 
     Args:
-        space: What is searched.
-        evaluator: What evaluates.
-        strategy: What looks for codes.
-        optimizer: Of the auto-encoder.
-        scheduler: Stepped after every step.
-        samples: Random architectures that are queried first, at least 2.
-        budget: Queries in all, more than ``samples``.
-        unlabelled: Random architectures that are reconstructed only, at least 1.
-        batch_size: Samples a step, at least 2; all where there are fewer.
-        rank_loss: What scores are trained by; by default logistic over all pairs.
-        rank_weight: Its factor, above 0.
-        width: See ``ArchitectureAutoEncoder``.
-        code: Likewise.
-        layers: Likewise.
-        heads: Likewise.
-        dropout: Likewise.
-        objective: Which of the evaluator's objectives decides; lower is better where the name ends in ``loss``.
-        constraints: The most that an architecture may cost, by the name of the cost; see ``ConstrainedSpace``.
-        final_evaluator: What looks at the one architecture that was found, such as by test accuracies; none if null.
-        seed: Of all random choices.
-        output_dir: Where the files go; by default the folder of this run's logger.
+        space: The search space.
+        evaluator: Evaluates architectures.
+        strategy: Searches for codes.
+        optimizer: Optimizer of the auto-encoder.
+        scheduler: Learning rate scheduler, stepped after every training step; null keeps the rate constant.
+        samples: Number of random architectures that are evaluated first, at least 2.
+        budget: Number of queries in the whole search, more than ``samples``.
+        unlabelled: Number of random architectures that are reconstructed only, at least 1.
+        batch_size: Number of samples per step, at least 2; all where there are fewer.
+        rank_loss: Loss of the scores; by default ``PairwiseLogistic`` over all pairs.
+        rank_weight: Weight of the rank loss, greater than 0.
+        width: Width of the Transformer layers, divisible by ``heads``.
+        code: Number of dimensions of a code, at least 1.
+        layers: Number of layers of the encoder, and of the decoder, at least 1.
+        heads: Number of attention heads, at least 1.
+        dropout: Probability of dropout of a code's dimensions in training, in [0, 1).
+        objective: Name of the evaluator's objective that decides; lower is better where the name ends in ``loss``.
+        constraints: Largest values of costs by the name of the cost, for architectures to be proposed at all; none by
+            default. See ``ConstrainedSpace``.
+        final_evaluator: Evaluates the best architecture at the end, such as by test accuracy, for
+            ``architecture.json``; null leaves this out.
+        seed: Seed of all random choices.
+        output_dir: Folder for the files; by default that of the run's logger.
 
     Raises:
         ConfigError: A number is out of its range.
+
+    Example:
+        ```yaml
+        model:
+          class_path: AutoEncoderTask
+          init_args:
+            space: NASBench201Space
+            evaluator:
+              class_path: TableLookup
+              init_args: {table: {class_path: NASBench201Table, init_args: {path: nasbench201.npz}}}
+            strategy: SwarmSearch
+            optimizer: {class_path: torch.optim.Adam, init_args: {lr: 1.0e-3}}
+            samples: 100
+            budget: 150
+        data: {class_path: DummyDataModule, init_args: {steps: 1000}}
+        ```
     """
 
     def __init__(
@@ -93,12 +117,11 @@ class AutoEncoderTask(LightningModule):
         output_dir: str | None = None,
     ) -> None:
         super().__init__()
-        if not 2 <= samples < budget or unlabelled < 1 or batch_size < 2 or rank_weight <= 0:
-            raise ConfigError(
-                f"samples is {samples}, budget {budget}, unlabelled {unlabelled}, batch_size {batch_size} and "
-                f"rank_weight {rank_weight}; expected are at least 2, more than samples, at least 1, at least 2, and "
-                "above 0."
-            )
+        at_least(2, samples=samples, batch_size=batch_size)
+        at_least(1, unlabelled=unlabelled)
+        greater_than(0, rank_weight=rank_weight)
+        if budget <= samples:
+            raise ConfigError(f"budget is {budget}; it must be more than samples, {samples}. Raise it.")
         constrained = ConstrainedSpace(space, evaluator.costs, constraints) if constraints else space
         self.history = QueryHistory(constrained, evaluator, budget, objective)
         self.strategy = strategy
@@ -129,24 +152,34 @@ class AutoEncoderTask(LightningModule):
         )
 
     def setup(self, stage: str) -> None:
-        """Begin the search; a checkpoint's replaces it.
+        """Begin a new search, which a checkpoint replaces by its own.
 
         Raises:
-            ConfigError: There are several processes, or other data.
+            ConfigError: There are several processes, or the data are not a ``DummyDataModule``.
         """
         trainer = self.trainer
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by fit(datamodule=...)
-        if not isinstance(data, DummyDataModule) or trainer.world_size > 1:
+        if not isinstance(data, DummyDataModule):
             raise ConfigError(
-                f"{type(self).__name__} needs lightning_nas.data.dummy.DummyDataModule as data and one process; it got "
-                f"{type(data).__name__} and {trainer.world_size}. Use --trainer.devices 1 --trainer.num_nodes 1."
+                f"{type(self).__name__} needs DummyDataModule as data; it got {type(data).__name__}. Images belong to "
+                "the evaluator."
+            )
+        if trainer.world_size > 1:
+            raise ConfigError(
+                f"There are {trainer.world_size} processes; {type(self).__name__} runs in one. Use --trainer.devices 1 "
+                "--trainer.num_nodes 1."
             )
         for evaluator in self._evaluators:
             evaluator.to(trainer.strategy.root_device)
-        self.history.results = []
+        self.history.clear()
+
+    def teardown(self, stage: str) -> None:
+        """Close the evaluators."""
+        for evaluator in self._evaluators:
+            evaluator.close()
 
     def configure_optimizers(self) -> Any:
-        """The auto-encoder's."""
+        """The optimizer of the auto-encoder, and its scheduler."""
         optimizer = self.make_optimizer(self.autoencoder.parameters())
         if self.make_scheduler is None:
             return optimizer
@@ -158,7 +191,7 @@ class AutoEncoderTask(LightningModule):
     # -- samples and steps --------------------------------------------------------------------------------------------
 
     def on_train_start(self) -> None:
-        """Query the samples that a checkpoint did not bring, and draw the others.
+        """Evaluate the samples, unless a checkpoint has brought them, and draw the other architectures.
 
         Raises:
             DataError: The space has too few architectures.
@@ -169,30 +202,30 @@ class AutoEncoderTask(LightningModule):
             self.history.step(sampler, self.samples)
         if len(self.history.results) < self.samples:
             raise DataError(
-                f"The space gave {len(self.history.results)} architectures, samples is {self.samples}. Set it lower."
+                f"samples is {self.samples}; the space has only {len(self.history.results)} architectures. Lower it."
             )
         sampler.tell(self.history.results)
         sampler.generator.manual_seed(derived_seed(self.seed, "unlabelled"))
         others = sampler.sample_unseen(self.unlabelled) or [a for a, _ in self.history.results]
         sign = -1.0 if self.history.objective.endswith("loss") else 1.0
         samples = self.history.results[: self.samples]
-        worth = [sign * evaluation.objectives[self.history.objective] for _, evaluation in samples]
+        values = [sign * evaluation.objectives[self.history.objective] for _, evaluation in samples]
         self.choices = self._choices([a for a, _ in samples])
-        self.worth = torch.tensor(worth, device=self.device)
+        self.performance = torch.tensor(values, device=self.device)
         self.others = self._choices(others)
 
     def _choices(self, architectures: Any) -> Tensor:
         return torch.tensor([a.choices for a in architectures], device=self.device)
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        """Reconstruct samples and others; rank the samples."""
+        """The loss of reconstructing samples and other architectures, and of ranking the samples."""
         generator = torch.Generator().manual_seed(derived_seed(self.seed, "step", self.global_step))
         samples = torch.randperm(len(self.choices), generator=generator)[: self.batch_size].to(self.device)
         others = torch.randint(len(self.others), (len(samples),), generator=generator).to(self.device)
         choices = torch.cat([self.choices[samples], self.others[others]])
         codes = self.autoencoder.encode(choices)
         reconstruction = self.autoencoder.reconstruction_loss(codes, choices)
-        rank = self.rank_loss.loss(self.autoencoder.scores(codes[: len(samples)]), self.worth[samples])
+        rank = self.rank_loss.loss(self.autoencoder.scores(codes[: len(samples)]), self.performance[samples])
         values = {"train/reconstruction": reconstruction, "train/rank": rank}
         self.log_dict(values, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(choices))
         return reconstruction + self.rank_weight * rank
@@ -200,7 +233,7 @@ class AutoEncoderTask(LightningModule):
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def on_fit_end(self) -> None:
-        """Look for codes, spend the last queries, and write what was found."""
+        """Search for codes, spend the rest of the budget, and write the artifacts."""
         self.autoencoder.cpu()
         self.strategy.start(self.history.space, self.history.objective, self.seed)
         self.strategy.tell(self.history.results)
@@ -214,9 +247,9 @@ class AutoEncoderTask(LightningModule):
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the account."""
+        """Store the query history."""
         checkpoint["search"] = self.history.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take it back."""
+        """Restore the query history."""
         self.history.load_state_dict(checkpoint["search"])

@@ -1,4 +1,4 @@
-"""Search by proposals: a strategy asks, an evaluator answers."""
+"""Search by queries: a strategy asks, an evaluator answers."""
 
 import math
 import time
@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule
 from torch import nn
 
 from lightning_nas.architecture import Architecture
+from lightning_nas.checks import at_least
 from lightning_nas.data.dummy import DummyDataModule
 from lightning_nas.errors import ConfigError, TrainingError
 from lightning_nas.evaluation.base import Evaluator
@@ -30,47 +31,63 @@ from lightning_nas.tasks.common import last_good, output_folder
 
 
 class EvolveTask(LightningModule):
-    """Finds the best architecture among those that a strategy asks for, with a budget of queries.
+    """Searches for the best architecture by queries: a strategy proposes architectures, and an evaluator evaluates them.
 
-    A training step is a generation, counted by ``DummyDataModule``: the strategy asks, the evaluator evaluates,
-    the strategy is told. Most strategies ask only for networks that were not seen before, so that each is one query.
-    The search ends when the budget is spent, or when the strategy has nothing left to ask for. Checkpoints hold all of
-    it; every generation can be one. At the end ``architecture.json`` holds the best architecture and ``history.json``
-    every evaluation in order.
+    A training step is one generation: the strategy asks, the evaluator evaluates, the strategy is told.
+    ``DummyDataModule`` supplies the steps. Most strategies propose only architectures that have not been evaluated, so
+    that every proposal is one query. The search ends when the budget is spent, or when the strategy has nothing left to
+    propose. A checkpoint can be taken after every generation, and holds the whole search. At the end,
+    ``architecture.json`` holds the best architecture, and ``history.json`` every query in order.
 
-    With ``costs_to_minimise``, such as parameters and latency_ms, ``front.json`` holds the Pareto front: every
-    architecture that no other one dominates, which is as good in the objective and all of these costs and better in
-    one. It is the front of what was evaluated, whichever strategy proposed it: ``NSGA2`` searches for the front, the
-    others for the best alone.
+    With ``costs_to_minimise``, ``front.json`` holds the Pareto front: the architectures that no other evaluated one
+    dominates, where one dominates another if it is nowhere worse in the objective and these costs, and better in at
+    least one of them. This works with every strategy; ``NSGA2`` searches for the whole front, most others for the best
+    objective alone.
 
-    With ``shifting``, the evaluator is ``SupernetEvaluator``, or has it inside, and before a generation is scored the
-    supernet is trained on it, or on what ``Strategy.training_paths`` names; at the end ``supernet.safetensors`` holds
-    the weights. What was scored by weights of before does not compare: the best architecture, and the front, are those
-    of the last generation.
+    With ``shifting``, the innermost evaluator is a ``SupernetEvaluator``, whose supernet is trained on every generation
+    before the generation is scored, or on what ``Strategy.training_paths`` returns. At the end
+    ``supernet.safetensors`` holds its weights. Scores from different weights are not comparable: the best architecture
+    and the front are then those of the last generation.
 
     Attributes:
-        history: All queries of the search.
-        outputs: Files that the run has written, by the kind of artifact.
+        history: The query history of the search.
+        outputs: Files that the run has written, by kind of artifact.
 
     Args:
-        space: What is searched.
-        strategy: What proposes.
-        evaluator: What evaluates.
-        budget: Queries in all, at least 1.
-        generation_size: Architectures a generation, at least 1.
-        objective: Which of the evaluator's objectives decides; lower is better where the name ends in ``loss``.
-        constraints: The most that an architecture may cost, by the name of the cost; see ``ConstrainedSpace``.
-        costs_to_minimise: Names of costs of the evaluations; a front is written where there is one at least.
-        shifting: How the supernet is trained; it is not if null.
-        reference: What knows the architectures' true worth, such as a table: the log then has Kendall's tau of every
-            generation's scores with its one objective. The search does not see it.
-        final_evaluator: What looks at the one architecture that was found, such as by test accuracies; none if null.
-        seed: Of the strategy.
-        output_dir: Where the files go; by default the folder of this run's logger.
+        space: The search space.
+        strategy: Proposes architectures.
+        evaluator: Evaluates them.
+        budget: Number of queries in the whole search, at least 1.
+        generation_size: Number of architectures per generation, at least 1.
+        objective: Name of the evaluator's objective that decides; lower is better where the name ends in ``loss``.
+        constraints: Largest values of costs by the name of the cost, for architectures to be proposed at all; none by
+            default. See ``ConstrainedSpace``.
+        costs_to_minimise: Names of costs for the Pareto front; without any, no front is written.
+        shifting: How a supernet is trained during the search; null leaves it unchanged.
+        reference: Evaluator that knows the true performance, such as a table. The search does not see it; the log has
+            Kendall's tau between its one objective and the scores of every generation. Null leaves this out.
+        final_evaluator: Evaluates the best architecture at the end, such as by test accuracy, for
+            ``architecture.json``; null leaves this out.
+        seed: Seed of the strategy.
+        output_dir: Folder for the files; by default that of the run's logger.
 
     Raises:
-        ConfigError: ``budget`` or ``generation_size`` is below 1, there is no supernet to train, or a strategy that
-            searches for a front has no costs to minimise.
+        ConfigError: A number is too small, ``shifting`` has no supernet to train, or a strategy that searches for a
+            front has no costs to minimise.
+
+    Example:
+        ```yaml
+        model:
+          class_path: EvolveTask
+          init_args:
+            space: NASBench201Space
+            strategy: RegularizedEvolution
+            evaluator:
+              class_path: TableLookup
+              init_args: {table: {class_path: NASBench201Table, init_args: {path: nasbench201.npz}}}
+            budget: 150
+        data: DummyDataModule
+        ```
     """
 
     def __init__(
@@ -90,8 +107,7 @@ class EvolveTask(LightningModule):
         output_dir: str | None = None,
     ) -> None:
         super().__init__()
-        if generation_size < 1:
-            raise ConfigError(f"generation_size is {generation_size}; it must be at least 1 architecture.")
+        at_least(1, generation_size=generation_size)
         self.space = space
         constrained = ConstrainedSpace(space, evaluator.costs, constraints) if constraints else space
         self.history = QueryHistory(constrained, evaluator, budget, objective)
@@ -102,7 +118,7 @@ class EvolveTask(LightningModule):
             if not costs_to_minimise:
                 raise ConfigError(
                     f"{type(strategy).__name__} searches for a front, but costs_to_minimise is empty. Name costs of "
-                    "the evaluations there, such as [parameters], or take another strategy."
+                    "the evaluations there, such as [parameters], or use another strategy."
                 )
             strategy.costs = self.costs_to_minimise
         self.shifting = shifting
@@ -110,7 +126,7 @@ class EvolveTask(LightningModule):
         if shifting is not None and not isinstance(self.scores, SupernetEvaluator):
             raise ConfigError(
                 f"shifting trains a supernet; the innermost evaluator is {type(self.scores).__name__}. Use "
-                "lightning_nas.evaluation.supernet.SupernetEvaluator, or leave shifting out."
+                "SupernetEvaluator, or leave shifting out."
             )
         self.automatic_optimization = shifting is None
         self.supernet: nn.Module | None = None
@@ -130,12 +146,12 @@ class EvolveTask(LightningModule):
         return [each for each in (self.history.evaluator, self.reference, self.final_evaluator) if each is not None]
 
     def configure_model(self) -> None:
-        """Read the supernet that is to be trained.
+        """Read the supernet that is trained, if any.
 
         Raises:
-            ArtifactError: The file cannot be used.
-            ConfigError: It is of another space.
-            DataError: It is of other images or classes.
+            ArtifactError: The file of the supernet cannot be used.
+            ConfigError: The supernet is of another space.
+            DataError: The supernet is for other images or classes.
         """
         if self.shifting is None or self.supernet is not None:
             return
@@ -143,22 +159,22 @@ class EvolveTask(LightningModule):
         if loaded.space.spec() != self.space.spec():
             raise ConfigError(
                 f"The supernet is of {loaded.space.spec()}, the search of {self.space.spec()}. Use the space that the "
-                "supernet was trained for."
+                "supernet was trained in."
             )
         self.supernet = loaded.network
 
     def setup(self, stage: str) -> None:
-        """Begin the search; a checkpoint's replaces it.
+        """Begin a new search, which a checkpoint replaces by its own.
 
         Raises:
-            ConfigError: There are several processes or epochs, or other data.
+            ConfigError: There are several processes or epochs, or the data are not a ``DummyDataModule``.
         """
         trainer = self.trainer
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by fit(datamodule=...)
         if not isinstance(data, DummyDataModule):
             raise ConfigError(
-                f"{type(self).__name__} needs lightning_nas.data.dummy.DummyDataModule as data; it got "
-                f"{type(data).__name__}. Images are the evaluator's."
+                f"{type(self).__name__} needs DummyDataModule as data; it got {type(data).__name__}. Images belong to "
+                "the evaluator."
             )
         if trainer.world_size > 1 or trainer.max_epochs != 1:
             raise ConfigError(
@@ -171,18 +187,18 @@ class EvolveTask(LightningModule):
         self.strategy.start(self.history.space, self.history.objective, self.seed)
 
     def teardown(self, stage: str) -> None:
-        """Let go of workers."""
+        """Close the evaluators."""
         for evaluator in self._evaluators:
             evaluator.close()
 
     def configure_optimizers(self) -> Any:
-        """That of the supernet. Where there is none Lightning counts a step a generation all the same."""
+        """The optimizer of the supernet. Without one, Lightning still counts one step per generation."""
         return None if self.shifting is None else self.shifting.optimizer(self.scores)
 
     # -- a generation -------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
-        """Ask, evaluate, tell."""
+        """Run one generation."""
         start = time.perf_counter()
         with torch.autocast(self.device.type, enabled=False):
             asked = self.history.step(
@@ -200,19 +216,14 @@ class EvolveTask(LightningModule):
         self._show_total(batch_idx + 1)
 
     def _show_total(self, done: int) -> None:
-        """Let the bar end where the budget ends: the data have steps for any search."""
+        """End the progress bar where the budget ends: the data have steps for any search."""
         bar = getattr(self.trainer.progress_bar_callback, "train_progress_bar", None)
         if bar is not None:
             bar.total = done + -(-self.history.left // self.generation_size)
 
     @property
     def _front(self) -> Front:
-        """Of what compares.
-
-        Raises:
-            ConfigError: Nothing was evaluated, or an evaluation lacks a cost.
-            DataError: A value is not finite.
-        """
+        """The Pareto front of the comparable results."""
         return Front(self.history.comparable, self.history.objective, self.costs_to_minimise)
 
     def _train(self, asked: Sequence[Architecture]) -> None:
@@ -229,7 +240,7 @@ class EvolveTask(LightningModule):
         self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=False, batch_size=1)
 
     def _generation_values(self, asked: Sequence[Result]) -> dict[str, float]:
-        """Mean and diversity of a generation, and Kendall's tau with the truth."""
+        """Mean objective and diversity of a generation, and Kendall's tau with the reference."""
         if len(asked) < 2:
             return {}
         objective = self.history.objective
@@ -240,12 +251,12 @@ class EvolveTask(LightningModule):
         values["diversity"] = float(differing.sum() / (len(asked) * (len(asked) - 1)))
         if self.reference is not None:
             sign = -1.0 if objective.endswith("loss") else 1.0
-            truths = [next(iter(e.objectives.values())) for e in self.reference.evaluate([a for a, _ in asked])]
-            values["truth/kendall_tau"] = kendall_tau([sign * score for score in scores], truths)
+            targets = [next(iter(e.objectives.values())) for e in self.reference.evaluate([a for a, _ in asked])]
+            values["truth/kendall_tau"] = kendall_tau([sign * score for score in scores], targets)
         return values
 
     def on_fit_end(self) -> None:
-        """Write what was found; after the last checkpoint, so that a run that stops here need not be repeated."""
+        """Write the artifacts, after the last checkpoint, so that a run that stops here need not be repeated."""
         folder = output_folder(self.trainer, self.output_dir)
         name = type(self.strategy).__name__
         self.outputs = self.history.write(folder, self.final_evaluator, strategy=name, seed=self.seed)
@@ -258,11 +269,11 @@ class EvolveTask(LightningModule):
             self.outputs["supernet"] = [path, path.with_suffix(".json")]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the strategy's state and the account."""
+        """Store the search."""
         checkpoint["search"] = {"strategy": self.strategy.state_dict(), **self.history.state_dict()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take them back.
+        """Restore the search.
 
         Raises:
             CheckpointError: The checkpoint is of a search for another objective.

@@ -1,4 +1,4 @@
-"""Whether a proxy may be trusted: how it ranks architectures, compared with what they are worth."""
+"""Rank fidelity of a proxy: whether it ranks architectures as a reference does."""
 
 import math
 import time
@@ -18,41 +18,56 @@ from lightning_nas.metrics.ranking import bootstrap_interval, kendall_tau, regre
 from lightning_nas.tasks.common import output_folder
 
 INFORMATIVE = 32
-"""Below so many architectures the interval is too wide to decide on: the result is called informative only."""
+"""Number of architectures below which the interval is too wide for a decision: the result is informative only."""
 
 LEVEL = 0.95
-"""Confidence of the interval."""
+"""Confidence level of the interval."""
 
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
-"""Of the trainer; the others make networks of other numbers than the images are."""
+"""The precisions of the trainer that are allowed; others give networks another dtype than the images have."""
 
 
 class FidelityTask(LightningModule):
-    """Evaluates random architectures twice, on a proxy and by a truth, and compares the two rankings.
+    """Evaluates random architectures twice, on a proxy and by a reference, and compares the two rankings.
 
-    A training step evaluates one architecture of ``ArchitecturesDataModule`` in float32; one epoch is all of them.
-    Results so far are in the checkpoints. At the end ``fidelity.json`` holds every evaluation, Kendall's tau-b with its
-    95 % bootstrap interval over architectures, and the regret: how much less accurate than the best of them the
-    proxy's first choice is. The truth should see other images than the proxy is scored on: give its data the same
-    ``validation_fraction``.
+    A training step evaluates one architecture of ``ArchitecturesDataModule`` in float32; one epoch covers all of them.
+    Checkpoints hold the results so far. At the end ``fidelity.json`` holds every evaluation, Kendall's tau-b with its
+    95 % bootstrap interval over the architectures, and the regret: how much less accurate the proxy's first choice is
+    than the best of the architectures. The reference should train on other images than those that the proxy is scored
+    on: give the data of both the same ``validation_fraction``.
 
     Attributes:
-        inputs: Files of the proxy, by the kind of artifact.
-        outputs: Files that the run has written, likewise.
+        inputs: Files that the run reads, by kind of artifact.
+        outputs: Files that the run has written, by kind of artifact.
 
     Args:
-        proxy: How architectures are scored on the proxy, such as by ``ShortTraining`` on a ``DistilledDataModule``
-            whose search half is real.
-        reference: Measures the accuracy of architectures, such as ``ShortTraining`` on real data or ``TableLookup``.
-        objective: Which of the proxy's objectives ranks; lower is better where the name ends in ``loss``.
-        threshold: Tau below which the proxy should not be searched on, which is said in a warning; none if null.
-        stop: Whether to end with an error instead, when all is written.
-        write_to: Path of the ``proxy.safetensors`` whose ``proxy.json`` gets the result, too, as ``fidelity``; none if
-            null.
-        output_dir: Where ``fidelity.json`` goes; by default the folder of this run's logger.
+        proxy: Evaluates architectures on the proxy, such as ``ShortTraining`` on a ``DistilledDataModule`` whose search
+            half is real.
+        reference: Measures their ``accuracy``, such as ``ShortTraining`` on real data, or ``TableLookup``.
+        objective: Name of the proxy's objective that ranks; lower is better where the name ends in ``loss``.
+        threshold: Tau below which a warning says not to search on the proxy; null for no warning.
+        stop: Whether tau below the threshold is an error instead, after everything is written.
+        write_to: Path of a ``proxy.safetensors``; the ``proxy.json`` beside it also gets the result, as ``fidelity``.
+            Null leaves this out.
+        output_dir: Folder for ``fidelity.json``; by default that of the run's logger.
 
     Raises:
-        ConfigError: ``stop`` without ``threshold``.
+        ConfigError: ``stop`` is set without ``threshold``.
+
+    Example:
+        ```yaml
+        model:
+          class_path: FidelityTask
+          init_args:
+            proxy:
+              class_path: ShortTraining
+              init_args: {data: {class_path: DistilledDataModule, init_args: {proxy_path: proxy.safetensors}}}
+            reference:
+              class_path: TableLookup
+              init_args: {table: {class_path: NASBench201Table, init_args: {path: nasbench201.npz}}}
+            threshold: 0.2
+        data: {class_path: ArchitecturesDataModule, init_args: {space: NASBench201Space, count: 64}}
+        ```
     """
 
     def __init__(
@@ -86,12 +101,12 @@ class FidelityTask(LightningModule):
         self.reference.prepare_data()
 
     def setup(self, stage: str) -> None:
-        """Forget the results of a run before; a checkpoint's replace them.
+        """Forget earlier results, which a checkpoint replaces by its own.
 
         Raises:
-            ConfigError: There are several processes or epochs, another precision, no architectures, or proxy and truth
-                with the same seed.
-            ArtifactError: The proxy that the result is to be written to has no ``proxy.json``.
+            ConfigError: There are several processes or epochs, the precision is too low, the data are not an
+                ``ArchitecturesDataModule``, or proxy and reference have the same seed.
+            ArtifactError: The proxy at ``write_to`` has no ``proxy.json``.
         """
         trainer = self.trainer
         if trainer.world_size > 1 or trainer.max_epochs != 1 or trainer.precision not in PRECISIONS:
@@ -103,13 +118,12 @@ class FidelityTask(LightningModule):
         seeds = [getattr(evaluator, "seed", None) for evaluator in (self.proxy, self.reference)]
         if seeds[0] is not None and seeds[0] == seeds[1]:
             raise ConfigError(
-                f"Proxy and truth both have the seed {seeds[0]}: from the same first weights they agree more than the "
-                "data do. Set --model.reference.seed to another."
+                f"Proxy and reference both have the seed {seeds[0]}: with equal initial weights they agree more than "
+                "their data do. Set --model.reference.seed to another one."
             )
         if not isinstance(self._data, ArchitecturesDataModule):
             raise ConfigError(
-                f"{type(self).__name__} needs lightning_nas.data.architectures.ArchitecturesDataModule as data; it got "
-                f"{type(self._data).__name__}."
+                f"{type(self).__name__} needs ArchitecturesDataModule as data; it got {type(self._data).__name__}."
             )
         if self.write_to is not None:
             self._proxy_info(self.write_to)
@@ -126,55 +140,58 @@ class FidelityTask(LightningModule):
         return read_json(path.with_suffix(".json"), repair="Distill first, or set write_to to null.")
 
     def configure_optimizers(self) -> None:
-        """There is nothing to train here. Lightning counts a step a batch all the same, and keeps checkpoints."""
+        """No optimizer. Lightning still counts one step per architecture, and keeps checkpoints."""
 
     # -- one architecture ---------------------------------------------------------------------------------------------
 
     def training_step(self, batch: Architecture, batch_idx: int) -> None:
-        """Evaluate one architecture on the proxy and by the truth."""
+        """Evaluate one architecture on the proxy and by the reference."""
         row: dict[str, Any] = {"architecture": self._data.space.text(batch)}
-        for name, evaluator, objective in (
-            ("proxy", self.proxy, self.objective),
-            ("truth", self.reference, "accuracy"),
-        ):
-            start = time.perf_counter()
-            with torch.autocast(self.device.type, enabled=False):  # short trainings scale no gradients
-                (found,) = evaluator.evaluate([batch])
-            if objective not in found.objectives:
-                raise ConfigError(
-                    f"{name} ({type(evaluator).__name__}) gives {sorted(found.objectives)}, not {objective!r}. "
-                    "Choose another objective or evaluator."
-                )
-            row[name] = float(found.objectives[objective])
-            row[f"{name}_seconds"] = time.perf_counter() - start
-            if not math.isfinite(row[name]):
-                raise TrainingError(
-                    f"{name} ({type(evaluator).__name__}) gives {row['architecture']} the {objective} {row[name]}; a "
-                    "finite number was expected. Lower its learning rate, or leave out what makes it diverge."
-                )
+        row["proxy"], row["proxy_seconds"] = self._measured("proxy", self.proxy, batch, self.objective)
+        row["truth"], row["truth_seconds"] = self._measured("reference", self.reference, batch, "accuracy")
         self.results.append(row)
         values = {"proxy": row["proxy"], "truth": row["truth"]}
         if len(self.results) > 1:
-            scores, truth = self._rankings()
-            values |= {"tau": kendall_tau(scores, truth), "regret": regret(scores, truth)}
+            scores, target = self._rankings()
+            values |= {"tau": kendall_tau(scores, target), "regret": regret(scores, target)}
         self.log_dict(values, prog_bar=True, on_step=True, on_epoch=False, batch_size=1)
 
+    def _measured(
+        self, name: str, evaluator: Evaluator, architecture: Architecture, objective: str
+    ) -> tuple[float, float]:
+        """An objective of an architecture, and the seconds that its evaluation took."""
+        start = time.perf_counter()
+        with torch.autocast(self.device.type, enabled=False):  # short trainings do not scale gradients
+            (found,) = evaluator.evaluate([architecture])
+        if objective not in found.objectives:
+            raise ConfigError(
+                f"{name} ({type(evaluator).__name__}) gives {sorted(found.objectives)}, not {objective!r}. "
+                "Choose another objective or evaluator."
+            )
+        value, seconds = float(found.objectives[objective]), time.perf_counter() - start
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"{name} ({type(evaluator).__name__}) gives {self._data.space.text(architecture)} the {objective} "
+                f"{value}; a finite number was expected. Lower its learning rate, or leave out what makes it diverge."
+            )
+        return value, seconds
+
     def _rankings(self) -> tuple[list[float], list[float]]:
-        """Scores and truths, higher is better for both."""
+        """The results of the proxy and of the reference; higher is better in both."""
         sign = -1.0 if self.objective.endswith("loss") else 1.0
         return [sign * row["proxy"] for row in self.results], [row["truth"] for row in self.results]
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def found(self) -> dict[str, Any]:
-        """What ``proxy.json`` gets: the agreement of both rankings, as JSON values.
+        """The agreement of both rankings as JSON values, as ``proxy.json`` gets it.
 
         Raises:
             DataError: There are fewer than two results.
         """
-        scores, truth = self._rankings()
-        tau, price = kendall_tau(scores, truth), regret(scores, truth)
-        low, high, _ = bootstrap_interval(kendall_tau, scores, truth, level=LEVEL)
+        scores, target = self._rankings()
+        tau, price = kendall_tau(scores, target), regret(scores, target)
+        low, high, _ = bootstrap_interval(kendall_tau, scores, target, level=LEVEL)
         seconds = {name: sum(row[f"{name}_seconds"] for row in self.results) for name in ("proxy", "truth")}
         return {
             "kendall_tau": _json(tau),
@@ -182,10 +199,10 @@ class FidelityTask(LightningModule):
             "interval_level": LEVEL,
             "regret": price,
             "regret_points": 100 * price,
-            "best_truth": max(truth),
-            "mean_truth": sum(truth) / len(truth),
-            "architectures": len(truth),
-            "informative_only": len(truth) < INFORMATIVE,
+            "best_truth": max(target),
+            "mean_truth": sum(target) / len(target),
+            "architectures": len(target),
+            "informative_only": len(target) < INFORMATIVE,
             "objective": self.objective,
             "threshold": self.threshold,
             "passed": None if self.threshold is None else tau >= self.threshold,
@@ -196,10 +213,10 @@ class FidelityTask(LightningModule):
         }
 
     def on_fit_end(self) -> None:
-        """Write what was found; after the last checkpoint, so that a run that stops here need not be repeated.
+        """Write the artifacts, after the last checkpoint, so that a run that stops here need not be repeated.
 
         Raises:
-            FidelityError: Tau is below the threshold, or not defined, and ``stop`` is set.
+            FidelityError: Tau is below the threshold or undefined, and ``stop`` is set.
         """
         found = self.found()
         folder = output_folder(self.trainer, self.output_dir)
@@ -214,31 +231,31 @@ class FidelityTask(LightningModule):
     def _complain(self, found: dict[str, Any]) -> None:
         tau, (low, high) = found["kendall_tau"], found["interval"]
         measured = (
-            "not defined, because all scores or all truths are equal"
+            "undefined, because all results of the proxy or all of the reference are equal"
             if tau is None
             else f"{tau:.3f} (95 % interval {low:.3f} to {high:.3f})"
         )
-        said = (
-            f"The proxy ranks architectures too differently from the truth: Kendall's tau of {found['architectures']} "
-            f"architectures is {measured}, the threshold is {self.threshold}. Distill more different images or train "
-            "longer on them, search on real images instead, or lower the threshold."
+        message = (
+            "The proxy ranks architectures too differently from the reference: Kendall's tau over "
+            f"{found['architectures']} architectures is {measured}, the threshold is {self.threshold}. Distill more "
+            "diverse images or train longer on them, search on real images instead, or lower the threshold."
         )
         if self.stop:
-            raise FidelityError(said)
-        rank_zero_warn(said)
+            raise FidelityError(message)
+        rank_zero_warn(message)
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the results so far, and what the evaluators need to go on."""
+        """Store the results so far, and the state of the evaluators."""
         checkpoint["results"] = [dict(row) for row in self.results]
         checkpoint["evaluators"] = [self.proxy.state_dict(), self.reference.state_dict()]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take them back.
+        """Restore the results and the state of the evaluators.
 
         Raises:
-            CheckpointError: They are of other architectures.
+            CheckpointError: The results are of other architectures.
         """
         self.results = [dict(row) for row in checkpoint["results"]]
         for evaluator, state in zip((self.proxy, self.reference), checkpoint["evaluators"], strict=True):
@@ -248,10 +265,10 @@ class FidelityTask(LightningModule):
         if made != mine:
             raise CheckpointError(
                 f"The checkpoint has results of {len(made)} architectures, which are not the first ones of this run. "
-                "Use the space, count and seed that it was made with, or start anew without --ckpt_path."
+                "Use the space, count and seed that it was made with, or start a new run without --ckpt_path."
             )
 
 
 def _json(value: float) -> float | None:
-    """JSON has no number for what is not defined."""
+    """The value, or None where it is undefined, for which JSON has no number."""
     return value if math.isfinite(value) else None

@@ -1,12 +1,20 @@
+"""Short trainings against a loop that is written out."""
+
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from lightning_nas.data.halves import HalvesDataModule
 from lightning_nas.data.images import DigitsDataModule
+from lightning_nas.data.splits import derived_seed
 from lightning_nas.errors import ConfigError, DataError
+from lightning_nas.evaluation.executors import Serial
+from lightning_nas.evaluation.parallel import Parallel
 from lightning_nas.evaluation.short_training import ShortTraining
 from lightning_nas.spaces.darts.space import DARTSSpace
+from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from tests.helpers import FixedHalves
 
 SPACE = DARTSSpace(nodes=2)
@@ -70,3 +78,30 @@ def test_it_trains_on_the_train_half_of_real_images_and_learns() -> None:
     (untrained,) = ShortTraining(halves, steps=1, channels=4, cells=3).evaluate([SPACE.largest()])
     (trained,) = ShortTraining(halves, steps=60, channels=4, cells=3).evaluate([SPACE.largest()])
     assert trained.objectives["accuracy"] > 0.8 > untrained.objectives["accuracy"]
+
+
+def test_rounds_of_short_trainings_have_their_own_length_and_seeds() -> None:
+    def trained(**options: Any) -> ShortTraining:
+        halves = HalvesDataModule(DigitsDataModule(), batch_size=32)
+        return ShortTraining(halves, batch_size=8, channels=4, cells=1, seed=3, **options)
+
+    cell = NASBench201Space().architecture([3, 1, 3, 1, 3, 1])
+    rounds = trained(steps=[2, 3], repeats=[1, 2])
+    first = rounds.evaluate([cell])[0].objectives
+    assert first == trained(steps=2).evaluate([cell])[0].objectives
+    rounds.begin(1)
+    assert rounds.version == 1
+    second = rounds.evaluate([cell])[0].objectives
+    assert second == Parallel(rounds, Serial()).evaluate([cell])[0].objectives
+    rounds.begin(2)
+    third = rounds.evaluate([cell])[0].objectives
+    assert len({each["loss"] for each in (first, second, third)}) == 3
+    single = []
+    for i in range(2):
+        alone = trained(steps=3)
+        with torch.random.fork_rng():
+            network = alone.train(cell, derived_seed(rounds.seed, "round", 1, i))
+        single.append(alone.score(network)["loss"])
+    assert second["loss"] == pytest.approx(sum(single) / 2, abs=1e-7)
+    with pytest.raises(ConfigError, match=r"repeats is \[0\]"):
+        trained(repeats=0)

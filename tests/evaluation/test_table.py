@@ -1,7 +1,5 @@
 """Look-ups as queries: counted once a network, within a budget, and never of test accuracies by accident."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -77,15 +75,3 @@ def test_test_accuracies_must_be_asked_for(table: NASBench201Table) -> None:
         TableLookup(table, "cifar10_test_200")
     (found,) = TableLookup(table, "cifar10_test_200", objective="test").evaluate(CELLS[:1])
     assert found.objectives["accuracy"] == pytest.approx(table.lookup(CELLS[0], "cifar10_test_200") / 100)
-
-
-def test_made_up_results_are_seeded_and_can_be_learned(tmp_path: Path) -> None:
-    paths = [write_nasbench201(tmp_path / f"{i}.npz", seed=seed) for i, seed in enumerate((1, 1, 2))]
-    one, two, other = (NASBench201Table(str(path)) for path in paths)
-    values = one.column("cifar10_val_200")
-    assert (values == two.column("cifar10_val_200")).all()
-    assert (values != other.column("cifar10_val_200")).any()
-    assert values.max() == pytest.approx(95, abs=1)
-    assert values.min() == pytest.approx(10, abs=1)
-    with pytest.raises(ConfigError, match="trials is 0"):
-        write_nasbench201(tmp_path / "none.npz", trials=0)

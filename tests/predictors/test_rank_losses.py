@@ -50,10 +50,10 @@ def test_descent_ranks(loss: RankLoss) -> None:
 
 
 @pytest.mark.parametrize("loss", [PairwiseHinge(), PairwiseLogistic()])
-@pytest.mark.parametrize("truth", [torch.ones(3), torch.ones(1)])
-def test_where_nothing_is_better_there_is_no_loss(loss: RankLoss, truth: Tensor) -> None:
-    scores = torch.randn(len(truth), requires_grad=True)
-    found = loss.loss(scores, truth)
+@pytest.mark.parametrize("performance", [torch.ones(3), torch.ones(1)])
+def test_where_nothing_is_better_there_is_no_loss(loss: RankLoss, performance: Tensor) -> None:
+    scores = torch.randn(len(performance), requires_grad=True)
+    found = loss.loss(scores, performance)
     assert float(found.detach()) == 0
     found.backward()
     assert scores.grad is not None

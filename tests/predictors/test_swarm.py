@@ -1,4 +1,4 @@
-"""The competitive swarm, against the formula, and searches in code space."""
+"""The competitive swarm against its formula, and scores of codes that are not those of architectures."""
 
 from typing import Any
 
@@ -7,12 +7,8 @@ import torch
 from torch import Tensor
 
 from lightning_nas.errors import ConfigError
-from lightning_nas.evaluation.base import Evaluation
-from lightning_nas.predictors.autoencoder import ArchitectureAutoEncoder
 from lightning_nas.predictors.swarm import CompetitiveSwarm, DistancePenalty, Reencoding
-from lightning_nas.spaces.constrained import ConstrainedSpace
-from lightning_nas.spaces.nasbench201.space import NASBench201Space
-from lightning_nas.strategies.tnao import GradientAscent, SwarmSearch
+from tests.predictors.trained import trained
 
 LOW, HIGH = torch.tensor([-1.0, -2.0, 0.0]), torch.tensor([1.0, 1.0, 3.0])
 
@@ -53,61 +49,8 @@ def test_half_of_the_particles_are_evaluated_and_the_optimum_is_found() -> None:
     assert float(worth(end).max()) > -1e-3
 
 
-def trained(steps: int = 150) -> tuple[NASBench201Space, ArchitectureAutoEncoder, list[Any]]:
-    """An auto-encoder of a small space that knows that convolutions are good."""
-    space = NASBench201Space(("none", "skip_connect", "nor_conv_3x3"))
-    torch.manual_seed(0)
-    autoencoder = ArchitectureAutoEncoder(space.num_values, width=32, code=16, layers=1, heads=2)
-    generator = torch.Generator().manual_seed(0)
-    known = [space.sample(generator) for _ in range(150)]
-    choices = torch.tensor([a.choices for a in known])
-    goal = (choices == 2).sum(1).float()
-    optimizer = torch.optim.Adam(autoencoder.parameters(), lr=3e-3)
-    for _ in range(steps):
-        codes = autoencoder.encode(choices)
-        loss = autoencoder.reconstruction_loss(codes, choices) + (autoencoder.scores(codes) - goal).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return space, autoencoder, known
-
-
-@pytest.fixture(scope="module")
-def made() -> tuple[NASBench201Space, ArchitectureAutoEncoder, list[Any]]:
-    return trained()
-
-
-@pytest.mark.parametrize("strategy", [SwarmSearch(), SwarmSearch(uniform=True), GradientAscent(best=20)])
-def test_codes_with_high_scores_are_good_architectures(made: Any, strategy: Any) -> None:
-    space, autoencoder, known = made
-    known = [a for a in known if a.choices.count(2) < 5]
-    strategy.start(space)
-    strategy.tell([(a, Evaluation({"accuracy": float(a.choices.count(2))})) for a in known])
-    strategy.autoencoder = autoencoder
-    asked = strategy.ask(4)
-    assert len(asked) == 4
-    assert not set(asked) & set(known)
-    assert max(a.choices.count(2) for a in asked) >= 5
-    assert sum(a.choices.count(2) for a in asked) / 4 > 3  # the known ones have 1.9
-
-
-def test_what_is_no_architecture_is_worth_nothing_and_not_asked_for(made: Any) -> None:
-    space, autoencoder, known = made
-    limited = ConstrainedSpace(space, lambda a: {"convolutions": float(a.choices.count(2))}, {"convolutions": 3})
-    few = [a for a in known if limited.allows(a)]
-    strategy = SwarmSearch()
-    strategy.start(limited)
-    strategy.tell([(a, Evaluation({"accuracy": float(a.choices.count(2))})) for a in few])
-    strategy.autoencoder = autoencoder
-    asked = strategy.ask(30)
-    assert asked
-    assert max(a.choices.count(2) for a in asked) == 3
-    scores = strategy.note(torch.tensor([[2] * 6, [1] * 6]), torch.tensor([5.0, 4.0]))
-    assert scores.tolist() == [-torch.inf, 4.0]
-
-
-def test_remapping_scores_what_codes_stand_for(made: Any) -> None:
-    _, autoencoder, known = made
+def test_remapping_scores_what_codes_stand_for() -> None:
+    _, autoencoder, known = trained(steps=20)
     autoencoder.eval()
     with torch.no_grad():
         codes = autoencoder.encode(torch.tensor([a.choices for a in known[:5]])) + 0.3
@@ -121,32 +64,20 @@ def test_remapping_scores_what_codes_stand_for(made: Any) -> None:
         assert torch.equal(found.choices, choices)
 
 
-def test_codes_have_one_norm_and_alphabets_are_kept() -> None:
-    autoencoder = ArchitectureAutoEncoder((2, 5, 3), width=8, code=4, layers=1, heads=2)
-    choices = torch.stack([torch.randint(n, (50,)) for n in (2, 5, 3)], 1)
-    codes = autoencoder.encode(choices)
-    torch.testing.assert_close(codes.norm(dim=1), torch.full((50,), 2.0), rtol=1e-3, atol=0)
-    logits = autoencoder.decode(torch.randn(200, 4) * 5)
-    assert logits.shape == (200, 3, 5)
-    assert (logits.argmax(2) < torch.tensor([2, 5, 3])).all()
-    assert not torch.equal(autoencoder.encode(choices[:, [0, 1, 2]]), autoencoder.encode(choices.flip(0)))
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"particles": 3}, "particles is 3; it must be even"),
+        ({"particles": 0}, "particles is 0"),
+        ({"generations": 0}, "generations is 0"),
+        ({"phi": -1}, "phi is -1"),
+    ],
+)
+def test_wrong_numbers_are_named(options: dict[str, Any], match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        CompetitiveSwarm(**options)
 
 
-def test_impossible_settings_are_refused() -> None:
-    for options, match in [
-        ({"particles": 3}, "particles is 3"),
-        ({"generations": 0}, "generations 0"),
-        ({"phi": -1}, "-1"),
-    ]:
-        with pytest.raises(ConfigError, match=match):
-            CompetitiveSwarm(**options)  # type: ignore[arg-type]
+def test_a_negative_weight_is_refused() -> None:
     with pytest.raises(ConfigError, match="weight is -1"):
         DistancePenalty(weight=-1)
-    with pytest.raises(ConfigError, match="step 0"):
-        GradientAscent(step=0)
-    with pytest.raises(ConfigError, match="heads 3"):
-        ArchitectureAutoEncoder((2, 2), width=8, heads=3)
-    strategy = SwarmSearch()
-    strategy.start(NASBench201Space())
-    with pytest.raises(ConfigError, match="has no auto-encoder and knows 0"):
-        strategy.ask(1)

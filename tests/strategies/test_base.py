@@ -26,7 +26,7 @@ def value(architecture: Architecture) -> float:
     return sum(v * 1.01**i for i, v in enumerate(c)) + 2.5 * (c[0] == c[5]) - 1.5 * (c[1] == c[4])
 
 
-def told(strategy: Strategy, architectures: Sequence[Architecture]) -> None:
+def tell(strategy: Strategy, architectures: Sequence[Architecture]) -> None:
     strategy.tell([(a, Evaluation({"accuracy": value(a)})) for a in architectures])
 
 
@@ -36,7 +36,7 @@ def searched(strategy: Strategy, queries: int, count: int = 5, space: Any = FIVE
     found: list[Architecture] = []
     while len(found) < queries and (asked := strategy.ask(min(count, queries - len(found)))):
         found += asked
-        told(strategy, asked)
+        tell(strategy, asked)
     return found
 
 
@@ -75,11 +75,11 @@ def test_first_improvement_moves_at_once() -> None:
     strategy = LocalSearch(from_largest=False, first_improvement=True)
     strategy.start(FIVE, seed=3)
     (start,) = strategy.ask(1)
-    told(strategy, [start])
+    tell(strategy, [start])
     for _ in range(24):
         (near,) = strategy.ask(1)
         assert near in set(FIVE.neighbours(start))
-        told(strategy, [near])
+        tell(strategy, [near])
         if value(near) > value(start):
             break
     else:
@@ -146,7 +146,7 @@ def test_tournaments_are_drawn_without_repetition() -> None:
     strategy.start(FIVE)
     ranked = sorted(strategy.ask(3), key=value)
     strategy.tell([(a, Evaluation({"accuracy": float(i)})) for i, a in enumerate(ranked)])
-    winners = Counter(strategy._parent() for _ in range(3000))
+    winners = Counter(strategy.draw_parent() for _ in range(3000))
     assert set(winners) == set(ranked[1:])
     assert abs(winners[ranked[2]] / 3000 - 2 / 3) < 0.04
 
@@ -166,7 +166,7 @@ def test_what_is_wrong_is_said() -> None:
         RegularizedEvolution(population_size=8, tournament_size=9)
     strategy = RandomSearch()
     strategy.start(TWO)
-    with pytest.raises(ConfigError, match="Nothing was evaluated"):
+    with pytest.raises(ConfigError, match="Nothing has been evaluated"):
         strategy.best()
     (asked,) = strategy.ask(1)
     with pytest.raises(ConfigError, match=r"\['loss'\], not 'accuracy'"):

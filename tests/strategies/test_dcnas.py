@@ -12,7 +12,7 @@ from lightning_nas.errors import ConfigError, DataError
 from lightning_nas.evaluation.base import Evaluation
 from lightning_nas.predictors.regressors import one_hot
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
-from lightning_nas.strategies.dcnas import DCNAS, cluster_correlations, clustered
+from lightning_nas.strategies.dcnas import DCNAS, clustered
 
 SPACE = NASBench201Space()
 
@@ -53,26 +53,8 @@ def test_k_means_finds_groups_that_lie_apart() -> None:
     for wrong in (0, 61):
         with pytest.raises(ConfigError, match=f"clusters is {wrong} for 60"):
             clustered(features, wrong, seed=0)
-    with pytest.raises(DataError, match="60 of them not finite"):
+    with pytest.raises(DataError, match="60 of them are not finite"):
         clustered(features[:, :1] * np.nan, 2, seed=0)
-
-
-def test_correlations_within_clusters_and_of_all() -> None:
-    """Within a cluster early and final results agree; between clusters they are the other way round."""
-    place, groups = np.tile(np.arange(6.0), 3), np.repeat(np.arange(3.0), 6)
-    features = groups[:, None] * 100 + place[:, None]
-    early, final = place + 10 * groups, place - 10 * groups
-    overall, within = cluster_correlations(features, early.tolist(), final.tolist(), 3)
-    agreeing, pairs = 3 * 15, 18 * 17 / 2
-    assert overall == pytest.approx((2 * agreeing - pairs) / pairs)
-    assert within == pytest.approx(1.0)
-    # a cluster of one or of equals has no order
-    final[:12] = 0.0
-    _, rest = cluster_correlations(features, early.tolist(), final.tolist(), 3)
-    assert rest == pytest.approx(1.0)
-    assert np.isnan(cluster_correlations(features, early.tolist(), final.tolist(), 18)[1])
-    with pytest.raises(DataError, match="of 18 architectures and results of 17"):
-        cluster_correlations(features, early[:17].tolist(), final[:17].tolist(), 3)
 
 
 def test_samples_are_random_then_clustered_by_their_choices() -> None:
@@ -88,12 +70,12 @@ def test_samples_are_random_then_clustered_by_their_choices() -> None:
     nearest = ((choices[:, None] - centres) ** 2).sum(2).argmin(1)  # what k-means has come to
     assert nearest.tolist() == [strategy.cluster[key] for key in strategy.evaluated]
     for place, group in groups.items():
-        assert strategy._winners[place] == max(group, key=strategy.fitness.__getitem__)
+        assert strategy.winners[place] == max(group, key=strategy.fitness.__getitem__)
 
 
 def test_clusters_have_turns_by_what_they_gained() -> None:
     strategy = begun(clusters=3, turn=4)
-    winners = [strategy.evaluated[key] for key in strategy._winners]
+    winners = [strategy.evaluated[key] for key in strategy.winners]
     gains = [float("inf")] * 3
     turns: list[int] = []
     for _ in range(25):
@@ -108,7 +90,7 @@ def test_clusters_have_turns_by_what_they_gained() -> None:
             tell(strategy, more)
             asked += more
             winners[place] = max([winners[place], *more], key=value)
-            assert strategy._winners[place] == SPACE.key(winners[place])
+            assert strategy.winners[place] == SPACE.key(winners[place])
         if len(asked) < 4:
             break
         gains[place] = value(winners[place]) - before
@@ -165,9 +147,9 @@ def test_it_finds_better_ones_than_its_samples() -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"samples": 4, "clusters": 5}, "samples is 4, clusters 5"),
-        ({"clusters": 0}, "clusters 0"),
-        ({"turn": 0}, "turn 0"),
+        ({"samples": 4, "clusters": 5}, "clusters is 5; it must be at most samples, 4"),
+        ({"clusters": 0}, "clusters is 0"),
+        ({"turn": 0}, "turn is 0"),
     ],
 )
 def test_wrong_numbers_are_named(wrong: dict[str, Any], said: str) -> None:

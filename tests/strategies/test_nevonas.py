@@ -78,28 +78,28 @@ def test_those_survive_that_nsga2_selects() -> None:
             [] if strategy.generation else strategy.ask(8)
         ):
             strategy.tell([(a, Evaluation({"accuracy": value(a)})) for a in asked])
-        alive = torch.cat([strategy._survivors, strategy.members])
-        places, archive = strategy._alive()
+        alive = torch.cat([strategy.survivors, strategy.members])
+        places, archive = strategy.living()
         assert torch.equal(archive[places], strategy.decode(alive))
         novelties = novelty(archive, places, 5)
         architectures = [SPACE.architecture(c) for c in strategy.decode(alive).tolist()]
         values = [[value(a), float(n)] for a, n in zip(architectures, novelties, strict=True)]
         # the most accurate is on the front, and is the best that is known
         assert max(values[i][0] for i in front(values)) == value(strategy.best())
-        strategy._enter(strategy.breed())
+        strategy.enter(strategy.breed())
         order = ranked(values)[:8]
-        assert torch.equal(strategy._survivors, alive[order])
-        assert strategy._survivor_keys == [SPACE.key(architectures[i]) for i in order]
+        assert torch.equal(strategy.survivors, alive[order])
+        assert strategy.survivor_keys == [SPACE.key(architectures[i]) for i in order]
         assert strategy.members.min() >= 0
         assert strategy.members.max() <= 1
-    assert len(strategy._archive) == 12 * 8
+    assert len(strategy.archive) == 12 * 8
 
 
 def test_what_is_known_is_not_asked_for_and_enters_all_the_same() -> None:
     strategy = NEvoNAS()
     found = searched(strategy, 200)
     assert len(set(found)) == 200
-    assert len(strategy._archive) > 200  # individuals, some of them alike
+    assert len(strategy.archive) > 200  # individuals, some of them alike
     assert strategy.best() == max(found, key=value)
     # a supernet trains on the whole generation
     assert len(strategy.training_paths()) == 20
@@ -125,7 +125,7 @@ def test_it_finds_better_ones_than_chance_and_novelty_spreads() -> None:
     def spread(make: Callable[[], NEvoNAS], seed: int) -> float:
         strategy = make()
         searched(strategy, 120, seed=seed)
-        choices = strategy.decode(strategy._survivors)
+        choices = strategy.decode(strategy.survivors)
         return float(novelty(choices, torch.arange(20), 19).mean())
 
     for seed in range(2):
@@ -136,10 +136,10 @@ def test_it_finds_better_ones_than_chance_and_novelty_spreads() -> None:
 def test_the_most_novel_is_alive() -> None:
     strategy = NEvoNAS(novelty_only=True)
     strategy.start(SPACE)
-    with pytest.raises(ConfigError, match="Nobody is alive"):
+    with pytest.raises(ConfigError, match="no architecture is alive"):
         strategy.most_novel()
     searched(strategy, 100)
-    places, archive = strategy._alive()
+    places, archive = strategy.living()
     assert len(places) == 40
     novelties = novelty(archive, places, 5)
     found = {tuple(archive[place].tolist()): float(n) for place, n in zip(places, novelties, strict=True)}
@@ -194,8 +194,8 @@ def test_survivors_are_scored_anew_where_scores_move() -> None:
         assert strategy.fitness == {key: evaluator.score(a) for key, a in alive.items()}
         assert {SPACE.key(a) for a, _ in found} == alive.keys()
         assert strategy.best() == search.best[0] == max(alive.values(), key=evaluator.score)
-        choices = torch.cat([strategy._survivors, strategy.members])
-        places, archive = strategy._alive()
+        choices = torch.cat([strategy.survivors, strategy.members])
+        places, archive = strategy.living()
         values = [
             [evaluator.score(SPACE.architecture(c)), float(n)]
             for c, n in zip(strategy.decode(choices).tolist(), novelty(archive, places, 5), strict=True)
@@ -203,7 +203,7 @@ def test_survivors_are_scored_anew_where_scores_move() -> None:
         expected = choices[ranked(values)[:6]]
         state = strategy.state_dict()
         strategy.breed()
-        assert torch.equal(strategy._survivors, expected)
+        assert torch.equal(strategy.survivors, expected)
         strategy.load_state_dict(state)
     assert len(sizes) > 7
     assert sizes[0] == 6 < max(sizes) <= 12

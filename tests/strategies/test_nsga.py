@@ -78,7 +78,7 @@ def test_survivors_are_the_best_by_rank_and_crowding() -> None:
 def test_parents_win_tournaments_of_two() -> None:
     strategy = begun(population_size=4)
     strategy.tell(evaluated(strategy.sample_unseen(4)))
-    wins = Counter(strategy.alive.index(SPACE.key(strategy._parent())) for _ in range(4000))
+    wins = Counter(strategy.alive.index(SPACE.key(strategy.draw_parent())) for _ in range(4000))
     # drawn with repetition, the k-th of 4 wins if both are no better: (2 (4 - k) - 1) / 16
     for place in range(4):
         assert wins[place] / 4000 == pytest.approx((2 * (4 - place) - 1) / 16, abs=0.03)
@@ -92,7 +92,9 @@ def test_children_come_of_both_parents_or_change() -> None:
         assert all(c in pair for c, *pair in zip(child.choices, first.choices, second.choices, strict=True))
     mutated = begun(population_size=2, crossover=0.0, mutation=1.0)
     mutated.tell(evaluated([first, second]))
-    assert max(sum(a != b for a, b in zip(mutated._child().choices, first.choices, strict=True)) for _ in range(9)) > 3
+    assert (
+        max(sum(a != b for a, b in zip(mutated.draw_child().choices, first.choices, strict=True)) for _ in range(9)) > 3
+    )
 
 
 def test_what_is_wrong_is_said() -> None:

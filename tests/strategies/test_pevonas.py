@@ -39,8 +39,8 @@ class Watched(PEvoNAS):
         self.seen: list[tuple[Tensor, Tensor, list[Architecture]]] = []
         super().start(*args, **kwargs)
 
-    def _enter(self, members: Tensor) -> None:
-        super()._enter(members)
+    def enter(self, members: Tensor) -> None:
+        super().enter(members)
         if len(members):
             self.seen.append((self.masks, members, self.generation))
 
@@ -64,8 +64,8 @@ def test_shrinking_keeps_the_largest_that_there_are() -> None:
     assert restricted.allowed["cell"].sum(1).tolist() == [2] * 6
     for wrong, said in (
         ((alphas, 0), "keep is 0"),
-        ((alphas[0], 1), r"shape \(4,\)"),
-        ((alphas, 1, masks[:1]), r"masks of \(1, 4\)"),
+        ((alphas[0], 1), r"alphas have shape \(4,\)"),
+        ((alphas, 1, masks[:1]), r"masks have shape \(1, 4\)"),
         ((alphas / 0, 1), "8 of them not finite"),
     ):
         with pytest.raises(ConfigError, match=said):
@@ -117,7 +117,7 @@ def test_rows_mutate_as_often_as_said() -> None:
     strategy.start(SPACE)
     strategy.tell([(a, Evaluation({"accuracy": value(a)})) for a in strategy.ask(200)])
     parents = strategy.members
-    children = strategy._crossed_and_mutated(parents)
+    children = strategy.cross_and_mutate(parents)
     new = ~(children.unsqueeze(1) == parents).all(3).any(1)
     assert abs(float(new.double().mean()) - 0.1) < 4 * (0.09 / new.numel()) ** 0.5
 
@@ -125,10 +125,10 @@ def test_rows_mutate_as_often_as_said() -> None:
 def test_only_winners_of_tournaments_are_parents() -> None:
     strategy = PEvoNAS(population_size=6, tournament_size=6)
     strategy.start(SPACE)
-    assert strategy._parents(6) == [0] * 6
+    assert strategy.draw_parents(6) == [0] * 6
     strategy = PEvoNAS(population_size=2000, tournament_size=2)
     strategy.start(SPACE)
-    drawn = torch.tensor(strategy._parents(3)).bincount()
+    drawn = torch.tensor(strategy.draw_parents(3)).bincount()
     assert len(drawn) == 2  # the worst of three never wins against another
     assert abs(float(drawn[0]) / 2000 - 2 / 3) < 0.05
 
@@ -211,7 +211,7 @@ def test_wrong_numbers_are_named(wrong: dict[str, Any], said: str) -> None:
 def test_there_are_no_best_alphas_of_nobody() -> None:
     strategy = PEvoNAS()
     strategy.start(SPACE)
-    with pytest.raises(ConfigError, match="Nothing was evaluated"):
+    with pytest.raises(ConfigError, match="Nothing has been evaluated"):
         _ = strategy.alphas
 
 
@@ -232,7 +232,7 @@ def test_the_whole_population_is_scored_anew_where_scores_move() -> None:
         if not asked:
             break
         # among others an elite, the best by the scores of its generation
-        assert not last or strategy._shrunk or max(last, key=drift(version - 1)) in asked
+        assert not last or strategy.state_dict()["shrunk"] or max(last, key=drift(version - 1)) in asked
         strategy.tell([(a, Evaluation({"accuracy": drift(version)(a)})) for a in asked])
         best = max(asked, key=drift(version))
         assert strategy.fitness == {SPACE.key(a): drift(version)(a) for a in asked}
@@ -258,7 +258,7 @@ def test_a_narrowed_space_allows_the_largest_alphas() -> None:
     masks[:, :2] = True
     assert narrowed(given, alphas, 1, masks) == {"cell": [["skip_connect"]] * 6}
     for space in (NASBench101Space(), DARTSSpace()):
-        with pytest.raises(ConfigError, match="cannot be narrowed to operations"):
+        with pytest.raises(ConfigError, match="cannot be narrowed to some operations"):
             narrowed(space, torch.rand(3, 3), 2)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="keep is 0"):
         NarrowedSpace(0)

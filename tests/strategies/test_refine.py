@@ -2,19 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from lightning_nas.architecture import Architecture
-from lightning_nas.data.halves import HalvesDataModule
-from lightning_nas.data.images import DigitsDataModule
 from lightning_nas.errors import ArtifactError, ConfigError
 from lightning_nas.evaluation.base import Evaluation, Evaluator
-from lightning_nas.evaluation.executors import Serial
-from lightning_nas.evaluation.parallel import Parallel
-from lightning_nas.evaluation.short_training import ShortTraining
 from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.strategies.history import QueryHistory
@@ -104,39 +98,6 @@ def test_a_refinement_gone_on_with_equals_an_uninterrupted_one(stop: int) -> Non
     assert search.best[0] == whole.best[0] == again.best()
 
 
-def test_rounds_of_short_trainings_have_their_own_length_and_seeds() -> None:
-    def trained(**options: Any) -> ShortTraining:
-        halves = HalvesDataModule(DigitsDataModule(), batch_size=32)
-        return ShortTraining(halves, batch_size=8, channels=4, cells=1, seed=3, **options)
-
-    cell = SPACE.architecture([3, 1, 3, 1, 3, 1])
-    rounds = trained(steps=[2, 3], repeats=[1, 2])
-    first = rounds.evaluate([cell])[0].objectives
-    assert first == trained(steps=2).evaluate([cell])[0].objectives
-    rounds.begin(1)
-    assert rounds.version == 1
-    second = rounds.evaluate([cell])[0].objectives
-    assert second == Parallel(rounds, Serial()).evaluate([cell])[0].objectives
-    rounds.begin(2)
-    third = rounds.evaluate([cell])[0].objectives
-    assert len({each["loss"] for each in (first, second, third)}) == 3
-    single = []
-    for i in range(2):
-        alone = trained(steps=3)
-        with torch.random.fork_rng():
-            network = alone._trained(cell, _seed(rounds.seed, 1, i))
-        single.append(alone._score(network)["loss"])
-    assert second["loss"] == pytest.approx(sum(single) / 2, abs=1e-7)
-    with pytest.raises(ConfigError, match="repeats 0"):
-        trained(repeats=0)
-
-
-def _seed(*parts: int) -> int:
-    from lightning_nas.data.splits import derived_seed
-
-    return derived_seed(parts[0], "round", *parts[1:])
-
-
 def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="neighbours is 0"):
         Refine(neighbours=0)
@@ -147,5 +108,5 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
         Refine(starts=["missing.json"]).start(SPACE)
     other = DARTSSpace(nodes=2)
     path = str(other.sample(torch.Generator().manual_seed(0)).save(tmp_path / "other.json"))
-    with pytest.raises(ConfigError, match="is no start of this search"):
+    with pytest.raises(ConfigError, match="cannot be a start of this search"):
         Refine(starts=[path]).start(SPACE)

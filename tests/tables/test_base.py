@@ -66,7 +66,7 @@ def test_trials_are_looked_up_singly_or_as_their_mean() -> None:
     for trial in (3, -1):
         with pytest.raises(ConfigError, match="has the trials 0 to 2"):
             table.lookup(*cells(0), "accuracy", trial=trial)
-    with pytest.raises(ConfigError, match="one number an architecture"):
+    with pytest.raises(ConfigError, match="one number per architecture"):
         table.lookup(*cells(0), "cifar10_test_200", trial=0)
 
 
@@ -77,7 +77,7 @@ def test_infinite_results_are_none() -> None:
 
 
 def test_a_column_of_validation_accuracies_that_is_not_there() -> None:
-    with pytest.raises(ConfigError, match="only these: there are no validation accuracies"):
+    with pytest.raises(ConfigError, match="There are no validation accuracies among them"):
         NASBench201Table(file()).column("cifar10_val_200")
     table = NASBench201Table(file(cifar10_val_200=np.zeros(3)))
     with pytest.raises(ConfigError, match=r"'cifar100_val_200'; it has .*'cifar10_val_200'.*\]\.$"):

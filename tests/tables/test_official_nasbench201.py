@@ -140,8 +140,8 @@ def without(key: str, cell: int = 1, epochs: int = 200) -> dict[str, Any]:
     [
         ({"meta": {}}, "no list 'meta_archs'"),
         ({"meta": [1]}, "no list 'meta_archs'"),
-        ({"meta": {"meta_archs": [NAMES[0], "|none~0|"]}}, "lists a cell that is none"),
-        ({"meta": {"meta_archs": [NAMES[0], 7]}}, "lists a cell that is none"),
+        ({"meta": {"meta_archs": [NAMES[0], "|none~0|"]}}, "lists something that is not a cell"),
+        ({"meta": {"meta_archs": [NAMES[0], 7]}}, "lists something that is not a cell"),
         ({"meta": {"meta_archs": NAMES[:1] * 2}}, "lists a cell twice"),
         ({"meta": {"meta_archs": NAMES[::-1]}}, "Cell 0 .*has results of"),
         ({"000001": {}}, "Cell 1 .*KeyError"),

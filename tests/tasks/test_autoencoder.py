@@ -107,7 +107,7 @@ def test_a_search_gone_on_with_equals_an_uninterrupted_one() -> None:
 
 
 def test_what_is_wrong_is_said() -> None:
-    with pytest.raises(ConfigError, match="DummyDataModule as data and one process; it got ArchitecturesDataModule"):
+    with pytest.raises(ConfigError, match="DummyDataModule as data; it got ArchitecturesDataModule"):
         fit(
             data={
                 "class_path": "lightning_nas.data.architectures.ArchitecturesDataModule",
@@ -115,7 +115,7 @@ def test_what_is_wrong_is_said() -> None:
             }
         )
     allowed = {"cell": [["none"]] * 2 + [["none", "skip_connect"]] * 4}
-    with pytest.raises(DataError, match="gave 16 architectures, samples is 60"):
+    with pytest.raises(DataError, match="samples is 60; the space has only 16"):
         fit(space={**SMALL, "init_args": {"operations": ["none", "skip_connect"], "allowed": allowed}})
-    with pytest.raises(ConfigError, match="samples is 80, budget 70"):
+    with pytest.raises(ConfigError, match="budget is 70; it must be more than samples, 80"):
         fit(samples=80)

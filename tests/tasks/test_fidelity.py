@@ -166,7 +166,10 @@ def test_lower_is_better_for_a_loss_alone() -> None:
 
 
 def test_scores_without_an_order_have_no_tau_and_reach_no_threshold() -> None:
-    with pytest.warns(UserWarning, match="not defined, because all scores or all truths are equal, the threshold"):
+    with pytest.warns(
+        UserWarning,
+        match="undefined, because all results of the proxy or all of the reference are equal, the threshold",
+    ):
         fit(proxy=known(values=[0.5] * 7), threshold=-1.0)
     found = written()
     assert (found["kendall_tau"], found["interval"], found["passed"]) == (None, [None, None], False)
@@ -238,7 +241,7 @@ def test_a_run_that_fails_in_the_middle_goes_on_and_ends_as_an_uninterrupted_one
 
         def failing(self: ShortTraining, architectures: Sequence[Architecture]) -> list[Evaluation]:
             calls.append(1)
-            if len(calls) == 6:  # the truth of the third
+            if len(calls) == 6:  # the reference, for the third
                 raise RuntimeError("the power is gone")
             return evaluate(self, architectures)
 
@@ -288,7 +291,7 @@ def test_what_cannot_work_is_said_before_anything_is_evaluated(monkeypatch: pyte
 
 
 def test_a_value_that_is_not_finite_is_named_with_its_architecture() -> None:
-    with pytest.raises(TrainingError, match=r"truth \(Known\) gives \|.*\| the accuracy nan"):
+    with pytest.raises(TrainingError, match=r"reference \(Known\) gives \|.*\| the accuracy nan"):
         fit(reference=known(values=[float("nan")] * 7))
 
 
