@@ -31,7 +31,7 @@ from lightning_nas.tasks.common import last_good, output_folder
 
 
 class EvolveTask(LightningModule):
-    """Searches for the best architecture by queries: a strategy proposes architectures, and an evaluator evaluates them.
+    """Searches for the best architecture by queries: a strategy proposes architectures, an evaluator evaluates them.
 
     A training step is one generation: the strategy asks, the evaluator evaluates, the strategy is told.
     ``DummyDataModule`` supplies the steps. Most strategies propose only architectures that have not been evaluated, so

@@ -174,7 +174,7 @@ def test_what_cannot_be_trained_is_refused() -> None:
         SupernetEvaluator(supernet(), digits()),
         shifting=Shifting(sgd(0.1)),
     )
-    with pytest.raises(ConfigError, match="Use the space that the supernet was trained for"):
+    with pytest.raises(ConfigError, match="Use the space that the supernet was trained in"):
         fit(other, DummyDataModule(2), epochs=1)
     with pytest.raises(ConfigError, match="steps is 0"):
         Shifting(sgd(0.1), steps=0)

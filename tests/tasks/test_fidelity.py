@@ -192,7 +192,9 @@ def test_the_result_is_put_into_the_proxy_and_all_else_stays() -> None:
 
 def test_below_the_threshold_a_warning_says_what_was_measured_and_what_to_do() -> None:
     wrong = known(values=[-i for i in range(7)])
-    with pytest.warns(UserWarning, match=r"tau of 6 .* -1\.000 \(95 % interval -1\.000 to -1\.000\).* 0\.2\. Distill"):
+    with pytest.warns(
+        UserWarning, match=r"tau over 6 .* -1\.000 \(95 % interval -1\.000 to -1\.000\).* 0\.2\. Distill"
+    ):
         fit(proxy=wrong, threshold=0.2)
     assert written()["passed"] is False
 
