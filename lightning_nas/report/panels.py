@@ -61,9 +61,9 @@ def cell_pictures(graphs: Sequence[Graph]) -> list[Picture]:
         figure = draw_cell(graph)
         edges = [f"{graph.nodes[s]} to {graph.nodes[t]}: {label}" for s, t, label in graph.edges if label]
         width = 96 * figure.get_figwidth()
-        picture = svg(figure, f"The {graph.name} cell. {'; '.join(edges)}.")
+        picture = svg(figure, f"{graph.name}. {'; '.join(edges)}.")
         low, high = int(0.7 * width), int(1.15 * width)
-        pictures.append(Picture(f"{graph.name} cell", picture, min_width=low, max_width=high))
+        pictures.append(Picture(graph.name, picture, min_width=low, max_width=high))
     return pictures
 
 
@@ -73,9 +73,9 @@ def alpha_pictures(run: Run) -> list[Picture]:
     for name, history in run.alphas.items():
         operations = run.operations if len(run.operations) == history.shape[2] else ()
         rows = [f"{source} → {node}" for source, node in run.rows] if len(run.rows) == history.shape[1] else []
-        alt = f"Weights of the operations in the {name} cell over {history.shape[0]} epochs, and by edge at the end"
-        figure = draw_alphas(history, f"{name} cell", operations, rows)
-        pictures.append(Picture(f"{name} cell", svg(figure, alt), min_width=640))
+        alt = f"{name}: weights of the operations over {history.shape[0]} epochs, and by edge at the end"
+        figure = draw_alphas(history, name, operations, rows)
+        pictures.append(Picture(name, svg(figure, alt), min_width=640))
     return pictures
 
 
