@@ -34,7 +34,7 @@ if not __package__:
 import lightning_nas.cli.lightning  # noqa: F401  # imported once, before processes are forked
 from lightning_nas.__main__ import main as command
 from lightning_nas.pipeline.config import parse
-from lightning_nas.pipeline.stages import Stages
+from lightning_nas.pipeline.stages import resolve
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "pipeline" / "digits.yaml"
 SMALL = {
@@ -44,7 +44,7 @@ SMALL = {
     "stages.distill.trainer.max_epochs": 4,
     "stages.distill.model.init_args.scheme.init_args.images_per_class": 16,
     "stages.search.data.init_args.batch_size": 10,
-    "stages.search.data.init_args.data.init_args.augmentations": "[lightning_nas.data.augmentation.RandomFlip]",
+    "stages.search.data.init_args.augmentations": "[RandomFlip]",
     "stages.search.model.init_args.space.init_args.channels": 4,
     "stages.search.model.init_args.space.init_args.nodes": 2,
     "stages.search.trainer.max_epochs": 4,
@@ -73,10 +73,11 @@ STATE = (
 def prepare(folder: Path) -> None:
     """Write the configurations of the stages into a run folder."""
     overrides = [part for key, value in SMALL.items() for part in (f"--{key}", str(value))]
-    config, _, base = parse(["--config", str(CONFIG), *overrides])
+    given = parse(["--config", str(CONFIG), *overrides])
     folder.mkdir(parents=True, exist_ok=True)
+    stages = {stage.name: stage.config for stage in resolve(given.config, folder, given.base)}
     for stage in ARTIFACTS:
-        made = Stages(config, folder, base).config_of(stage)
+        made = stages[stage]
         made["preemption"] = {"every_n_batches": 3}
         (folder / f"{stage}.yaml").write_text(yaml.safe_dump(made))
 

@@ -40,6 +40,7 @@ from lightning.pytorch import Callback
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from lightning_nas import spaces
 from lightning_nas.architecture import Architecture
 from lightning_nas.cli.lightning import run
 from lightning_nas.data.augmentation import RandomCrop, RandomFlip
@@ -47,9 +48,8 @@ from lightning_nas.data.halves import HalvesDataModule
 from lightning_nas.data.images import ArrayDataModule
 from lightning_nas.evaluation.short_training import ShortTraining
 from lightning_nas.files.artifacts import read_json
-from lightning_nas.files.classes import find_class
-from lightning_nas.pipeline.config import read_yaml
-from lightning_nas.pipeline.stages import Stages
+from lightning_nas.pipeline.config import read_yaml, set_key
+from lightning_nas.pipeline.stages import Stage, resolve
 from lightning_nas.spaces.artifact import build_space
 from lightning_nas.spaces.base import SearchSpace
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
@@ -69,12 +69,11 @@ DISTILLATION: dict[str, Any] = {
         "init_args": {
             "scheme": {"init_args": {"bases_per_class": 40}},
             "matcher": {"init_args": {"width": 32}},
-            "regularizers": [
-                {"class_path": "lightning_nas.distill.contrast.AdversarialContrast", "init_args": {"width": 32}}
-            ],
+            "regularizers": [{"class_path": "AdversarialContrast", "init_args": {"width": 32}}],
+            "seed": "${seed_everything}",
         }
     },
-    "data": {"init_args": {"images_per_class": 64, "steps_per_epoch": 60, "data": {"init_args": {"image_size": SIDE}}}},
+    "data": {"init_args": {"images_per_class": 64, "steps_per_epoch": 60, "data": "${data}"}},
     "trainer": {"max_epochs": 10},
 }
 """Scheme 1 as in the pipeline for a CPU, but longer and with 2,000 images; deep cells learn little from 500 images."""
@@ -133,8 +132,8 @@ class Bench:
     @property
     def space(self) -> SearchSpace:
         """The searched space."""
-        found = self.config()["stages"]["search"]["model"]["init_args"]["space"]
-        return find_class(found["class_path"], SearchSpace)(**found["init_args"])  # type: ignore[no-any-return]
+        found = self.stages(0, self.folder)["search"].arguments["space"]
+        return getattr(spaces, found["class_path"])(**found["init_args"])  # type: ignore[no-any-return]
 
     def random_mean(self) -> float:
         """Return the mean accuracy of all cells of the space."""
@@ -148,23 +147,28 @@ class Bench:
         """Read the configuration of the pipeline for the space."""
         return read_yaml(PIPELINE)
 
-    def stages(self, seed: int, folder: Path) -> Stages:
-        """Create the configurations of the pipeline's stages on the images of a seed."""
+    def stages(self, seed: int, folder: Path) -> dict[str, Stage]:
+        """Resolve the stages of the pipeline on the images of a seed, by name."""
         options, config = self.options, self.config()
-        images = {"path": str(self.data), "train_limit": options.images, "split_seed": seed}
-        config["data"] = {"class_path": "lightning_nas.data.images.ArrayDataModule", "init_args": images}
+        images = {"path": str(self.data), "train_limit": options.images, "seed": seed, "split_seed": seed}
+        config["data"] = {"class_path": "ArrayDataModule", "init_args": images}
         config["seed_everything"] = seed
         if options.epochs:
-            config["stages"]["search"]["trainer"]["max_epochs"] = options.epochs
+            set_key(config, "stages.search.trainer.max_epochs", options.epochs)
         if options.proxy:
-            config["stages"]["distill"] = DISTILLATION
-            data = config["stages"]["search"]["data"]["init_args"]
-            held_out = {"validation_fraction": HELD_OUT, "split_seed": seed}
-            part = {"class_path": config["data"]["class_path"], "init_args": held_out}
-            augmentations = data.pop("data")["init_args"]["augmentations"]
-            data |= {"proxy_path": "", "held_out": part, "augmentations": augmentations}
-            config["stages"]["search"]["data"]["class_path"] = "lightning_nas.distill.data_module.DistilledDataModule"
-        return Stages(config, folder, PIPELINE.parent)
+            images["validation_fraction"] = HELD_OUT
+            config["stages"] = {"distill": DISTILLATION, **config["stages"]}
+            search = config["stages"]["search"]
+            loading = search["data"]["init_args"]
+            proxy = {
+                "proxy_path": "${run_dir}/proxy.safetensors",
+                "seed": "${seed_everything}",
+                "batch_size": loading["batch_size"],
+                "augmentations": loading["data"]["init_args"]["augmentations"],
+                "held_out": "${data}",
+            }
+            search["data"] = {"class_path": "DistilledDataModule", "init_args": proxy}
+        return {stage.name: stage for stage in resolve(config, folder, PIPELINE.parent)}
 
     def fit(self, config: dict[str, Any], folder: Path) -> tuple[Any, float]:
         """Run the configuration of a stage, and return its task and seconds."""
@@ -231,11 +235,8 @@ class TrainedBench(Bench):
     def config(self) -> dict[str, Any]:
         """Read the same configuration for the DARTS space, with a small supernet."""
         config = super().config()
-        model = config["stages"]["search"]["model"]["init_args"]
-        model["space"] = {
-            "class_path": "lightning_nas.spaces.darts.space.DARTSSpace",
-            "init_args": {"channels": 4, "cells": 3},
-        }
+        small = {"class_path": "DARTSSpace", "init_args": {"channels": 4, "cells": 3}}
+        set_key(config, "stages.search.model.init_args.space", small)
         return config
 
 
@@ -253,8 +254,12 @@ class Seed:
         self.stages = bench.stages(seed, self.folder)
         self.found: dict[str, Any] = {"seed": seed}
         if bench.options.proxy:
-            config = self.stages.config_of("distill")
+            config = self.config_of("distill")
             self.found["distill_seconds"] = bench.fit(config, self.folder)[1]
+
+    def config_of(self, name: str) -> dict[str, Any]:
+        """Copy the configuration of a stage."""
+        return deepcopy(self.stages[name].config)
 
     def record(self, name: str, architecture: Architecture) -> None:
         """Record a cell and its accuracy."""
@@ -264,7 +269,7 @@ class Seed:
 
     def search(self, method: str) -> None:
         """Search with a file of ``configs/search``; a selection starts from the supernet of a DARTS search."""
-        config, before, folder = self._search(method), 0.0, self.stages.search_dir
+        config, before, folder = self._search(method), 0.0, Path(self.stages["search"].arguments["output_dir"])
         arguments = config["model"]["init_args"]
         self.bench.step_seconds.clear()
         if "epochs_between" in arguments:
@@ -308,7 +313,7 @@ class Seed:
         return task, seconds, folder
 
     def _search(self, method: str) -> dict[str, Any]:
-        config = self.stages.config_of("search")
+        config = self.config_of("search")
         if method != "default":
             own = read_yaml(CONFIGS / "search" / f"{method}.yaml")
             shared = {key: config["model"]["init_args"][key] for key in SHARED if key in config["model"]["init_args"]}
@@ -339,13 +344,13 @@ class Seed:
 
     def refine(self) -> None:
         """Run the next stage of the pipeline."""
-        task, seconds = self.bench.fit(self.stages.config_of("refine"), self.folder / "refined")
+        task, seconds = self.bench.fit(self.config_of("refine"), self.folder / "refined")
         self.record("accuracy", task.history.best[0])
         self.found["seconds"] += seconds
 
     def largest(self) -> None:
         """Refine the largest cell alone, with all neighbours, because no search has ranked them."""
-        config = self.stages.config_of("refine")
+        config = self.config_of("refine")
         config["model"]["init_args"]["strategy"]["init_args"] |= {"starts": [], "order": None, "neighbours": None}
         task, seconds = self.bench.fit(config, self.folder / "largest")
         self.record("largest_refine", task.history.best[0])
@@ -353,7 +358,7 @@ class Seed:
 
     def random(self) -> None:
         """Evaluate random cells by the same short trainings in the same time."""
-        config = self.stages.config_of("refine")
+        config = self.config_of("refine")
         strategy = {"class_path": "lightning_nas.strategies.random_search.RandomSearch"}
         config["model"]["init_args"] |= {"strategy": strategy, "budget": 1000, "generation_size": 2}
         # the default of interval is an enum, which a configuration file cannot contain

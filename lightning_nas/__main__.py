@@ -4,6 +4,8 @@ import argparse
 import os
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from lightning_nas import __version__
@@ -12,24 +14,26 @@ from lightning_nas.errors import InterruptedTrainingError, NASError
 USAGE = """usage: lightning-nas COMMAND [options]      (lightning-nas COMMAND --help says more)
 
 A whole search:
-  pipeline   distill, search, train, test and export, from one YAML
-  report     write report.html of a pipeline's or a search's folder
-  export     a trained network as one plain .py, a torch program and ONNX, with a model card
+  pipeline   run a chain of stages from one YAML file: distill, search, train, test and export
+  report     write report.html for the folder of a pipeline or of a search
+  export     write a trained network as plain Python, torch program and ONNX, with a model card
 
 Tables of known results:
-  table      the npz file of NAS-Bench-101 or NAS-Bench-201, from an official download
+  table      write the npz file of NAS-Bench-101 or NAS-Bench-201 from an official download
 
 One stage, by Lightning:
   fit        run a task: distill, search or train
-  validate   its validation
-  test       its test
-  predict    its prediction
-  forecast   hours, memory and largest batch of a fit, from a few of its steps; it starts no run
+  validate   validate a task
+  test       test a task
+  predict    predict with a task
+  forecast   measure a few steps of a fit and print its hours, memory and largest batch; no run is started
              (also: lightning-nas fit --forecast true)
 
 Examples:
   lightning-nas pipeline --config configs/pipeline/digits.yaml
   lightning-nas fit --config configs/search/darts.yaml --trainer.max_epochs 10
+  lightning-nas fit --model.help                 the tasks; --data.help, --model.space.help and so on: other components
+  lightning-nas fit --model.help BilevelTask     the arguments of one
 """
 
 
@@ -54,32 +58,9 @@ def main(args: list[str] | None = None) -> None:
     if command == "fit":
         only_forecast, rest = take_forecast(rest)
         command = "forecast" if only_forecast else "fit"
-    # imports are made where they are used: the fastest command needs no torch
     try:
-        if command == "pipeline":
-            from lightning_nas.pipeline.run import main as pipeline
-
-            pipeline(rest)
-        elif command == "export":
-            from lightning_nas.cli.commands import export
-
-            export(rest)
-        elif command == "table":
-            from lightning_nas.cli.commands import table
-
-            table(rest)
-        elif command == "report":
-            from lightning_nas.cli.commands import report
-
-            report(rest)
-        elif command == "forecast":
-            from lightning_nas.cli.forecast import main as forecast
-
-            forecast(rest)
-        else:
-            from lightning_nas.cli.lightning import run
-
-            run([command, *rest])
+        with importable_working_directory():
+            run_command(command, rest)
     except InterruptedTrainingError as error:
         if os.environ.get("LOCAL_RANK", "0") != "0":
             return  # one process of a machine speaks for all; a launcher kills all where another fails
@@ -90,12 +71,62 @@ def main(args: list[str] | None = None) -> None:
         raise SystemExit(f"lightning-nas: {type(error).__name__}: {error}") from None
 
 
-def resume_line(args: list[str], checkpoint: Path | None) -> str:
-    """The command that goes on with a training.
+def run_command(command: str, args: list[str]) -> None:
+    """Run one command. Imports are made where they are used, since the fastest command needs no torch.
 
     Args:
-        args: Those of the command that was stopped.
-        checkpoint: What it goes on from; without one it starts anew.
+        command: Name of the command; what is not known here is Lightning's.
+        args: Arguments after the command.
+    """
+    if command == "pipeline":
+        from lightning_nas.pipeline.config import parse
+
+        arguments = parse(args)  # before the slow imports: it prints help and refuses wrong keys
+        from lightning_nas.pipeline.run import main as pipeline
+
+        pipeline(arguments)
+    elif command == "export":
+        from lightning_nas.cli.commands import export
+
+        export(args)
+    elif command == "table":
+        from lightning_nas.cli.commands import table
+
+        table(args)
+    elif command == "report":
+        from lightning_nas.cli.commands import report
+
+        report(args)
+    elif command == "forecast":
+        from lightning_nas.cli.forecast import main as forecast
+
+        forecast(args)
+    else:
+        from lightning_nas.cli.lightning import run
+
+        run([command, *args])
+
+
+@contextmanager
+def importable_working_directory() -> Iterator[None]:
+    """Let classes of the user's own be found in the working directory, after everything that is installed."""
+    folder = str(Path.cwd())
+    if folder in sys.path or "" in sys.path:  # python -m does so by itself
+        yield
+        return
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+
+
+def resume_line(args: list[str], checkpoint: Path | None) -> str:
+    """The command that continues a training.
+
+    Args:
+        args: Arguments of the command that was stopped.
+        checkpoint: Checkpoint to continue from; without one the training starts anew.
     """
     args = [a for a in args if not a.startswith("--ckpt_path=")]
     if "--ckpt_path" in args:

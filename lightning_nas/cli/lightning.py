@@ -1,7 +1,9 @@
 """The commands of Lightning, ``fit``, ``validate``, ``test`` and ``predict``, over the tasks of this library."""
 
 import logging
+import sys
 import warnings
+from argparse import ArgumentError
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,13 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-# configurations name classes of these families without their modules, which works for what is imported
 from lightning_nas.callbacks.alpha_sync import AlphaSyncCheck
 from lightning_nas.callbacks.preemption import PreemptionCheckpoint
 from lightning_nas.callbacks.run_config import RunConfig
 from lightning_nas.callbacks.run_folder import RunFolder
 from lightning_nas.callbacks.step_seed import StepSeed
 from lightning_nas.callbacks.wandb_log import WandbLog
+from lightning_nas.cli.components import print_help
 from lightning_nas.errors import CheckpointError, ConfigError, DataError, NASError
 from lightning_nas.files.checkpoints import CHECKPOINT_KEY, read_checkpoint
 
@@ -49,7 +51,7 @@ class NASCLI(LightningCLI):
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             # an abbreviation would accept a misspelt key
-            parser_kwargs={"allow_abbrev": False},
+            parser_kwargs={"allow_abbrev": False, "exit_on_error": run},
             # the tasks save no hyperparameters, so that Lightning lets the configuration win over a checkpoint
             load_from_checkpoint_support=False,
             trainer_defaults={"callbacks": guards},
@@ -164,10 +166,13 @@ def run(args: list[str] | None = None, make: Callable[..., NASCLI] = NASCLI) -> 
         make: Called with ``args`` by name.
 
     Raises:
+        SystemExit: Help was asked for, and printed.
         NASError: A constructor refuses its arguments.
         ConfigError: Lightning refuses the configuration.
         DataError: A worker process of a loader has died.
     """
+    if print_help(sys.argv[1:] if args is None else args):
+        raise SystemExit(0)
     tips = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     tips.addFilter(_is_no_advert)
     with warnings.catch_warnings():
@@ -205,9 +210,15 @@ def _is_no_advert(record: logging.LogRecord) -> bool:
 def check_config(path: Path) -> None:
     """Parse a configuration of ``fit`` without building anything.
 
+    Args:
+        path: YAML file of the configuration.
+
     Raises:
-        SystemExit: A key is unknown or a value of a wrong type; the parser has printed which.
+        ConfigError: A key is unknown or a value of a wrong type.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", _NOISE[0])
-        NASCLI(args=["--config", str(path)], run=False)
+        try:
+            NASCLI(args=["--config", str(path)], run=False)
+        except ArgumentError as error:
+            raise ConfigError(f"{path.name}: {' '.join(str(error).split()):.2000}") from None

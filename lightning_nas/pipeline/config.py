@@ -1,7 +1,8 @@
-"""The configuration of a pipeline: one YAML, and what the command line changes in it."""
+"""The configuration of a pipeline: one YAML file, and what the command line changes in it."""
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,115 +10,193 @@ import yaml
 
 from lightning_nas.errors import ConfigError
 
-STAGES = ("distill", "fidelity", "search", "refine", "train", "export")
-_KEYS = {"seed_everything", "num_threads", "data", "trainer", "random_architectures", "stages"}
+KEYS = ("seed_everything", "num_threads", "data", "trainer", "stages")
+"""Keys of a pipeline's configuration."""
 
+EXPORT = "export"
+"""The one entry of ``stages`` that is not a fit: formats and licence of the exported network."""
 
-def merge(base: Any, over: Any) -> Any:
-    """``over`` on top of ``base``, mapping by mapping; another class starts from its own arguments alone."""
-    if not isinstance(base, Mapping) or not isinstance(over, Mapping):
-        return over
-    if "class_path" in over and over["class_path"] != base.get("class_path"):
-        return dict(over)
-    return {**base, **{key: merge(base[key], value) if key in base else value for key, value in over.items()}}
-
-
-def set_key(config: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key; a stage given as a path becomes a mapping that names it."""
-    *path, last = key.split(".")
-    for part in path:
-        inner = config.get(part)
-        if not isinstance(inner, str | dict | None):
-            raise ConfigError(f"--{key} goes below {part}, which is {inner!r} and not a mapping.")
-        config[part] = {"config": inner} if isinstance(inner, str) else dict(inner or {})
-        config = config[part]
-    config[last] = value
-
-
-# PyYAML lets errors of what reads numbers, dates and tags pass
 _NO_YAML = (yaml.YAMLError, ValueError, KeyError, AttributeError, TypeError, IndexError, RecursionError)
+"""What PyYAML raises for invalid text; it lets errors of its readers of numbers, dates and tags pass."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The command line of ``lightning-nas pipeline``.
+
+    Attributes:
+        config: Configuration of the pipeline, with the changes of the command line.
+        base: Folder of the YAML file, which paths of stage files are relative to.
+        run_dir: Run folder, if one was given.
+        print_config: Whether the stages are printed rather than run.
+        given: The arguments as they were given.
+    """
+
+    config: dict[str, Any]
+    base: Path
+    run_dir: Path | None
+    print_config: bool
+    given: list[str]
+
+
+def parse(args: Sequence[str]) -> Arguments:
+    """Read the command line.
+
+    Args:
+        args: Arguments after ``lightning-nas pipeline``.
+
+    Raises:
+        ConfigError: A key is unknown, a value is missing, or the YAML file cannot be used.
+    """
+    parser = argparse.ArgumentParser(
+        prog="lightning-nas pipeline",
+        description="Run a chain of stages from one YAML file: for example distill, check the proxy, search, train, "
+        "test and export.",
+        epilog="Every key of the YAML file can be given as --key.of.yaml VALUE. --stages.distill other.yaml takes "
+        "another stage file, --stages.search.trainer.max_epochs 5 changes one of its values, --stages.fidelity null "
+        "leaves the stage out, and --data.root DIR sets an argument of the data.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", type=Path, required=True, help="YAML file of the pipeline")
+    parser.add_argument(
+        "--run_dir", type=Path, help="folder of the run (default: runs/DATE_TIME); an unfinished run there is continued"
+    )
+    parser.add_argument(
+        "--print_config", action="store_true", help="print the resolved configuration of every stage, and stop"
+    )
+    known, rest = parser.parse_known_args(list(args))
+    config = read_yaml(known.config)
+    _check_stages(config, known.config)
+    for key, value in _pairs(rest):
+        try:
+            content = yaml.safe_load(value)
+        except _NO_YAML:
+            raise ConfigError(f"--{key} {value} is not a valid YAML value.") from None
+        stage = key.removeprefix("stages.").split(".")[0]
+        if key.startswith("stages.") and stage not in (*config["stages"], EXPORT):
+            raise ConfigError(f"--{key}: {known.config} has no stage {stage!r}; it has {', '.join(config['stages'])}.")
+        set_key(config, key, content)
+    _check_stages(config, known.config)
+    _check_values(config, known.config)
+    return Arguments(config, known.config.parent, known.run_dir, known.print_config, list(args))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping.
+    """Read a YAML file that holds a mapping.
+
+    Args:
+        path: The file.
 
     Raises:
-        ConfigError: The file is missing, or holds something else.
+        ConfigError: The file is missing, is not valid YAML, or holds something else.
     """
     try:
         content = yaml.safe_load(path.read_text())
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}). Check the path.") from None
     except _NO_YAML as error:
-        raise ConfigError(f"{path} is no valid YAML: {str(error):.500}. Correct it there.") from None
+        raise ConfigError(f"{path} is not valid YAML: {str(error):.500}. Correct it there.") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold a mapping of keys; it holds {type(content).__name__}.")
     return content
 
 
-def parse(args: Sequence[str]) -> tuple[dict[str, Any], Path | None, Path]:
-    """Read the command line.
+def merge(base: Any, over: Any) -> Any:
+    """Lay one configuration on top of another, mapping by mapping.
 
-    Returns:
-        The pipeline's configuration, the run folder if one was named, and the folder of the YAML file, which paths of
-        stages are relative to.
+    Lists and single values are replaced. A mapping with another ``class_path`` starts from its own arguments alone,
+    since those of the class before mean something else, and so does a mapping with ``extends``.
+
+    Args:
+        base: The lower configuration.
+        over: The upper one, which wins.
+    """
+    if not isinstance(over, Mapping):
+        return over
+    if isinstance(base, str) and set(over) == {"init_args"}:
+        base = spell_out(base)
+    if not isinstance(base, Mapping) or "extends" in over:
+        return dict(over)
+    if "class_path" in over and over["class_path"] != base.get("class_path"):
+        return dict(over)
+    return {**base, **{key: merge(base[key], value) if key in base else value for key, value in over.items()}}
+
+
+def spell_out(text: str) -> dict[str, str]:
+    """Write a text as the mapping that it is short for, so that arguments can be added.
+
+    Args:
+        text: An interpolation such as ``${data}``, or the name of a class.
+    """
+    return {"extends" if text.startswith("${") else "class_path": text}
+
+
+def set_key(config: dict[str, Any], key: str, value: Any) -> None:
+    """Set one key of a pipeline's configuration, in place.
+
+    Args:
+        config: Configuration of the pipeline.
+        key: Dotted path of the key. A text on the way becomes the mapping that it is short for.
+        value: Its value. A text in the place of a stage names another stage file; the stage's other keys stay.
 
     Raises:
-        ConfigError: A key is unknown or a value missing.
+        ConfigError: The path leads through a value that is not a mapping.
     """
-    parser = argparse.ArgumentParser(
-        prog="lightning-nas pipeline",
-        description="One YAML from images to a found network: distill, check the proxy, search, refine, train, test, "
-        "export.",
-        epilog="Any key of the YAML can be given as --key.of.yaml VALUE: --stages.distill other.yaml takes another "
-        "stage file, --stages.search.trainer.max_epochs 5 changes one of its values, --data.root DIR one of the data.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", type=Path, required=True, help="the pipeline's YAML file")
-    parser.add_argument("--run_dir", type=Path, help="where everything goes; an unfinished run there goes on")
-    known, rest = parser.parse_known_args(list(args))
-    config = read_yaml(known.config)
-    pairs = [part for item in rest for part in (item.split("=", 1) if item.startswith("--") else [item])]
-    if len(pairs) % 2 or not all(key.startswith("--") for key in pairs[::2]):
-        raise ConfigError(f"Arguments {rest} are no pairs of --key VALUE.")
-    for key, value in zip(pairs[::2], pairs[1::2], strict=True):
-        try:
-            set_key(config, key.removeprefix("--"), yaml.safe_load(value))
-        except _NO_YAML:
-            raise ConfigError(f"{key} {value} is no valid YAML value.") from None
-    _check(config, known.config)
-    return config, known.run_dir, known.config.parent
+    *path, last = key.split(".")
+    if path == ["stages"] and isinstance(value, str):
+        path, last = ["stages", last], "config"
+    for depth, part in enumerate(path):
+        inner = config.get(part)
+        if isinstance(inner, str):
+            inner = {"config": inner} if path[0] == "stages" and depth == 1 else spell_out(inner)
+        if not isinstance(inner, dict | None):
+            raise ConfigError(f"--{key} is below {part}, which is {inner!r} and not a mapping.")
+        config[part] = dict(inner or {})
+        config = config[part]
+    config[last] = value
 
 
-def _check(config: dict[str, Any], path: Path) -> None:
-    """Refuse a pipeline's configuration that cannot work, as far as it shows without the stages."""
+def _pairs(rest: Sequence[str]) -> list[tuple[str, str]]:
+    """Keys and values of ``--key value`` and ``--key=value``."""
+    parts = [part for item in rest for part in (item.split("=", 1) if item.startswith("--") else [item])]
+    if len(parts) % 2 or not all(key.startswith("--") for key in parts[::2]):
+        raise ConfigError(f"The arguments {' '.join(rest)} are not pairs of --key VALUE.")
+    return [(key.removeprefix("--"), value) for key, value in zip(parts[::2], parts[1::2], strict=True)]
+
+
+def _check_stages(config: dict[str, Any], path: Path) -> None:
+    """Refuse a configuration whose keys or stages are not what they must be."""
+    unknown = [key for key in config if key not in KEYS]
+    if unknown:
+        raise ConfigError(f"Unknown keys {unknown} in the configuration of the pipeline; the keys are {list(KEYS)}.")
     stages = config.get("stages")
     if not isinstance(stages, dict) or not isinstance(config.get("data"), dict):
-        raise ConfigError(f"{path} needs the mappings 'stages' and 'data' (class_path and init_args of the images).")
-    unknown = [k for k in config if k not in _KEYS] + [f"stages.{k}" for k in stages if k not in STAGES]
-    if unknown:
         raise ConfigError(
-            f"Unknown keys {unknown} in the pipeline's configuration; there are {sorted(_KEYS)}, with stages {STAGES}."
+            f"{path} needs the mappings 'data' (class_path and init_args of the images) and 'stages' (every stage by "
+            "its name)."
         )
-    missing = [f"stages.{k}" for k in ("search", "train") if not stages.get(k)]
-    if missing:
-        raise ConfigError(f"{path} lacks {missing}.")
-    wrong = [k for k in STAGES if not isinstance(stages.get(k), str | dict | None)]
-    if wrong:
-        raise ConfigError(f"stages.{wrong[0]} is {stages[wrong[0]]!r}; it must be a path or a mapping.")
-    _check_export(stages.get("export") or {})
-    for key in ("seed_everything", "random_architectures"):
-        value = config.get(key, 0)
-        if type(value) is not int or value < 0:
-            raise ConfigError(f"{key} is {value!r}; it must be an integer of at least 0.")
-    if not isinstance(config.get("trainer") or {}, dict):
+    for name, stage in stages.items():
+        if not isinstance(stage, str | dict | None):
+            raise ConfigError(f"stages.{name} is {stage!r}; it must be the path of a stage file or a mapping.")
+
+
+def _check_values(config: dict[str, Any], path: Path) -> None:
+    """Refuse values of a wrong type, and move arguments of the data below ``init_args``."""
+    seed = config.setdefault("seed_everything", 0)
+    if type(seed) is not int or seed < 0:
+        raise ConfigError(f"seed_everything is {seed!r}; it must be an integer of at least 0.")
+    if not isinstance(config.get("trainer"), dict | None):
         raise ConfigError(f"trainer is {config['trainer']!r}; it must be a mapping.")
-
-
-def _check_export(given: Any) -> None:
+    data = config["data"]
+    if not isinstance(data.get("class_path"), str) or not isinstance(data.get("init_args"), dict | None):
+        raise ConfigError(f"data in {path} needs a class_path, such as DigitsDataModule, and a mapping init_args.")
+    short = {key: data.pop(key) for key in list(data) if key not in ("class_path", "init_args")}
+    data["init_args"] = {**(data.get("init_args") or {}), **short}  # --data.root is short for --data.init_args.root
+    given = config["stages"].get(EXPORT) or {}
     formats, licence = (given.get("formats"), given.get("licence", "")) if isinstance(given, dict) else (0, 0)
     names = isinstance(formats, list | None) and all(isinstance(name, str) for name in formats or ())
     if not names or not isinstance(licence, str) or set(given) - {"formats", "licence"}:
         raise ConfigError(
-            f"stages.export is {given!r}; it may have 'formats', a list such as [py, pt2, onnx], and 'licence', a text."
+            f"stages.{EXPORT} is {given!r}; it may have 'formats', a list such as [py, pt2, onnx], and 'licence', a "
+            "text."
         )

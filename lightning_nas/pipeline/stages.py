@@ -1,310 +1,232 @@
-"""The configurations of a pipeline's stages: their own files, with what the pipeline knows filled in."""
+"""The stages of a pipeline, each with the full configuration of its ``fit``."""
 
-import importlib
-import inspect
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
 from lightning_nas.errors import ConfigError
-from lightning_nas.pipeline.config import merge, read_yaml
+from lightning_nas.pipeline.config import EXPORT, merge, read_yaml
 
-_ONE_EPOCH = {"max_epochs": 1, "precision": "32-true", "log_every_n_steps": 1}
-"""Settings of a trainer that the stages ``fidelity`` and ``refine`` need, whatever the others share."""
+ROLES = ("test", "random_architectures")
+"""Keys of a stage that are for the pipeline; all others are for ``fit``."""
 
-_ONE_PROCESS = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
-
-_PROXY_DATA = "lightning_nas.distill.data_module.DistilledDataModule"
-
-_HELD_OUT = {
-    "fidelity": ("model", "init_args", "proxy", "init_args", "data", "init_args", "held_out"),
-    "search": ("data", "init_args", "held_out"),
-}
-"""Where stages say which real images they score on."""
+SPLIT = {"train_limit": None, "validation_fraction": 0.0, "split_seed": 0}
+"""Arguments that decide which images a data module keeps out of training, with their defaults."""
 
 
 @dataclass(frozen=True)
-class Stages:
-    """What every stage of a pipeline is run with.
+class Stage:
+    """One fit of a pipeline.
+
+    Attributes:
+        name: Name of the stage, of its YAML file in the run folder, and of its subfolder for logs and checkpoints.
+        config: Full configuration of the fit.
+        test: Whether the network is tested after the fit.
+        drawn_from: Architecture file whose space the architecture is drawn from at random; None if it is not drawn.
+        draw: Number of the draw, from 0.
+    """
+
+    name: str
+    config: dict[str, Any]
+    test: bool = False
+    drawn_from: Path | None = None
+    draw: int = 0
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of the task."""
+        found: dict[str, Any] = self.config["model"]["init_args"]
+        return found
+
+
+def resolve(config: Mapping[str, Any], run_dir: Path, base: Path) -> list[Stage]:
+    """Resolve the configuration of a pipeline.
+
+    A stage is its file, with the keys of its entry on top. Interpolations such as ``${data}``, ``${run_dir}``,
+    ``${seed_everything}`` and ``${stages.search.data}`` refer to the configuration of the whole pipeline.
 
     Args:
-        config: The pipeline's configuration.
-        run_dir: The run folder.
-        base: What paths of stage files are relative to, where they don't exist as given.
+        config: Configuration of the pipeline, as read from the command line.
+        run_dir: Run folder.
+        base: Folder that paths of stage files are relative to, where they don't exist as given.
+
+    Returns:
+        The stages in their order. Those that train random architectures come last.
+
+    Raises:
+        ConfigError: A file is missing, an interpolation refers to nothing, or the stages cannot work together.
     """
-
-    config: dict[str, Any]
-    run_dir: Path
-    base: Path
-
-    @property
-    def trainer(self) -> dict[str, Any]:
-        """What all stages share of the trainer's configuration."""
-        return dict(self.config.get("trainer") or {})
-
-    @property
-    def seed(self) -> int:
-        """The seed of all stages."""
-        return int(self.config.get("seed_everything", 0))
-
-    def _stage_file(self, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        given = self.config["stages"][name]
-        given = {"config": given} if isinstance(given, str) else dict(given)
-        if not isinstance(given.get("config"), str):
-            raise ConfigError(f"stages.{name} must name a YAML file under 'config'; received {given}.")
-        path = Path(given.pop("config"))
-        return read_yaml(path if path.is_file() else self.base / path), given
-
-    def _data(self, stage: Mapping[str, Any]) -> dict[str, Any]:
-        """The stage's own data with the pipeline's images in the place of its own.
-
-        The stage keeps how images are loaded (batch size, augmentations, workers); the pipeline says which they are.
-        """
-        from lightning_nas.data.base import ImageDataModule
-
-        shared = dict(self.config["data"])
-        arguments = dict(shared.pop("init_args", None) or {})
-        class_path = shared.pop("class_path", None)
-        if not isinstance(class_path, str):
-            raise ConfigError("data needs a class_path, such as lightning_nas.data.images.DigitsDataModule.")
-        arguments |= shared  # --data.root is short for --data.init_args.root
-        own = dict(stage.get("init_args") or {})
-        if "data" in own:  # a module that wraps one of images
-            return {**stage, "init_args": {**own, "data": self._data(own["data"])}}
-        loading = set(inspect.signature(ImageDataModule.__init__).parameters)
-        if stage.get("class_path") != class_path:
-            _check_options(stage)
-        kept = {key: value for key, value in own.items() if key in loading or stage.get("class_path") == class_path}
-        return {"class_path": class_path, "init_args": {"seed": self.seed, **kept, **arguments}}
-
-    def _distilled(self, stage: Mapping[str, Any]) -> dict[str, Any]:
-        """The proxy in the place of the search's own images, loaded as those are."""
-        own = dict(stage.get("init_args") or {})
-        if "proxy_path" in own:
-            return self._on_proxy(stage)
-        for part in (stage, own.get("data") or {}):
-            _check_options(part)
-        images = dict((own.get("data") or {}).get("init_args") or {})
-        loading = {
-            "augmentations": images,
-            "seed": images,
-            "batch_size": own,
-            "search_fraction": own,
-            "split_seed": own,
-        }
-        kept = {key: part[key] for key, part in loading.items() if key in part}
-        return self._on_proxy({"class_path": _PROXY_DATA, "init_args": {"seed": self.seed, **kept}})
-
-    def _on_proxy(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """Data of a proxy, with the pipeline's, and the part of its images that is held out."""
-        arguments = {
-            "seed": self.seed,
-            **(data.get("init_args") or {}),
-            "proxy_path": str(self.run_dir / "proxy.safetensors"),
-        }
-        if arguments.get("held_out"):
-            arguments["held_out"] = self._data(arguments["held_out"])
-        return {**data, "init_args": arguments}
-
-    def _evaluator(self, evaluator: Mapping[str, Any]) -> dict[str, Any]:
-        """An evaluator on the pipeline's images, or on its proxy; one that reads neither stays as it is."""
-        own = dict(evaluator.get("init_args") or {})
-        if not isinstance(own.get("data"), dict):
-            return dict(evaluator)
-        fill = self._on_proxy if "proxy_path" in (own["data"].get("init_args") or {}) else self._data
-        return {**evaluator, "init_args": {"seed": self.seed, **own, "data": fill(own["data"])}}
-
-    def _fill_fidelity(self, config: dict[str, Any]) -> None:
-        """Evaluators on what the pipeline works with, architectures of the space that it searches."""
-        arguments = config["model"]["init_args"]
-        arguments["write_to"] = str(self.run_dir / "proxy.safetensors")
-        for part in ("proxy", "reference"):
-            if isinstance(arguments.get(part), dict):
-                arguments[part] = deepcopy(self._evaluator(arguments[part]))  # shared parts would be YAML's aliases
-        held_out = _within(arguments, *_HELD_OUT["fidelity"][2:])
-        images = _within(arguments, "reference", "init_args", "data", "init_args", "data", "init_args")
-        if held_out and images is not None:  # the reference sees other images than those that the proxy is scored on
-            images |= _part(held_out)
-        space = self.config_of("search")["model"]["init_args"].get("space")
-        searched = {} if space is None else {"space": space}
-        config["data"]["init_args"] = {"seed": self.seed, **(config["data"].get("init_args") or {}), **searched}
-
-    def _fill_refine(self, arguments: dict[str, Any]) -> None:
-        """Architectures of the space that is searched, beginning with what was found, on the same images."""
-        searched = self.config_of("search")
-        arguments["space"] = searched["model"]["init_args"]["space"]
-        found = {"starts": [str(self.search_dir / "architecture.json")]}
-        strategy, evaluator = (_described(arguments, part) for part in ("strategy", "evaluator"))
-        taken = _parameters(strategy["class_path"])
-        if taken is not None and "starts" not in taken:
-            raise ConfigError(
-                f"stages.refine has the strategy {strategy['class_path']}, which begins with no architecture of the "
-                "search; it needs one with `starts`, such as lightning_nas.strategies.refine.Refine."
-            )
-        strategy["init_args"] = self._on_search({**(strategy.get("init_args") or {}), **found}, searched["data"])
-        arguments |= {"strategy": strategy, "evaluator": self._on_search(evaluator, searched["data"])}
-
-    def _on_search(self, part: dict[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
-        """A configuration, with the search's data and alphas wherever it has its own."""
-        filled = dict(part)
-        for key, value in part.items():
-            if key == "alphas":
-                filled[key] = [str(self.search_dir / "alphas.safetensors")]
-            elif key == "data":
-                filled[key] = deepcopy(dict(data))
-                filled.setdefault("seed", self.seed)
-            elif isinstance(value, dict):
-                filled[key] = self._on_search(value, data)
-        return filled
-
-    def _hold_out(self, data: dict[str, Any]) -> None:
-        """Keep the images that later stages score on from the distillation.
-
-        Raises:
-            ConfigError: Two stages hold out different images.
-        """
-        while "data" in data["init_args"]:  # a module that wraps one of images
-            data = data["init_args"]["data"]
-        kept = None
-        for name, path in _HELD_OUT.items():
-            held_out = _within(self.config_of(name) if name in self.fits else None, *path)
-            if not held_out:
-                continue
-            limits = data["init_args"].get("train_limit"), held_out["init_args"].get("train_limit")
-            part = _part(held_out)
-            if limits[0] != limits[1] or part != (kept or part):
-                raise ConfigError(
-                    f"The images that stage {name} holds out (train_limit {limits[1]}, {part}) are not those that are "
-                    f"kept from the distillation (train_limit {limits[0]}, {kept or part}); it could score on "
-                    "distilled ones. Set train_limit by --data.train_limit, and fraction and seed alike for all stages."
-                )
-            kept = part
-        data["init_args"] |= kept or {"validation_fraction": 0.0}
-
-    @property
-    def fits(self) -> list[str]:
-        """The stages that are fits, in their order; without a distillation there is no proxy to check."""
-        stages = self.config["stages"]
-        names = [name for name in ("distill", "fidelity", "search", "refine", "train") if stages.get(name)]
-        return [name for name in names if name != "fidelity" or stages.get("distill")]
-
-    @property
-    def search_dir(self) -> Path:
-        """Where the search writes: a subfolder where a later stage writes what was found."""
-        return self.run_dir / "search" if self.config["stages"].get("refine") else self.run_dir
-
-    def config_of(self, name: str, folder: str | None = None) -> dict[str, Any]:
-        """The full configuration of one stage's ``fit``.
-
-        Args:
-            name: ``distill``, ``fidelity``, ``search``, ``refine`` or ``train``.
-            folder: Subfolder of the run for its logs and checkpoints, by default the name.
-        """
-        own, over = self._stage_file(name)
-        folder = folder or name
-        config: dict[str, Any] = merge(merge(own, {"trainer": self.trainer}), over)
-        config["seed_everything"] = self.seed
-        config.setdefault("trainer", {})
-        config["num_threads"] = self.config.get("num_threads", config.get("num_threads"))
-        if not isinstance(config.get("data"), dict) or not isinstance(config.get("model"), dict):
-            raise ConfigError(f"The file of stages.{name} must have 'model' and 'data'.")
-        arguments: dict[str, Any] = config["model"].setdefault("init_args", {})
-        if name == "fidelity":
-            self._fill_fidelity(config)
-        elif name == "refine":
-            self._fill_refine(arguments)
-        elif name == "search" and self.config["stages"].get("distill"):
-            config["data"] = self._distilled(config["data"])
-        else:
-            config["data"] = self._data(config["data"])
-        if name == "train":
-            arguments["architecture"] = str(self.run_dir / "architecture.json")
-        else:
-            arguments["output_dir"] = str(self.search_dir if name == "search" else self.run_dir)
-            if name != "fidelity":
-                arguments.setdefault("seed", self.seed)
-        if name == "distill":
-            self._hold_out(config["data"])
-        if name == "distill" and not arguments.get("matcher"):  # a control trains nothing
-            config["trainer"] |= _ONE_PROCESS
-        if name in ("fidelity", "refine"):
-            config["trainer"] |= _ONE_PROCESS | _ONE_EPOCH
-        for key in ("max_epochs", "fast_dev_run"):
-            if config["trainer"].get(key) in ((0,) if key == "max_epochs" else (True,)):
-                raise ConfigError(f"trainer.{key} of stage {name} is {config['trainer'][key]}: a stage must train.")
-        self._add_logging(config["trainer"], folder)
-        return config
-
-    def _add_logging(self, trainer: dict[str, Any], folder: str) -> None:
-        """Curves as CSV for the report, beside other loggers; a checkpoint after every epoch, to go on from."""
-        csv = {"class_path": "CSVLogger", "init_args": {"save_dir": str(self.run_dir), "name": folder}}
-        others = trainer.get("logger")
-        others = [] if others in (None, True, False) else others if isinstance(others, list) else [others]
-        trainer["logger"] = [csv, *others]
-        checkpoint = {
-            "class_path": "ModelCheckpoint",
-            "init_args": {
-                "dirpath": str(self.run_dir / folder / "checkpoints"),
-                "filename": "last",
-                "enable_version_counter": False,
-                "save_on_train_epoch_end": True,
-            },
-        }
-        trainer["callbacks"] = [*(trainer.get("callbacks") or []), checkpoint]
-        trainer["default_root_dir"] = str(self.run_dir)
+    entries = {name: entry for name, entry in config["stages"].items() if entry is not None and name != EXPORT}
+    whole = {
+        **config,
+        "run_dir": str(run_dir),
+        "stages": {name: _on_files(name, entry, config, base) for name, entry in entries.items()},
+    }
+    stages: list[Stage] = []
+    drawn: list[Stage] = []
+    for name, content in _interpolated(whole)["stages"].items():
+        test, count = _roles(name, content)
+        _check_fit(name, content)
+        stages.append(Stage(name, _with_logging(content, run_dir, name), test))
+        drawn += [_random(content, run_dir, i) for i in range(count)]
+    tested = [stage.name for stage in stages if stage.test]
+    if len(tested) != 1:
+        raise ConfigError(
+            f"{len(tested)} stages have 'test: true' {tested}; expected is one, the final training, whose network is "
+            "tested, reported and exported."
+        )
+    _check_held_out(stages, config["data"]["class_path"])
+    return [*stages, *drawn]
 
 
-def _parameters(class_path: Any) -> set[str] | None:
-    """Names of what a class's constructor takes, with those that it passes on; None where there is no such class."""
-    module, _, name = str(class_path).rpartition(".")
+def _on_files(name: str, entry: Any, config: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    """A stage's entry on top of its files, which lie on what all stages share."""
+    entry = {"config": entry} if isinstance(entry, str) else dict(entry)
+    given = entry.pop("config", None)
+    layers = given if isinstance(given, list) and given else [given]
+    if not re.fullmatch(r"\w[\w-]*", str(name)) or not all(isinstance(layer, str | dict) for layer in layers):
+        raise ConfigError(
+            f"stages.{name} has the config {given!r}; expected is the path of a stage file, or a list of files and "
+            "changes. The name of a stage is made of letters, digits, '_' and '-'."
+        )
+    merged: Any = {"trainer": config.get("trainer") or {}}
+    for layer in layers:
+        if isinstance(layer, str):
+            path = Path(layer)
+            layer = read_yaml(path if path.is_file() else base / path)
+        merged = merge(merged, layer)
+    merged["seed_everything"] = config.get("seed_everything", 0)
+    if config.get("num_threads") is not None:
+        merged["num_threads"] = config["num_threads"]
+    return dict(merge(merged, entry))
+
+
+def _interpolated(whole: dict[str, Any]) -> dict[str, Any]:
+    """Everything with its interpolations and ``extends`` replaced by what they stand for."""
     try:
-        found = getattr(importlib.import_module(module), name)
-        kinds = inspect.getmro(found)
-        return {each for kind in kinds for each in inspect.signature(vars(kind).get("__init__", kind)).parameters}
-    except (ImportError, AttributeError, ValueError, TypeError):
-        return None
-
-
-def _check_options(part: Mapping[str, Any]) -> None:
-    """Refuse options of data whose place the pipeline's take: the parser, which knows, never sees them.
-
-    Raises:
-        ConfigError: The class does not take one.
-    """
-    taken, given = _parameters(part.get("class_path")), part.get("init_args") or {}
-    unknown = [] if taken is None else sorted(given.keys() - taken)
-    if unknown:
+        found = OmegaConf.to_container(OmegaConf.create(whole), resolve=True)
+    except (OmegaConfBaseException, RecursionError) as error:
+        place = getattr(error, "full_key", None) or "An interpolation"
         raise ConfigError(
-            f"{part['class_path']} takes no {', '.join(unknown)}. Correct the name, or name a class_path that takes it."
-        )
+            f"{place} cannot be resolved: {str(error).splitlines()[0]}. Interpolations refer to the keys of the "
+            f"pipeline ({', '.join(whole)}); the stages are {', '.join(whole['stages'])}. Where a stage was left out, "
+            "leave out those that need its results, too, or give them other values."
+        ) from None
+    extended: dict[str, Any] = _extended(found)
+    return extended
 
 
-def _described(arguments: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A class and its arguments, also where the class alone is named.
+def _extended(node: Any) -> Any:
+    """A configuration in which every mapping with ``extends`` lies on top of the mapping that it names."""
+    if isinstance(node, list):
+        return [_extended(each) for each in node]
+    if not isinstance(node, dict):
+        return node
+    own = {key: _extended(value) for key, value in node.items()}
+    if "extends" not in own:
+        return own
+    base = own.pop("extends")
+    if not isinstance(base, dict):
+        raise ConfigError(f"extends is {base!r}; it must be a mapping, such as ${{data}}.")
+    return merge(base, own)
 
-    Raises:
-        ConfigError: It is something else.
-    """
-    given = arguments.get(name)
-    part = {"class_path": given} if isinstance(given, str) else given
-    if not isinstance(part, Mapping) or not isinstance(part.get("class_path"), str):
+
+def _roles(name: str, content: dict[str, Any]) -> tuple[bool, int]:
+    """Take out what is for the pipeline: whether the stage is tested, and how many random architectures it trains."""
+    test, count = content.pop("test", False), content.pop("random_architectures", 0)
+    if not isinstance(test, bool):
+        raise ConfigError(f"stages.{name}.test is {test!r}; it must be true or false.")
+    if type(count) is not int or count < 0 or (count and not test):
         raise ConfigError(
-            f"stages.refine has the {name} {given!r:.200}; expected are class_path and init_args, as in "
-            "configs/evolve/refine_search.yaml."
+            f"stages.{name}.random_architectures is {count!r}; it must be an integer of at least 0, and 0 where the "
+            "stage does not have 'test: true'."
         )
-    return dict(part)
+    return test, count
 
 
-def _within(config: Any, *keys: str) -> Any:
-    """What is found at a path of keys; None where there is nothing."""
-    for key in keys:
-        config = (config or {}).get(key)
+def _check_fit(name: str, content: dict[str, Any]) -> None:
+    """Refuse what cannot be fitted, as far as it shows without the classes."""
+    if not isinstance(content.get("data"), dict) or not isinstance(content.get("model"), dict):
+        raise ConfigError(f"The file of stages.{name} must have 'model' and 'data'.")
+    if not isinstance(content["model"].setdefault("init_args", {}), dict):
+        raise ConfigError(f"stages.{name}.model.init_args must be a mapping.")
+    trainer = content["trainer"]
+    if not isinstance(trainer, dict) or trainer.get("max_epochs") == 0 or trainer.get("fast_dev_run"):
+        raise ConfigError(f"stages.{name}.trainer is {trainer}; a stage must train for at least one epoch.")
+
+
+def _random(content: Mapping[str, Any], run_dir: Path, draw: int) -> Stage:
+    """The same training of an architecture that is drawn at random."""
+    name = f"random_{draw}"
+    config = _with_logging(content, run_dir, name)
+    arguments = config["model"]["init_args"]
+    found = arguments.get("architecture")
+    if not isinstance(found, str):
+        raise ConfigError(
+            f"model.init_args.architecture of the stage with random_architectures is {found!r}; it must be the path of "
+            "the architecture.json that the search writes, since random architectures are drawn from its space."
+        )
+    arguments["architecture"] = str(run_dir / name / "architecture.json")
+    return Stage(name, config, True, Path(found), draw)
+
+
+def _with_logging(content: Mapping[str, Any], run_dir: Path, folder: str) -> dict[str, Any]:
+    """A copy that logs curves as CSV for the report, beside other loggers, and keeps a checkpoint of every epoch."""
+    config = deepcopy(dict(content))
+    trainer = config["trainer"]
+    csv = {"class_path": "CSVLogger", "init_args": {"save_dir": str(run_dir), "name": folder}}
+    others = trainer.get("logger")
+    others = [] if others in (None, True, False) else others if isinstance(others, list) else [others]
+    trainer["logger"] = [csv, *others]
+    checkpoint = {
+        "class_path": "ModelCheckpoint",
+        "init_args": {
+            "dirpath": str(run_dir / folder / "checkpoints"),
+            "filename": "last",
+            "enable_version_counter": False,
+            "save_on_train_epoch_end": True,
+        },
+    }
+    trainer["callbacks"] = [*(trainer.get("callbacks") or []), checkpoint]
+    trainer["default_root_dir"] = str(run_dir)
     return config
 
 
-def _part(held_out: Mapping[str, Any]) -> dict[str, Any]:
-    """Which images a module of images keeps from training."""
-    defaults = {"validation_fraction": 0.0, "split_seed": 0}
-    return {key: held_out["init_args"].get(key, value) for key, value in defaults.items()}
+def _modules(node: Any, class_path: str, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Place and arguments of every object of a class in a configuration."""
+    if isinstance(node, dict):
+        if node.get("class_path") == class_path:
+            yield place, node.get("init_args") or {}
+        for key, value in node.items():
+            yield from _modules(value, class_path, f"{place}.{key}")
+
+
+def _check_held_out(stages: list[Stage], class_path: str) -> None:
+    """Refuse stages that keep different images out of training: one could be scored on what another was made of.
+
+    The final training, which is not compared, may use all images.
+
+    Raises:
+        ConfigError: Two of the pipeline's data modules hold out different images.
+    """
+    splits = {}
+    for stage in stages:
+        if not stage.test:
+            for place, arguments in _modules(stage.config, class_path, f"stages.{stage.name}"):
+                splits[place] = {key: arguments.get(key, default) for key, default in SPLIT.items()}
+    if not any(split["validation_fraction"] for split in splits.values()):
+        return
+    (first, expected), *others = splits.items()
+    for place, split in others:
+        if split != expected:
+            raise ConfigError(
+                f"{place} has {split}, but {first} has {expected}: a stage could be scored on images that the proxy "
+                "was distilled from. Set these once, by --data.train_limit, --data.validation_fraction and "
+                "--data.split_seed."
+            )

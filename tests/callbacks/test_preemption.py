@@ -21,12 +21,10 @@ from lightning_nas.errors import ConfigError, InterruptedTrainingError
 from lightning_nas.export.formats import Description
 from lightning_nas.export.network import PlainFile, export_files
 from lightning_nas.files.checkpoints import CHECKPOINT_KEY, read_checkpoint
-from lightning_nas.pipeline.config import read_yaml
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
-from tests.cli.test_configs import tiny
-from tests.conftest import ROOT
 from tests.helpers import quiet_trainer
 from tests.pipeline.test_run import arguments
+from tests.tiny import tiny
 
 
 class Terminate(Callback):
@@ -73,7 +71,7 @@ class TerminateAtEnd(Callback):
 
 def config(folder: Path, stage: str) -> dict[str, Any]:
     """Three epochs of four batches, with everything that draws random numbers."""
-    made = tiny(read_yaml(ROOT / "configs" / stage), folder)
+    made = tiny(stage, folder)
     made["trainer"] |= {"max_epochs": 3, "limit_train_batches": 4, "logger": False}
     made["trainer"]["callbacks"] = [
         {"class_path": "ModelCheckpoint", "init_args": {"dirpath": str(folder / "kept"), "filename": "last"}}
@@ -192,7 +190,9 @@ def test_a_terminated_pipeline_goes_on(tmp_path: Path, capsys: pytest.CaptureFix
         "class_path": "tests.callbacks.test_preemption.Terminate",
         "init_args": {"hook": "on_train_batch_start"},
     }
-    args = arguments(tmp_path / "run", random_architectures=0, stages__search__trainer__callbacks=[moment])
+    args = arguments(
+        tmp_path / "run", stages__train__random_architectures=0, stages__search__trainer__callbacks=[moment]
+    )
     with pytest.raises(SystemExit) as ended:
         main(["pipeline", *args])
     assert ended.value.code == 143

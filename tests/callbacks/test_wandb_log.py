@@ -33,9 +33,9 @@ from lightning_nas.spaces.artifact import build_space, load_architecture
 from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.tables.synthetic import write_nasbench201
 from tests.callbacks.wandb_file import Stored, stored_runs
-from tests.cli.test_configs import tiny
 from tests.conftest import ROOT, _environment
 from tests.helpers import quiet_trainer
+from tests.tiny import tiny
 
 OVERLAY = ROOT / "configs" / "logger" / "wandb.yaml"
 FEWER = "--model.space.init_args.operations=[none,max_pool_3x3,skip_connect,sep_conv_3x3,dil_conv_3x3]"
@@ -52,7 +52,7 @@ def csv_rows(folder: Path) -> list[dict[str, str]]:
 
 def command(config: str, *args: str, subcommand: str = "fit") -> NASCLI:
     """Run a shipped configuration, made tiny, under the shipped overlay."""
-    content = tiny(read_yaml(ROOT / "configs" / config), Path.cwd())
+    content = tiny(config, Path.cwd())
     del content["trainer"]["default_root_dir"]
     Path("tiny.yaml").write_text(yaml.safe_dump(content))
     return run([subcommand, "--config", "tiny.yaml", "--config", str(OVERLAY), *args])
@@ -257,7 +257,7 @@ def test_every_n_epochs_is_checked() -> None:
 
 @pytest.mark.slow
 def test_runs_without_wandb_are_left_alone(tmp_path: Path) -> None:
-    config = tiny(read_yaml(ROOT / "configs" / "search" / "darts.yaml"), tmp_path)
+    config = tiny("search/darts.yaml", tmp_path)
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config))
     run(["fit", "--config", "tiny.yaml"])
     assert wandb.run is None

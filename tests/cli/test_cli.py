@@ -12,13 +12,13 @@ from lightning_nas.cli.lightning import NASCLI, run
 from lightning_nas.errors import CheckpointError
 from lightning_nas.pipeline.config import read_yaml
 from lightning_nas.spaces.artifact import build_space, load_architecture
-from tests.cli.test_configs import tiny
+from tests.tiny import tiny
 
 
 @pytest.fixture
 def search(tmp_path: Path, configs: Path) -> Path:
     """A tiny search's configuration."""
-    config = tiny(read_yaml(configs / "search" / "darts.yaml"), tmp_path)
+    config = tiny("search/darts.yaml", tmp_path)
     path = tmp_path / "search.yaml"
     path.write_text(yaml.safe_dump(config))
     return path
@@ -103,7 +103,7 @@ def test_a_search_goes_on_as_if_it_had_not_stopped(search: Path, tmp_path: Path)
 def test_a_checkpoint_of_another_task_or_class_is_refused(search: Path, tmp_path: Path, configs: Path) -> None:
     checkpoint = checkpoint_of(run(["fit", "--config", str(search)]))
     train = tmp_path / "train.yaml"
-    train.write_text(yaml.safe_dump(tiny(read_yaml(configs / "train" / "digits.yaml"), tmp_path)))
+    train.write_text(yaml.safe_dump(tiny("train/digits.yaml", tmp_path)))
     with pytest.raises(CheckpointError, match="TrainTask"):
         run(["fit", "--config", str(train), "--ckpt_path", checkpoint])
     path = "lightning_nas.differentiable.hypergradient.one_level.OneLevel"
@@ -168,7 +168,7 @@ def test_errors_of_the_library_end_a_command_with_one_line(search: Path, tmp_pat
 
 
 def test_weights_of_another_architecture_are_refused_though_they_fit(tmp_path: Path, configs: Path) -> None:
-    config = tiny(read_yaml(configs / "train" / "digits.yaml"), tmp_path)
+    config = tiny("train/digits.yaml", tmp_path)
     (tmp_path / "train.yaml").write_text(yaml.safe_dump(config))
     checkpoint = checkpoint_of(run(["fit", "--config", "train.yaml"]))
     path = Path(config["model"]["init_args"]["architecture"])

@@ -20,10 +20,10 @@ from lightning_nas.pipeline.config import read_yaml
 from lightning_nas.report.page import write_report
 from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.tasks.train import TrainTask
-from tests.cli.test_configs import tiny
 from tests.files.test_hostile_single import DARTS, LARGE, refused
 from tests.hostile import EXECUTED, PNG, checkpoint, malicious, nothing_executed, with_pickle
 from tests.report.pages import whole
+from tests.tiny import tiny
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ def _nothing_executed() -> Iterator[None]:
 @pytest.fixture
 def config(tmp_path: Path, configs: Path) -> str:
     """A tiny search's configuration, and beside it a malicious checkpoint."""
-    content = tiny(read_yaml(configs / "search" / "darts.yaml"), tmp_path)
+    content = tiny("search/darts.yaml", tmp_path)
     Path("tiny.yaml").write_text(yaml.safe_dump(content))
     Path("x.ckpt").write_bytes(with_pickle(malicious()))
     return "tiny.yaml"
@@ -159,7 +159,7 @@ def test_networks_of_checkpoints_that_cannot_be(changes: dict[str, Any], match: 
 
 @pytest.mark.parametrize("content", [b"\xff: 1", b"a: !!timestamp x", b"a: !!bool x", b"[" * 5000, b"9" * 5000])
 def test_yaml(content: bytes) -> None:
-    refused(read_yaml, "x.yaml", content, ConfigError, "x.yaml is no valid YAML")
+    refused(read_yaml, "x.yaml", content, ConfigError, "x.yaml is not valid YAML")
 
 
 def test_lightning_itself_executes_nothing(config: str) -> None:
@@ -171,7 +171,9 @@ def test_a_pipeline_refuses_a_planted_checkpoint(configs: Path) -> None:
     planted = Path("run/search/checkpoints/last.ckpt")
     planted.parent.mkdir(parents=True)
     planted.write_bytes(with_pickle(malicious()))
-    args = ["--config", str(configs / "pipeline" / "digits.yaml"), "--stages.distill", "null", "--run_dir", "run"]
+    args = ["--config", str(configs / "pipeline" / "digits.yaml"), "--run_dir", "run"]
+    halves = '{class_path: HalvesDataModule, init_args: {data: "${data}"}}'
+    args += ["--stages.distill", "null", "--stages.fidelity", "null", "--stages.search.data", halves]
     with pytest.raises(SystemExit, match=r"^lightning-nas: CheckpointError: .*search/checkpoints/last\.ckpt is not a"):
         main(["pipeline", *args])
 

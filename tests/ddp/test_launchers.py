@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 from tests.pipeline.test_run import arguments
 
 TWO = {
-    "random_architectures": 0,
+    "stages.train.random_architectures": 0,
     "trainer.accelerator": "cpu",
     "trainer.devices": 2,
     "trainer.strategy": "ddp",

@@ -1,0 +1,113 @@
+"""The figures of a pipeline's run, for ``summary.json``."""
+
+import csv
+import os
+import platform
+import resource
+import statistics
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lightning_nas.cli.commands import size, trained_network
+from lightning_nas.errors import ConfigError
+from lightning_nas.files.artifacts import read_json
+from lightning_nas.pipeline.stages import Stage
+from lightning_nas.spaces.artifact import build_space, load_architecture
+
+
+def tested_accuracy(folder: Path) -> float:
+    """The test accuracy that a stage logged last, as a fraction.
+
+    Args:
+        folder: Folder of the stage.
+
+    Raises:
+        ConfigError: None was logged.
+    """
+    found = None
+    for path in sorted(folder.glob("version_*/metrics.csv"), key=lambda p: p.stat().st_mtime):
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                found = row.get("test/accuracy") or found
+    if found is None:
+        raise ConfigError(f"No test accuracy was logged under {folder}. Delete that folder to run the stage again.")
+    return float(found)
+
+
+def summarize(
+    stages: Sequence[Stage], run_dir: Path, records: Sequence[Mapping[str, Any]], exported: Mapping[str, Any]
+) -> dict[str, Any]:
+    """All figures of a finished run.
+
+    What stages found is read from the artifacts in their output folders, whatever the stages are called.
+
+    Args:
+        stages: Stages of the pipeline, all done.
+        run_dir: Run folder.
+        records: Name and seconds of every stage, and whether it was resumed.
+        exported: What ``export_checkpoint`` returned.
+
+    Raises:
+        ConfigError: The test of a network logged no accuracy.
+        ArtifactError: A file of a stage is broken.
+    """
+    trained = next(stage for stage in stages if stage.test)
+    names = [stage.name for stage in stages if stage.drawn_from is not None]
+    randoms = [tested_accuracy(run_dir / name) for name in names]
+    checkpoints = [run_dir / name / "checkpoints" / "last.ckpt" for name in names]
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ", no GPU"
+    return {
+        "run_dir": str(run_dir),
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "hardware": f"{platform.machine()}, {os.cpu_count()} CPUs{gpu}",
+        "versions": {p: version(p) for p in ("lightning_nas", "torch", "lightning", "torchvision")},
+        "stages": list(records),
+        "seconds": {each["name"]: each["seconds"] for each in records},
+        "seconds_total": round(sum(each["seconds"] for each in records), 2),
+        **_found(stages, trained),
+        "parameters": exported["parameters"],
+        "macs": exported["macs"],
+        "test_accuracy": tested_accuracy(run_dir / trained.name),
+        "random_test_accuracy": statistics.mean(randoms) if randoms else None,
+        "random_test_accuracy_std": statistics.stdev(randoms) if len(randoms) > 1 else None,
+        "random_test_accuracies": randoms,
+        "random_parameters": [size(trained_network(path)[1])["parameters"] for path in checkpoints],
+        "export_difference": exported["difference"],
+        "export_differences": {Path(f["path"]).name: f["difference"] for f in exported["files"]},
+        "peak_memory_mb": round(peak / 1024, 1),
+    }
+
+
+def _found(stages: Sequence[Stage], trained: Stage) -> dict[str, Any]:
+    """What distillation, the check of the proxy and the search left in their output folders."""
+    found = {
+        name: _artifacts(stages, f"{name}.json", f"Run the stage that writes {name}.json again.")
+        for name in ("proxy", "fidelity", "architecture")
+    }
+    proxy, fidelity = ({**content[0]} if content else {} for content in (found["proxy"], found["fidelity"]))
+    # a search says how it chose; what refines its result does not
+    provenances = [content["provenance"] for content in found["architecture"]]
+    searched: dict[str, Any] = next((each for each in provenances if "selection_errors" in each), {})
+    architecture = load_architecture(Path(trained.arguments["architecture"]))
+    genotype = build_space(architecture.space).text(architecture)
+    return {
+        "proxy_images": proxy.get("proxy_images"),
+        "source_images": proxy.get("source_images"),
+        "fidelity": {k: v for k, v in fidelity.items() if k not in ("schema", "lightning_nas", "results")} or None,
+        "genotype": genotype,
+        "searched_genotype": searched.get("text", genotype),
+        "selection_errors": searched.get("selection_errors"),
+    }
+
+
+def _artifacts(stages: Sequence[Stage], name: str, repair: str) -> list[dict[str, Any]]:
+    """The contents of all files of a name in the output folders of stages, each once."""
+    folders = dict.fromkeys(stage.arguments.get("output_dir") for stage in stages)
+    paths = [Path(folder) / name for folder in folders if folder is not None]
+    return [read_json(path, repair=repair) for path in paths if path.is_file()]
