@@ -65,9 +65,9 @@ def read_run(folder: Path) -> Run:
         run.operations = space.operations
         run.rows = edge_ends(space, run.graphs[0]) if run.graphs else []
     run.class_names = _class_names(folder)
-    searched = "search/alphas.safetensors"  # where another stage followed the search
-    run.alphas = _optional(run, searched if (folder / searched).is_file() else "alphas.safetensors", 3)
-    run.pictures = _optional(run, "pictures.safetensors", 5)
+    nested = sorted(folder.glob("*/alphas.safetensors"))  # where another stage followed the search
+    run.alphas = _optional(run, nested[0] if nested else folder / "alphas.safetensors", 3)
+    run.pictures = _optional(run, folder / "pictures.safetensors", 5)
     if summary.fidelity is not None:
         run.ranked = _ranked(run)
     order = {name: i for i, (name, _) in enumerate(summary.stages)}
@@ -77,19 +77,19 @@ def read_run(folder: Path) -> Run:
     return run
 
 
-def _optional(run: Run, name: str, dimensions: int) -> dict[str, Tensor]:
+def _optional(run: Run, path: Path, dimensions: int) -> dict[str, Tensor]:
     """Read the tensors of a file that may be missing; if they cannot be used, ``run.missing`` says why."""
-    if not (run.folder / name).is_file():
-        run.missing[name] = f"The run folder has no {name}."
+    if not path.is_file():
+        run.missing[path.name] = f"The run folder has no {path.name}."
         return {}
     try:
-        tensors = read_tensors(run.folder / name, repair="")
+        tensors = read_tensors(path, repair="")
     except ArtifactError:
-        run.missing[name] = f"{name} is not a complete safetensors file."
+        run.missing[path.name] = f"{path.name} is not a complete safetensors file."
         return {}
     kept = {key: t.float() for key, t in sorted(tensors.items()) if t.ndim == dimensions and t.numel()}
     if len(kept) < len(tensors) or not kept:
-        run.missing[name] = f"{name} contains tensors that are empty or do not have {dimensions} dimensions."
+        run.missing[path.name] = f"{path.name} contains tensors that are empty or do not have {dimensions} dimensions."
     return kept
 
 

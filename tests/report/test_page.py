@@ -182,6 +182,15 @@ def test_broken_optional_parts_are_named(tmp_path: Path) -> None:
         assert words in page.text, words
 
 
+def test_alphas_are_those_of_the_search_whatever_its_stage_is_called(tmp_path: Path) -> None:
+    (small(tmp_path) / "first").mkdir()
+    write_tensors(tmp_path / "first" / "alphas.safetensors", {"cell": torch.rand(2, 6, 5)})
+    page = write_report(tmp_path).read_text()
+    assert 'aria-label="cell: weights of the operations over 2 epochs' in page
+    (tmp_path / "first" / "alphas.safetensors").write_bytes(b"broken")
+    assert "alphas.safetensors is not a complete safetensors file." in written(tmp_path).text
+
+
 def test_random_stages_are_folded(tmp_path: Path) -> None:
     for stage in ("random_0", "train"):
         log(small(tmp_path) / stage, 0, "epoch,step,train/loss\n0,3,2\n1,7,1.5\n")
