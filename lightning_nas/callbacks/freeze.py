@@ -1,4 +1,4 @@
-"""Single-stage search: the architecture is frozen in the middle of a training that goes on with the same weights."""
+"""Single-stage search: the architecture is frozen, and the training goes on with the same weights."""
 
 from typing import Any
 
@@ -12,17 +12,17 @@ from lightning_nas.tasks.common import check_fixed_images, fixed_images, output_
 
 
 class FreezeArchitecture(Callback):
-    """Ends the search after some epochs, and trains what was found on, with the weights that it has in the supernet.
+    """Ends the search at the start of an epoch, and goes on training what was found with its weights in the supernet.
 
-    At the start of the epoch the architecture is read from the alphas; all other operations leave the supernet and the
-    optimizer, what is left has the factor 1, and the alphas no longer move: nothing is decoded or trained again at the
-    end. What the mixtures lose by that, the discretization gap, is logged as ``freeze/gap_loss`` and
-    ``freeze/gap_accuracy`` and written to ``gap.json``: loss and accuracy on fixed images of the search half, with
-    batch statistics, of the mixtures, of the frozen architecture, and of that at the end of the training.
-    ``write_supernet`` of the task writes the weights, which learn from the train half only, as before.
+    At the start of epoch ``epoch`` the architecture is read from the alphas. All other operations are removed from the
+    supernet and the optimizer, what is left gets the factor 1, and the alphas stop moving; nothing is read or trained
+    again at the end. What is lost by that, the discretization gap, is logged as ``freeze/gap_loss`` and
+    ``freeze/gap_accuracy``. ``gap.json`` holds the loss and accuracy on fixed images of the search half, with batch
+    statistics: of the mixtures, of the frozen architecture, and of the frozen architecture at the end of the training.
+    With ``write_supernet`` the task writes the weights, which learn from the train half only, as before.
 
-    A reconstruction from the paper's summary. Its split of the data, more images for the weights than for the alphas,
-    is the ``search_fraction`` of ``HalvesDataModule``. One process only.
+    A reconstruction from the paper's summary. The paper uses more images for the weights than for the alphas, which is
+    the ``search_fraction`` of ``HalvesDataModule`` here. One process only.
 
     References:
         1. Subbotko, Jablonski, Bilinski: The Devil is in Discretization Discrepancy: Robustifying Differentiable NAS
@@ -30,11 +30,18 @@ class FreezeArchitecture(Callback):
 
     Args:
         epoch: The first epoch without a search, counted from 0, at least 1.
-        images: Of the search half that the gap is measured on, at least 1.
-        seed: Of the choice of these images.
+        images: Number of images of the search half that the gap is measured on, at least 1.
+        seed: Seed of the choice of these images.
 
     Raises:
         ConfigError: A number is out of its range.
+
+    Example:
+        ```yaml
+        trainer:
+          max_epochs: 50
+          callbacks: [{class_path: FreezeArchitecture, init_args: {epoch: 25}}]
+        ```
     """
 
     def __init__(self, epoch: int, images: int = 256, seed: int = 0) -> None:
@@ -48,29 +55,28 @@ class FreezeArchitecture(Callback):
         """Refuse a search that cannot be frozen.
 
         Raises:
-            ConfigError: Of the task, its data, the epochs or the processes.
+            ConfigError: The task, its data, the number of epochs or the number of processes does not allow it.
         """
         task = _search(pl_module)
         check_fixed_images("FreezeArchitecture", trainer)
         if self.epoch <= task.warmup_epochs:
             raise ConfigError(
-                f"The architecture is frozen at the start of epoch {self.epoch}, but the alphas do not move in the "
-                f"first {task.warmup_epochs} epochs, the warm-up. Freeze later."
+                f"epoch is {self.epoch}, but the alphas do not move in the first {task.warmup_epochs} epochs, the "
+                "warm-up. Freeze the architecture later."
             )
         epochs = trainer.max_epochs or -1
         if 0 <= epochs <= self.epoch:
             raise ConfigError(
-                f"The architecture is frozen at the start of epoch {self.epoch}, but the last of {epochs} is epoch "
-                f"{epochs - 1}. Train for longer, or freeze earlier."
+                f"epoch is {self.epoch}, but the last of {epochs} epochs is epoch {epochs - 1}. Train for longer, or "
+                "freeze the architecture earlier."
             )
         if trainer.world_size > 1:
             raise ConfigError(
-                f"Operations cannot be taken away from {trainer.world_size} processes that train together. Use one "
-                "device."
+                f"Operations cannot be removed while {trainer.world_size} processes train together. Use one device."
             )
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Freeze where it is time."""
+        """Freeze the architecture if it is time."""
         task = _search(pl_module)
         if trainer.current_epoch < self.epoch or task.model.frozen:
             return
@@ -85,7 +91,7 @@ class FreezeArchitecture(Callback):
         return loss, accuracy
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write ``gap.json``, unless the run was stopped before there was a gap."""
+        """Write ``gap.json``, unless the run was stopped before the architecture was frozen."""
         task = _search(pl_module)
         if not task.model.frozen:
             return
@@ -95,11 +101,11 @@ class FreezeArchitecture(Callback):
         task.outputs["gap"] = [write_json(folder / "gap.json", content)]
 
     def state_dict(self) -> dict[str, Any]:
-        """What was measured."""
+        """The measurements so far."""
         return {"measured": self.measured}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it back."""
+        """Restore what ``state_dict`` returned."""
         self.measured = dict(state_dict["measured"])
 
 

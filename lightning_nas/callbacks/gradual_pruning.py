@@ -1,4 +1,4 @@
-"""GOLD-NAS: operations that count for little leave the search for good, a few an epoch."""
+"""GOLD-NAS: operations with small factors are removed for good, a few per epoch."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,39 +19,46 @@ from lightning_nas.tasks.bilevel import BilevelTask
 from lightning_nas.tasks.common import check_fixed_images, fixed_images, output_folder
 
 Place = tuple[str, int, int]
-"""Cell type, edge and operation, as indices into the alphas."""
+"""Cell type, and edge and operation as indices into the alphas."""
 
 
 class GradualPruning(Callback):
     """Removes operations whose factor has fallen below a threshold, at the end of every epoch after the warm-up.
 
-    What is removed leaves the supernet, the optimizer and the memory (``BilevelTask.restrict``); nothing is removed
-    that the space or the discretizer cannot do without, so that every node keeps its inputs. The weight of the task's
-    ``ExpectedCost`` is multiplied by ``growth`` after an epoch in which fewer than ``least`` operations went, divided
-    by it after any other, and stays as it is once nothing more can go. Every removal leaves a smaller network, a point
-    between cost and accuracy: ``series.json``, beside the other artifacts, has them all, with the parameters that are
-    left, loss and accuracy of the supernet on fixed images of the search half, which a one-level search trains on, too,
-    by batch statistics, and the architecture that the discretizer would read.
+    What is removed leaves the supernet, the optimizer and the memory (``BilevelTask.restrict``). Operations that the
+    space or the discretizer cannot do without stay, so that every node keeps its inputs. The weight of the task's
+    ``ExpectedCost`` is multiplied by ``growth`` after an epoch in which fewer than ``min_removed`` operations were
+    removed, and divided by it after any other; once nothing more can be removed, it does not change.
 
-    A reconstruction. In the paper every cell has factors of its own and any set of operations that survives is a
-    network; here the cells of a type share theirs, the series says what the supernet is worth with them, and the
-    discretizer reads an architecture of the space. How the weight moves is ours. One process only.
+    Every removal leaves a smaller network, a point between cost and accuracy. ``series.json``, beside the other
+    artifacts, has all of them: the number of parameters, loss and accuracy of the supernet on fixed images of the
+    search half with batch statistics, and the architecture that the discretizer would read. A one-level search trains
+    on these images too.
+
+    A reconstruction. In the paper every cell has factors of its own, and any set of operations that survives is a
+    network. Here the cells of a type share their factors, the accuracy in the series is that of the supernet with them,
+    and the discretizer reads an architecture of the space. How the weight moves is our choice. One process only.
 
     References:
         1. Bi, Xie, Chen, Wei, Tian: GOLD-NAS: Gradual, One-Level, Differentiable, 2020, https://arxiv.org/abs/2007.03331
 
     Args:
-        threshold: Factor below which an operation may go, above 0 (the paper: about 0.05).
-        least: Operations an epoch that are enough, at least 1.
-        most: Operations an epoch that may go, at least ``least``.
-        growth: What the weight is multiplied or divided by, at least 1.
-        until: Operations left, over all cell types, at which the search ends, not fewer than can be left; it ends with
-            its epochs if null.
-        images: Of the search half that points are measured on; 0 does not measure them.
-        seed: Of the choice of these images.
+        threshold: Factor below which an operation may be removed, greater than 0 (the paper: about 0.05).
+        min_removed: Number of removed operations per epoch that is enough, at least 1.
+        max_removed: Largest number of operations that are removed per epoch, at least ``min_removed``.
+        growth: Factor by which the weight of the cost changes, at least 1.
+        stop_at: Number of operations left, over all cell types, at which the search ends; null trains all epochs.
+        images: Number of images of the search half that points are measured on; 0 does not measure them.
+        seed: Seed of the choice of these images.
 
     Raises:
         ConfigError: A number is out of its range.
+
+    Example:
+        ```yaml
+        trainer:
+          callbacks: [{class_path: GradualPruning, init_args: {threshold: 0.05, max_removed: 4}}]
+        ```
     """
 
     def __init__(
@@ -82,7 +89,7 @@ class GradualPruning(Callback):
         """Refuse a search that cannot be pruned.
 
         Raises:
-            ConfigError: Of the task, its space, its regularizers, its data or the processes.
+            ConfigError: The task, its space, regularizers or data, or the number of processes does not allow it.
         """
         task = _search(pl_module)
         if len(_penalties(task)) != 1:
@@ -93,8 +100,7 @@ class GradualPruning(Callback):
             )
         if trainer.world_size > 1:
             raise ConfigError(
-                f"Operations cannot be taken away from {trainer.world_size} processes that train together. Use one "
-                "device."
+                f"Operations cannot be removed while {trainer.world_size} processes train together. Use one device."
             )
         if self.images:
             check_fixed_images("GradualPruning", trainer)
@@ -114,11 +120,11 @@ class GradualPruning(Callback):
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End a search that goes on from where it had ended."""
+        """End a resumed search that had already reached its end."""
         self._end(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prune, note what is left, and move the weight of the cost."""
+        """Remove operations, write down what is left, and change the weight of the cost."""
         task = _search(pl_module)
         if task.warming_up:
             return
@@ -165,7 +171,7 @@ class GradualPruning(Callback):
         return point
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write ``series.json``, also where nothing was pruned."""
+        """Write ``series.json``, even if nothing was removed."""
         task = _search(pl_module)
         task.outputs["series"] = [self._write(trainer, task)]
 
@@ -174,11 +180,11 @@ class GradualPruning(Callback):
         return write_json(output_folder(trainer, task.output_dir) / "series.json", content)
 
     def state_dict(self) -> dict[str, Any]:
-        """The series so far; the weight is the regularizer's."""
+        """The series so far; the regularizer keeps its weight itself."""
         return {"series": self.series}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it back."""
+        """Restore what ``state_dict`` returned."""
         self.series = list(state_dict["series"])
 
 

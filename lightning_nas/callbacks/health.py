@@ -1,4 +1,4 @@
-"""Whether a differentiable search is on its way to a collapse."""
+"""Signs that a differentiable search is about to collapse."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,23 +18,27 @@ from lightning_nas.tasks.bilevel import BilevelTask
 from lightning_nas.tasks.common import check_fixed_images, fixed_images
 
 PARAMETER_FREE = frozenset({"none", "skip_connect", "max_pool_3x3", "avg_pool_3x3"})
-"""Operations without weights, where they keep height and width."""
+"""Operations that have no weights unless they halve height and width."""
 
 
 class HealthMonitor(Callback):
-    """Measures after an epoch of a ``BilevelTask`` what is known to come before a collapse, and warns once of each.
+    """Measures the known signs of a collapse after epochs of a ``BilevelTask``, and warns once about each.
 
-    It logs ``health/parameter_free_CELL`` and ``health/skip_CELL`` (shares of the operations that would be chosen now),
-    ``health/entropy_CELL`` (mean over the edges of the entropy of their factors, 1 where all are equal),
-    ``health/eigenvalue`` (the largest of the Hessian of the search loss by the alphas), ``health/sharpness`` (how much
-    that loss rises in random directions of the weights), ``health/gap_loss`` and
-    ``health/gap_accuracy`` (how much worse the supernet is with what would be chosen now than with its mixtures) and
-    ``health/unchanged_epochs`` (since when the same would be chosen). All that needs images is measured on the same
-    ones of the search half, with batch statistics, and leaves the search as it is to the last bit. Every process
-    measures, and takes over what the main one found.
+    A collapse is a fraction of skip connections above ``skip_limit``, or a growing eigenvalue: its mean over the last
+    ``window`` measurements is so large that the mean over the ``window`` before is less than ``growth`` of it.
 
-    A collapse is a share of skip connections above ``skip_limit``, or a mean eigenvalue that within ``window``
-    measurements has grown so far that the earlier is less than ``growth`` of the later one.
+    Logged, with CELL for the cell type:
+
+    - ``health/parameter_free_CELL`` and ``health/skip_CELL``: fractions of the operations that would be chosen now;
+    - ``health/entropy_CELL``: entropy of the factors of an edge, averaged over the edges; 1 if all factors are equal;
+    - ``health/eigenvalue``: largest eigenvalue of the Hessian of the search loss with respect to the alphas;
+    - ``health/sharpness``: how much that loss rises in random directions of the weights;
+    - ``health/gap_loss``, ``health/gap_accuracy``: how much worse the supernet is as the architecture that would be
+      chosen now than with its mixtures;
+    - ``health/unchanged_epochs``: epochs since that architecture last changed.
+
+    Everything that needs images is measured on the same images of the search half, with batch statistics, and does not
+    change a bit of the search. Every process measures and takes over what the main one found.
 
     References:
         1. Zela et al.: Understanding and Robustifying Differentiable Architecture Search, ICLR 2020,
@@ -43,21 +47,27 @@ class HealthMonitor(Callback):
            https://arxiv.org/abs/1909.06035
 
     Args:
-        every_n_epochs: How often, at least 1.
-        images: Of the search half that it measures on; 0 leaves out what needs images.
-        seed: Of the choice of these images.
-        eigenvalue: Whether to measure it; it needs second derivatives, as ``ExactSecondOrder`` does.
-        tolerance: Relative error of the eigenvalue at which its iterations end.
-        radius: How far from the weights the sharpness is measured, as a share of their norm; 0 leaves it out.
-        skip_limit: Largest share of skip connections in a cell, from 0 to 1 (DARTS+ stops at 2 of 8).
-        window: Measurements that eigenvalues are averaged over, and compared across (R-DARTS: 5).
-        growth: Smallest ratio of the earlier to the later mean eigenvalue (R-DARTS: 0.75).
-        entropy_limit: Entropy above which a cell's alphas have not decided anything yet.
-        entropy_epochs: Epochs after which that is worth a warning.
+        every_n_epochs: Number of epochs between two measurements, at least 1.
+        images: Number of images of the search half to measure on; 0 skips what needs images.
+        seed: Seed of the choice of these images.
+        eigenvalue: Whether to measure the eigenvalue, which needs second derivatives, as ``ExactSecondOrder`` does.
+        tolerance: Relative error of the eigenvalue at which its iteration ends, in (0, 1).
+        radius: Distance from the weights at which the sharpness is measured, relative to their norm; 0 skips it.
+        skip_limit: Largest healthy fraction of skip connections in a cell, in [0, 1] (DARTS+ stops at 2 of 8).
+        window: Number of measurements that the eigenvalue is averaged over, at least 1 (R-DARTS: 5).
+        growth: Smallest healthy ratio of the earlier to the later mean eigenvalue, in [0, 1] (R-DARTS: 0.75).
+        entropy_limit: Entropy in [0, 1] above which the alphas of a cell have not decided anything yet.
+        entropy_epochs: Number of epochs after which such an entropy causes a warning, at least 1.
         stop: Whether a collapse ends the search.
 
     Raises:
-        ConfigError: A number is out of range.
+        ConfigError: A number is out of its range.
+
+    Example:
+        ```yaml
+        trainer:
+          callbacks: [{class_path: HealthMonitor, init_args: {images: 64, stop: true}}]
+        ```
     """
 
     def __init__(
@@ -97,10 +107,11 @@ class HealthMonitor(Callback):
         self.changed = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse what cannot be measured.
+        """Refuse a search in which the signs cannot be measured.
 
         Raises:
-            ConfigError: The task is no ``BilevelTask`` or gives no second derivatives, or the data have no search half.
+            ConfigError: The task is not a ``BilevelTask``, its supernet has no second derivatives, or the data have no
+                fixed images of a search half.
         """
         model = _search(pl_module).model
         if self.images:
@@ -114,7 +125,7 @@ class HealthMonitor(Callback):
             )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure, log, warn and, if it is asked for, end the search."""
+        """Measure, log, warn and, with ``stop``, end a collapsed search."""
         epoch = trainer.current_epoch
         if (epoch + 1) % self.every_n_epochs:
             return
@@ -141,7 +152,7 @@ class HealthMonitor(Callback):
             trainer.should_stop = True
 
     def _collapsed(self, values: Mapping[str, float], epoch: int) -> bool:
-        """Whether the search has collapsed; says so, and what else is wrong, once."""
+        """Whether the search has collapsed; warns once about that and about alphas that do not decide."""
         collapsed = False
         for name, value in values.items():
             kind, _, cell = name.partition("_")
@@ -149,7 +160,7 @@ class HealthMonitor(Callback):
                 collapsed = True
                 self._warn(
                     name,
-                    f"{value:.0%} of the operations that the {cell} cell would take now, after epoch {epoch}, are skip "
+                    f"{value:.0%} of the operations that the {cell} cell would keep after epoch {epoch} are skip "
                     f"connections, more than {self.skip_limit:.0%}: the search collapses. Stop it earlier, or use "
                     "regularizers or another normalization.",
                 )
@@ -157,7 +168,7 @@ class HealthMonitor(Callback):
                 self._warn(
                     name,
                     f"After {epoch + 1} epochs the alphas of the {cell} cell are still equal (entropy {value:.4f} of "
-                    "1). Raise the learning rate of the alphas, or their warm-up ends too late.",
+                    "1). Raise the learning rate of the alphas, or shorten the warm-up.",
                 )
         if len(self.eigenvalues) >= 2 * self.window:
             later = sum(self.eigenvalues[-self.window :]) / self.window
@@ -166,9 +177,9 @@ class HealthMonitor(Callback):
                 collapsed = True
                 self._warn(
                     "eigenvalue",
-                    f"The largest eigenvalue of the Hessian by the alphas has grown from {earlier:.3g} to {later:.3g} "
-                    f"(means of {self.window} measurements) by epoch {epoch}: what is chosen from now on gets worse "
-                    "when it is discretized. Stop here, or raise the weight decay of the weights.",
+                    f"The largest eigenvalue of the Hessian of the alphas has grown from {earlier:.3g} to {later:.3g} "
+                    f"(means of {self.window} measurements) by epoch {epoch}: from now on discretization loses more "
+                    "accuracy. Stop here, or raise the weight decay of the weights.",
                 )
         return collapsed
 
@@ -178,12 +189,12 @@ class HealthMonitor(Callback):
             rank_zero_warn(text)
 
     def state_dict(self) -> dict[str, Any]:
-        """What it has seen."""
+        """The measurements and warnings so far."""
         names = ("eigenvalues", "warned", "genotype", "changed")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from what a run before has seen."""
+        """Restore what ``state_dict`` returned."""
         self.eigenvalues, self.warned = list(state_dict["eigenvalues"]), list(state_dict["warned"])
         self.genotype, self.changed = state_dict["genotype"], state_dict["changed"]
 

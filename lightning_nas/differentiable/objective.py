@@ -1,14 +1,14 @@
 """What the alphas and the weights of a differentiable search minimise."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_nas.data.splits import derived_seed
-from lightning_nas.differentiable.hypergradient.base import Batch, Weights
+from lightning_nas.differentiable.hypergradient.base import Batch, BilevelProblem, VirtualStep, Weights
 from lightning_nas.differentiable.model import SearchModel
 from lightning_nas.differentiable.regularization.base import Regularizer, WeightStep
 from lightning_nas.spaces.base import Mixture
@@ -59,6 +59,31 @@ class SearchObjective:
             step: Optimizer steps so far.
         """
         self.progress, self.step = progress, step
+
+    def problem(
+        self,
+        step: VirtualStep | None,
+        mean: Callable[[Tensor], Tensor],
+        scaler: Any,
+        record: Callable[[Tensor, int], None],
+    ) -> BilevelProblem:
+        """What a hypergradient works with in one step of the alphas.
+
+        Args:
+            step: The next step of the weights, if the hypergradient unrolls it.
+            mean: Averages a tensor over all processes.
+            scaler: Gradient scaler of 16-bit precision; None without one.
+            record: Receives every cross-entropy on the search half and the number of its images.
+        """
+
+        def search_loss(batch: Batch, weights: Weights | None) -> Tensor:
+            loss = self.search_loss(batch, weights)
+            record(loss, len(batch[1]))
+            total = loss + self.penalty()
+            # the optimizer's step divides the gradient by the scale again
+            return total if scaler is None else scaler.scale(total)
+
+        return BilevelProblem(self.model.weights, self.model.alpha_list, self.train_loss, search_loss, step, mean)
 
     def train_loss(self, batch: Batch, weights: Weights | None = None) -> Tensor:
         """Cross-entropy on a batch of the train half, differentiable in alphas and weights.

@@ -76,10 +76,10 @@ class SupernetRunner:
             )
 
     def __call__(self, images: Tensor, mixtures: Mapping[str, Mixture], *, frozen: bool = False) -> Tensor:
-        """Logits at the live weights.
+        """Logits ``(batch, classes)`` with the supernet's own weights.
 
         Args:
-            images: ``(batch, channels, height, width)``.
+            images: Normalised images ``(batch, channels, height, width)``.
             mixtures: Factors by cell type.
             frozen: Whether no gradient with respect to a weight will be asked for.
         """
@@ -100,11 +100,15 @@ class SupernetRunner:
                 self.supernet.requires_grad_(True)
 
     def arranged(self, images: Tensor) -> Tensor:
-        """Images in the memory format of the weights."""
+        """Images in the memory layout of the weights.
+
+        Args:
+            images: ``(batch, channels, height, width)``.
+        """
         return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
 
     def _recorded(self, images: Tensor, mixtures: Mapping[str, Mixture]) -> nn.Module | None:
-        """The graph of such a pass; None where there is nothing to gain."""
+        """The recorded graph of such a pass; None if the pass is not recorded."""
         partial = any(mixture.active is not None for mixture in mixtures.values())
         if partial or not torch.is_grad_enabled() or not self.supernet.training:
             return None
@@ -112,11 +116,11 @@ class SupernetRunner:
         alphas = any(m.operations.requires_grad for m in mixtures.values())
         key = (images.shape, images.dtype, weights, alphas)
         if len({k[0] for k in self.graphs} | {images.shape}) > 1:
-            return None  # the smaller batch at the end of an epoch
+            return None  # a graph has one batch size, and the last batch of an epoch may be smaller
         if key not in self.graphs:
             tensors = [t for m in mixtures.values() for t in (m.operations, m.edges)]
             samples = [t.detach().clone().requires_grad_(t.requires_grad) for t in (images, *tensors)]
-            # recording runs the network, and must not move its statistics
+            # recording runs the network, which must not move its batch-norm statistics
             buffers = {name: b.clone() for name, b in self.supernet.named_buffers()}
             recorded: Any = torch.cuda.make_graphed_callables(_Pass(self.supernet, tuple(mixtures)), tuple(samples))
             with torch.no_grad():
@@ -127,7 +131,7 @@ class SupernetRunner:
 
 
 class _Pass(nn.Module):
-    """A supernet whose mixtures are single tensors, as recording needs them."""
+    """A supernet that takes its mixtures as single tensors, which recording requires."""
 
     def __init__(self, supernet: Supernet, cell_types: tuple[str, ...]) -> None:
         super().__init__()

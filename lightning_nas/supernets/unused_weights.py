@@ -1,4 +1,4 @@
-"""Weights that stay as they are where no path of a step used them."""
+"""A guard that leaves unused weights unchanged."""
 
 from collections.abc import Sequence
 
@@ -10,15 +10,24 @@ from lightning_nas.spaces.base import Supernet
 
 
 class UnusedWeightGuard:
-    """Keeps the weights of operations that no path of a step used exactly as they were: no momentum, no decay.
+    """Leaves the weights of operations that no path of a step used unchanged: no momentum, no weight decay.
 
-    Where an operation has parameters of its own, optimizers leave them alone if they have no gradient. Batched
-    supernets keep those of many operations in one tensor; an optimizer's step would move the unused parts, too, by
-    their momentum and decay. ``before_step`` copies these parts and their optimizer state, ``after_step`` puts them
-    back. What has a gradient that is zero throughout counts as unused, as in the published code of SPOS.
+    If every operation has parameters of its own, optimizers skip those without a gradient. A batched supernet holds the
+    weights of many operations in one tensor, and an optimizer's step would move the unused parts too, by their momentum
+    and decay. ``before_step`` copies these parts and their optimizer state, and ``after_step`` puts them back. A part
+    whose gradient is zero everywhere counts as unused, as in the published code of SPOS.
 
     Args:
         network: A supernet.
+
+    Example:
+        ```python
+        guard = UnusedWeightGuard(supernet)
+        loss.backward()
+        guard.before_step(optimizer)
+        optimizer.step()
+        guard.after_step(optimizer)
+        ```
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -32,10 +41,16 @@ class UnusedWeightGuard:
         self._new: list[tuple[Tensor, Sequence[int], tuple[int | slice, ...]]] = []
 
     def before_step(self, optimizer: Optimizer) -> None:
-        """Note the unused parts; gradients are there, the step is not yet taken."""
+        """Copy the unused parts of the weights and of the optimizer's state.
+
+        Args:
+            optimizer: Optimizer of the weights; their gradients are computed, its step is not yet taken.
+        """
         self._kept, self._new = [], []
         for group in optimizer.param_groups:
-            if group.get("fused") and group.get("momentum"):  # such an SGD ends where some have no momentum yet
+            if group.get("fused") and group.get(
+                "momentum"
+            ):  # fused SGD fails if only some weights have a momentum buffer
                 for p in group["params"]:
                     optimizer.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
         moving = [p for p in self.whole if p.grad is not None]
@@ -56,7 +71,11 @@ class UnusedWeightGuard:
                 self._new.append((p, full, part))
 
     def after_step(self, optimizer: Optimizer) -> None:
-        """Put them back; state that the step has made for them starts at zero."""
+        """Put the copies back; state that the step has created for unused parts is set to zero.
+
+        Args:
+            optimizer: The optimizer that has taken its step.
+        """
         for place, value in self._kept:
             place.copy_(value)
         for p, full, part in self._new:
@@ -67,5 +86,5 @@ class UnusedWeightGuard:
 
 
 def _part(tensor: Tensor, full: Sequence[int], part: tuple[int | slice, ...]) -> Tensor:
-    """A view of an operation's own part."""
+    """A view of the part that belongs to one operation."""
     return tensor.view(full)[part]

@@ -1,6 +1,8 @@
 """Bi-level differentiable search."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from lightning_nas.checks import at_least
 from lightning_nas.data.sets import classes_of
 from lightning_nas.data.splits import derived_seed
 from lightning_nas.differentiable.discretization.base import Discretizer
-from lightning_nas.differentiable.hypergradient.base import BilevelProblem, Hypergradient, VirtualStep, Weights
+from lightning_nas.differentiable.hypergradient.base import BilevelProblem, Hypergradient
 from lightning_nas.differentiable.model import SearchModel
 from lightning_nas.differentiable.normalization.base import Normalization
 from lightning_nas.differentiable.objective import SearchObjective
@@ -227,8 +229,7 @@ class BilevelTask(LightningModule):
         if one_level:
             train = (torch.cat([train[0], search[0]]), torch.cat([train[1], search[1]]))
         elif move_alphas:
-            self.objective.move_to(self.progress, self.global_step)
-            gradients = self.hypergradient.gradient(self._problem(weight_optimizer), train, search)
+            gradients = self.hypergradient.gradient(self._problem(weight_optimizer.optimizer), train, search)
             for alpha, gradient in zip(self.model.alpha_list, gradients, strict=True):
                 alpha.grad = gradient
             alpha_optimizer.step()
@@ -241,22 +242,14 @@ class BilevelTask(LightningModule):
                     alpha.grad = alpha.grad * (scaler.get_scale() / scale) if alpha.grad is not None else None
             alpha_optimizer.step()
 
-    def _problem(self, optimizer: LightningOptimizer) -> BilevelProblem:
-        def mean(value: Tensor) -> Tensor:
-            reduced: Tensor = self.trainer.strategy.reduce(value, reduce_op="mean")
-            return reduced
-
-        def search_loss(batch: Batch, weights: Weights | None) -> Tensor:
-            loss = self.objective.search_loss(batch, weights)
-            self.means.add({"search/loss": loss}, len(batch[1]))
-            scaler = gradient_scaler(self.trainer)
-            total = loss + self.objective.penalty()
-            # the optimizer's step divides the gradient by the scale again
-            return total if scaler is None else scaler.scale(total)
-
-        weights = self.model.weights
-        step = VirtualStep.of(optimizer.optimizer, weights) if self.hypergradient.needs_sgd else None
-        return BilevelProblem(weights, self.model.alpha_list, self.objective.train_loss, search_loss, step, mean)
+    def _problem(self, optimizer: Optimizer) -> BilevelProblem:
+        self.objective.move_to(self.progress, self.global_step)
+        return self.objective.problem(
+            step=self.hypergradient.unrolled_step(optimizer, self.model.weights),
+            mean=partial(self.trainer.strategy.reduce, reduce_op="mean"),
+            scaler=gradient_scaler(self.trainer),
+            record=lambda loss, images: self.means.add({"search/loss": loss}, images),
+        )
 
     def _move_weights(self, batch: Batch, optimizer: LightningOptimizer, *, with_alphas: bool) -> None:
         self.objective.move_to(self.progress, self.global_step)
@@ -361,7 +354,8 @@ class BilevelTask(LightningModule):
         Raises:
             ConfigError: The space cannot do without them, or several processes train the weights together.
         """
-        self._change("Operations cannot be removed", lambda: self.model.restrict(allowed))
+        with self._changed_supernet("Operations cannot be removed"):
+            self.model.restrict(allowed)
 
     def freeze_architecture(self, architecture: Architecture) -> None:
         """End the search, but not the training: from now on the supernet is one architecture.
@@ -372,15 +366,8 @@ class BilevelTask(LightningModule):
         Raises:
             ConfigError: Several processes train the weights together.
         """
-        self._change("Operations cannot be removed", lambda: self.model.freeze_architecture(architecture))
-
-    def _change(self, what: str, change: Callable[[], None]) -> None:
-        self._check_alone(what)
-        before = self.model.supernet
-        change()
-        self._attach()
-        if self._trainer is not None and self.trainer.optimizers:
-            inherit_optimizer(self.trainer.optimizers[0], self.model.supernet, before)
+        with self._changed_supernet("Operations cannot be removed"):
+            self.model.freeze_architecture(architecture)
 
     def rebuild(self, space: DifferentiableSpace) -> None:
         """Start again in another space: new weights, alphas, optimizers, schedulers and warm-up.
@@ -393,20 +380,25 @@ class BilevelTask(LightningModule):
         Raises:
             ConfigError: The space has other cells, the discretizer cannot serve it, or several processes train.
         """
-        self._check_alone("A search cannot start again")
-        self.model.rebuild(space, derived_seed(self.seed, "rebuild", self.current_epoch))
-        self.start_epoch = self.current_epoch
-        self._attach()
-        if self._trainer is not None and self.trainer.optimizers:
-            self.trainer.strategy.setup_optimizers(self.trainer)
+        with self._changed_supernet("A search cannot start again", new=True):
+            self.model.rebuild(space, derived_seed(self.seed, "rebuild", self.current_epoch))
+            self.start_epoch = self.current_epoch
 
-    def _check_alone(self, what: str) -> None:
-        trainer = self._trainer
+    @contextmanager
+    def _changed_supernet(self, what: str, *, new: bool = False) -> Iterator[None]:
+        """Let optimizers and regularizers follow a change of the supernet; ``new`` optimizers forget their state."""
+        trainer, before = self._trainer, self.model.supernet
         if trainer is not None and trainer.world_size > 1 and trainer.training:
             raise ConfigError(
                 f"{what} while {trainer.world_size} processes train the supernet together. Do it before the run, or "
                 "use one device."
             )
+        yield
+        self._attach()
+        if trainer is not None and trainer.optimizers and new:
+            trainer.strategy.setup_optimizers(trainer)
+        elif trainer is not None and trainer.optimizers:
+            inherit_optimizer(trainer.optimizers[0], self.model.supernet, before)
 
     def _attach(self) -> None:
         """Let everything that looks at the supernet look at the present one."""
@@ -420,8 +412,7 @@ class BilevelTask(LightningModule):
         """Weights first, alphas second: checkpoints keep them by position."""
         parameters = (self.model.supernet.parameters(), self.model.alpha_list)
         optimizers = [make(each) for make, each in zip(self.make_optimizers, parameters, strict=True)]
-        if self.hypergradient.needs_sgd:
-            VirtualStep.of(optimizers[0], self.model.weights)  # refuses other optimizers
+        self.hypergradient.unrolled_step(optimizers[0], self.model.weights)  # refuses what it cannot unroll
         pairs = zip(self.make_schedulers, optimizers, strict=True)
         schedulers: list[Any] = [make(optimizer) for make, optimizer in pairs if make]
         if any(isinstance(scheduler, ReduceLROnPlateau) for scheduler in schedulers):

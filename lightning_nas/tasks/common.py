@@ -1,4 +1,4 @@
-"""What the tasks share."""
+"""What several tasks share: means of an epoch, checks of batches and checkpoints, images to measure on."""
 
 import math
 from collections.abc import Mapping
@@ -14,14 +14,18 @@ from torch.optim import Optimizer
 from lightning_nas.errors import CheckpointError, ConfigError, TrainingError
 
 CHECK_EVERY = 50
-"""Batches after which a GPU's losses, or those of several processes, are looked at."""
+"""Number of batches between two looks at the losses on a GPU or in several processes."""
 
 
 class EpochMeans:
-    """Means of an epoch's batches, weighted by their sizes, logged once an epoch.
+    """Means over the batches of an epoch, weighted by batch size and logged once per epoch.
 
-    Sums stay on the device. ``LightningModule.log`` of every batch would give the same numbers, but on small networks
-    it takes a tenth of a step.
+    The sums stay on the device. ``LightningModule.log`` in every batch would give the same numbers, but takes a tenth
+    of a step on small networks.
+
+    Attributes:
+        sums: Sum of every metric over the images so far.
+        samples: Number of images so far, by metric.
     """
 
     def __init__(self) -> None:
@@ -29,16 +33,16 @@ class EpochMeans:
         self.samples: dict[str, int] = {}
 
     def clear(self) -> None:
-        """Forget what was added: the start of a training; a checkpoint's sums are loaded after it."""
+        """Forget all batches, at the start of a training; the sums of a checkpoint are loaded later."""
         self.sums.clear()
         self.samples.clear()
 
     def add(self, values: dict[str, Tensor], samples: int) -> None:
-        """Count a batch.
+        """Add a batch.
 
         Args:
-            values: Means over the batch by metric, scalars; they are detached.
-            samples: Size of the batch.
+            values: Means over the batch by metric, scalars; they are detached here.
+            samples: Number of images in the batch.
         """
         for name, value in values.items():
             if name in self.sums:
@@ -50,12 +54,12 @@ class EpochMeans:
     def check(self, task: LightningModule, batch_idx: int | None = None) -> None:
         """Stop a training whose loss is not finite.
 
-        Looking costs a wait for the device. One process on the CPU looks after every batch; others after every
-        ``CHECK_EVERY``, all at once, and at the end of an epoch.
+        Every look waits for the device. A single process on the CPU looks after every batch; all others look together
+        after every ``CHECK_EVERY`` batches and at the end of an epoch.
 
         Args:
-            task: The task, for where it is.
-            batch_idx: The batch, if the epoch is not at its end.
+            task: The task that is trained.
+            batch_idx: Index of the batch; None at the end of an epoch.
 
         Raises:
             TrainingError: A sum is infinite or not a number.
@@ -78,36 +82,53 @@ class EpochMeans:
             )
 
     def save(self, task: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Put the sums over all processes into a checkpoint, which may be one within an epoch.
+        """Put the sums over all processes into a checkpoint, which may be written within an epoch.
+
+        Args:
+            task: The task that is trained.
+            checkpoint: The checkpoint that is being written.
 
         Raises:
-            TrainingError: A loss or a parameter is not finite: the checkpoint before must not be replaced.
+            TrainingError: A loss or a parameter is not finite; the earlier checkpoint must not be replaced then.
         """
         self.check(task)
         check_weights(task)
         reduce = task.trainer.strategy.reduce
         sums = {name: reduce(total.clone(), reduce_op="sum").cpu() for name, total in self.sums.items()}
-        world = task.trainer.world_size  # whose batches are equally large
+        world = task.trainer.world_size  # all processes have batches of the same size
         checkpoint["means"] = {"sums": sums, "samples": {n: count * world for n, count in self.samples.items()}}
 
     def load(self, task: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take the sums back, on the main process alone: means over processes are weighted by their samples."""
+        """Restore the sums, on the main process only: they are those of all processes.
+
+        Args:
+            task: The task that is trained.
+            checkpoint: The checkpoint that is being loaded.
+        """
         self.clear()
         if task.trainer.is_global_zero:
             self.sums = {name: total.to(task.device) for name, total in checkpoint["means"]["sums"].items()}
             self.samples = dict(checkpoint["means"]["samples"])
 
     def mean(self, name: str, trainer: Trainer) -> float:
-        """One mean over the batches of all processes; to be called by all of them."""
+        """The mean of one metric over the batches of all processes; all of them must call this.
+
+        Args:
+            name: Name of the metric.
+            trainer: The trainer.
+        """
         both = torch.stack([self.sums[name].double(), self.sums[name].new_tensor(self.samples[name]).double()])
         total, samples = trainer.strategy.reduce(both, reduce_op="sum").tolist()
         return float(total / samples)
 
     def log(self, task: LightningModule) -> None:
-        """Log the means over the batches of all processes, and start anew; for ``on_train_epoch_end``.
+        """Log the means over the batches of all processes and forget the batches; for ``on_train_epoch_end``.
+
+        Args:
+            task: The task that is trained.
 
         Raises:
-            TrainingError: One is not finite.
+            TrainingError: A mean is not finite.
         """
         self.check(task)
         for name, total in self.sums.items():
@@ -118,13 +139,20 @@ class EpochMeans:
 
 
 def last_good(trainer: Trainer) -> str:
-    """A sentence about the checkpoint that a failed training can go on from."""
+    """A sentence about the checkpoint that a failed training can be resumed from.
+
+    Args:
+        trainer: The trainer.
+    """
     path = getattr(trainer.checkpoint_callback, "best_model_path", "")
-    return f"The last good checkpoint is {path}." if path else "There is no checkpoint from before."
+    return f"The last good checkpoint is {path}." if path else "There is no earlier checkpoint."
 
 
 def check_weights(task: LightningModule) -> None:
-    """Refuse to save parameters that are not finite over a checkpoint whose are.
+    """Refuse to replace a good checkpoint by one with parameters that are not finite.
+
+    Args:
+        task: The task that is trained.
 
     Raises:
         TrainingError: A parameter is infinite or not a number.
@@ -139,18 +167,24 @@ def check_weights(task: LightningModule) -> None:
 
 
 def output_folder(trainer: Trainer, output_dir: str | None) -> Path:
-    """Where a task writes its artifacts: ``output_dir``, by default the folder of this run's logger.
+    """The folder of a task's artifacts. All processes must call this: the main one broadcasts the logger's folder.
 
-    To be called by all processes: the main one tells the others its logger's folder.
+    Args:
+        trainer: The trainer.
+        output_dir: The folder that the user has named; None for the folder of the run's logger.
     """
     return Path(output_dir or trainer.log_dir or trainer.default_root_dir)
 
 
 def check_state(task: LightningModule, checkpoint: dict[str, Any]) -> None:
-    """Compare the names and shapes of a checkpoint's parameters with those of a task.
+    """Compare the names and shapes of the parameters in a checkpoint with those of a task.
+
+    Args:
+        task: The task that is to load the checkpoint.
+        checkpoint: The checkpoint.
 
     Raises:
-        CheckpointError: They differ, so that the checkpoint is of a network of another size or form.
+        CheckpointError: They differ: the checkpoint belongs to another network.
     """
     made = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
     mine = {name: tuple(value.shape) for name, value in task.state_dict().items()}
@@ -158,9 +192,9 @@ def check_state(task: LightningModule, checkpoint: dict[str, Any]) -> None:
     if wrong:
         name = wrong[0]
         raise CheckpointError(
-            f"The checkpoint is of another network: {len(wrong)} parameters differ, the first is {name} with shape "
-            f"{made.get(name)} in the checkpoint and {mine.get(name)} here (None: absent). Use the "
-            "configuration that it was made with: cli_config.yaml in its run's folder."
+            f"The checkpoint belongs to another network: {len(wrong)} parameters differ, the first is {name} with "
+            f"shape {made.get(name)} in the checkpoint and {mine.get(name)} here (None: absent). Use the configuration "
+            "that it was made with: cli_config.yaml in the folder of its run."
         )
 
 

@@ -1,4 +1,4 @@
-"""Selection of an architecture by perturbation of a trained supernet."""
+"""Selection of an architecture by perturbing a trained supernet (DARTS-PT)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,14 +20,14 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Decision:
-    """What was decided about one edge.
+    """A decision about one edge.
 
     Attributes:
-        epoch: When, from 0.
+        epoch: Epoch at whose start it was made, counted from 0.
         cell: Cell type.
         edge: Row of the alphas.
-        operation: Column of the operation that it keeps; None where the edge was deleted.
-        scores: What was measured without every candidate, by operation or by row of the alphas.
+        operation: Column of the operation that the edge keeps; None if the edge was removed.
+        scores: Accuracy or loss without each candidate, by the name of an operation or by the row of an edge.
     """
 
     epoch: int
@@ -39,13 +39,13 @@ class Decision:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is decided when.
+    """The order and the epochs of all decisions.
 
     Attributes:
         edges: For every cell type, the edges in the order in which they get their operation.
-        nodes: For every cell type, the nodes that read too many inputs, in the order in which they lose them.
-        epochs: The epoch at whose start each step is made, the edges' first.
-        length: Epochs in all.
+        nodes: For every cell type, the nodes with too many inputs, in the order in which they lose some.
+        epochs: The epoch at whose start each step is made; the steps of edges come before those of nodes.
+        length: Number of epochs of the whole selection.
     """
 
     edges: dict[str, list[int]]
@@ -55,12 +55,12 @@ class Plan:
 
     @classmethod
     def of(cls, space: DifferentiableSpace, epochs_between: int, seed: int) -> "Plan":
-        """Make the plan of a space.
+        """Draw the plan for a space.
 
         Args:
-            space: The space.
-            epochs_between: Epochs from one step to the next.
-            seed: Of the orders, each cell type has its own.
+            space: The search space.
+            epochs_between: Number of epochs from one step to the next.
+            seed: Seed of the orders; every cell type has its own order.
         """
         kept = space.inputs_kept
         pruned = [i for i, node in enumerate(space.nodes) if kept is not None and node.stop - node.start > kept]
@@ -70,47 +70,62 @@ class Plan:
             edges[cell] = torch.randperm(space.edges, generator=generator).tolist()
             nodes[cell] = [pruned[i] for i in torch.randperm(len(pruned), generator=generator).tolist()]
         steps = space.edges + len(pruned)
-        # as published: the last step is in the last epoch, which without nodes to prune comes one earlier
+        # as published: the last step is in the last epoch, which comes one earlier if no node loses inputs
         length = max(steps, epochs_between * (steps - 1) + bool(pruned))
         return cls(edges, nodes, [epochs_between * i for i in range(steps - 1)] + [length - 1], length)
 
 
 class SelectTask(BilevelTask):
-    """Selects by perturbation (DARTS-PT): what the supernet misses most when it is removed stays.
+    """Selects by perturbation (DARTS-PT): the operations stay whose removal hurts the supernet most.
 
-    It goes on from the supernet of a search. At the start of every ``epochs_between``-th epoch one edge of every cell
-    type, in random order, gets its operation: each is removed (its factor 0, those of the others as they are), and the
-    one without which the supernet does worst becomes the edge's only one, with the edge's whole factor. Then, where
-    nodes keep some of their inputs, every node in random order loses, one after the other, the inputs without which
-    the supernet does best. In between weights and alphas train on as in ``BilevelTask``, as do its arguments not
-    named here. That a node's deleted inputs stay away while its next one is chosen is a reconstruction.
+    The task starts from the supernet of a search. At the start of every ``epochs_between``-th epoch one edge of every
+    cell type, in random order, gets its operation. Each operation of the edge is removed in turn: its factor is 0, all
+    others keep theirs. The one without which the supernet does worst becomes the only one, with the whole factor of the
+    edge. Then, if nodes keep only some of their inputs, every node in random order loses one input after the other,
+    those without which the supernet does best. Between the decisions weights and alphas are trained as in
+    ``BilevelTask``.
 
-    Removals are measured on images of the search half that are the same for all, with batch statistics, without moving
-    the running ones. Of several processes each measures all, and takes over what the main one found.
-    ``architecture.json`` holds every decision with its scores; selection errors, of which removal is the reference,
-    are not measured.
+    Removals are measured on the same images of the search half, with batch statistics and without moving the running
+    ones. Every process measures and takes over what the main one found. ``architecture.json`` holds every decision
+    with its scores. Selection errors are not measured, because removal is their reference. That the removed inputs of a
+    node stay away while its next input is chosen is a reconstruction.
 
     References:
         1. Wang, Cheng, Chen, Tang, Hsieh: Rethinking Architecture Selection in Differentiable NAS, ICLR 2021,
            https://arxiv.org/abs/2108.04392
 
     Attributes:
-        plan: What is decided when.
-        decisions: All that were made.
+        plan: The order and the epochs of all decisions.
+        decisions: All decisions so far.
 
     Args:
         supernet_path: ``supernet.safetensors`` of a search with ``write_supernet: true``.
-        epochs_between: Epochs from one step to the next, at least 1 (the paper: 5).
-        fixed_alphas: Whether all factors of an edge are equal and stay so, and only weights train.
-        by_loss: Whether the worst is the highest loss; by default the lowest accuracy, as published.
-        selection_images: Images that removals are measured on; 0 takes the whole search half, as published.
-        selection_batch_size: How many of them share their batch statistics (published: 64).
-        seed: Of the orders and of the choice of images.
-        **options: See ``BilevelTask``.
+        epochs_between: Number of epochs from one step to the next, at least 1 (the paper: 5).
+        fixed_alphas: Whether all factors of an edge are equal and stay so; only the weights are trained then.
+        by_loss: Whether the worst removal is the one with the highest loss, instead of the lowest accuracy, as
+            published.
+        selection_images: Number of images that removals are measured on; 0 takes the whole search half, as published.
+        selection_batch_size: Number of images that share their batch statistics, at least 2 (published: 64).
+        seed: Seed of the orders and of the choice of images.
+        **options: All other arguments of ``BilevelTask``.
 
     Raises:
-        ArtifactError: ``supernet_path`` is missing, or of another space, or without alphas.
-        ConfigError: A number is out of range, or components don't go together.
+        ArtifactError: ``supernet_path`` is missing, belongs to another space, or has no alphas.
+        ConfigError: A number is out of its range, or components do not go together.
+
+    Example:
+        ```yaml
+        model:
+          class_path: SelectTask
+          init_args:
+            supernet_path: supernet/supernet.safetensors
+            space: {class_path: DARTSSpace, init_args: {channels: 16, cells: 8}}
+            hypergradient: FirstOrder
+            discretizer: SoftmaxScore
+            weight_optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.0025, momentum: 0.9}}
+            alpha_optimizer: {class_path: torch.optim.Adam, init_args: {lr: 0.0003}}
+        trainer: {max_epochs: 81}
+        ```
     """
 
     def __init__(
@@ -147,22 +162,22 @@ class SelectTask(BilevelTask):
     # -- decisions ------------------------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
-        """Refuse a training of another length than the plan's, and data without a search half.
+        """Refuse a training that does not have the length of the plan, and data without fixed images.
 
         Raises:
-            ConfigError: Either, or see ``BilevelTask.on_fit_start``.
+            ConfigError: One of both, or what ``BilevelTask`` refuses.
         """
         super().on_fit_start()
         if self.trainer.max_epochs != self.plan.length:
             raise ConfigError(
-                f"trainer.max_epochs is {self.trainer.max_epochs}, but {len(self.plan.epochs)} steps of the selection "
-                f"take {self.plan.length} epochs. Set trainer.max_epochs to {self.plan.length}."
+                f"trainer.max_epochs is {self.trainer.max_epochs}, but the {len(self.plan.epochs)} steps of the "
+                f"selection take {self.plan.length} epochs. Set trainer.max_epochs to {self.plan.length}."
             )
         check_fixed_images("The selection", self.trainer)
         self.model.mask.compute_all = self.trainer.world_size > 1
 
     def on_train_epoch_start(self) -> None:
-        """Make the step that is due."""
+        """Make the steps that are due."""
         while self.steps_made < len(self.plan.epochs) and self.plan.epochs[self.steps_made] <= self.current_epoch:
             self.make_step(self.steps_made)
             self.steps_made += 1

@@ -94,11 +94,11 @@ def network_of(task: BilevelTask) -> Any:
     for name, value in to_per_edge(task.model.supernet).items():
         edge = re.match(r"(cells\.\d+)\.edges\.(\d)<-(\d)\.\d\.op\.(.*)", name)
         if edge is None:
-            state[name.replace(".op.", ".")] = value
+            state[name] = value
         else:
             cell, node, source = edge[1], int(edge[2]), int(edge[3])
             names = [task.model.space.operations[o] for o in task.found.choices][node * (node - 1) // 2 :][:source]
-            state[f"{cell}.nodes.{node - 1}.{sum(n != 'none' for n in names)}.{edge[4]}"] = value
+            state[f"{cell}.nodes.{node - 1}.{sum(n != 'none' for n in names)}.op.{edge[4]}"] = value
     left = network.load_state_dict(state, strict=False)
     assert not left.unexpected_keys
     # the supernet's batch norms of operations scale by one and add nothing, as new ones do
@@ -165,7 +165,7 @@ def test_a_resumed_run_equals_one_without_a_stop(tmp_path: Path) -> None:
 def test_what_cannot_be_frozen_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="epoch is 0"):
         FreezeArchitecture(epoch=0)
-    with pytest.raises(ConfigError, match="frozen at the start of epoch 3, but the last of 3 is epoch 2"):
+    with pytest.raises(ConfigError, match="epoch is 3, but the last of 3 epochs is epoch 2"):
         fit(search(tmp_path, "nasbench201"), FreezeArchitecture(epoch=3), max_epochs=3)
     with pytest.raises(ConfigError, match="do not move in the first 2 epochs"):
         fit(search(tmp_path, "nasbench201", warmup_epochs=2), FreezeArchitecture(epoch=2), max_epochs=3)
@@ -192,7 +192,7 @@ def test_a_frozen_checkpoint_of_another_network_is_refused(tmp_path: Path) -> No
     keep = ModelCheckpoint(tmp_path, "last", enable_version_counter=False)
     fit(search(tmp_path, "darts"), FreezeArchitecture(epoch=1, images=8), keep, max_epochs=2, enable_checkpointing=True)
     other = search(tmp_path, "darts", space=DARTSSpace(nodes=3, channels=2, cells=3))
-    with pytest.raises(CheckpointError, match="of another network"):
+    with pytest.raises(CheckpointError, match="to another network"):
         fit(other, FreezeArchitecture(epoch=1, images=8), max_epochs=3, path=tmp_path / "last.ckpt")
 
 

@@ -190,15 +190,26 @@ def test_skips_lose_a_share_of_their_values_in_training(side: int) -> None:
     torch.testing.assert_close(edges.eval()([x], weights), plain)
 
 
-@pytest.mark.parametrize("options", [{"cells": (3, 3)}, {"kept": (3, 5)}, {"kept": (5,)}, {"skip_dropout": (0, 0, 1)}])
-def test_phases_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="expected are growing cells"):
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"cells": (3, 3, 4)}, r"cells is \[3, 3, 4\]; it must be a list of increasing"),
+        ({"cells": ()}, r"cells is \[\]; it must be a list of increasing"),
+        ({"kept": (3, 5)}, r"kept is \[3, 5\]; it must be a list of decreasing"),
+        ({"kept": (5, 0)}, r"kept is \[5, 0\]; it must be a list of decreasing positive"),
+        ({"kept": (5,)}, "kept has 1 values; it must have one less than cells, 2"),
+        ({"skip_dropout": (0, 0)}, "skip_dropout has 2 values; it must have one per phase, 3"),
+        ({"skip_dropout": (0, 0, 1)}, "skip_dropout is 1; it must lie in"),
+    ],
+)
+def test_phases_that_make_no_sense_are_refused(options: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
         PDARTSPhases(**{**PHASES, **options})
 
 
 @pytest.mark.parametrize("kept", [(8, 3), (5, 2)])
 def test_phases_that_could_leave_too_little_are_refused(kept: tuple[int, int], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="must begin below their number, and end at 3 or more"):
+    with pytest.raises(ConfigError, match="must start below their number and end at 3 or more"):
         fit(make(tmp_path), PDARTSPhases(**{**PHASES, "kept": kept}))
     fit(make(tmp_path, discretizer=SoftmaxScore()), PDARTSPhases(**{**PHASES, "kept": (5, 2)}))
 
@@ -221,9 +232,9 @@ def test_what_is_measured_is_measured_without_dropout(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("task", "trainer", "reason"),
     [
-        ({}, {"max_epochs": 8}, "multiple of the phases"),
+        ({}, {"max_epochs": 8}, "multiple of the number of phases"),
         ({"warmup_epochs": 3}, {}, "longer than its warm-up"),
-        ({"space": DARTSSpace(nodes=2, channels=2, cells=8)}, {}, "those of the first"),
+        ({"space": DARTSSpace(nodes=2, channels=2, cells=8)}, {}, "as many cells as the first phase, 3"),
         ({"space": DARTSSpace(nodes=2, channels=2, cells=4)}, {}, "Give the space 3 cells"),
         (
             {"space": NASBench201Space(channels=2, cells_per_stage=1), "discretizer": SoftmaxScore()},

@@ -80,7 +80,7 @@ def test_before_a_search_nothing_costs() -> None:
 
 def test_what_cannot_fall_is_refused(tmp_path: Path) -> None:
     for relaxation in (Softmax(), GumbelSoftmax()):
-        with pytest.raises(ConfigError, match=f"those of {type(relaxation).__name__} have the sum 1"):
+        with pytest.raises(ConfigError, match=f"those of {type(relaxation).__name__} sum to 1"):
             task(tmp_path, ExpectedCost(), relaxation=relaxation)
     with pytest.raises(ConfigError, match="weight is -1"):
         ExpectedCost(weight=-1)

@@ -121,7 +121,7 @@ def test_a_drawn_supernet_is_the_ordinary_network_of_the_drawn_cell(tmp_path: Pa
                 kept = [s for (to, s), c in zip(pairs, choices, strict=True) if to == node and c]
                 source = kept[int(parts[4])]
                 column = choices[pairs.index((node, source))]
-                name_there = f"cells.{parts[1]}.edges.{node}<-{source}.{column}.op.{'.'.join(parts[5:])}"
+                name_there = f"cells.{parts[1]}.edges.{node}<-{source}.{column}.{'.'.join(parts[5:])}"
                 own[name] = state.get(name_there, own[name])
             else:
                 own[name] = task.model.supernet.state_dict()[name]

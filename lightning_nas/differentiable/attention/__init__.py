@@ -1,4 +1,4 @@
-"""Attention inside the mixtures of a supernet."""
+"""Attention: weights channels or operations inside the mixtures of a supernet."""
 
 from lightning_nas.differentiable.attention.channel import ChannelAttention
 from lightning_nas.differentiable.attention.operation import OperationAttention

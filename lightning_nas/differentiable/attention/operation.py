@@ -1,14 +1,19 @@
-"""Attention over the candidate operations of an edge."""
+"""Attention over the operations of an edge."""
 
 import torch
 from torch import Tensor, nn
 
-from lightning_nas.errors import ConfigError
+from lightning_nas.checks import greater_than
 from lightning_nas.spaces.attention import Attention
 
 
 class OperationScores(nn.Module):
-    """``q . GAP(o(x)) / temperature`` for every operation, with one learned query a cell."""
+    """The scores ``q . GAP(o(x)) / temperature`` of all operations, with one learned query ``q`` per cell.
+
+    Args:
+        channels: Number of channels that the operations put out.
+        temperature: Divisor of the scores.
+    """
 
     def __init__(self, channels: int, temperature: float) -> None:
         super().__init__()
@@ -16,26 +21,45 @@ class OperationScores(nn.Module):
         self.temperature = temperature
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """Map ``(batch, edges, operations, channels)`` to ``(batch, edges, operations)``."""
+        """Scores ``(batch, edges, operations)``.
+
+        Args:
+            pooled: Outputs of the operations, averaged over height and width, ``(batch, edges, operations, channels)``.
+        """
         return pooled @ self.query / self.temperature
 
 
 class OperationAttention(Attention):
-    """Weights operations by what they put out: ``w_o ~ exp(alpha_o + q . GAP(o(x)) / temperature)``.
+    """Weights the operations of an edge by their outputs: ``w_o ~ exp(alpha_o + q . GAP(o(x)) / temperature)``.
 
-    With the softmax relaxation this is exactly the softmax of alphas plus scores; with another one, an edge keeps its
-    sum. The found network is read from the alphas alone. A reconstruction: the pipeline that names attention against
-    selection errors (Liu et al., Neural Networks 2025) publishes no formula.
+    With the softmax relaxation this is the softmax of alphas plus scores; with any other relaxation the factors of an
+    edge keep their sum. The query ``q`` of a cell starts at zero, so that the search starts like one without attention.
+    The found network is read from the alphas alone.
+
+    A reconstruction: the pipeline that names attention as a remedy for selection errors (Liu et al., Neural Networks
+    2025) publishes no formula.
 
     Args:
-        temperature: Divisor of the scores, above 0.
+        temperature: Divisor of the scores, greater than 0; small values make the weights differ more between images.
+
+    Raises:
+        ConfigError: ``temperature`` is not greater than 0.
+
+    Example:
+        ```yaml
+        attention: {class_path: OperationAttention, init_args: {temperature: 1.0}}
+        ```
     """
 
     def __init__(self, temperature: float = 1.0) -> None:
-        if temperature <= 0:
-            raise ConfigError(f"temperature is {temperature}; it must be above 0.")
+        greater_than(0, temperature=temperature)
         self.temperature = temperature
 
     def operation_scores(self, channels: int, operations: int) -> nn.Module:
-        """Scores for one cell."""
+        """Scores for one cell.
+
+        Args:
+            channels: Number of channels that the operations put out.
+            operations: Number of operations; the scores have the same weights for any number.
+        """
         return OperationScores(channels, self.temperature)

@@ -1,4 +1,4 @@
-"""Discretizers: from alphas to an architecture."""
+"""Discretizers: read an architecture from alphas."""
 
 from lightning_nas.differentiable.discretization.base import Discretizer
 from lightning_nas.differentiable.discretization.joint_score import JointScore

@@ -1,4 +1,4 @@
-"""What a discretizer is."""
+"""The interface of discretizers."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -13,13 +13,26 @@ from lightning_nas.spaces.base import DifferentiableSpace
 
 
 class Discretizer(ABC):
-    """Scores the operations of all edges; the space then keeps a node's best edges and an edge's best operation.
+    """Reads an architecture from alphas.
+
+    A discretizer scores every operation of every edge. The space then keeps the best operation of an edge and, where
+    nodes keep only some of their inputs, the edges whose kept operations score best. So scores of different edges must
+    be comparable, which not every combination of relaxation and normalization gives; ``check`` refuses the others.
 
     Attributes:
         edge_alphas: Whether the scores need alphas of edges, which only some normalizations train.
+        limited_operations: Names of operations that may have to give way to others, however high they score.
+
+    Example:
+        ```python
+        class LargestAlpha(Discretizer):
+            def scores(self, alphas, edge_alphas, nodes):
+                return alphas
+        ```
     """
 
     edge_alphas: bool = False
+    limited_operations: tuple[str, ...] = ()
 
     def check(
         self, space: DifferentiableSpace, relaxation: Relaxation, normalization: Normalization | None = None
@@ -53,22 +66,22 @@ class Discretizer(ABC):
 
     @abstractmethod
     def scores(self, alphas: Tensor, edge_alphas: Tensor | None, nodes: Sequence[slice]) -> Tensor:
-        """Scores of one cell type, the higher the better.
+        """Scores ``(edges, operations)`` of one cell type; higher is better.
 
         Args:
-            alphas: ``(edges, operations)``.
-            edge_alphas: ``(edges,)``, or None where the search has none.
-            nodes: The rows of every node's edges.
+            alphas: Alphas ``(edges, operations)``.
+            edge_alphas: Alphas ``(edges,)`` of the edges; None if the search trains none.
+            nodes: For every node, the slice of its edges in the rows of the alphas.
         """
 
     def discretize(
         self, alphas: Mapping[str, Tensor], edge_alphas: Mapping[str, Tensor], space: DifferentiableSpace
     ) -> Architecture:
-        """The architecture that the alphas stand for; pure and quick.
+        """The architecture that the alphas stand for.
 
         Args:
-            alphas: ``(edges, operations)`` a cell type.
-            edge_alphas: ``(edges,)`` a cell type; empty where the search has none.
-            space: The space to choose in; whether ``none`` may be chosen is the space's.
+            alphas: Alphas ``(edges, operations)`` by cell type; they are not changed.
+            edge_alphas: Alphas ``(edges,)`` of the edges by cell type; empty if the search trains none.
+            space: The search space, which also decides whether ``none`` may be chosen.
         """
         return space.select({name: self.scores(a, edge_alphas.get(name), space.nodes) for name, a in alphas.items()})

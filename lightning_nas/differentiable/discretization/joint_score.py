@@ -1,4 +1,4 @@
-"""Discretization by a softmax over the whole node."""
+"""Scores by a softmax over all operations of a node."""
 
 from collections.abc import Sequence
 
@@ -12,9 +12,17 @@ from lightning_nas.spaces.base import DifferentiableSpace
 
 
 class JointScore(Discretizer):
-    """Score of an operation: its share among all operations of all edges of its node.
+    """Scores an operation by its share among all operations of all edges of its node.
 
-    Comparable across edges, in the order of the raw alphas. It goes with ``JointSoftmax``. A reconstruction, see there.
+    ``s_(i,o) = softmax over all (edge, operation) pairs of a node (alpha)``. The scores are comparable across edges
+    and have the order of the alphas, provided that the search made operations of different edges compete; it therefore
+    needs ``JointSoftmax`` as the normalization. A reconstruction; see there.
+
+    Example:
+        ```yaml
+        normalization: JointSoftmax
+        discretizer: JointScore
+        ```
     """
 
     def check(
@@ -36,5 +44,5 @@ class JointScore(Discretizer):
         )
 
     def scores(self, alphas: Tensor, edge_alphas: Tensor | None, nodes: Sequence[slice]) -> Tensor:
-        """``(edges, operations)`` shares of the node."""
+        """Shares ``(edges, operations)`` of every operation in its node."""
         return joint_softmax(alphas, nodes)

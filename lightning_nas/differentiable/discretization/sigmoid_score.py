@@ -1,4 +1,4 @@
-"""The discretization of FairDARTS."""
+"""The scores of FairDARTS."""
 
 from collections.abc import Sequence
 
@@ -12,15 +12,25 @@ from lightning_nas.spaces.base import DifferentiableSpace
 
 
 class SigmoidScore(Discretizer):
-    """Score of an operation: its sigmoid, comparable across edges; an edge has the score of its best operation.
+    """Scores an operation by the sigmoid of its alpha; an edge has the score of its best operation.
 
-    A departure: FairDARTS keeps at most two edges a node, of operations above a threshold of 0.85, possibly several
-    operations an edge, or a node without inputs. In spaces where a node keeps a fixed number of edges with one
-    operation each, what is above the threshold comes first by its order, and the next best fills up; so there is none.
+    ``s_(i,o) = 1 / (1 + exp(-alpha_(i,o)))``. Sigmoids do not compete, so the scores are comparable across edges. They
+    need ``Sigmoid`` as the relaxation.
+
+    A departure from the paper: FairDARTS keeps at most two edges per node, of operations above a threshold of 0.85,
+    which can leave several operations on an edge or a node without inputs. Here a node keeps a fixed number of edges
+    with one operation each. What is above a threshold would come first by its score anyway, and the next best fills
+    up, so there is no threshold.
 
     References:
         1. Chu, Zhou, Zhang, Li: Fair DARTS: Eliminating Unfair Advantages in Differentiable Architecture Search, ECCV
            2020, https://arxiv.org/abs/1911.12126
+
+    Example:
+        ```yaml
+        relaxation: Sigmoid
+        discretizer: SigmoidScore
+        ```
     """
 
     def check(
@@ -40,5 +50,5 @@ class SigmoidScore(Discretizer):
         self._check_comparable(isinstance(relaxation, Sigmoid), "Sigmoid as the relaxation", relaxation, normalization)
 
     def scores(self, alphas: Tensor, edge_alphas: Tensor | None, nodes: Sequence[slice]) -> Tensor:
-        """``(edges, operations)`` sigmoids."""
-        return alphas.double().sigmoid()  # in single precision, sigmoids of large alphas are all 1
+        """Sigmoids ``(edges, operations)`` in double precision."""
+        return alphas.double().sigmoid()  # in single precision, the sigmoids of all large alphas are 1

@@ -1,4 +1,4 @@
-"""The limit of skip connections of P-DARTS."""
+"""The limit of P-DARTS on skip connections."""
 
 from collections.abc import Mapping, Sequence
 
@@ -18,23 +18,31 @@ SKIP = "skip_connect"
 
 
 class SkipCap(Discretizer):
-    """At most so many skip connections in a cell: while there are more, the chosen one that scores least is given up.
+    """Limits the skip connections in a cell: while there are too many, the weakest of them gives way.
 
-    It is given up by scoring below everything else, and edges and operations are selected again; so another operation
-    of the edge, or another edge, takes its place.
+    Another discretizer scores the operations. As long as the selected cell has more than ``max_skips`` skip
+    connections, the one with the lowest score is set below all other scores, and edges and operations are selected
+    again; another operation of the edge, or another edge of the node, takes its place.
 
     References:
         1. Chen, Xie, Wu, Tian: Progressive Differentiable Architecture Search: Bridging the Depth Gap between Search
            and Evaluation, ICCV 2019, https://arxiv.org/abs/1904.12760
 
     Args:
-        max_skips: Largest number of skip connections that may stay in a cell (the paper: 2).
-        cell_type: The cell that is limited (the paper: the normal one).
-        discretizer: What scores the operations, at least 0 each; by default ``SoftmaxScore``.
+        max_skips: Largest number of skip connections in a cell (the paper: 2).
+        cell_type: Cell type that is limited (the paper: the normal cell).
+        discretizer: Scores the operations; all scores must be non-negative. ``SoftmaxScore`` by default.
 
     Raises:
         ConfigError: ``max_skips`` is negative.
+
+    Example:
+        ```yaml
+        discretizer: {class_path: SkipCap, init_args: {max_skips: 2, cell_type: normal}}
+        ```
     """
+
+    limited_operations = (SKIP,)
 
     def __init__(self, max_skips: int = 2, cell_type: str = "normal", discretizer: Discretizer | None = None) -> None:
         at_least(0, max_skips=max_skips)
@@ -59,7 +67,7 @@ class SkipCap(Discretizer):
         self.discretizer.check(space, relaxation, normalization)
         if self.cell_type not in space.cell_types or SKIP not in space.operations:
             raise ConfigError(
-                f"SkipCap limits {SKIP} in the cell {self.cell_type!r}; the space has the cells "
+                f"SkipCap limits {SKIP} in the cell type {self.cell_type!r}; the space has the cell types "
                 f"{list(space.cell_types)} with {list(space.operations)}. Name one of them, or leave SkipCap out."
             )
         scores = {name: torch.ones(space.edges, len(space.operations)) for name in space.cell_types}
@@ -72,25 +80,31 @@ class SkipCap(Discretizer):
             )
 
     def scores(self, alphas: Tensor, edge_alphas: Tensor | None, nodes: Sequence[slice]) -> Tensor:
-        """``(edges, operations)`` scores before any skip connection is given up."""
+        """Scores ``(edges, operations)`` before any skip connection gives way."""
         return self.discretizer.scores(alphas, edge_alphas, nodes)
 
     def discretize(
         self, alphas: Mapping[str, Tensor], edge_alphas: Mapping[str, Tensor], space: DifferentiableSpace
     ) -> Architecture:
-        """See ``Discretizer.discretize``."""
+        """The architecture that the alphas stand for, within the limit.
+
+        Args:
+            alphas: Alphas ``(edges, operations)`` by cell type; they are not changed.
+            edge_alphas: Alphas ``(edges,)`` of the edges by cell type; empty if the search trains none.
+            space: The search space.
+        """
         scores = {
             name: self.scores(a, edge_alphas.get(name), space.nodes).detach().clone() for name, a in alphas.items()
         }
         own, column = scores[self.cell_type], space.operations.index(SKIP)
         found = space.select(scores)
-        # every turn gives up another one, and `check` has seen to it that there is enough else
+        # every turn takes another one away, and `check` makes sure that enough other operations are left
         while len(skips := self._skips(found, space)) > self.max_skips:
             own[min(skips, key=lambda edge: float(own[edge, column])), column] = -1.0
             found = space.select(scores)
         return found
 
     def _skips(self, architecture: Architecture, space: DifferentiableSpace) -> list[int]:
-        """The edges that an architecture has skip connections on."""
+        """The edges on which an architecture has skip connections."""
         column = space.operations.index(SKIP)
         return [edge for edge, operation in space.chosen(architecture)[self.cell_type] if operation == column]

@@ -1,4 +1,4 @@
-"""Hypergradients: the gradients that the alphas follow."""
+"""Hypergradients: the gradients that alphas follow."""
 
 from lightning_nas.differentiable.hypergradient.base import BilevelProblem, Hypergradient, VirtualStep
 from lightning_nas.differentiable.hypergradient.exact_second_order import ExactSecondOrder

@@ -1,4 +1,4 @@
-"""What a hypergradient is."""
+"""The interface of hypergradients, and the step of the weights that some of them unroll."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -14,23 +14,26 @@ from lightning_nas.differentiable.regularization.base import Regularizer
 from lightning_nas.errors import ConfigError
 
 Batch = Any
+"""Images and labels."""
 Weights = Mapping[str, Tensor]
+"""Network weights by name."""
 
 
 @dataclass(frozen=True)
 class VirtualStep:
-    """The SGD step of the weight optimizer, as a function.
+    """The next SGD step of the weight optimizer, as a function.
 
-    ``d = gradient + weight_decay * w``, ``m' = momentum * m + (1 - dampening) * d`` (``d`` at the first step),
-    ``w' = w - learning_rate * (d + momentum * m' if nesterov else m')``.
+    With ``d = gradient + weight_decay * w`` and ``m' = momentum * m + (1 - dampening) * d`` (``m' = d`` at the first
+    step), the step is ``w' = w - learning_rate * m'``, or ``w - learning_rate * (d + momentum * m')`` with Nesterov
+    momentum.
 
     Attributes:
-        learning_rate: The weight optimizer's current one.
-        momentum: 0 for none.
-        dampening: Of the momentum.
-        weight_decay: L2.
+        learning_rate: Present learning rate of the weight optimizer.
+        momentum: Momentum of the weight optimizer; 0 for none.
+        dampening: Dampening of the momentum.
+        weight_decay: Factor of the L2 penalty.
         nesterov: Whether the momentum looks ahead.
-        buffers: Momentum buffers by weight name; none before the first step.
+        buffers: Momentum buffers by the name of the weight; those before the first step are missing.
     """
 
     learning_rate: float
@@ -41,7 +44,12 @@ class VirtualStep:
     buffers: Weights
 
     def __call__(self, weights: Weights, gradients: Weights) -> dict[str, Tensor]:
-        """The weights after one step, differentiable in both arguments."""
+        """The weights after one step, differentiable in both arguments.
+
+        Args:
+            weights: Weights before the step, by name.
+            gradients: Gradients of the loss, by the name of the weight.
+        """
         moved = {}
         for name, weight in weights.items():
             direction = gradients[name] + self.weight_decay * weight
@@ -56,18 +64,24 @@ class VirtualStep:
     def of(cls, optimizer: Optimizer, weights: Weights) -> "VirtualStep":
         """The next step of an optimizer.
 
+        Args:
+            optimizer: Optimizer of the weights.
+            weights: The weights by name.
+
         Raises:
-            ConfigError: It is not plain SGD with one parameter group.
+            ConfigError: The optimizer is not plain SGD with one parameter group.
         """
         if type(optimizer) is not torch.optim.SGD or len(optimizer.param_groups) != 1:
             raise ConfigError(
-                f"A second-order hypergradient unrolls one step of SGD; the weights are trained by "
-                f"{type(optimizer).__name__} with {len(optimizer.param_groups)} parameter groups. Use "
-                "torch.optim.SGD, or FirstOrder."
+                f"A second-order hypergradient unrolls one step of SGD, but {type(optimizer).__name__} with "
+                f"{len(optimizer.param_groups)} parameter groups trains the weights. Use torch.optim.SGD, or "
+                "FirstOrder."
             )
         group = optimizer.param_groups[0]
         if group["maximize"]:
-            raise ConfigError("A second-order hypergradient cannot unroll SGD with maximize=True.")
+            raise ConfigError(
+                "A second-order hypergradient cannot unroll SGD that maximizes. Use maximize: false, or FirstOrder."
+            )
         buffers = {n: optimizer.state[w].get("momentum_buffer") for n, w in weights.items() if w in optimizer.state}
         return cls(
             learning_rate=float(group["lr"]),
@@ -79,7 +93,11 @@ class VirtualStep:
         )
 
     def factor(self, name: str) -> float:
-        """The factor of a weight's gradient in its step, learning rate included."""
+        """The derivative of ``-w'`` with respect to the gradient: what a weight's gradient is multiplied by.
+
+        Args:
+            name: Name of the weight.
+        """
         if not self.momentum:
             return self.learning_rate
         share = 1.0 if self.buffers.get(name) is None else 1 - self.dampening
@@ -88,15 +106,15 @@ class VirtualStep:
 
 @dataclass(frozen=True)
 class BilevelProblem:
-    """What a hypergradient may look at.
+    """What a hypergradient has to work with.
 
     Attributes:
-        weights: The network's parameters by name.
+        weights: The network weights by name.
         alphas: The architecture parameters, in a fixed order.
-        train_loss: ``(batch, weights) -> loss`` that the weights minimise; ``weights`` None means the live ones.
-        search_loss: Likewise, the loss that the alphas minimise, regularizers included.
-        step: The next SGD step of the weights; None where the optimizer is no SGD.
-        mean: Averages a tensor over all processes; the identity with one.
+        train_loss: ``(batch, weights) -> loss`` that the weights minimise; ``weights`` None means the present ones.
+        search_loss: ``(batch, weights) -> loss`` that the alphas minimise, with the penalties of the regularizers.
+        step: The next SGD step of the weights; None unless the hypergradient needs it.
+        mean: Averages a tensor over all processes.
     """
 
     weights: Weights
@@ -107,17 +125,34 @@ class BilevelProblem:
     mean: Callable[[Tensor], Tensor]
 
     def gradients(self, loss: Tensor, of: tuple[Tensor, ...], **options: Any) -> tuple[Tensor, ...]:
-        """Gradients, zeros where the loss does not depend on a tensor."""
+        """Gradients of a loss; zeros where it does not depend on a tensor.
+
+        Args:
+            loss: The loss, a scalar.
+            of: Tensors to differentiate with respect to.
+            **options: Further arguments of ``torch.autograd.grad``.
+        """
         found = torch.autograd.grad(loss, of, allow_unused=True, **options)
         return tuple(torch.zeros_like(t) if g is None else g for g, t in zip(found, of, strict=True))
 
 
 class Hypergradient(ABC):
-    """The gradient of the search loss with respect to the alphas, at weights that answer to the alphas.
+    """The gradient that the alphas follow: of the search loss, at weights that depend on the alphas themselves.
+
+    The exact gradient would train the weights to convergence for every change of the alphas. Each member approximates
+    that in its own way, from treating the weights as constant to differentiating through one of their steps.
 
     Attributes:
-        needs_sgd: Whether the weights' next step must be that of SGD.
+        needs_sgd: Whether the gradient unrolls a step of the weights, which must then be a step of SGD.
         one_level: Whether weights and alphas follow the same loss on all the data; ``gradient`` is not called then.
+
+    Example:
+        ```python
+        class Direct(Hypergradient):
+            def gradient(self, problem, train, search):
+                found = problem.gradients(problem.search_loss(search, None), problem.alphas)
+                return tuple(problem.mean(g) for g in found)
+        ```
     """
 
     needs_sgd: bool = False
@@ -161,9 +196,21 @@ class Hypergradient(ABC):
                     f"leave {name} out."
                 )
 
+    def unrolled_step(self, optimizer: Optimizer, weights: Weights) -> VirtualStep | None:
+        """The next step of the weights, if this gradient unrolls it; None otherwise.
+
+        Args:
+            optimizer: Optimizer of the weights.
+            weights: The weights by name.
+
+        Raises:
+            ConfigError: The step cannot be unrolled.
+        """
+        return VirtualStep.of(optimizer, weights) if self.needs_sgd else None
+
     @abstractmethod
     def gradient(self, problem: BilevelProblem, train: Batch, search: Batch) -> tuple[Tensor, ...]:
-        """One gradient per alpha, averaged over all processes.
+        """One gradient per tensor of alphas, averaged over all processes.
 
         Args:
             problem: Parameters and losses.

@@ -1,4 +1,4 @@
-"""Normalizations: what makes the factors of different edges comparable."""
+"""Normalizations: make the factors of different edges comparable."""
 
 from lightning_nas.differentiable.normalization.base import Normalization
 from lightning_nas.differentiable.normalization.edge_softmax import EdgeSoftmax

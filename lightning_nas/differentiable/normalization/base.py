@@ -1,4 +1,4 @@
-"""What a normalization across edges is."""
+"""The interface of normalizations across edges."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -10,10 +10,18 @@ from lightning_nas.spaces.base import Mixture
 
 
 class Normalization(ABC):
-    """Makes the factors of different edges comparable. DARTS has none: each edge has the mass 1.
+    """Makes the factors of different edges comparable. DARTS has no normalization: the factors of each edge sum to 1.
 
     Attributes:
-        edge_alphas: Whether the search trains one more alpha an edge, which ``normalize`` receives.
+        edge_alphas: Whether the search trains one more alpha per edge, which ``normalize`` receives.
+
+    Example:
+        ```python
+        class EqualEdges(Normalization):
+            def normalize(self, alphas, edge_alphas, relaxation, nodes):
+                share = torch.cat([alphas.new_full((e.stop - e.start,), 1 / (e.stop - e.start)) for e in nodes])
+                return Mixture(share[:, None] * relaxation.relax(alphas), share)
+        ```
     """
 
     edge_alphas: bool = False
@@ -35,9 +43,11 @@ class Normalization(ABC):
     ) -> Mixture:
         """Turn the alphas of one cell type into the factors of its operations and edges.
 
+        What passes an edge beside its operations (``Mixture.edges``) gets the sum of the factors of the operations.
+
         Args:
-            alphas: ``(edges, operations)``.
-            edge_alphas: ``(edges,)``, or None where the class attribute says that there are none.
-            relaxation: What makes factors within an edge.
-            nodes: The rows of every node's edges.
+            alphas: Alphas ``(edges, operations)``.
+            edge_alphas: Alphas ``(edges,)`` of the edges; None if the search trains none.
+            relaxation: Makes the factors within an edge.
+            nodes: For every node, the slice of its edges in the rows of the alphas.
         """

@@ -11,15 +11,30 @@ from lightning_nas.spaces.base import Mixture
 
 
 def node_softmax(edge_alphas: Tensor, nodes: Sequence[slice]) -> Tensor:
-    """Softmax of ``(edges,)`` over the edges of each node."""
+    """Softmax over the edges of each node.
+
+    Args:
+        edge_alphas: Alphas ``(edges,)`` of the edges.
+        nodes: For every node, the slice of its edges.
+    """
     return torch.cat([edge_alphas[edges].softmax(dim=0) for edges in nodes])
 
 
 class EdgeSoftmax(Normalization):
-    """One more alpha an edge, softmaxed over the edges of its node: ``x_j = sum_i softmax(beta)_ij f_ij(x_i)``.
+    """Gives every edge an alpha of its own, with a softmax over the edges of a node.
+
+    The state of node j is ``x_j = sum_i softmax(beta)_ij f_ij(x_i)``, where ``f_ij`` is the mixture of the edge's
+    operations: the factor of an operation is the share of its edge in the node times its share in the edge. The edge
+    alphas ``beta`` are trained by the optimizer of the alphas; ``ProductScore`` reads them.
 
     References:
         1. Xu et al.: PC-DARTS: Partial Channel Connections, ICLR 2020, https://arxiv.org/abs/1907.05737
+
+    Example:
+        ```yaml
+        normalization: EdgeSoftmax
+        discretizer: ProductScore
+        ```
     """
 
     edge_alphas = True
@@ -27,7 +42,14 @@ class EdgeSoftmax(Normalization):
     def normalize(
         self, alphas: Tensor, edge_alphas: Tensor | None, relaxation: Relaxation, nodes: Sequence[slice]
     ) -> Mixture:
-        """Factor of an operation: its edge's share in the node times its share in the edge."""
-        assert edge_alphas is not None, "the task makes edge alphas for this class"
+        """Factors of operations, their share in the edge times its share in the node, and shares of edges.
+
+        Args:
+            alphas: Alphas ``(edges, operations)``.
+            edge_alphas: Alphas ``(edges,)`` of the edges.
+            relaxation: Makes the factors within an edge.
+            nodes: For every node, the slice of its edges in the rows of the alphas.
+        """
+        assert edge_alphas is not None, "the model makes edge alphas for this class"
         share = node_softmax(edge_alphas, nodes)
         return Mixture(share[:, None] * relaxation.relax(alphas), share)

@@ -13,15 +13,30 @@ from lightning_nas.spaces.base import Mixture
 
 
 def joint_softmax(alphas: Tensor, nodes: Sequence[slice]) -> Tensor:
-    """Softmax of ``(edges, operations)`` over all pairs of each node."""
+    """Softmax over all (edge, operation) pairs of each node.
+
+    Args:
+        alphas: Alphas ``(edges, operations)``.
+        nodes: For every node, the slice of its edges in the rows of the alphas.
+    """
     return torch.cat([alphas[edges].flatten().softmax(dim=0).view(-1, alphas.shape[1]) for edges in nodes])
 
 
 class JointSoftmax(Normalization):
-    """``p_(i,o) = softmax over all (edge, operation) pairs of a node``: operations of different edges compete.
+    """Lets all operations of all edges of a node compete in one softmax.
 
-    It takes the place of the softmax within an edge, whose temperature it uses. A reconstruction: the pipeline that
-    names normalization against selection errors (Liu et al., Neural Networks 2025) publishes no formula.
+    ``p_(i,o) = softmax over all (edge, operation) pairs of a node (alpha / temperature)``. It takes the place of the
+    softmax within an edge, whose temperature it uses, and makes alphas of different edges comparable; ``JointScore``
+    reads them.
+
+    A reconstruction: the pipeline that names normalization as a remedy for selection errors (Liu et al., Neural
+    Networks 2025) publishes no formula.
+
+    Example:
+        ```yaml
+        normalization: JointSoftmax
+        discretizer: JointScore
+        ```
     """
 
     def check(self, relaxation: Relaxation) -> None:
@@ -42,7 +57,14 @@ class JointSoftmax(Normalization):
     def normalize(
         self, alphas: Tensor, edge_alphas: Tensor | None, relaxation: Relaxation, nodes: Sequence[slice]
     ) -> Mixture:
-        """Factor of an operation: its share in the node."""
+        """Factors of operations, their share in the node, and of edges, the sum over their operations.
+
+        Args:
+            alphas: Alphas ``(edges, operations)``.
+            edge_alphas: Alphas ``(edges,)`` of the edges; not used.
+            relaxation: The softmax whose temperature is used.
+            nodes: For every node, the slice of its edges in the rows of the alphas.
+        """
         assert isinstance(relaxation, Softmax), "check refuses all others"
         shares = joint_softmax(alphas / relaxation.temperature, nodes)
         return Mixture(shares, shares.sum(dim=1))

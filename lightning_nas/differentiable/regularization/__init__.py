@@ -1,4 +1,4 @@
-"""Regularizers: terms of the alphas' loss, or of the weights'."""
+"""Regularizers: add terms to the loss of the alphas, or to that of the weights."""
 
 from lightning_nas.differentiable.regularization.base import Regularizer, WeightStep
 from lightning_nas.differentiable.regularization.beta_decay import BetaDecay

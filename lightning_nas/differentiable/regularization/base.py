@@ -1,4 +1,4 @@
-"""What a regularizer is."""
+"""The interface of regularizers."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -43,6 +43,13 @@ class Regularizer(ABC):
 
     Attributes:
         weight_term: Whether ``weight_penalty`` adds a term to the loss of the weights.
+
+    Example:
+        ```python
+        class AlphaDecay(Regularizer):
+            def penalty(self, alphas, progress):
+                return 0.01 * torch.stack([a[a.isfinite()].square().sum() for a in alphas.values()]).sum()
+        ```
     """
 
     weight_term: bool = False

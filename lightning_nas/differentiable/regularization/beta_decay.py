@@ -5,32 +5,42 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from lightning_nas.checks import at_least
 from lightning_nas.differentiable.regularization.base import Regularizer
-from lightning_nas.errors import ConfigError
 
 
 class BetaDecay(Regularizer):
-    """``weight * progress * sum over cell types of mean over edges of logsumexp_o(alpha_o)``.
+    """Pulls the alphas down together, so that the softmaxed factors vary less while the weights are young.
 
-    It pulls the alphas down together, so that the softmaxed factors vary less while the weights are young.
+    ``weight * progress * sum over cell types of mean over edges of logsumexp_o(alpha_o)``. The factor of the term rises
+    linearly from 0 to ``weight`` in the course of the search.
 
     References:
         1. Ye et al.: beta-DARTS: Beta-Decay Regularization for DARTS, CVPR 2022, https://arxiv.org/abs/2203.01665
 
     Args:
-        weight: Factor at the end of the search, at least 0, to which it rises linearly from 0 (the paper: 50).
+        weight: Factor of the term at the end of the search, at least 0 (the paper: 50).
 
     Raises:
-        ConfigError: The weight is below 0.
+        ConfigError: ``weight`` is negative.
+
+    Example:
+        ```yaml
+        regularizers: [{class_path: BetaDecay, init_args: {weight: 50.0}}]
+        ```
     """
 
     def __init__(self, weight: float = 50.0) -> None:
-        if weight < 0:
-            raise ConfigError(f"weight is {weight}; it must be at least 0.")
+        at_least(0, weight=weight)
         self.weight = weight
 
     def penalty(self, alphas: Mapping[str, Tensor], progress: float) -> Tensor:
-        """The term, a scalar."""
+        """The term of the alphas' loss, a scalar.
+
+        Args:
+            alphas: Alphas ``(edges, operations)`` by cell type; ``-inf`` where the space does not allow an operation.
+            progress: Fraction of the search's epochs that are over, from 0 to 1.
+        """
         # an edge without operations has no term
         terms = [torch.logsumexp(a[a.isfinite().any(1)], dim=1).mean() for a in alphas.values()]
         return self.weight * progress * torch.stack(terms).sum()

@@ -1,35 +1,46 @@
-"""Variance of the alphas' size across edges."""
+"""A penalty on alphas that differ in size between edges."""
 
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from lightning_nas.checks import at_least
 from lightning_nas.differentiable.regularization.base import Regularizer
-from lightning_nas.errors import ConfigError
 
 
 class EdgeVariance(Regularizer):
-    """``weight * sum over cell types of Var over edges of ||alpha_edge||_2``.
+    """Keeps the alphas of different edges alike in size, so that their softmaxed factors can be compared.
 
-    Edges whose alphas differ in size cannot be compared by their softmaxed factors; this keeps the sizes alike. A
-    reconstruction: the pipeline that names regularization against selection errors (Liu et al., Neural Networks 2025)
-    publishes no formula.
+    ``weight * sum over cell types of Var over edges of ||alpha_edge||_2``, with the variance of a population (divided
+    by the number of edges).
+
+    A reconstruction: the pipeline that names regularization as a remedy for selection errors (Liu et al., Neural
+    Networks 2025) publishes no formula.
 
     Args:
-        weight: Factor, at least 0.
+        weight: Factor of the term, at least 0.
 
     Raises:
-        ConfigError: The weight is below 0.
+        ConfigError: ``weight`` is negative.
+
+    Example:
+        ```yaml
+        regularizers: [{class_path: EdgeVariance, init_args: {weight: 1.0}}]
+        ```
     """
 
     def __init__(self, weight: float = 1.0) -> None:
-        if weight < 0:
-            raise ConfigError(f"weight is {weight}; it must be at least 0.")
+        at_least(0, weight=weight)
         self.weight = weight
 
     def penalty(self, alphas: Mapping[str, Tensor], progress: float) -> Tensor:
-        """The term, a scalar; the variance is that of the population (divided by the number of edges)."""
-        # the norm of an all-zero row has no gradient
+        """The term of the alphas' loss, a scalar.
+
+        Args:
+            alphas: Alphas ``(edges, operations)`` by cell type; ``-inf`` where the space does not allow an operation.
+            progress: Fraction of the search's epochs that are over, from 0 to 1; not used.
+        """
+        # the gradient of a norm is not finite at zero, which the small constant avoids
         sizes = [(a.masked_fill(a.isinf(), 0.0).square().sum(dim=1) + 1e-12).sqrt() for a in alphas.values()]
         return self.weight * torch.stack([size.var(correction=0) for size in sizes]).sum()

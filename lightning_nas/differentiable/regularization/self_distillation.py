@@ -7,48 +7,55 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_nas.checks import at_least, greater_than
 from lightning_nas.differentiable.model import SearchModel
 from lightning_nas.differentiable.regularization.base import Regularizer, WeightStep
 from lightning_nas.errors import ConfigError
 from lightning_nas.spaces.base import Mixture
 
 Teacher = dict[str, dict[str, Any]]
-"""``state``: parameters and buffers by name; ``mixtures``: operations, edges and active of every cell type."""
+"""A supernet: ``state`` holds parameters and buffers by name, ``mixtures`` the parts of a ``Mixture`` by cell type."""
 
 
 class SelfDistillation(Regularizer):
-    """``weight * temperature^2 * KL(vote || p)``: the weights follow the vote of the supernets of epochs before.
+    """Lets the weights follow the vote of earlier supernets: ``weight * temperature^2 * KL(vote || p)``.
 
-    ``p`` is the softmax of the supernet's logits over the temperature, ``vote`` the mean of those of the last
-    ``teachers`` epochs' supernets, each with its own weights and factors, on the same batch and normalised by its
-    statistics. Until the first epoch has ended there is no term. The alphas have none either, except under
-    ``OneLevel``, where they follow the weights' loss. Every teacher takes the memory of a supernet and the time of a
-    forward pass. Those of before a change of the supernet, such as operations that were taken away, are dropped.
+    ``p`` is the softmax of the supernet's logits divided by the temperature. ``vote`` is the mean of the same softmax
+    of the supernets after the last ``teachers`` epochs, each with its own weights and factors, on the same batch and
+    normalised by its statistics. There is no term before the end of the first epoch. It does not reach the alphas,
+    except under ``OneLevel``, where they follow the weights' loss. Every teacher takes the memory of a supernet and the
+    time of a forward pass. When operations are removed, or the supernet is replaced, all teachers are dropped.
 
-    A reconstruction: of the paper only the abstract is public. Which earlier supernets, how many, the temperature, the
-    weight, and that the alphas have no such term, are ours.
+    A reconstruction: only the abstract of the paper is public. Which earlier supernets vote, how many, the temperature,
+    the weight, and that the alphas have no such term, are our choices.
 
     References:
         1. Zhu, Li, Liu, Wang: Improving Differentiable Architecture Search via Self-Distillation, 2023,
            https://arxiv.org/abs/2302.05629
 
+    Attributes:
+        held: The teachers, the oldest first.
+
     Args:
         weight: Factor of the term, at least 0.
-        teachers: Supernets that vote, at least 1.
-        temperature: Divisor of the logits, above 0.
+        teachers: Number of supernets that vote, at least 1.
+        temperature: Divisor of the logits, greater than 0.
 
     Raises:
         ConfigError: A number is out of its range.
+
+    Example:
+        ```yaml
+        regularizers: [{class_path: SelfDistillation, init_args: {weight: 1.0, teachers: 3}}]
+        ```
     """
 
     weight_term = True
 
     def __init__(self, weight: float = 1.0, teachers: int = 3, temperature: float = 1.0) -> None:
-        if weight < 0 or teachers < 1 or temperature <= 0:
-            raise ConfigError(
-                f"weight is {weight}, teachers {teachers} and temperature {temperature}; expected are at least 0, at "
-                "least 1, and above 0."
-            )
+        at_least(0, weight=weight)
+        at_least(1, teachers=teachers)
+        greater_than(0, temperature=temperature)
         self.weight = weight
         self.teachers = teachers
         self.temperature = temperature
@@ -71,20 +78,25 @@ class SelfDistillation(Regularizer):
             )
 
     def penalty(self, alphas: Mapping[str, Tensor], progress: float) -> Tensor:
-        """Zero: the alphas have no term of their own."""
+        """Zero: the alphas have no term of their own.
+
+        Args:
+            alphas: Alphas ``(edges, operations)`` by cell type; ``-inf`` where the space does not allow an operation.
+            progress: Fraction of the search's epochs that are over, from 0 to 1; not used.
+        """
         return 0.0 * torch.stack([a[a.isfinite()].sum() for a in alphas.values()]).sum()
 
     def vote(self, step: WeightStep) -> Tensor:
-        """Mean probabilities of the teachers, ``(batch, classes)``.
+        """Mean probabilities ``(batch, classes)`` of the teachers.
 
         Args:
-            step: The batch, and how it is evaluated.
+            step: The step of the weights.
 
         Raises:
             ConfigError: There is no teacher yet.
         """
         if not self.held:
-            raise ConfigError("There is no teacher before the end of the first epoch. Train one, then ask for a vote.")
+            raise ConfigError("There is no teacher before the end of the first epoch. Train for one epoch first.")
         votes = []
         for teacher in self.held:
             state = {name: value.to(step.images.device) for name, value in teacher["state"].items()}
@@ -93,7 +105,11 @@ class SelfDistillation(Regularizer):
         return torch.stack(votes).mean(0)
 
     def weight_penalty(self, step: WeightStep) -> Tensor | None:
-        """The term of the weights' loss; None while there is no teacher."""
+        """The term of the weights' loss, a scalar; None while there is no teacher.
+
+        Args:
+            step: The step of the weights.
+        """
         if not self.held or not self.weight:
             return None
         own = (step.logits.float() / self.temperature).log_softmax(1)
@@ -101,7 +117,12 @@ class SelfDistillation(Regularizer):
         return self.weight * self.temperature**2 * divergence
 
     def after_epoch(self, model: SearchModel, mixtures: Mapping[str, Mixture]) -> None:
-        """Keep this epoch's supernet as a teacher."""
+        """Keep the supernet of this epoch as a teacher.
+
+        Args:
+            model: The model of the search.
+            mixtures: Its present factors by cell type.
+        """
         supernet = model.supernet
         state = {n: t.detach().clone() for n, t in (*supernet.named_parameters(), *supernet.named_buffers())}
         teacher: Teacher = {
@@ -115,5 +136,9 @@ class SelfDistillation(Regularizer):
         return {"held": self.held}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See ``Regularizer.state_dict``."""
+        """Restore what ``state_dict`` returned.
+
+        Args:
+            state: The state.
+        """
         self.held = list(state["held"])

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from lightning_nas.checks import at_least
 from lightning_nas.differentiable.model import SearchModel
 from lightning_nas.differentiable.regularization.base import Regularizer
 from lightning_nas.differentiable.relaxation.sigmoid import Sigmoid
@@ -12,28 +13,37 @@ from lightning_nas.errors import ConfigError
 
 
 class ZeroOne(Regularizer):
-    """``-weight * mean over all alphas of (sigmoid(alpha) - 0.5)^2``: it drives the sigmoids to 0 or 1.
+    """Drives the sigmoids of the alphas to 0 or 1: ``-weight * mean over all alphas of (sigmoid(alpha) - 0.5)^2``.
 
-    The mean is over the operations of all edges of all cell types together; what the space does not allow is left out.
+    The mean is over the operations of all edges of all cell types together, without those that the space does not
+    allow. It goes with ``Sigmoid`` as the relaxation.
 
     References:
         1. Chu, Zhou, Zhang, Li: Fair DARTS: Eliminating Unfair Advantages in Differentiable Architecture Search, ECCV
            2020, https://arxiv.org/abs/1911.12126
 
     Args:
-        weight: Factor, at least 0 (the paper: 10).
+        weight: Factor of the term, at least 0 (the paper: 10).
 
     Raises:
         ConfigError: ``weight`` is negative.
+
+    Example:
+        ```yaml
+        relaxation: Sigmoid
+        regularizers: [{class_path: ZeroOne, init_args: {weight: 10.0}}]
+        ```
     """
 
     def __init__(self, weight: float = 10.0) -> None:
-        if weight < 0:
-            raise ConfigError(f"weight is {weight}; it must be at least 0.")
+        at_least(0, weight=weight)
         self.weight = weight
 
     def attach(self, model: SearchModel) -> None:
-        """Refuse a relaxation that has no sigmoids.
+        """Refuse a relaxation whose factors are no sigmoids.
+
+        Args:
+            model: The model of the search.
 
         Raises:
             ConfigError: It is not ``Sigmoid``.
@@ -45,6 +55,11 @@ class ZeroOne(Regularizer):
             )
 
     def penalty(self, alphas: Mapping[str, Tensor], progress: float) -> Tensor:
-        """The term, a scalar."""
+        """The term of the alphas' loss, a scalar.
+
+        Args:
+            alphas: Alphas ``(edges, operations)`` by cell type; ``-inf`` where the space does not allow an operation.
+            progress: Fraction of the search's epochs that are over, from 0 to 1; not used.
+        """
         allowed = torch.cat([a[a.isfinite()] for a in alphas.values()])
         return -self.weight * (allowed.sigmoid() - 0.5).square().mean()

@@ -1,4 +1,4 @@
-"""Relaxations: from alphas to factors within an edge."""
+"""Relaxations: turn the alphas of an edge into factors."""
 
 from lightning_nas.differentiable.relaxation.base import Relaxation
 from lightning_nas.differentiable.relaxation.gumbel_softmax import GumbelSoftmax, HardGumbelSoftmax

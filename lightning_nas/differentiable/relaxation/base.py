@@ -1,4 +1,4 @@
-"""What a relaxation is."""
+"""The interface of relaxations."""
 
 from abc import ABC, abstractmethod
 
@@ -11,11 +11,18 @@ from lightning_nas.spaces.attention import Attention
 
 
 class Relaxation(ABC):
-    """Turns the alphas of edges into factors of their operations.
+    """Turns the alphas of an edge into the factors of its operations.
 
     Attributes:
         stochastic: Whether ``drawn`` draws at random, so that two passes of one step differ.
-        hard: Whether factors of zero mean that an operation is not computed at all.
+        hard: Whether an operation with the factor 0 is not computed at all.
+
+    Example:
+        ```python
+        class Squares(Relaxation):
+            def relax(self, alphas):
+                return alphas.square() / alphas.square().sum(dim=1, keepdim=True)
+        ```
     """
 
     stochastic: bool = False
@@ -47,13 +54,17 @@ class Relaxation(ABC):
 
     @abstractmethod
     def relax(self, alphas: Tensor) -> Tensor:
-        """Map alphas ``(edges, operations)`` to factors of the same shape, each edge on its own."""
-
-    def drawn(self, progress: float, generator: torch.Generator) -> "Relaxation":
-        """What one forward pass of a training step relaxes with; by default this.
+        """Factors ``(edges, operations)``; those of an edge depend on its own alphas only.
 
         Args:
-            progress: The share of the search's epochs that is over, from 0 to 1.
-            generator: Source of all draws, on the CPU; the same one in all processes.
+            alphas: Alphas ``(edges, operations)``.
+        """
+
+    def drawn(self, progress: float, generator: torch.Generator) -> "Relaxation":
+        """The relaxation of one forward pass of a training step; this one by default.
+
+        Args:
+            progress: Fraction of the search's epochs that are over, from 0 to 1.
+            generator: Source of all random draws, on the CPU; in the same state in all processes.
         """
         return self

@@ -1,76 +1,99 @@
-"""The Gumbel-softmax relaxation of SNAS, and the one of GDAS that computes one operation an edge."""
+"""The Gumbel-softmax relaxation of SNAS, and that of GDAS, which computes one operation per edge."""
 
 import copy
 
 import torch
 from torch import Tensor
 
+from lightning_nas.checks import greater_than
 from lightning_nas.differentiable.relaxation.base import Relaxation
-from lightning_nas.errors import ConfigError
 
 
 class GumbelSoftmax(Relaxation):
-    """``softmax((alpha + g) / temperature)`` with Gumbel noise ``g`` that every training pass draws anew.
+    """A softmax with Gumbel noise that every training pass draws anew: ``softmax((alpha + g) / temperature)``.
 
-    The largest factor is that of operation ``o`` with probability ``softmax(alpha)_o``, at any temperature. The
-    temperature goes linearly, epoch by epoch, from ``start`` towards ``end``. Without a draw (validation, selection
-    errors, the factors in ``alphas.safetensors``) the factors are ``softmax(alpha)``. All processes draw the same.
+    At any temperature, operation ``o`` has the largest factor with probability ``softmax(alpha)_o``. The temperature
+    moves linearly, epoch by epoch, from ``start`` towards ``end``; the lower it is, the closer the factors come to one
+    operation per edge. Without a draw, as in validation, in selection errors and in ``alphas.safetensors``, the factors
+    are ``softmax(alpha)``. All processes draw the same noise.
 
-    A reconstruction of SNAS: it anneals the temperature, but the text that says how was not at hand.
+    A reconstruction: SNAS anneals the temperature too, but the text that says how was not available.
 
     References:
         1. Xie, Zheng, Liu, Lin: SNAS: Stochastic Neural Architecture Search, ICLR 2019,
            https://arxiv.org/abs/1812.09926
 
     Args:
-        start: Temperature of the first epoch, above 0.
-        end: Temperature after the last epoch, above 0.
+        start: Temperature of the first epoch, greater than 0.
+        end: Temperature after the last epoch, greater than 0.
 
     Raises:
-        ConfigError: A temperature is not above 0.
+        ConfigError: A temperature is not greater than 0.
+
+    Example:
+        ```yaml
+        relaxation: {class_path: GumbelSoftmax, init_args: {start: 1.0, end: 0.03}}
+        ```
     """
 
     stochastic = True
 
     def __init__(self, start: float = 1.0, end: float = 0.03) -> None:
-        if start <= 0 or end <= 0:
-            raise ConfigError(f"start is {start} and end {end}; temperatures must be above 0.")
+        greater_than(0, start=start, end=end)
         self.start = start
         self.end = end
         self.temperature = start
         self.generator: torch.Generator | None = None
 
     def drawn(self, progress: float, generator: torch.Generator) -> "GumbelSoftmax":
-        """The same with noise, at the temperature of an epoch; see ``Relaxation.drawn``."""
+        """A copy that draws noise, at the temperature of an epoch.
+
+        Args:
+            progress: Fraction of the search's epochs that are over, from 0 to 1.
+            generator: Source of the noise, on the CPU; in the same state in all processes.
+        """
         one = copy.copy(self)
         one.temperature = self.start + (self.end - self.start) * progress
         one.generator = generator
         return one
 
     def relax(self, alphas: Tensor) -> Tensor:
-        """Map alphas ``(edges, operations)`` to probabilities, or to a draw, of the same shape."""
+        """Factors ``(edges, operations)``, with noise if this is a copy that draws.
+
+        Args:
+            alphas: Alphas ``(edges, operations)``.
+        """
         if self.generator is None:
             return alphas.softmax(dim=1)
-        # the negative logarithm of an exponential variable is a Gumbel one; on the CPU, alike on every device
+        # the negative logarithm of an exponential variable is a Gumbel variable; drawn on the CPU, it is the same
+        # whatever device the alphas are on
         waiting = torch.empty(alphas.shape, dtype=torch.float64).exponential_(generator=self.generator)
         return ((alphas - waiting.log().to(alphas)) / self.temperature).softmax(dim=1)
 
 
 class HardGumbelSoftmax(GumbelSoftmax):
-    """One operation an edge, drawn with the probabilities ``softmax(alpha)``, with the gradient of the soft draw.
+    """Draws one operation per edge with the probabilities ``softmax(alpha)``, and passes gradients straight through.
 
-    Straight through: the factor is 1 for the operation with the largest factor of ``GumbelSoftmax`` and 0 for the
-    others; its gradient with respect to the alphas is that of the soft factors. The supernet computes, and the step
-    moves, what was drawn alone: weights of other operations get no gradient, momentum or decay, and their factors no
-    gradient of the loss.
+    The factor is 1 for the operation with the largest factor of ``GumbelSoftmax`` and 0 for all others; its gradient
+    with respect to the alphas is that of the soft factor. The supernet computes only what was drawn, and the step moves
+    nothing else: the weights of other operations get no gradient, momentum or weight decay, and their factors no
+    gradient of the loss. A step takes a fraction of the time and memory of a full one.
 
     References:
         1. Dong, Yang: Searching for a Robust Neural Architecture in Four GPU Hours, CVPR 2019,
            https://arxiv.org/abs/1910.04465
 
     Args:
-        start: Temperature of the first epoch, above 0 (the paper: 10).
-        end: Temperature after the last epoch, above 0 (the paper: 0.1).
+        start: Temperature of the first epoch, greater than 0 (the paper: 10).
+        end: Temperature after the last epoch, greater than 0 (the paper: 0.1).
+
+    Raises:
+        ConfigError: A temperature is not greater than 0.
+
+    Example:
+        ```yaml
+        relaxation: {class_path: HardGumbelSoftmax, init_args: {start: 10.0, end: 0.1}}
+        ```
     """
 
     hard = True
@@ -79,7 +102,11 @@ class HardGumbelSoftmax(GumbelSoftmax):
         super().__init__(start, end)
 
     def relax(self, alphas: Tensor) -> Tensor:
-        """Map alphas ``(edges, operations)`` to probabilities, or to one-hot rows, of the same shape."""
+        """Factors ``(edges, operations)``; one-hot for every edge if this is a copy that draws.
+
+        Args:
+            alphas: Alphas ``(edges, operations)``.
+        """
         soft = super().relax(alphas)
         if self.generator is None:
             return soft

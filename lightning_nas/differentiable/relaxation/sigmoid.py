@@ -6,15 +6,26 @@ from lightning_nas.differentiable.relaxation.base import Relaxation
 
 
 class Sigmoid(Relaxation):
-    """``1 / (1 + exp(-alpha))``: operations of an edge do not compete, each has a factor of its own between 0 and 1.
+    """A sigmoid of every alpha on its own, ``1 / (1 + exp(-alpha))``: operations of an edge do not compete.
 
-    It goes with ``ZeroOne``, which drives the factors to 0 or 1, and ``SigmoidScore``.
+    ``ZeroOne`` drives the factors to 0 or 1, and ``SigmoidScore`` reads the architecture from them.
 
     References:
         1. Chu, Zhou, Zhang, Li: Fair DARTS: Eliminating Unfair Advantages in Differentiable Architecture Search, ECCV
            2020, https://arxiv.org/abs/1911.12126
+
+    Example:
+        ```yaml
+        relaxation: Sigmoid
+        discretizer: SigmoidScore
+        regularizers: [ZeroOne]
+        ```
     """
 
     def relax(self, alphas: Tensor) -> Tensor:
-        """Map alphas ``(edges, operations)`` to factors of the same shape."""
+        """Factors ``(edges, operations)`` between 0 and 1.
+
+        Args:
+            alphas: Alphas ``(edges, operations)``.
+        """
         return alphas.sigmoid()
