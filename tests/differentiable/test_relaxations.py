@@ -80,7 +80,7 @@ def test_the_temperature_goes_linearly_and_without_a_draw_there_is_none() -> Non
     soft = GumbelSoftmax(2.0, 1.0).drawn(0.5, generator()).relax(alphas)
     torch.testing.assert_close(soft, ((alphas + noise) / 1.5).softmax(1))
     for start, end in ((0.0, 1.0), (1.0, -0.1)):
-        with pytest.raises(ConfigError, match="above 0"):
+        with pytest.raises(ConfigError, match="greater than 0"):
             GumbelSoftmax(start, end)
 
 

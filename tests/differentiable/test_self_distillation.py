@@ -105,7 +105,7 @@ def test_teachers_of_another_supernet_are_dropped(tmp_path: Path) -> None:
 
 
 def test_what_is_wrong_is_said(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="teachers 0"):
+    with pytest.raises(ConfigError, match="teachers is 0"):
         SelfDistillation(teachers=0)
     with pytest.raises(ConfigError, match="SecondOrder unrolls a step of the weights without"):
         make(tmp_path, hypergradient=SecondOrder(), regularizers=[SelfDistillation()])
