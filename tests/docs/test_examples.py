@@ -14,6 +14,8 @@ import pytest
 
 from lightning_nas.__main__ import main
 from lightning_nas.cli.lightning import NASCLI
+from lightning_nas.pipeline.config import parse
+from lightning_nas.pipeline.stages import resolve
 from tests.conftest import ROOT
 
 DOCS = ROOT / "docs"
@@ -55,7 +57,7 @@ def sections(page: Path) -> list[Section]:
 
 EXAMPLES = [
     section
-    for page in sorted(COMPONENTS.glob("*.md"))
+    for page in (*sorted(COMPONENTS.glob("*.md")), DOCS / "guides" / "pipeline.md")
     if page.stem != "index"
     for section in sections(page)
     if any(block.title for block in section.blocks)
@@ -173,7 +175,7 @@ CALLS = {
     if page.parent != COMPONENTS
     for block in blocks(page.read_text())
     for arguments in commands(block)
-    if arguments[0] in LIGHTNING
+    if arguments[0] in (*LIGHTNING, "pipeline") and "chain.yaml" not in arguments
 }
 
 
@@ -184,11 +186,17 @@ def test_command(call: str, folder: Path) -> None:
     (folder / "link1" / "space.yaml").write_text(
         "model:\n  init_args:\n    space:\n      class_path: NASBench201Space\n"
     )
-    _, *arguments = CALLS[call]
+    command, *arguments = CALLS[call]
+    arguments = [argument for argument in arguments if argument != "..."]
+    if command == "pipeline":
+        pipeline = parse(arguments)
+        stages = {stage.name: stage for stage in resolve(pipeline.config, folder / "run", pipeline.base)}
+        assert stages["train"].test
+        return
     if "--ckpt_path" in arguments:  # an option of the command itself
         place = arguments.index("--ckpt_path")
         del arguments[place : place + 2]
-    NASCLI(args=[a for a in arguments if a != "..."], run=False)
+    NASCLI(args=arguments, run=False)
 
 
 def test_every_package_has_a_reference_page() -> None:
