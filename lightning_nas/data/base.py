@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Subset
 
 from lightning_nas.checks import at_least, within
 from lightning_nas.data.augmentation import Augmentation
+from lightning_nas.data.inspection import digests, inspect_test_set, inspect_training_set
 from lightning_nas.data.loaders import loader
 from lightning_nas.data.sets import Batch, ImageSet, LabelledImages, channel_statistics, check_training_set
 from lightning_nas.data.splits import balanced, derived_seed, stratified
@@ -27,6 +28,7 @@ class _TrainingData:
     validation: LabelledImages | None
     mean: list[float]
     std: list[float]
+    digests: frozenset[int]
 
 
 class ImageDataModule(LightningDataModule, ABC):
@@ -36,6 +38,9 @@ class ImageDataModule(LightningDataModule, ABC):
     normalized: ``(pixel - mean) / std`` per channel. Random draws depend on the seed, the epoch, the batch and the
     process alone, so that a resumed run repeats them. The test images are opened for ``test`` and ``predict`` only.
     Everything else is loaded when it is first asked for, with or without a trainer.
+
+    Images in memory are compared by a hash of their pixels. The log says how many equal training images have different
+    labels, and how many test images are also training images.
 
     Args:
         batch_size: Images per batch and process, at least 1.
@@ -166,8 +171,11 @@ class ImageDataModule(LightningDataModule, ABC):
 
     @cached_property
     def _data(self) -> _TrainingData:
-        whole = self._averaged(self.load_train())
-        check_training_set(whole)
+        loaded = self.load_train()
+        check_training_set(loaded)
+        hashes = digests(loaded)
+        inspect_training_set(loaded, hashes)
+        whole = self._averaged(loaded)
         mean, std = self.statistics(whole)
         train, validation = whole, None
         if self.train_limit is not None and self.train_limit < len(train):
@@ -183,13 +191,15 @@ class ImageDataModule(LightningDataModule, ABC):
                     f"validation_fraction {self.validation_fraction} of {len(train)} images is less than one image. "
                     "Raise it, or set it to 0 for no validation set."
                 )
-        return _TrainingData(train, validation, mean, std)
+        return _TrainingData(train, validation, mean, std, frozenset(hashes))
 
     @cached_property
     def _test(self) -> LabelledImages:
-        test = self._averaged(self.load_test())
-        if not len(test):
+        loaded = self.load_test()
+        if not len(loaded):
             raise DataError("The test set is empty. Add images, or leave the test out.")
+        inspect_test_set(loaded, self._data.digests)
+        test = self._averaged(loaded)
         if test.image_shape != self.image_shape:
             raise DataError(
                 f"The test images have shape {test.image_shape}, the training images {self.image_shape} "

@@ -1,13 +1,19 @@
-"""Image files in one folder per class, decoded when they are asked for."""
+"""Image files in one folder per class."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from lightning_nas.data.sets import Batch, LabelledImages
-from lightning_nas.errors import DataError
+from lightning_nas.data.inspection import note
+from lightning_nas.data.loaders import whole
+from lightning_nas.data.pixels import eight_bits
+from lightning_nas.data.sets import Batch, ImageSet, LabelledImages
+from lightning_nas.errors import ConfigError, DataError
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 """Endings of file names that ``FolderSet`` takes for images."""
@@ -15,28 +21,44 @@ SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", "
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Formats that such files may have, whatever their names say: for some other formats, Pillow starts other programs."""
 
+SKIPPED_FOLDER = "__MACOSX"
+"""Folder that macOS puts into archives. Files and folders whose names begin with a dot are skipped, too."""
+
+_NAMED = 5
+"""Number of files that an error message names."""
+
+_BITS_PER_SAMPLE = 258
+"""Tag of a TIFF file that says how many bits a value has."""
+
 
 class FolderSet(LabelledImages):
     """Image files in one folder per class, decoded when they are asked for.
 
-    Each image becomes RGB, is scaled so that its shorter side fits, and is cropped at its centre.
+    Each image is turned upright (EXIF orientation), converted to 8 bits (``lightning_nas.data.pixels``), composited
+    over a background where it is transparent, converted to RGB, scaled so that its shorter side fits, and cropped at
+    its centre. Of an animation or a file with several pages, the first image counts. Hidden files and folders are
+    skipped.
 
     Args:
         root: Folder that contains one folder of images per class.
         image_size: Height and width in pixels.
         class_names: Names of the classes in the order of their labels; all folders in ``root``, sorted, if None.
+        background: Colour behind transparent pixels: a name or a value such as ``#ffffff``.
 
     Raises:
+        ConfigError: There is no such colour.
         DataError: There is no such folder or it has no classes, a class has no images, or a class is not in
             ``class_names``.
     """
 
-    def __init__(self, root: str | Path, image_size: int, class_names: list[str] | None = None) -> None:
+    def __init__(
+        self, root: str | Path, image_size: int, class_names: list[str] | None = None, background: str = "white"
+    ) -> None:
         root = Path(root)
         expected = f"expected {root}/<class>/<image>, with images of the kinds {', '.join(sorted(SUFFIXES))}"
         if not root.is_dir():
             raise DataError(f"{root} is not a folder; {expected}. Check the path.")
-        found = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and entry.name[0] != ".")
+        found = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not _is_hidden(entry.name))
         names = class_names or found
         if unknown := sorted(set(found) - set(names)):
             raise DataError(f"{root} has the classes {unknown}, which the training folder lacks. Remove or add them.")
@@ -44,14 +66,17 @@ class FolderSet(LabelledImages):
             raise DataError(f"{root} has no folders of classes; {expected}.")
         files, labels = [], []
         for name in found:
-            paths = sorted(path for path in (root / name).rglob("*") if path.suffix.lower() in SUFFIXES)
+            paths = image_files(root / name)
             if not paths:
                 raise DataError(f"{root / name} contains no images; {expected}. Remove the folder or fill it.")
             files += paths
             labels += [names.index(name)] * len(paths)
         super().__init__(torch.tensor(labels), names)
         self.files = files
+        self.root = root
         self.image_size = image_size
+        self.background = color(background)
+        self._said = False
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -67,27 +92,175 @@ class FolderSet(LabelledImages):
         """Decode the files at ``indices``: images, uint8 ``(batch, 3, height, width)``, and labels ``(batch,)``.
 
         Raises:
-            DataError: A file is not a complete image; the message names it.
+            DataError: Some files cannot be used; the message says how many, and names the first five.
         """
-        return torch.stack([self._decode(self.files[index]) for index in indices]), self.labels[indices]
+        return self._joined([self.decode(indices)]), self.labels[indices]
 
     def select(self, indices: Tensor) -> Self:
         """Keep the files at ``indices``, in that order."""
         chosen = object.__new__(type(self))
         LabelledImages.__init__(chosen, self.labels[indices], self.class_names)
         chosen.files = [self.files[index] for index in indices.tolist()]
-        chosen.image_size = self.image_size
+        chosen.root, chosen.image_size, chosen.background = self.root, self.image_size, self.background
+        chosen._said = self._said
         return chosen
 
-    def _decode(self, path: Path) -> Tensor:
-        import numpy as np
-        from PIL import Image, ImageOps
+    def decode(self, indices: Iterable[int]) -> "Decoded":
+        """Decode the files at ``indices``, and collect the errors of those that cannot be used."""
+        images, errors, transparent = [], [], 0
+        for index in indices:
+            try:
+                pixels, has_alpha = decode_image(self.files[index], self.image_size, self.background)
+            except DataError as error:
+                errors.append(str(error))
+            else:
+                images.append(pixels)
+                transparent += has_alpha
+        joined = torch.stack(images) if images else torch.zeros(0, *self.image_shape, dtype=torch.uint8)
+        return Decoded(joined, errors, transparent)
 
-        try:
-            with Image.open(path, formats=FORMATS) as image:
-                fitted = ImageOps.fit(
-                    image.convert("RGB"), (self.image_size, self.image_size), Image.Resampling.BILINEAR
-                )
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f"{path} is not a complete image ({error}). Replace or delete it.") from None
-        return torch.from_numpy(np.array(fitted)).permute(2, 0, 1)
+    def in_memory(self, num_workers: int) -> ImageSet:
+        """Decode all files.
+
+        Args:
+            num_workers: Number of processes that decode; 0 decodes in this process.
+
+        Raises:
+            DataError: Some files cannot be used; the message says how many, and names the first five.
+        """
+        batches: Any = DataLoader(_Decoding(self), 256, num_workers=num_workers, collate_fn=whole)
+        return ImageSet(self._joined(batches), self.labels, self.class_names, source=str(self.root))
+
+    def _joined(self, batches: Iterable["Decoded"]) -> Tensor:
+        """Join decoded images, ``(n, 3, height, width)``, unless there are errors."""
+        parts = list(batches)
+        images = torch.cat([part.images for part in parts])
+        errors = [error for part in parts for error in part.errors]
+        transparent = sum(part.transparent for part in parts)
+        if errors:
+            total = len(errors) + len(images)
+            counted = f"{len(errors)} of {total} image files in {self.root} cannot be used. " if len(errors) > 1 else ""
+            more = f" And {len(errors) - _NAMED} more." if len(errors) > _NAMED else ""
+            raise DataError(f"{counted}{' '.join(errors[:_NAMED])}{more}")
+        if transparent and not self._said:
+            self._said = True
+            note(
+                f"{transparent} of {len(images)} images in {self.root} have transparent parts, behind which the "
+                f"background {self.background} (red, green, blue) was put. Set background to change it."
+            )
+        return images
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What became of some files.
+
+    Attributes:
+        images: Images of the files that could be used, uint8 ``(n, 3, height, width)``.
+        errors: What is wrong with the other files.
+        transparent: Number of images that have transparent parts.
+    """
+
+    images: Tensor
+    errors: list[str]
+    transparent: int
+
+
+class _Decoding(Dataset[Decoded]):
+    """What worker processes read. They collect errors instead of raising them, so that all are known at the end."""
+
+    def __init__(self, images: FolderSet) -> None:
+        self.images = images
+
+    def __getitems__(self, indices: list[int]) -> Decoded:
+        return self.images.decode(indices)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def image_files(folder: Path) -> list[Path]:
+    """List the image files in a folder and all folders below it, in alphabetical order, without hidden ones."""
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.is_dir())
+    return sorted(path for path in found if not any(map(_is_hidden, path.relative_to(folder).parts)))
+
+
+def color(name: str) -> tuple[int, int, int]:
+    """Read a colour as Pillow does, such as ``white`` or ``#ffffff``.
+
+    Returns:
+        Red, green and blue, each from 0 to 255.
+
+    Raises:
+        ConfigError: There is no such colour.
+    """
+    from PIL import ImageColor
+
+    try:
+        red, green, blue = ImageColor.getrgb(name)[:3]
+    except ValueError:
+        raise ConfigError(f"background is {name!r}; it must be a colour such as 'white' or '#ffffff'.") from None
+    return red, green, blue
+
+
+def decode_image(path: Path, size: int, background: tuple[int, int, int]) -> tuple[Tensor, bool]:
+    """Decode an image file as ``FolderSet`` describes.
+
+    Args:
+        path: The file.
+        size: Height and width in pixels.
+        background: Red, green and blue behind transparent pixels.
+
+    Returns:
+        uint8 ``(3, size, size)``, and whether the image has transparent parts.
+
+    Raises:
+        DataError: The file is not a complete image, or its pixels have an unknown scale.
+    """
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    try:
+        if not path.is_file():
+            raise OSError("it is not a regular file")  # opening a pipe would block
+        with Image.open(path, formats=FORMATS) as image:
+            bits = _unsigned_bits(image)  # turning an image drops its format
+            upright = _shallow(ImageOps.exif_transpose(image), bits, str(path))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} is not a complete image ({error}). Replace or delete it.") from None
+    transparent = "A" in upright.getbands() or "transparency" in upright.info
+    if transparent:
+        layers = upright.convert("RGBA")
+        transparent = layers.getchannel("A").getextrema()[0] < 255
+        upright = Image.alpha_composite(Image.new("RGBA", layers.size, background), layers)
+    fitted = ImageOps.fit(upright.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(fitted)).permute(2, 0, 1), transparent
+
+
+def _unsigned_bits(image: Any) -> int | None:
+    """The bit depth of a grey image of 9 to 16 bits, whose pixels are unsigned; None for all other images."""
+    if image.mode.startswith("I;16"):
+        return int(getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))[0])
+    # for Pillow, these are 32-bit images, although the formats have no more than 16 bits, to which it scales PPM
+    return 16 if image.mode == "I" and image.format in ("PNG", "PPM") else None
+
+
+def _shallow(image: Any, bits: int | None, source: str) -> Any:
+    """Convert a grey image of more than 8 bits to 8 bits, where Pillow would clip it.
+
+    Colours of 16 bits are none of these: Pillow scales them itself when it opens an image.
+    """
+    import numpy as np
+    from PIL import Image
+
+    if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
+        return image
+    pixels = np.asarray(image)
+    shallow = Image.fromarray(eight_bits(pixels if bits is None else pixels.astype(np.uint16), source, bits or 16))
+    if "transparency" in image.info:  # the value that stands for a transparent pixel
+        shallow.putalpha(Image.fromarray(np.where(pixels == image.info["transparency"], 0, 255).astype(np.uint8)))
+    return shallow
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == SKIPPED_FOLDER

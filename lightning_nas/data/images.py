@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.lib.format import MAGIC_PREFIX
-from torch.utils.data import DataLoader
 
 from lightning_nas.data.base import ImageDataModule
-from lightning_nas.data.folders import FolderSet
-from lightning_nas.data.loaders import IN_MEMORY, whole
+from lightning_nas.data.folders import FolderSet, color
+from lightning_nas.data.loaders import IN_MEMORY
+from lightning_nas.data.pixels import eight_bits
 from lightning_nas.data.sets import ImageSet, LabelledImages
 from lightning_nas.errors import DataError
 
@@ -84,8 +84,12 @@ class DigitsDataModule(ImageDataModule):
 class ArrayDataModule(ImageDataModule):
     """Images in one npz file, as ``numpy.savez`` writes it.
 
-    The file has the arrays ``x_train`` and ``x_test``, uint8 ``(n, height, width, channels)``, and ``y_train`` and
+    The file has the arrays ``x_train`` and ``x_test``, ``(n, height, width, channels)``, and ``y_train`` and
     ``y_test``, integers from 0, ``(n,)``. It may also have ``classes``, the name of every class.
+
+    Pixels are 8-bit integers. Unsigned 16-bit integers are divided by 257, floats from 0 to 1 multiplied by 255, and
+    other integers taken as they are if they lie from 0 to 255. Other floats and integers are refused, since their scale
+    is unknown. A fourth channel is a channel like the others.
 
     Args:
         path: Path of the npz file.
@@ -117,6 +121,7 @@ class ArrayDataModule(ImageDataModule):
         arrays = self._read([f"x_{part}", f"y_{part}"] + (["classes"] if class_names is None else []))
         pixels, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
         self._check(pixels, f"x_{part}")
+        pixels = eight_bits(pixels, f"x_{part} in {self.path}")
         if labels.dtype.kind not in "iu":
             raise DataError(f"y_{part} in {self.path} is {labels.dtype}; expected integers from 0. Convert it.")
         if class_names is None and "classes" in arrays:
@@ -135,12 +140,12 @@ class ArrayDataModule(ImageDataModule):
         return ImageSet(images, torch.from_numpy(labels.astype(np.int64)), class_names, source=source)
 
     def _check(self, pixels: np.ndarray[Any, Any], key: str) -> None:
-        expected = "expected uint8 (n, height, width, channels)"
+        expected = "expected (n, height, width, channels)"
         received = f"{key} in {self.path} is {pixels.dtype} {pixels.shape}"
         if pixels.ndim == 3:
             raise DataError(f"{received}; {expected}. Add the axis of a grey channel: {key}[..., None].")
-        if pixels.ndim != 4 or pixels.dtype != np.uint8:
-            raise DataError(f"{received}; {expected}. Reshape it, and scale and round pixels to 0 to 255.")
+        if pixels.ndim != 4:
+            raise DataError(f"{received}; {expected}. Reshape it.")
         if pixels.shape[1] in (1, 3) and pixels.shape[3] > 4:
             raise DataError(f"{received}, channels first; {expected}. Use {key}.transpose(0, 2, 3, 1).")
 
@@ -181,14 +186,21 @@ class ArrayDataModule(ImageDataModule):
 class FolderDataModule(ImageDataModule):
     """Images in folders: ``root/train/<class>/<image>`` and ``root/test/<class>/<image>``.
 
-    Each image becomes RGB, is scaled so that its shorter side fits, and is cropped at its centre. Small sets are
-    decoded once, larger ones anew for every batch by ``num_workers`` processes.
+    Each image is turned upright as its EXIF orientation says, becomes RGB with 8 bits per channel, is scaled so that
+    its shorter side fits, and is cropped at its centre. Hidden files and folders are skipped. Small sets are decoded
+    once, larger ones anew for every batch by ``num_workers`` processes; only the former are compared for equal images.
+
+    Pixels of more than 8 bits are scaled by the bit depth that their file declares. Floats from 0 to 1 are scaled by
+    255, and integers of 32 bits are taken as they are if they lie from 0 to 255. Other floats and integers are refused,
+    since their scale is unknown: save such images with 8 or 16 bits. Files that cannot be used are named together.
 
     Args:
         root: Folder that contains the folders ``train`` and ``test``.
         image_size: Height and width in pixels, at least 1.
         stream: Whether images are decoded anew for every batch. If null, they are where all of them together would
             take more than 2 GiB.
+        background: Colour behind transparent pixels, as a name or a value such as ``#ffffff``. The default, white, is
+            that of most viewers.
         **kwargs: Other arguments of ``ImageDataModule``: batch size, augmentations, splits, seeds.
 
     Example:
@@ -202,26 +214,33 @@ class FolderDataModule(ImageDataModule):
         ```
     """
 
-    def __init__(self, root: str, image_size: int, stream: bool | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        root: str,
+        image_size: int,
+        stream: bool | None = None,
+        background: str = "white",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(image_size=image_size, **kwargs)
+        color(background)  # refuses what is not one
         self.root = Path(root)
         self._side = image_size
         self.stream = stream
+        self.background = background
 
     def load_train(self) -> LabelledImages:
         """List the images in ``root/train``, and decode them if they fit into memory."""
-        return self._decoded(FolderSet(self.root / "train", self._side))
+        return self._decoded(FolderSet(self.root / "train", self._side, background=self.background))
 
     def load_test(self) -> LabelledImages:
         """List or decode ``root/test`` in the same way. Its classes must be among those of training."""
-        return self._decoded(FolderSet(self.root / "test", self._side, self.class_names))
+        return self._decoded(FolderSet(self.root / "test", self._side, self.class_names, self.background))
 
     def _decoded(self, folder: FolderSet) -> LabelledImages:
         if self.stream if self.stream is not None else folder.nbytes > IN_MEMORY:
             return folder
-        batches = DataLoader(folder, 256, num_workers=self.num_workers, collate_fn=whole)
-        images = torch.cat([images for images, _ in batches])
-        return ImageSet(images, folder.labels, folder.class_names, source=str(self.root))
+        return folder.in_memory(self.num_workers)
 
 
 class CIFARDataModule(ImageDataModule):

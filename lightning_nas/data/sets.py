@@ -209,14 +209,22 @@ def channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
         images: uint8 ``(n, channels, height, width)``.
 
     Returns:
-        Means and standard deviations, one per channel. A constant channel gets a standard deviation of 1.
+        Means and standard deviations, one per channel.
+
+    Raises:
+        DataError: A channel has the same value in all pixels of all images.
     """
     levels = torch.arange(256, dtype=torch.float64) / 255
     means, deviations = [], []
-    for channel in images.unbind(1):
+    for index, channel in enumerate(images.unbind(1)):
         # a histogram is exact, and needs no copy of the images as floats
         share = torch.bincount(channel.flatten(), minlength=256).double() / channel.numel()
+        if int((share > 0).sum()) == 1:
+            raise DataError(
+                f"Channel {index} of the training images is {int(share.argmax())} in every pixel of every image, so "
+                "that nothing can be learned from it. Leave it out, or check how the images were written."
+            )
         mean = float(share @ levels)
         means.append(mean)
-        deviations.append(float(share @ (levels - mean) ** 2) ** 0.5 or 1.0)
+        deviations.append(float(share @ (levels - mean) ** 2) ** 0.5)
     return means, deviations
