@@ -27,8 +27,8 @@ class Probe:
     """An untrained network with a small batch of images, which several scores look at in turn.
 
     The network is in training mode, so that batch norms use the statistics of the batch. Its *blocks* are the entries
-    of the longest ``nn.ModuleList`` directly inside the network, such as the cells of a cell space; where there is none,
-    of the longest ``nn.Sequential``, such as the chain of choice blocks.
+    of the longest ``nn.ModuleList`` directly inside the network, such as the cells of a cell space; where there is
+    none, of the longest ``nn.Sequential``, such as the chain of choice blocks.
 
     Args:
         network: Maps images to logits. Its weights are as they were drawn.

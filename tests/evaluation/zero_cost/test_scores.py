@@ -234,7 +234,9 @@ DEFINITIONS: dict[type[ZeroCostScore], Callable[[Probe], float]] = {
     NASWOT: naswot,
     Parameters: lambda probe: float(sum(p.numel() for p in probe.network.parameters())),
     Progressivity: lambda probe: min(b - a for a, b in zip(entropies(probe), entropies(probe)[1:], strict=False)),
-    SNIP: lambda probe: sum(float((w.detach() * g).abs().sum()) for w, g in zip(weights(probe), gradients(probe), strict=True)),
+    SNIP: lambda probe: sum(
+        float((w.detach() * g).abs().sum()) for w, g in zip(weights(probe), gradients(probe), strict=True)
+    ),
     SWAP: swap,
     ShortestPath: lambda probe: -3.0,
     SynFlow: synflow,
