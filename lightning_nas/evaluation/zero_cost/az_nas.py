@@ -105,7 +105,7 @@ class Trainability(ZeroCostScore):
 
     @staticmethod
     def _of_block(sent: Tensor, arriving: Tensor) -> float:
-        arriving = F.adaptive_avg_pool2d(arriving, sent.shape[2:])
+        arriving = F.adaptive_avg_pool2d(arriving, (sent.shape[2], sent.shape[3]))
         pixels = sent.shape[0] * sent.shape[2] * sent.shape[3]
         rows = arriving.permute(1, 0, 2, 3).flatten(1)
         columns = sent.permute(1, 0, 2, 3).flatten(1)

@@ -83,10 +83,11 @@ class Probe:
     def blocks(self) -> list[nn.Module]:
         """The blocks in order; see the class."""
         children = list(self.network.children())
-        lists = [m for m in children if isinstance(m, nn.ModuleList)] or [
-            m for m in children if isinstance(m, nn.Sequential)
-        ]
-        return list(max(lists, key=len)) if lists else []
+        for kind in (nn.ModuleList, nn.Sequential):
+            lists = [list(m.children()) for m in children if isinstance(m, kind)]
+            if lists:
+                return max(lists, key=len)
+        return []
 
     def block_outputs(self) -> list[Tensor]:
         """Output of every block, from one forward pass that can be differentiated."""
