@@ -31,7 +31,7 @@ from lightning_nas.architecture import Architecture
 from lightning_nas.cli.lightning import run
 from lightning_nas.errors import BudgetError
 from lightning_nas.evaluation.table import TableLookup
-from lightning_nas.evaluation.zero_cost.synflow import SynFlow
+from lightning_nas.evaluation.zero_cost import SynFlow, ZeroCost
 from lightning_nas.pipeline.config import merge, read_yaml
 from lightning_nas.predictors.regressors import MLP, RandomForest
 from lightning_nas.spaces.base import SearchSpace
@@ -46,7 +46,7 @@ from lightning_nas.tables.nasbench101 import NASBench101Table
 from lightning_nas.tables.nasbench201 import NASBench201Table
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-_ORDER = SynFlow()
+_ORDER = ZeroCost([SynFlow()])
 
 
 def _descent() -> LocalSearch:

@@ -9,7 +9,7 @@ from lightning_nas.evaluation.short_training import ShortTraining
 from lightning_nas.evaluation.supernet import SupernetEvaluator
 from lightning_nas.evaluation.table import TableLookup
 from lightning_nas.evaluation.wrapper import EvaluatorWrapper, innermost
-from lightning_nas.evaluation.zero_cost.synflow import SynFlow
+from lightning_nas.evaluation.zero_cost import ZeroCost, ZeroCostScore
 
 __all__ = [
     "AlphaPrior",
@@ -25,8 +25,9 @@ __all__ = [
     "Serial",
     "ShortTraining",
     "SupernetEvaluator",
-    "SynFlow",
     "TableLookup",
     "Threads",
     "innermost",
+    "ZeroCost",
+    "ZeroCostScore",
 ]

@@ -11,6 +11,7 @@ from lightning_nas.strategies.population import PopulationEvolution
 from lightning_nas.strategies.random_search import RandomSearch
 from lightning_nas.strategies.refine import Refine
 from lightning_nas.strategies.regularized_evolution import RegularizedEvolution
+from lightning_nas.strategies.screen import Screen
 from lightning_nas.strategies.shifting import Shifting
 from lightning_nas.strategies.tnao import CodeSearch, GradientAscent, SwarmSearch
 from lightning_nas.strategies.weaknas import WeakPredictors
@@ -29,6 +30,7 @@ __all__ = [
     "RandomSearch",
     "Refine",
     "RegularizedEvolution",
+    "Screen",
     "Shifting",
     "Strategy",
     "SwarmSearch",

@@ -177,7 +177,7 @@ def sort_by_score(architectures: Sequence[Architecture], evaluator: Evaluator) -
 
     Args:
         architectures: The architectures.
-        evaluator: An evaluator with a single objective, such as ``SynFlow``.
+        evaluator: An evaluator with a single objective, such as ``ZeroCost``.
 
     Raises:
         ConfigError: The evaluator has several objectives.

@@ -26,7 +26,7 @@ class LocalSearch(Strategy):
         restarts: Whether to restart at random where no neighbour is better; otherwise the search ends there.
         first_improvement: Whether to move to the first better neighbour instead of the best one. Neighbours are then
             asked for one at a time.
-        order: Evaluator that sorts the neighbours by its single objective, such as ``SynFlow``; null for random order.
+        order: Evaluator that sorts the neighbours by its single objective, such as ``ZeroCost``; null for random order.
         patience: Number of neighbours that are evaluated per architecture, at least 1; null for all.
 
     Raises:
@@ -34,7 +34,7 @@ class LocalSearch(Strategy):
 
     Example:
         ```yaml
-        strategy: {class_path: LocalSearch, init_args: {from_largest: true, first_improvement: true, order: SynFlow}}
+        strategy: {class_path: LocalSearch, init_args: {from_largest: true, first_improvement: true, order: ZeroCost}}
         ```
     """
 

@@ -34,6 +34,7 @@ from lightning_nas.distill.coresets import Herding, KCenter
 from lightning_nas.distill.relations import RelationMappings
 from lightning_nas.distill.trajectory import TrajectoryMatching
 from lightning_nas.evaluation.base import Evaluation, Evaluator
+from lightning_nas.evaluation.zero_cost import ZeroCostScore
 from lightning_nas.predictors.autoencoder import ArchitectureAutoEncoder
 from lightning_nas.predictors.rank_losses import RankLoss
 from lightning_nas.predictors.regressors import Predictor
@@ -99,6 +100,7 @@ FAMILIES = [
     SearchSpace,
     Strategy,
     Table,
+    ZeroCostScore,
 ]
 ALL = [member for family in FAMILIES for member in members(family)]
 SPACE = DARTSSpace(nodes=3)

@@ -1,0 +1,97 @@
+"""The evaluator of untrained networks, and the search that it makes quick."""
+
+import math
+
+import pytest
+import torch
+
+from lightning_nas.data import DigitsDataModule
+from lightning_nas.errors import ConfigError
+from lightning_nas.evaluation import ZeroCost
+from lightning_nas.evaluation.zero_cost import Parameters, ShortestPath, SynFlow
+from lightning_nas.evaluation.zero_cost.evaluator import mean_ranks
+from lightning_nas.spaces import NASBench201Space
+from lightning_nas.strategies import QueryHistory, Screen
+
+SPACE = NASBench201Space()
+CELLS = [SPACE.sample(torch.Generator().manual_seed(i)) for i in range(5)]
+
+
+def test_one_score_is_the_objective_and_two_are_a_sum_of_ranks() -> None:
+    single = [e.objectives["synflow"] for e in ZeroCost([SynFlow()], channels=4).evaluate(CELLS)]
+    other = [e.objectives["parameters"] for e in ZeroCost([Parameters()], channels=4).evaluate(CELLS)]
+    both = ZeroCost([SynFlow(), Parameters()], channels=4).evaluate(CELLS)
+    expected = mean_ranks(torch.tensor([single, other], dtype=torch.float64).t()).sum(1).tolist()
+    assert [e.objectives["zero_cost"] for e in both] == expected
+    assert [e.features[1].item() for e in both] == other  # type: ignore[index]
+
+
+def test_ranks_share_ties_and_put_what_passes_nothing_last() -> None:
+    values = torch.tensor([[3.0, -math.inf], [1.0, 2.0], [3.0, 5.0]])
+    assert mean_ranks(values).tolist() == [[2.5, 1.0], [1.0, 2.0], [2.5, 3.0]]
+
+
+def test_ranks_are_among_all_that_was_scored_and_asking_again_costs_nothing() -> None:
+    evaluator = ZeroCost([SynFlow(), Parameters()], channels=4)
+    evaluator.evaluate(CELLS[:2])
+    version = evaluator.version
+    evaluator.evaluate(CELLS[:2])
+    assert evaluator.version == version
+    evaluator.evaluate(CELLS[2:])
+    assert evaluator.version > version
+    again = evaluator.evaluate(CELLS)
+    whole = ZeroCost([SynFlow(), Parameters()], channels=4).evaluate(CELLS)
+    assert [e.objectives for e in again] == [e.objectives for e in whole]
+
+
+def test_a_search_that_goes_on_has_the_same_ranks() -> None:
+    evaluator, other = (ZeroCost([SynFlow(), Parameters()], channels=4) for _ in range(2))
+    evaluator.evaluate(CELLS[:3])
+    other.load_state_dict(evaluator.state_dict())
+    assert other.version == evaluator.version
+    assert [e.objectives for e in other.evaluate(CELLS)] == [e.objectives for e in evaluator.evaluate(CELLS)]
+
+
+def test_scores_are_taken_on_images_of_the_data() -> None:
+    data = DigitsDataModule()
+    data.setup("fit")
+    evaluator = ZeroCost(data=data, images=10, channels=4)
+    images, labels = evaluator.batch
+    assert images.shape == (10, 1, 8, 8)
+    assert len(labels) == 10
+    first, second = evaluator.evaluate(CELLS[:2])
+    assert first.objectives.keys() == {"zero_cost"}
+    assert first.features is not None
+    assert len(first.features) == 5
+    other = ZeroCost(data=data, images=10, channels=4, seed=1)
+    assert not torch.equal(other.batch[0], images)
+
+
+def test_a_screen_looks_at_the_neighbours_of_the_best_and_ends_with_all_ranks_alike() -> None:
+    evaluator, strategy = ZeroCost([Parameters(), ShortestPath()], channels=4), Screen(initial=20, parents=2, rounds=2)
+    strategy.start(SPACE, "zero_cost", 0)
+    history = QueryHistory(SPACE, evaluator, 1000, "zero_cost")
+    asked = []
+    while found := history.step(strategy, 15):
+        asked.append([SPACE.key(a) for a, _ in found])
+    known = {key for each in asked for key in each}
+    assert SPACE.key(SPACE.largest()) in known
+    assert all(len(set(each)) == len(each) for each in asked)
+    best = strategy.best()
+    order = list(dict.fromkeys(key for each in asked for key in each))
+    assert order[0] == SPACE.key(SPACE.largest())
+    near = {SPACE.key(n) for key in order for n in SPACE.neighbours(strategy.evaluated[key])}
+    assert len(order) > 21
+    assert near.issuperset(order[21:])
+    again = evaluator.evaluate([strategy.evaluated[key] for key in sorted(known)])
+    assert history.best[0] == best
+    assert max(e.objectives["zero_cost"] for e in again) == history.best[1].objectives["zero_cost"]
+
+
+def test_wrong_arguments_are_named() -> None:
+    with pytest.raises(ConfigError, match="images is 1"):
+        ZeroCost(images=1)
+    with pytest.raises(ConfigError, match="may be named once"):
+        ZeroCost([SynFlow(), SynFlow()])
+    with pytest.raises(ConfigError, match="parents is 0"):
+        Screen(parents=0)
