@@ -13,14 +13,9 @@ from lightning_nas.evaluation.base import Evaluation
 from lightning_nas.predictors.regressors import one_hot
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.strategies.dcnas import DCNAS, clustered
+from tests.strategies.rugged import value
 
 SPACE = NASBench201Space()
-
-
-def value(architecture: Architecture) -> float:
-    """A rugged objective without ties."""
-    c = architecture.choices
-    return sum(v * 1.01**i for i, v in enumerate(c)) + 2.5 * (c[0] == c[5]) - 1.5 * (c[1] == c[4])
 
 
 def tell(strategy: DCNAS, architectures: Sequence[Architecture], features: Any = None) -> None:

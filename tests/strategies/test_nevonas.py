@@ -18,14 +18,9 @@ from lightning_nas.strategies.history import QueryHistory
 from lightning_nas.strategies.nevonas import NEvoNAS, novelty
 from lightning_nas.strategies.pareto import front, ranked
 from lightning_nas.strategies.random_search import RandomSearch
+from tests.strategies.rugged import value
 
 SPACE = NASBench201Space()
-
-
-def value(architecture: Architecture) -> float:
-    """A rugged objective without ties."""
-    c = architecture.choices
-    return sum(v * 1.01**i for i, v in enumerate(c)) + 2.5 * (c[0] == c[5]) - 1.5 * (c[1] == c[4])
 
 
 def searched(
