@@ -96,7 +96,7 @@ class Bench:
         self.options = options
         self.folder = folder
         table = NASBench201Table(str(Path(options.tables) / "nasbench201.npz"))
-        self.truth = table.column(column)
+        self.accuracies = table.column(column)
         self.table = table
         allowed = {"cell": [OPERATIONS] * 6}
         self.sizes = {"channels": options.channels, "cells_per_stage": options.cells, "allowed": allowed}
@@ -108,10 +108,10 @@ class Bench:
         generator = torch.Generator().manual_seed(2024)
         self.sets = {"global": self._different(options.architectures, self.space.sample, generator)}
         inside = [row for row in range(len(table)) if self._holds(table.architecture(row))]
-        top = sorted(inside, key=lambda row: -self.truth[row])[: len(inside) // 10]
+        top = sorted(inside, key=lambda row: -self.accuracies[row])[: len(inside) // 10]
         drawn = torch.randperm(len(top), generator=generator)[: options.architectures].tolist()
         self.sets["local"] = [self.space.architecture(table.architecture(top[i]).choices) for i in drawn]
-        self.ranked = sorted((self.truth[row] for row in inside), reverse=True)
+        self.ranked = sorted((self.accuracies[row] for row in inside), reverse=True)
 
     def _holds(self, architecture: Architecture) -> bool:
         return 0 not in architecture.choices  # none
@@ -213,9 +213,9 @@ class Bench:
             for name, architectures in self.sets.items()
         }
 
-    def truths(self, name: str) -> list[float]:
+    def targets(self, name: str) -> list[float]:
         """True accuracies of the architectures of a set."""
-        return [float(value) for value in self.truth[self.table.rows(self.sets[name])]]
+        return [float(value) for value in self.accuracies[self.table.rows(self.sets[name])]]
 
     @property
     def shift(self) -> dict[str, Any]:
@@ -271,7 +271,7 @@ class Run:
         scores = {name: bench.scores(file) for name, file in self.files.items()}
         self.lap("scores")
         rows = bench.table.rows(list(self.found.values()))
-        accuracies = dict(zip(self.found, (float(value) for value in bench.truth[rows]), strict=True))
+        accuracies = dict(zip(self.found, (float(value) for value in bench.accuracies[rows]), strict=True))
         print(json.dumps({"seed": self.seed, "found": accuracies, "seconds": self.seconds}), flush=True)
         return {"scores": scores, "found": accuracies, "seconds": self.seconds}
 
@@ -327,12 +327,12 @@ def report(bench: Bench, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Print a table of all seeds, and return the line of JSON."""
     method = bench.options.method
     line: dict[str, Any] = {"method": method, "seeds": len(runs)}
-    truths = {name: bench.truths(name) for name in bench.sets}
+    targets = {name: bench.targets(name) for name in bench.sets}
     print(f"{'':14}{'local tau':>18}{'global tau':>18}{'found accuracy':>18}{'rank':>14}")
     for variant in VARIANTS[method]:
         shown = []
         for name in ("local", "global"):
-            taus = [kendall_tau(each["scores"][variant][name], truths[name]) for each in runs]
+            taus = [kendall_tau(each["scores"][variant][name], targets[name]) for each in runs]
             line[f"{name}_tau_{variant}"] = spread(taus)
             shown.append("{:.3f} ± {:.3f}".format(*spread(taus)))
         accuracies = [each["found"][variant] for each in runs]
@@ -343,7 +343,7 @@ def report(bench: Bench, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         print(f"{variant:14}" + "".join(f"{each:>18}" for each in shown) + f"{statistics.median(ranks):>14}")
     for name in ("local", "global"):
         worse, better = ([each["scores"][variant][name] for each in runs] for variant in COMPARED[method])
-        interval = gain_interval(worse, better, truths[name], kendall_tau)
+        interval = gain_interval(worse, better, targets[name], kendall_tau)
         line["gain_interval" if name == "local" else "global_gain_interval"] = list(interval)
     line["feasible"] = len(bench.ranked)
     return line

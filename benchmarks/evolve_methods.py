@@ -70,7 +70,7 @@ def searched(
 def outcome(bench: Bench, task: Any) -> dict[str, float]:
     """True accuracy of the best architecture of a search, its rank in the whole space, and the number of queries."""
     (row,) = bench.table.rows([task.history.best[0]]).tolist()
-    accuracy = float(bench.truth[row])
+    accuracy = float(bench.accuracies[row])
     rank = 1 + sum(value > accuracy for value in bench.ranked)
     return {"accuracy": accuracy, "rank": float(rank), "queries": float(len(task.history.results))}
 
@@ -147,7 +147,7 @@ def everything(bench: Bench) -> list[Architecture]:
     """All architectures of the space of a bench, by ascending true accuracy."""
     edges = [row.nonzero().flatten().tolist() for row in bench.space.allowed["cell"]]
     inside = [bench.space.architecture(choices) for choices in itertools.product(*edges)]
-    return [inside[i] for i in np.argsort(bench.truth[bench.table.rows(inside)], kind="stable")]
+    return [inside[i] for i in np.argsort(bench.accuracies[bench.table.rows(inside)], kind="stable")]
 
 
 class Chain:
@@ -170,8 +170,8 @@ class Chain:
 
     def score(self, name: str, bench: Bench, supernet: str) -> None:
         """Note the scores of a supernet in the space of a bench."""
-        truths = bench.truth[bench.table.rows(everything(bench))]
-        space = {"space_mean": float(truths.mean()), "space_best": float(truths[-1])}
+        targets = bench.accuracies[bench.table.rows(everything(bench))]
+        space = {"space_mean": float(targets.mean()), "space_best": float(targets[-1])}
         self.found[name] = {"scores": bench.scores(supernet), **space}
 
     def search(self, name: str, bench: Bench, supernet: str, keep: int | None) -> Path:
@@ -313,7 +313,7 @@ def dcnas(bench: Bench, seed: int) -> dict[str, Any]:
         changes.append(change)
     logs = np.log(np.maximum(changes, 1e-6))
     features = (logs - logs.mean(0)) / np.maximum(logs.std(0), 1e-6)
-    final = [float(value) for value in bench.truth[bench.table.rows(list(drawn.values()))]]
+    final = [float(value) for value in bench.accuracies[bench.table.rows(list(drawn.values()))]]
     choices = one_hot([a.choices for a in drawn.values()], bench.space.num_values)
     print(json.dumps({"seed": seed, "early": statistics.mean(early)}), flush=True)
     clustered_by = {"changes": features, "choices": np.asarray(choices)}

@@ -43,6 +43,14 @@ class Executor(ABC):
 
     Attributes:
         shares_generator: Whether calls that run at the same time share torch's global random generator.
+
+    Example:
+        ```python
+        class Pool(Executor):
+            def map(self, function, items):
+                with multiprocessing.Pool(4, torch.set_num_threads, (1,)) as pool:
+                    return pool.map(function, items)
+        ```
     """
 
     shares_generator: bool = False

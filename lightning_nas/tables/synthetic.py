@@ -46,10 +46,10 @@ def write_nasbench201(path: str | Path, seed: int = 0, trials: int = 3, noise: f
     one_hot = np.eye(len(names))[cells].reshape(len(cells), -1)
     effects = generator.normal(size=one_hot.shape[1])
     pairs = generator.normal(scale=0.3, size=(one_hot.shape[1],) * 2)
-    worth = one_hot @ effects + np.einsum("ci,ij,cj->c", one_hot, pairs, one_hot)
-    worth = WORST + (BEST - WORST) * (worth - worth.min()) / np.ptp(worth)
+    accuracy = one_hot @ effects + np.einsum("ci,ij,cj->c", one_hot, pairs, one_hot)
+    accuracy = WORST + (BEST - WORST) * (accuracy - accuracy.min()) / np.ptp(accuracy)
     columns = {
-        name: (worth[:, None] + generator.normal(scale=noise, size=(len(cells), trials))).astype(np.float32)
+        name: (accuracy[:, None] + generator.normal(scale=noise, size=(len(cells), trials))).astype(np.float32)
         for name in ("cifar10_val_200", "cifar10_test_200")
     }
     weights = np.array([sum(p.numel() for p in CELL_OPERATIONS[name](16).parameters()) for name in names])
