@@ -49,13 +49,13 @@ def test_shrinking_keeps_the_largest_that_there_are() -> None:
     assert shrink(alphas, 2, masks).tolist() == [[False, False, True, True], [False, False, True, False]]
     restricted = SPACE.restrict({"cell": shrink(torch.rand(6, 5), 2)})
     assert restricted.allowed["cell"].sum(1).tolist() == [2] * 6
-    for wrong, said in (
+    for wrong, match in (
         ((alphas, 0), "keep is 0"),
         ((alphas[0], 1), r"alphas have shape \(4,\)"),
         ((alphas, 1, masks[:1]), r"masks have shape \(1, 4\)"),
         ((alphas / 0, 1), "8 of them not finite"),
     ):
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=match):
             shrink(*wrong)  # type: ignore[arg-type]
 
 
@@ -177,7 +177,7 @@ def test_only_architectures_are_asked_for_where_most_choices_are_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "match"),
     [
         ({"population_size": 1}, "population_size is 1"),
         ({"elites": 0}, "elites is 0"),
@@ -190,8 +190,8 @@ def test_only_architectures_are_asked_for_where_most_choices_are_none() -> None:
         ({"keep": (2, 0)}, r"keep is \[2, 0\]"),
     ],
 )
-def test_wrong_numbers_are_named(wrong: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_wrong_numbers_are_named(wrong: dict[str, Any], match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
         PEvoNAS(**wrong)
 
 
