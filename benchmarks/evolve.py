@@ -1,26 +1,27 @@
-"""Supernets that are searched: what their ranks are worth before and after, against the table of NAS-Bench-201.
+"""How well supernets rank before and after they are searched, against the table of NAS-Bench-201.
 
     python -m benchmarks.evolve --data FILE.npz --tables FOLDER --method shifting --seeds 3
 
-FILE.npz has CIFAR-10 (``x_train``, ``y_train``, ``x_test``, ``y_test``), whose images are averaged down to 8x8 so that
-a CPU trains a supernet in two minutes: 8 channels, one cell a stage, without the operation ``none``. A tenth of the
-training images is held out for scores; the score is the loss. A starting supernet is trained at a constant learning
-rate on paths of all sizes alike (uniform paths, or a rate that falls, rank worse here), then compared:
+FILE.npz holds CIFAR-10 (``x_train``, ``y_train``, ``x_test``, ``y_test``). Its images are averaged down to 8x8 pixels,
+so that a CPU trains a supernet in two minutes: 8 channels, one cell per stage, without the operation ``none``. A tenth
+of the training images is held out for scores; the score is the loss. An initial supernet is trained at a constant
+learning rate on paths of all sizes equally often (with uniform paths or a falling rate it ranks worse), and then:
 
-- before: as it is, searched by evolution;
-- after: Supernet Shifting, the same evolution with training on every generation, an update a batch;
-- accumulated: the same with one update for all cells of a generation, so that there are fewer;
-- longer: as many more batches on uniform paths, then searched by evolution;
-- by_cost: as many more batches on paths of all sizes alike, then searched by evolution;
-- frozen: Supernet Shifting that trains the classifier alone.
+- before: searched by evolution, without any further training;
+- after: Supernet Shifting, the same evolution with training on every generation, one update per batch;
+- accumulated: the same with one update for all cells of a generation, so that there are fewer updates;
+- longer: trained for as many more batches on uniform paths, then searched by evolution;
+- by_cost: trained for as many more batches on paths of all sizes equally often, then searched by evolution;
+- frozen: Supernet Shifting that trains only the classifier.
 
-Kendall's tau with the true test accuracies, over architectures drawn uniformly (global) and from the true best tenth
-(local), the same for all. The last line is JSON: means and deviations over the seeds; ``gain_interval`` is the 95 %
-interval of local tau after less longer, over resamples of seeds and architectures.
+Kendall's tau with the true test accuracies is measured over architectures drawn uniformly (global) and from the truly
+best tenth (local), the same for all variants. The last line is JSON: means and standard deviations over the seeds;
+``gain_interval`` is the 95 % interval of the gain in local tau from longer to after, over resamples of seeds and
+architectures.
 
-The method transfer moves the starting supernet to CIFAR-100 (``--target``) by Supernet Shifting, and compares with
-supernets that are trained there alone, for as many batches and for twice as many; the interval is against the first.
-The methods nevonas, pevonas and dcnas are described in ``benchmarks/evolve_methods.py``.
+The method transfer moves the initial supernet to CIFAR-100 (``--target``) by Supernet Shifting, and compares it with
+supernets that are trained only there, for as many batches (scratch) and for twice as many; the interval is that of the
+gain over scratch. The methods nevonas, pevonas and dcnas are described in ``benchmarks/evolve_methods.py``.
 """
 
 import argparse
@@ -57,9 +58,9 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 OPERATIONS = ["skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"]
 SIDE = 8
 HELD_OUT = 0.1
-"""Part of the training images that scores are taken on, never trained on."""
+"""Fraction of the training images that is held out for scores."""
 SCORED = 1000
-"""Held-out images of a score."""
+"""Number of held-out images per score."""
 BATCH = 64
 VARIANTS = {
     "shifting": ("before", "after", "accumulated", "longer", "by_cost", "frozen"),
@@ -69,7 +70,7 @@ COMPARED = {"shifting": ("longer", "after"), "transfer": ("scratch", "transfer")
 
 
 def smaller(source: str, target: Path, train: int) -> Path:
-    """The first images of a file, averaged down."""
+    """Write the first images of a file, averaged down to ``SIDE``."""
     arrays = dict(np.load(source))
     for name in ("x_train", "x_test"):
         images = arrays[name][: train if name == "x_train" else None]
@@ -85,17 +86,17 @@ class Bench:
     """One data set and one size of supernets.
 
     Args:
-        options: The command line's.
-        folder: Of what is written.
-        data: Images of the right size.
-        column: Of the table, the truth.
+        options: Options of the command line.
+        folder: Folder of all runs.
+        data: The npz file of the images, of side ``SIDE``.
+        column: The column of the table with the true accuracies.
     """
 
     def __init__(self, options: argparse.Namespace, folder: Path, data: Path, column: str = "cifar10_test_200") -> None:
         self.options = options
         self.folder = folder
         table = NASBench201Table(str(Path(options.tables) / "nasbench201.npz"))
-        self.truth = table.column(column)
+        self.accuracies = table.column(column)
         self.table = table
         allowed = {"cell": [OPERATIONS] * 6}
         self.sizes = {"channels": options.channels, "cells_per_stage": options.cells, "allowed": allowed}
@@ -107,10 +108,10 @@ class Bench:
         generator = torch.Generator().manual_seed(2024)
         self.sets = {"global": self._different(options.architectures, self.space.sample, generator)}
         inside = [row for row in range(len(table)) if self._holds(table.architecture(row))]
-        top = sorted(inside, key=lambda row: -self.truth[row])[: len(inside) // 10]
+        top = sorted(inside, key=lambda row: -self.accuracies[row])[: len(inside) // 10]
         drawn = torch.randperm(len(top), generator=generator)[: options.architectures].tolist()
         self.sets["local"] = [self.space.architecture(table.architecture(top[i]).choices) for i in drawn]
-        self.ranked = sorted((self.truth[row] for row in inside), reverse=True)
+        self.ranked = sorted((self.accuracies[row] for row in inside), reverse=True)
 
     def _holds(self, architecture: Architecture) -> bool:
         return 0 not in architecture.choices  # none
@@ -123,7 +124,7 @@ class Bench:
         return list(found.values())
 
     def fit(self, config: str, folder: Path, seed: int, changes: dict[str, Any]) -> Any:
-        """Run a file of ``configs`` with changes; the task."""
+        """Run a file of ``configs`` with changes, and return its task."""
         folder.mkdir(parents=True)
         space = {"init_args": self.sizes}
         quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
@@ -147,19 +148,19 @@ class Bench:
         constant: bool = False,
         by_cost: bool = False,
     ) -> str:
-        """Train a supernet on single paths; its file.
+        """Train a supernet on single paths, and return its file.
 
         Args:
-            folder: Where to.
-            seed: Of everything random.
-            steps: Batches, one path each.
-            lr: The learning rate.
-            start: What to begin from.
-            constant: Whether the rate stays; it falls along a cosine to 0 if not.
-            by_cost: Whether paths of all sizes are trained alike; uniform ones if not.
+            folder: Folder of the run.
+            seed: Seed of everything random.
+            steps: Number of batches, one path each.
+            lr: Learning rate.
+            start: File of the supernet to start from; None for new weights.
+            constant: Whether the learning rate stays constant; otherwise it falls to 0 along a cosine.
+            by_cost: Whether paths of all sizes are trained equally often; otherwise paths are uniform.
         """
         found = folder / "supernet.safetensors"
-        if found.is_file():  # by another method, into the same folder
+        if found.is_file():  # another method has trained it in the same folder
             return str(found)
         data = {"class_path": "lightning_nas.data.images.ArrayDataModule", "init_args": self.images}
         model: dict[str, Any] = {"optimizer": {"init_args": {"lr": lr}}, "supernet_path": start}
@@ -179,9 +180,14 @@ class Bench:
         return str(found)
 
     def search(self, folder: Path, seed: int, supernet: str, config: str, shift: dict[str, Any]) -> Architecture:
-        """Search a supernet by a file of ``configs``; the architecture that was found.
+        """Search a supernet with a file of ``configs``, and return the best architecture.
 
-        ``shift`` is how the supernet is trained on the way, empty where it is not.
+        Args:
+            folder: Folder of the run.
+            seed: Seed of everything random.
+            supernet: File of the supernet.
+            config: Name of the configuration.
+            shift: Arguments of ``Shifting``; empty for a supernet that is not trained during the search.
         """
         data = {"class_path": "lightning_nas.data.images.ArrayDataModule", "init_args": self.images}
         options = self.options
@@ -199,7 +205,7 @@ class Bench:
         return found
 
     def scores(self, supernet: str) -> dict[str, list[float]]:
-        """What a supernet says of both sets; higher is better."""
+        """Scores of both sets by a supernet; higher is better."""
         data = ArrayDataModule(**{**self.images, "augmentations": None})
         evaluator = SupernetEvaluator(supernet, data, images=SCORED)
         return {
@@ -207,19 +213,19 @@ class Bench:
             for name, architectures in self.sets.items()
         }
 
-    def truths(self, name: str) -> list[float]:
-        """True accuracies of a set."""
-        return [float(value) for value in self.truth[self.table.rows(self.sets[name])]]
+    def targets(self, name: str) -> list[float]:
+        """True accuracies of the architectures of a set."""
+        return [float(value) for value in self.accuracies[self.table.rows(self.sets[name])]]
 
     @property
     def shift(self) -> dict[str, Any]:
-        """Training on the way."""
+        """Arguments of ``Shifting`` for a search that trains the supernet."""
         optimizer = {"init_args": {"lr": self.options.shift_lr}}
         return {"optimizer": optimizer, "steps": self.options.shift_steps, "accumulate": False}
 
     @property
     def batches(self) -> int:
-        """Batches that a search trains on."""
+        """Number of batches that such a search trains on."""
         return int(self.options.generations * self.options.population * self.options.shift_steps)
 
 
@@ -227,8 +233,8 @@ class Run:
     """The variants of one seed, with their seconds.
 
     Args:
-        bench: Where they are searched.
-        seed: Theirs.
+        bench: The bench.
+        seed: The seed.
     """
 
     def __init__(self, bench: Bench, seed: int) -> None:
@@ -241,37 +247,37 @@ class Run:
         self._start = time.perf_counter()
 
     def lap(self, name: str) -> None:
-        """Note the seconds since the last time."""
+        """Note the seconds since the last lap."""
         self.seconds[name] = time.perf_counter() - self._start
         self._start = time.perf_counter()
 
     def train(self, name: str, steps: int, lr: float, start: str | None = None, by_cost: bool = False) -> str:
-        """Train at a constant rate; see ``Bench.train``."""
+        """Train at a constant learning rate; see ``Bench.train``."""
         folder = self.folder / f"{name}_trained"
         found = self.bench.train(folder, self.seed, steps, lr, start, constant=True, by_cost=by_cost)
         self.lap(f"{name}_trained")
         return found
 
     def search(self, name: str, supernet: str, config: str = "evolve/spos.yaml", **shift: Any) -> None:
-        """Search; see ``Bench.search``."""
+        """Search a supernet; see ``Bench.search``."""
         folder = self.folder / name
         self.found[name] = self.bench.search(folder, self.seed, supernet, config, shift)
         self.files[name] = str(folder / "supernet.safetensors") if shift else supernet
         self.lap(name)
 
     def result(self) -> dict[str, Any]:
-        """Scores by the supernets of all variants, and the true accuracies of what they have found."""
+        """Scores by the supernets of all variants, and true accuracies of the architectures that they found."""
         bench = self.bench
         scores = {name: bench.scores(file) for name, file in self.files.items()}
         self.lap("scores")
         rows = bench.table.rows(list(self.found.values()))
-        accuracies = dict(zip(self.found, (float(value) for value in bench.truth[rows]), strict=True))
+        accuracies = dict(zip(self.found, (float(value) for value in bench.accuracies[rows]), strict=True))
         print(json.dumps({"seed": self.seed, "found": accuracies, "seconds": self.seconds}), flush=True)
         return {"scores": scores, "found": accuracies, "seconds": self.seconds}
 
 
 def shifting(bench: Bench, seed: int) -> dict[str, Any]:
-    """All variants of a seed, from one starting supernet."""
+    """Run all variants of a seed from one initial supernet."""
     run, options = Run(bench, seed), bench.options
     start = run.train("start", options.steps, options.lr, by_cost=True)
     run.search("before", start)
@@ -284,12 +290,12 @@ def shifting(bench: Bench, seed: int) -> dict[str, Any]:
 
 
 def transfer(bench: Bench, seed: int) -> dict[str, Any]:
-    """A supernet of CIFAR-10 moved to the bench's classes, and supernets of these alone."""
+    """Move a supernet of CIFAR-10 to the classes of the bench, and train others only there."""
     options = bench.options
     source = Bench(options, bench.folder, bench.folder / "smaller.npz")
     start = Run(source, seed).train("start", options.steps, options.lr, by_cost=True)
     run = Run(bench, seed)
-    shift = {**bench.shift, "optimizer": {"init_args": {"lr": options.lr}}}  # that of the others
+    shift = {**bench.shift, "optimizer": {"init_args": {"lr": options.lr}}}  # the same as from scratch
     run.search("transfer", start, "evolve/transfer.yaml", **shift)
     run.search("scratch", run.train("scratch", bench.batches, options.lr, by_cost=True))
     run.search("scratch_twice", run.train("scratch_twice", 2 * bench.batches, options.lr, by_cost=True))
@@ -297,36 +303,36 @@ def transfer(bench: Bench, seed: int) -> dict[str, Any]:
 
 
 def one_seed(options: argparse.Namespace, folder: Path, seed: int) -> dict[str, Any]:
-    """One seed in a process of its own."""
+    """Run one seed in a process of its own."""
     torch.set_num_threads(1)
     method = {"shifting": shifting, "transfer": transfer}.get(options.method)
     return (method or _others()[options.method][0])(made(options, folder), seed)
 
 
 def _others() -> Any:
-    """Methods with measurements of their own."""
-    from benchmarks.evolve_methods import METHODS  # which needs this module
+    """Methods with measurements of their own, which import this module."""
+    from benchmarks.evolve_methods import METHODS
 
     return METHODS
 
 
 def made(options: argparse.Namespace, folder: Path) -> Bench:
-    """The bench of the method."""
+    """Make the bench of the method."""
     if options.method == "transfer":
         return Bench(options, folder, folder / "target.npz", "cifar100_test_200")
     return Bench(options, folder, folder / "smaller.npz")
 
 
 def report(bench: Bench, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Print the table of all seeds; the line of JSON."""
+    """Print a table of all seeds, and return the line of JSON."""
     method = bench.options.method
     line: dict[str, Any] = {"method": method, "seeds": len(runs)}
-    truths = {name: bench.truths(name) for name in bench.sets}
+    targets = {name: bench.targets(name) for name in bench.sets}
     print(f"{'':14}{'local tau':>18}{'global tau':>18}{'found accuracy':>18}{'rank':>14}")
     for variant in VARIANTS[method]:
         shown = []
         for name in ("local", "global"):
-            taus = [kendall_tau(each["scores"][variant][name], truths[name]) for each in runs]
+            taus = [kendall_tau(each["scores"][variant][name], targets[name]) for each in runs]
             line[f"{name}_tau_{variant}"] = spread(taus)
             shown.append("{:.3f} ± {:.3f}".format(*spread(taus)))
         accuracies = [each["found"][variant] for each in runs]
@@ -337,42 +343,44 @@ def report(bench: Bench, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         print(f"{variant:14}" + "".join(f"{each:>18}" for each in shown) + f"{statistics.median(ranks):>14}")
     for name in ("local", "global"):
         worse, better = ([each["scores"][variant][name] for each in runs] for variant in COMPARED[method])
-        interval = gain_interval(worse, better, truths[name], kendall_tau)
+        interval = gain_interval(worse, better, targets[name], kendall_tau)
         line["gain_interval" if name == "local" else "global_gain_interval"] = list(interval)
     line["feasible"] = len(bench.ranked)
     return line
 
 
 def spread(values: Sequence[float]) -> list[float]:
-    """Mean and deviation."""
+    """Mean and standard deviation."""
     return [statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0]
 
 
 def main() -> None:
-    """Measure, print, and end with a line of JSON."""
+    """Run the benchmark; the last line is JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="npz of CIFAR-10")
     parser.add_argument("--tables", default=os.environ.get("LIGHTNING_NAS_DATA"), help="folder of nasbench201.npz")
     parser.add_argument("--target", help="npz of CIFAR-100, for transfer")
     parser.add_argument("--method", required=True, choices=["shifting", "transfer", "nevonas", "pevonas", "dcnas"])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--images", type=int, default=40_000, help="training images at most")
+    parser.add_argument("--images", type=int, default=40_000, help="largest number of training images")
     parser.add_argument("--channels", type=int, default=8)
-    parser.add_argument("--cells", type=int, default=1, help="a stage")
-    parser.add_argument("--steps", type=int, default=3000, help="of the starting supernet")
+    parser.add_argument("--cells", type=int, default=1, help="cells per stage")
+    parser.add_argument("--steps", type=int, default=3000, help="training steps of the initial supernet")
     parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--generations", type=int, default=8)
     parser.add_argument("--population", type=int, default=20)
-    parser.add_argument("--shift_steps", type=int, default=4, help="batches an architecture and generation")
+    parser.add_argument("--shift_steps", type=int, default=4, help="batches per architecture and generation")
     parser.add_argument("--shift_lr", type=float, default=0.01)
-    parser.add_argument("--architectures", type=int, default=100, help="of each set that taus are measured on")
-    parser.add_argument("--processes", type=int, default=2, help="seeds at the same time, each with one thread")
-    parser.add_argument("--out", help="folder of what is written, starting supernets too; a temporary one by default")
+    parser.add_argument("--architectures", type=int, default=100, help="size of each set that tau is measured on")
+    parser.add_argument(
+        "--processes", type=int, default=2, help="number of seeds that run at the same time, each with one thread"
+    )
+    parser.add_argument("--out", help="folder of all runs, initial supernets included; a temporary one by default")
     options = parser.parse_args()
     if options.tables is None:
-        parser.error("say --tables FOLDER or set LIGHTNING_NAS_DATA: the folder of nasbench201.npz")
+        parser.error("set --tables or LIGHTNING_NAS_DATA to the folder of nasbench201.npz")
     if options.method == "transfer" and options.target is None:
-        parser.error("say --target FILE: npz of CIFAR-100 to transfer to")
+        parser.error("set --target to the npz file of CIFAR-100")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(options.out or temporary)
         folder.mkdir(parents=True, exist_ok=True)
@@ -382,8 +390,8 @@ def main() -> None:
         start = time.perf_counter()
         with ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn")) as pool:
             runs = list(pool.map(partial(one_seed, options, folder), range(options.seeds)))
-        told = report if options.method in VARIANTS else _others()[options.method][1]
-        line = {"method": options.method, "seeds": options.seeds, **told(made(options, folder), runs)}
+        reported = report if options.method in VARIANTS else _others()[options.method][1]
+        line = {"method": options.method, "seeds": options.seeds, **reported(made(options, folder), runs)}
         print(json.dumps({**line, "seconds": time.perf_counter() - start}))
 
 

@@ -1,17 +1,17 @@
-"""NEvoNAS, pEvoNAS and DC-NAS on supernets: methods of ``benchmarks.evolve``, which says what the data are.
+"""NEvoNAS, pEvoNAS and DC-NAS on supernets: further methods of ``benchmarks.evolve``, which describes the data.
 
-- nevonas: on the table (1,000 queries), and on a supernet (as many queries as generations times population): NEvoNAS,
-  novelty alone, DC-NAS, random search, and NEvoNAS that trains the supernet on every generation; true accuracy of what
-  is found.
-- pevonas: a chain of three supernets with 4, 3 and 2 operations per edge, as ``lightning_nas.strategies.pevonas`` has
-  it, against the same chain with new weights in every link, and against one supernet of the whole space that has as
-  many steps as the chain. Kendall's tau within each link's space, over architectures drawn uniformly (global) and from
-  its true best tenth (local, 20 at least), the same for all that are compared.
-- dcnas: do early accuracies rank better within clusters than over all? Architectures are trained briefly, clustered by
-  how much the outputs of their layers change in this training, and compared with the table.
+- nevonas: NEvoNAS, novelty alone, DC-NAS and random search on the table (1,000 queries) and on a supernet (generations
+  times population queries), and NEvoNAS that trains the supernet on every generation; measured is the true accuracy of
+  the best architecture.
+- pevonas: a chain of three supernets with 4, 3 and 2 operations per edge, as described in ``PEvoNAS``, against the same
+  chain with new weights in every link, and against one supernet of the whole space with as many steps as the chain.
+  Measured is Kendall's tau in the space of each link, over architectures drawn uniformly (global) and from its truly
+  best tenth, at least 20 (local), the same for all that are compared.
+- dcnas: whether early accuracies rank better within clusters than overall. Architectures are trained briefly, clustered
+  by how much the outputs of their layers change in this training, and compared with the table.
 
-Supernets get a tenth of ``--steps``, in pevonas every link. Intervals are of 95 %, over resamples of seeds and
-architectures.
+A supernet is trained for a tenth of ``--steps``; in pevonas every link is. Intervals are 95 % intervals over resamples
+of seeds and architectures.
 """
 
 import copy
@@ -40,21 +40,20 @@ from lightning_nas.predictors.regressors import one_hot
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.supernets.scoring import fixed_images
 
-EVOLUTION = "lightning_nas.strategies"
 TABLE_QUERIES = 1000
 PUBLISHED = {"NEvoNAS": "93.50 ± 0.30", "novelty alone": "90.75", "accuracy alone": "90.64"}
-"""CIFAR-10 test accuracies of NAS-Bench-201's cells, as reported by the authors of NEvoNAS."""
+"""CIFAR-10 test accuracies in NAS-Bench-201 that the authors of NEvoNAS report."""
 
 
 def short_steps(bench: Bench) -> int:
-    """Of a supernet here."""
+    """Number of training steps of a supernet here."""
     return int(bench.options.steps // 10)
 
 
 def searched(
     bench: Bench, folder: Path, seed: int, supernet: str, config: str, strategy: Mapping[str, Any], **changes: Any
 ) -> Any:
-    """Search a supernet by a file of ``configs`` with another strategy or other arguments of it; the task."""
+    """Search a supernet with a file of ``configs`` and changes to its strategy, and return the task."""
     data = {"class_path": "lightning_nas.data.images.ArrayDataModule", "init_args": bench.images}
     options = bench.options
     model = {
@@ -69,9 +68,9 @@ def searched(
 
 
 def outcome(bench: Bench, task: Any) -> dict[str, float]:
-    """True accuracy of what a search has found, its rank in the bench's whole space, and the queries."""
+    """True accuracy of the best architecture of a search, its rank in the whole space, and the number of queries."""
     (row,) = bench.table.rows([task.history.best[0]]).tolist()
-    accuracy = float(bench.truth[row])
+    accuracy = float(bench.accuracies[row])
     rank = 1 + sum(value > accuracy for value in bench.ranked)
     return {"accuracy": accuracy, "rank": float(rank), "queries": float(len(task.history.results))}
 
@@ -80,7 +79,7 @@ def outcome(bench: Bench, task: Any) -> dict[str, float]:
 
 
 def nevonas(bench: Bench, seed: int) -> dict[str, Any]:
-    """All searches of a seed."""
+    """Run all searches of a seed."""
     options, folder, start = bench.options, bench.folder / str(seed), time.perf_counter()
     problem = Problem.open("nasbench201-cifar10", Path(options.tables), [])
     names = {"NEvoNAS": "nevonas", "novelty alone": "novelty", "random search": "random"}
@@ -88,10 +87,10 @@ def nevonas(bench: Bench, seed: int) -> dict[str, Any]:
     supernet = bench.train(folder / "start", seed, short_steps(bench), options.lr)
     own = {"population_size": options.population}
     strategies: dict[str, dict[str, Any]] = {
-        "NEvoNAS": {"class_path": f"{EVOLUTION}.nevonas.NEvoNAS", "init_args": own},
-        "novelty alone": {"class_path": f"{EVOLUTION}.nevonas.NEvoNAS", "init_args": {**own, "novelty_only": True}},
-        "DC-NAS": {"class_path": f"{EVOLUTION}.dcnas.DCNAS"},
-        "random search": {"class_path": f"{EVOLUTION}.random_search.RandomSearch"},
+        "NEvoNAS": {"class_path": "NEvoNAS", "init_args": own},
+        "novelty alone": {"class_path": "NEvoNAS", "init_args": {**own, "novelty_only": True}},
+        "DC-NAS": {"class_path": "DCNAS"},
+        "random search": {"class_path": "RandomSearch"},
     }
     for name, strategy in strategies.items():
         task = searched(bench, folder / name, seed, supernet, "evolve/spos.yaml", strategy)
@@ -106,7 +105,7 @@ def nevonas(bench: Bench, seed: int) -> dict[str, Any]:
 
 
 def report_nevonas(bench: Bench, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Print the table; the line of JSON."""
+    """Print a table, and return the line of JSON."""
     line: dict[str, Any] = {"feasible": len(bench.ranked), "published": PUBLISHED}
     print(f"{'':34}{'test accuracy':>16}{'median rank':>14}{'queries':>10}")
     for name in runs[0]["found"]:
@@ -125,10 +124,10 @@ def report_nevonas(bench: Bench, runs: Sequence[dict[str, Any]]) -> dict[str, An
 
 
 def within(bench: Bench, folder: Path | None) -> Bench:
-    """The bench of the part of the space that a search has left in its folder; of the whole without one.
+    """The bench in the space that a search has written to its folder, or in the whole space.
 
-    Its sets are in ascending order of their true accuracies: Kendall's tau knows no more of the truth than its order,
-    so that sets of several seeds, whose spaces differ, all have the truth 0, 1, 2, ...
+    Its sets are sorted by ascending true accuracy. As Kendall's tau depends only on the order of the true accuracies,
+    the sets of all seeds, whose spaces differ, then have the same target 0, 1, 2, ...
     """
     link = copy.copy(bench)
     if folder is not None:
@@ -145,18 +144,18 @@ def within(bench: Bench, folder: Path | None) -> Bench:
 
 
 def everything(bench: Bench) -> list[Architecture]:
-    """All architectures of a bench's space, in ascending order of their true accuracies."""
+    """All architectures of the space of a bench, by ascending true accuracy."""
     edges = [row.nonzero().flatten().tolist() for row in bench.space.allowed["cell"]]
     inside = [bench.space.architecture(choices) for choices in itertools.product(*edges)]
-    return [inside[i] for i in np.argsort(bench.truth[bench.table.rows(inside)], kind="stable")]
+    return [inside[i] for i in np.argsort(bench.accuracies[bench.table.rows(inside)], kind="stable")]
 
 
 class Chain:
-    """The links of one seed.
+    """The links of the chains of one seed.
 
     Args:
-        bench: Of the whole space.
-        seed: Of all that is random.
+        bench: The bench in the whole space.
+        seed: Seed of everything random.
     """
 
     def __init__(self, bench: Bench, seed: int) -> None:
@@ -165,20 +164,20 @@ class Chain:
         self.found: dict[str, dict[str, Any]] = {}
 
     def train(self, name: str, bench: Bench, links: int = 1, number: int = 1, start: str | None = None) -> str:
-        """Train a supernet of a bench's space with the steps of so many links; its file."""
-        seed = self.seed + 1000 * number  # other batches in every link, the same in both chains
+        """Train a supernet of the space of a bench with the steps of ``links`` links, and return its file."""
+        seed = self.seed + 1000 * number  # other batches in every link, but the same in both chains
         return bench.train(self.folder / f"{name} trained", seed, links * short_steps(bench), bench.options.lr, start)
 
     def score(self, name: str, bench: Bench, supernet: str) -> None:
-        """Note how a supernet ranks in a bench's space."""
-        truths = bench.truth[bench.table.rows(everything(bench))]
-        space = {"space_mean": float(truths.mean()), "space_best": float(truths[-1])}
+        """Note the scores of a supernet in the space of a bench."""
+        targets = bench.accuracies[bench.table.rows(everything(bench))]
+        space = {"space_mean": float(targets.mean()), "space_best": float(targets[-1])}
         self.found[name] = {"scores": bench.scores(supernet), **space}
 
     def search(self, name: str, bench: Bench, supernet: str, keep: int | None) -> Path:
-        """Search, and note what is found; the folder, which has the space of the next link."""
+        """Search, note the outcome, and return the folder, which holds the space of the next link."""
         folder = self.folder / name
-        narrow = {"class_path": f"{EVOLUTION}.pevonas.NarrowedSpace", "init_args": {"keep": keep}}
+        narrow = {"class_path": "NarrowedSpace", "init_args": {"keep": keep}}
         trainer = {"callbacks": [narrow] if keep else []}
         strategy = {"init_args": {"population_size": bench.options.population}}
         config = "evolve/pevonas_supernet.yaml"
@@ -188,7 +187,7 @@ class Chain:
 
 
 def pevonas(bench: Bench, seed: int) -> dict[str, Any]:
-    """The chain with inherited and with new weights, and the supernet that is not shrunk."""
+    """Run the chain with inherited and with new weights, and the supernet of the whole space."""
     chain, start = Chain(bench, seed), time.perf_counter()
     whole = within(bench, None)
     first = chain.train("4", whole)
@@ -227,9 +226,9 @@ COMPARED = {
 
 
 def report_pevonas(bench: Bench, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Print the table; the line of JSON."""
+    """Print a table, and return the line of JSON."""
     line: dict[str, Any] = {"feasible": len(bench.ranked), "steps_a_link": short_steps(bench)}
-    print(f"{'operations an edge':30}{'local tau':>16}{'global tau':>16}{'found':>16}{'mean of space':>16}")
+    print(f"{'operations per edge':30}{'local tau':>16}{'global tau':>16}{'found':>16}{'mean of space':>16}")
     for name in runs[0]["found"]:
         values = [run["found"][name] for run in runs]
         shown = {}
@@ -260,14 +259,14 @@ def report_pevonas(bench: Bench, runs: Sequence[dict[str, Any]]) -> dict[str, An
 # -- DC-NAS -----------------------------------------------------------------------------------------------------------
 
 BRIEF = 40
-"""Steps of a brief training."""
+"""Number of steps of a brief training."""
 CLUSTERS = 5
 
 
 def brief_training(
     network: nn.Module, batches: Sequence[tuple[Tensor, Tensor]], held: tuple[Tensor, Tensor], lr: float
 ) -> tuple[float, list[float]]:
-    """Early accuracy, and how much the output of every layer has changed, relative to what it was."""
+    """Early accuracy, and the relative change of the output of every layer."""
     outputs: list[Tensor] = []
     layers: list[Any] = [network.stem, *network.cells, network.lastact, network.classifier]  # type: ignore[misc]
     for layer in layers:
@@ -276,7 +275,7 @@ def brief_training(
     def look() -> tuple[list[Tensor], Tensor]:
         outputs.clear()
         with torch.no_grad():
-            logits = network(held[0])  # batch statistics: running ones are worth nothing so early
+            logits = network(held[0])  # with batch statistics, as running ones are far off so early
         return list(outputs), logits
 
     network.train()
@@ -295,7 +294,7 @@ def brief_training(
 
 
 def dcnas(bench: Bench, seed: int) -> dict[str, Any]:
-    """Brief trainings of a seed."""
+    """Run the brief trainings of a seed."""
     start = time.perf_counter()
     data = ArrayDataModule(**{**bench.images, "augmentations": None})
     batch = bench.images["batch_size"]
@@ -314,7 +313,7 @@ def dcnas(bench: Bench, seed: int) -> dict[str, Any]:
         changes.append(change)
     logs = np.log(np.maximum(changes, 1e-6))
     features = (logs - logs.mean(0)) / np.maximum(logs.std(0), 1e-6)
-    final = [float(value) for value in bench.truth[bench.table.rows(list(drawn.values()))]]
+    final = [float(value) for value in bench.accuracies[bench.table.rows(list(drawn.values()))]]
     choices = one_hot([a.choices for a in drawn.values()], bench.space.num_values)
     print(json.dumps({"seed": seed, "early": statistics.mean(early)}), flush=True)
     clustered_by = {"changes": features, "choices": np.asarray(choices)}
@@ -322,16 +321,16 @@ def dcnas(bench: Bench, seed: int) -> dict[str, Any]:
 
 
 def claim(run: Mapping[str, Any], kind: str, chosen: Any = slice(None)) -> tuple[float, float]:
-    """Kendall's tau of all and within clusters, of some architectures of a run."""
+    """Kendall's tau overall and within clusters, over some architectures of a run."""
     early, final = (np.asarray(run[name])[chosen].tolist() for name in ("early", "final"))
     return cluster_correlations(run["features"][kind][chosen], early, final, CLUSTERS)
 
 
 def report_dcnas(bench: Bench, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Print the table; the line of JSON."""
+    """Print a table, and return the line of JSON."""
     line: dict[str, Any] = {"steps": BRIEF, "clusters": CLUSTERS, "architectures": bench.options.architectures}
     line["early_accuracy"] = spread([statistics.mean(run["early"]) for run in runs])
-    print(f"{'clustered by':14}{'tau of all':>18}{'within clusters':>18}{'gain':>18}  95 % interval")
+    print(f"{'clustered by':14}{'tau overall':>18}{'within clusters':>18}{'gain':>18}  95 % interval")
     for kind in runs[0]["features"]:
         pairs = [claim(run, kind) for run in runs]
         generator = np.random.default_rng(0)
@@ -357,4 +356,4 @@ METHODS = {
     "pevonas": (pevonas, report_pevonas),
     "dcnas": (dcnas, report_dcnas),
 }
-"""What runs a seed, and what reports all of them."""
+"""For each method, the function that runs a seed, and the one that reports all seeds."""

@@ -2,10 +2,10 @@
 
     python -m benchmarks.evolve_table --method nevonas --table nasbench201-cifar10 --budget 1000 --data FOLDER
 
-Searches see validation accuracies, means over the table's seeds. What they choose, the best of what they saw, is judged
-by test accuracy, and ranked among all networks of the table. ``novelty`` has no fitness in its selection, but chooses
-the best that it saw, too; ``most_novel_accuracy`` is of the most novel one, which novelty alone has chosen. Prints a
-table; the last line is JSON.
+Searches see validation accuracies, averaged over the seeds of the table. The best architecture that a search has seen
+is judged by its test accuracy, and ranked among all networks of the table. ``novelty`` ignores fitness in its
+selection, but its result is the best architecture that it has seen, too; ``most_novel_accuracy`` is the accuracy of its
+most novel architecture. Prints a table; the last line is JSON.
 """
 
 import argparse
@@ -35,11 +35,11 @@ METHODS: dict[str, tuple[Callable[[], Strategy], int]] = {
     "random": (RandomSearch, 10),
     "regularized_evolution": (RegularizedEvolution, 10),
 }
-"""How a strategy is made, and how many architectures it is asked for at a time."""
+"""For each method, the function that makes the strategy, and the number of architectures per generation."""
 
 
 def run(problem: Problem, method: str, budget: int, seed: int) -> dict[str, float]:
-    """One search."""
+    """Run one search."""
     make, count = METHODS[method]
     strategy = make()
     found = search(problem, lambda: strategy, count, budget, seed)
@@ -50,7 +50,7 @@ def run(problem: Problem, method: str, budget: int, seed: int) -> dict[str, floa
 
 
 def main() -> None:
-    """Measure, print, and end with a line of JSON."""
+    """Run the benchmark; the last line is JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--method", required=True, choices=METHODS)
     parser.add_argument("--table", required=True, choices=("nasbench201-cifar10", "nasbench201-cifar100"))
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--data", default=os.environ.get("LIGHTNING_NAS_DATA"), help="folder of the table's npz file")
     options = parser.parse_args()
     if options.data is None:
-        parser.error("say --data FOLDER or set LIGHTNING_NAS_DATA: the folder of nasbench201.npz")
+        parser.error("set --data or LIGHTNING_NAS_DATA to the folder of nasbench201.npz")
     problem = Problem.open(options.table, Path(options.data), [])
     start = time.perf_counter()
     runs = [run(problem, options.method, options.budget, seed) for seed in range(options.seeds)]

@@ -1,12 +1,12 @@
-"""Searches on tables of known results: how good, how sure, and with how many queries.
+"""Searches on tables of known results: how good their results are, how reliably, and with how many queries.
 
     python -m benchmarks.predict --method best --table nasbench201-cifar10 --seeds 10 --data FOLDER
 
-A query is the first look-up of a network. Searches see validation accuracies, means over the table's seeds, where the
-table has them (NAS-Bench-201), and otherwise test accuracies (NAS-Bench-101); that is easier than one noisy result a
-query, which is what published figures of NAS-Bench-101 are about. What was chosen is ranked by test accuracy among all
-networks of the table, or those within the limits. Baselines run with the same seeds and budget. Prints a table; the
-last line is JSON.
+A query is the first lookup of a network. Searches see validation accuracies where the table has them (NAS-Bench-201),
+and otherwise test accuracies (NAS-Bench-101), averaged over the seeds of the table. This is easier than one noisy
+result per query, on which the published figures of NAS-Bench-101 are based. The best architecture of a search is ranked
+by test accuracy among all networks of the table that meet the constraints. Baselines run with the same seeds and
+budget. Prints a table; the last line is JSON.
 """
 
 import argparse
@@ -66,27 +66,28 @@ METHODS: dict[str, tuple[Callable[[], Strategy], int]] = {
     "local_search_synflow": (lambda: LocalSearch(from_largest=True, first_improvement=True, order=_ORDER), 1),
     "best": (lambda: WeakPredictors(RandomForest(), 40, 20, 5000, 20, _descent()), 10),
 }
-"""How a strategy is made, and how many architectures it is asked for at a time."""
+"""For each method, the function that makes the strategy, and the number of architectures per generation."""
 
-BEST_WITHIN_LIMITS = "weaknas"
-"""What ``best`` is where there are limits: then the largest cell is no good start for a descent."""
+BEST_WITH_CONSTRAINTS = "weaknas"
+"""The method ``best`` where there are constraints: the largest cell is then a bad start for a descent."""
 
 CONFIGURED = ("tnao", "nao")
-"""Methods that train: files of ``configs/predict``, run by the command line."""
+"""Methods that train: files of ``configs/predict``, run as the command line does."""
 
 BASELINES = ("local_search", "local_search_largest")
 
 
 @dataclass
 class Problem:
-    """A table, and what a search may see of it.
+    """A table, and what a search sees of it.
 
     Attributes:
-        table: The results.
-        seen: The column of accuracies that searches see.
-        reported: That of test accuracies.
-        objective: What the first one is.
-        limits: The most that a network may cost, by column.
+        name: Name of the table.
+        table: The table.
+        seen: Column of the accuracies that searches see.
+        reported: Column of the test accuracies.
+        objective: The argument ``objective`` of ``TableLookup`` that allows ``seen``.
+        constraints: Largest costs of a network, by column.
     """
 
     name: str
@@ -94,11 +95,11 @@ class Problem:
     seen: str
     reported: str
     objective: Any
-    limits: dict[str, float]
+    constraints: dict[str, float]
 
     @classmethod
     def open(cls, name: str, data: Path, limits: list[str]) -> "Problem":
-        """The table that the command line names."""
+        """Open the table that the command line names, with its constraints ``column=most``."""
         table: Table
         if name == "nasbench101":
             table = NASBench101Table(str(data / "nasbench101.npz"))
@@ -111,39 +112,39 @@ class Problem:
         for limit in limits:
             column, _, value = limit.partition("=")
             column = f"{name.split('-')[-1]}_params" if column == "params" and "201" in name else column
-            found.limits[column] = float(np.median(table.column(column))) if value == "median" else float(value)
+            found.constraints[column] = float(np.median(table.column(column))) if value == "median" else float(value)
         return found
 
     @cached_property
     def feasible(self) -> Any:
-        """Which rows are within the limits."""
+        """Which rows meet the constraints."""
         mask = np.ones(len(self.table), bool)
-        for column, limit in self.limits.items():
+        for column, limit in self.constraints.items():
             mask &= self.table.column(column) <= limit
         return mask
 
     @cached_property
     def optimum(self) -> int:
-        """Row of the best network by what searches see."""
+        """The row of the best network by the accuracies that searches see."""
         return int(np.where(self.feasible, self.table.column(self.seen), -np.inf).argmax())
 
     def rank(self, row: int) -> int:
-        """1 for the best by test accuracy."""
+        """Rank of a row by test accuracy, from 1."""
         values = self.table.column(self.reported)
         return int((values[self.feasible] > values[row]).sum()) + 1
 
     def evaluator(self) -> TableLookup:
-        """Looks up, and counts."""
-        return TableLookup(self.table, self.seen, self.objective, tuple(self.limits))
+        """A new evaluator, which counts its queries."""
+        return TableLookup(self.table, self.seen, self.objective, tuple(self.constraints))
 
     def space(self, evaluator: TableLookup) -> SearchSpace:
-        """What is searched."""
+        """The search space."""
         space = self.table.space
-        return ConstrainedSpace(space, evaluator.costs, self.limits) if self.limits else space
+        return ConstrainedSpace(space, evaluator.costs, self.constraints) if self.constraints else space
 
 
 def search(problem: Problem, make: Callable[[], Strategy], count: int, budget: int, seed: int) -> dict[str, float]:
-    """One search until its budget is spent, or until it has nothing to ask for."""
+    """Run one search until its budget is spent, or until it has nothing left to ask for."""
     evaluator, strategy = problem.evaluator(), make()
     strategy.start(problem.space(evaluator), seed=seed)
     while len(evaluator.queried) < budget:
@@ -155,7 +156,7 @@ def search(problem: Problem, make: Callable[[], Strategy], count: int, budget: i
 
 
 def configured(problem: Problem, method: str, budget: int, seed: int) -> dict[str, float]:
-    """One run of a file of ``configs/predict``, whose share of samples stays whatever the budget."""
+    """Run a file of ``configs/predict``; samples keep their share of the budget."""
     own = CONFIGS / "predict" / f"{method}_{problem.name}.yaml"
     config = read_yaml(own if own.is_file() else CONFIGS / "predict" / f"{method}.yaml")
     given = config["model"]["init_args"]
@@ -163,12 +164,12 @@ def configured(problem: Problem, method: str, budget: int, seed: int) -> dict[st
     lookup = {
         "table": {"init_args": {"path": str(problem.table.path), "extra": [str(path) for path in problem.table.extra]}},
         "column": problem.seen,
-        "cost_columns": list(problem.limits),
+        "cost_columns": list(problem.constraints),
     }
     changed = {
         "evaluator": {"init_args": lookup},
         "budget": budget,
-        "constraints": problem.limits,
+        "constraints": problem.constraints,
         "final_evaluator": None,
     }
     with tempfile.TemporaryDirectory() as folder:
@@ -183,10 +184,10 @@ def configured(problem: Problem, method: str, budget: int, seed: int) -> dict[st
 
 
 def outcome(problem: Problem, evaluator: TableLookup, budget: int, best: Architecture) -> dict[str, float]:
-    """What is to be said of a search."""
+    """The figures of one search."""
     rows = list(evaluator.queried)
     if len(rows) > budget:
-        raise BudgetError(f"{len(rows)} queries of {budget} were made.")
+        raise BudgetError(f"The search made {len(rows)} queries with a budget of {budget}.")
     (chosen,) = problem.table.rows([best]).tolist()
     return {
         "success": float(problem.optimum in evaluator.queried),
@@ -198,10 +199,10 @@ def outcome(problem: Problem, evaluator: TableLookup, budget: int, best: Archite
 
 
 def measure(problem: Problem, method: str, seeds: int, budget: int) -> dict[str, float]:
-    """All seeds of a method."""
+    """Run all seeds of a method."""
     start = time.perf_counter()
-    if method == "best" and problem.limits:
-        method = BEST_WITHIN_LIMITS
+    if method == "best" and problem.constraints:
+        method = BEST_WITH_CONSTRAINTS
     if method in CONFIGURED:
         runs = [configured(problem, method, budget, seed) for seed in range(seeds)]
     else:
@@ -219,18 +220,20 @@ def measure(problem: Problem, method: str, seeds: int, budget: int) -> dict[str,
 
 
 def main() -> None:
-    """Measure, print, and end with a line of JSON."""
+    """Run the benchmark; the last line is JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--method", required=True, choices=[*METHODS, *CONFIGURED])
     tables = ("nasbench201-cifar10", "nasbench201-cifar100", "nasbench101")
     parser.add_argument("--table", required=True, choices=tables)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--budget", type=int, default=150, help="queries")
-    parser.add_argument("--limit", nargs="*", default=[], metavar="COLUMN=MOST", help="MOST may be 'median'")
+    parser.add_argument(
+        "--limit", nargs="*", default=[], metavar="COLUMN=MOST", help="largest cost of a network; MOST may be 'median'"
+    )
     parser.add_argument("--data", default=os.environ.get("LIGHTNING_NAS_DATA"), help="folder of the tables' npz files")
     options = parser.parse_args()
     if options.data is None:
-        parser.error("say --data FOLDER or set LIGHTNING_NAS_DATA: the folder of nasbench201.npz and nasbench101.npz")
+        parser.error("set --data or LIGHTNING_NAS_DATA to the folder of nasbench201.npz and nasbench101.npz")
     problem = Problem.open(options.table, Path(options.data), options.limit)
     methods = dict.fromkeys((options.method, *BASELINES))
     results = {m: measure(problem, m, options.seeds, options.budget) for m in methods}
@@ -239,7 +242,7 @@ def main() -> None:
         print(f"{name:24}" + "".join(f"{value:22.4g}" for value in values.values()))
     baseline = min((results[b] for b in BASELINES), key=lambda r: (r["mean_queries_to_best"], r["median_rank"]))
     line = {"method": options.method, "table": options.table, "seeds": options.seeds, "budget": options.budget}
-    line |= {"limits": problem.limits, "feasible": int(problem.feasible.sum())}
+    line |= {"limits": problem.constraints, "feasible": int(problem.feasible.sum())}
     print(json.dumps({**line, **results[options.method], **{f"baseline_{k}": v for k, v in baseline.items()}}))
 
 

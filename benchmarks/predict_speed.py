@@ -1,11 +1,11 @@
-"""How fast predictors of architectures are: TNAO's auto-encoder and swarm, and the scoring of a whole space.
+"""Speed of predictors of performance: TNAO's auto-encoder and swarm, and scores of a whole space.
 
     python -m benchmarks.predict_speed
 
-In the NAS-Bench-101 space, whose architectures are the longest, on random ones with made-up results: no table is
-needed. The last line is JSON: seconds to train on 1,000 architectures (and to draw them and 10,000 others first),
-milliseconds of a generation of 100 particles, seconds to score 423,624 architectures by the auto-encoder and by a
-random forest, and the peak memory.
+Runs in the NAS-Bench-101 space, which has the longest architectures, on random architectures with synthetic results, so
+that no table is needed. The last line is JSON: seconds to train on 1,000 architectures, and to draw them and 10,000
+others before; milliseconds per generation of 100 particles; seconds to score 423,624 architectures with the
+auto-encoder and with a random forest; and the peak memory.
 """
 
 import argparse
@@ -36,15 +36,11 @@ NETWORKS = 423_624
 SAMPLES, STEPS = 1000, 1000
 
 
-class MadeUp(Evaluator):
-    """Likes edges, and 3x3 convolutions."""
-
-    def costs(self, architecture: Architecture) -> dict[str, float]:
-        """None."""
-        return {}
+class Synthetic(Evaluator):
+    """Accuracies that grow with the number of edges and of 3x3 convolutions."""
 
     def evaluate(self, architectures: Sequence[Architecture]) -> list[Evaluation]:
-        """At once."""
+        """Compute the accuracies; see ``Evaluator.evaluate``."""
         return [
             Evaluation({"accuracy": sum(a.choices[:21]) / 40 + sum(c == 1 for c in a.choices[21:]) / 10})
             for a in architectures
@@ -52,19 +48,19 @@ class MadeUp(Evaluator):
 
 
 class Clock(Callback):
-    """Seconds from the first step to the end of the last."""
+    """Measures the seconds from the first training step to the end of the last one."""
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin."""
+        """Start the clock."""
         self.start = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End."""
+        """Stop the clock."""
         self.seconds = time.perf_counter() - self.start
 
 
 def train(space: NASBench101Space) -> tuple[AutoEncoderTask, float, float]:
-    """A trained task, the seconds of its training, and those of the drawing of samples."""
+    """A trained task, the seconds of its training, and the seconds to draw its architectures."""
 
     def optimizer(parameters: Any) -> torch.optim.Optimizer:
         return torch.optim.AdamW(parameters, lr=1e-3)
@@ -76,7 +72,7 @@ def train(space: NASBench101Space) -> tuple[AutoEncoderTask, float, float]:
     with tempfile.TemporaryDirectory() as folder:
         swarm = SwarmSearch(CompetitiveSwarm(2, 1))
         task = AutoEncoderTask(
-            space, MadeUp(), swarm, optimizer, scheduler, samples=SAMPLES, budget=SAMPLES + 1, output_dir=folder
+            space, Synthetic(), swarm, optimizer, scheduler, samples=SAMPLES, budget=SAMPLES + 1, output_dir=folder
         )
         quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
         trainer = Trainer(max_epochs=1, accelerator="cpu", callbacks=[clock], enable_model_summary=False, **quiet)
@@ -86,7 +82,7 @@ def train(space: NASBench101Space) -> tuple[AutoEncoderTask, float, float]:
 
 
 def main() -> None:
-    """Measure, and end with a line of JSON."""
+    """Run the benchmark; the last line is JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     torch.set_num_threads(parser.parse_args().threads)
@@ -103,9 +99,9 @@ def main() -> None:
     search.ask(100)
     found["generation_milliseconds"] = 1000 * (time.perf_counter() - start) / generations
 
-    # scoring does not ask whether choices are architectures
-    alphabet = torch.tensor(space.num_values)
-    choices = (torch.rand(NETWORKS, len(alphabet)) * alphabet).long()
+    # random choices will do, as scores do not depend on whether they are architectures
+    num_values = torch.tensor(space.num_values)
+    choices = (torch.rand(NETWORKS, len(num_values)) * num_values).long()
     start = time.perf_counter()
     with torch.inference_mode():
         for part in choices.split(4096):

@@ -1,10 +1,11 @@
-"""Time scores of NAS-Bench-201 architectures by a supernet's weights, together against one by one, in turn.
+"""Speed of scoring NAS-Bench-201 architectures with the weights of a supernet, several at once against one by one.
 
     python -m benchmarks.scoring_speed --setting small
 
-One by one is what any supernet gets: a pass in training mode on the images for the statistics, then one in eval mode on
-those of the score. The last line is JSON: median ratios of the times and median milliseconds an architecture by how
-many are scored together, the largest difference of losses, and operations that compute something, an architecture.
+One by one is what every supernet supports: a pass in training mode on the images for the batch-norm statistics, then
+one in eval mode on the images for the score. The two are timed in turn. The last line is JSON: median ratios of the
+times, median milliseconds per architecture and computing operations per architecture, by the number of architectures
+that are scored at once, and the largest difference of losses.
 """
 
 import argparse
@@ -30,12 +31,12 @@ from lightning_nas.supernets.scoring import score_paths
 Scores = list[dict[str, float]]
 
 VIEWS = ("empty", "view", "as_strided", "select", "expand", "reshape", "permute", "transpose", "resize", "detach")
-"""Parts of the names of operations that touch no data."""
+"""Parts of the names of operations that do not compute."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is scored: cells are those of a stage, images those of the score; 256 others give the statistics."""
+    """A size: channels, cells per stage, side of the images, and number of images per score."""
 
     channels: int
     cells: int
@@ -51,26 +52,26 @@ SETTINGS = {
 
 
 class OneByOne(nn.Module):
-    """Hides that a supernet computes several architectures together."""
+    """A supernet without its ability to compute several architectures at once."""
 
     def __init__(self, supernet: nn.Module) -> None:
         super().__init__()
         self.supernet = supernet
 
     def forward(self, x: Tensor, path: Any) -> Tensor:
-        """Logits."""
+        """Compute logits."""
         logits: Tensor = self.supernet(x, path)
         return logits
 
 
 class Scoring:
-    """Some architectures, and what scores them.
+    """A supernet, architectures, and images to score them on; 256 further images give the batch-norm statistics.
 
     Args:
-        setting: Sizes.
-        count: How many architectures.
-        device: Where.
-        children: Whether they are one architecture and its neighbours, as in an evolution, rather than drawn uniformly.
+        setting: The size.
+        count: Number of architectures.
+        device: The device.
+        children: Whether the architectures are one and its neighbours, as in an evolution, instead of uniform ones.
     """
 
     def __init__(self, setting: Setting, count: int, device: str, children: bool) -> None:
@@ -88,28 +89,28 @@ class Scoring:
         self.held = [(torch.randn(setting.images, *shape, device=device), labels)]
 
     def one_by_one(self) -> Scores:
-        """The general way."""
+        """Score one architecture after another."""
         return score_paths(self.general, self.paths, self.calibration, self.held)
 
     def together(self, count: int) -> Scores:
-        """So many at a time."""
+        """Score ``count`` architectures at once."""
         found = []
         for start in range(0, len(self.paths), count):
             found += score_paths(self.supernet, self.paths[start : start + count], self.calibration, self.held)
         return found
 
     def losses(self, score: Callable[[], Scores]) -> Tensor:
-        """Of all architectures."""
+        """Losses of all architectures."""
         return torch.tensor([each["loss"] for each in score()], dtype=torch.float64)
 
     def milliseconds(self, score: Callable[[], Scores]) -> float:
-        """Wall time of an architecture; reading the scores has waited for the device."""
+        """Wall time per architecture; reading the scores waits for the device."""
         start = time.perf_counter()
         score()
         return 1000 * (time.perf_counter() - start) / len(self.paths)
 
     def operations(self, score: Callable[[], Scores]) -> float:
-        """How many operations compute something, an architecture: about the kernels that a GPU would start."""
+        """Number of computing operations per architecture: roughly the kernels that a GPU would launch."""
         with profile(activities=[ProfilerActivity.CPU]) as found:
             score()
         leaves = [e for e in found.events() if e.name.startswith("aten::") and not e.cpu_children]
@@ -117,12 +118,14 @@ class Scoring:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the benchmark; the last line is JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--setting", choices=list(SETTINGS), default="small")
     parser.add_argument("--together", type=int, nargs="+", default=[1, 2, 4, 8, 16])
-    parser.add_argument("--paths", type=int, default=16, help="how many architectures")
-    parser.add_argument("--children", action="store_true", help="neighbours of one architecture, none drawn uniformly")
+    parser.add_argument("--paths", type=int, default=16, help="number of architectures")
+    parser.add_argument(
+        "--children", action="store_true", help="score neighbours of one architecture instead of uniform ones"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()

@@ -77,7 +77,7 @@ class Evaluator(CostSource):
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed search needs, as tensors, numbers and text; empty by default."""
+        """The state that a resumed search needs, as tensors, numbers and text; empty by default."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027

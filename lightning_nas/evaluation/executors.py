@@ -8,9 +8,9 @@ import threading
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
@@ -29,10 +29,8 @@ Failure = tuple[type[Exception], tuple[Any, ...], dict[str, Any]]
 Outcome = tuple[Any, Failure | None]
 """The result of a call, or its failure."""
 
-_GONE = (
-    "A worker process ended without an answer: it was killed, perhaps for memory, or could not start. Use fewer "
-    'workers; a script of your own must start its work under if __name__ == "__main__".'
-)
+Run = Callable[[Sequence[Any]], Iterator[Outcome]]
+"""Calls a function in workers."""
 
 
 class Executor(ABC):
@@ -43,6 +41,14 @@ class Executor(ABC):
 
     Attributes:
         shares_generator: Whether calls that run at the same time share torch's global random generator.
+
+    Example:
+        ```python
+        class Pool(Executor):
+            def map(self, function, items):
+                with multiprocessing.Pool(4, torch.set_num_threads, (1,)) as pool:
+                    return pool.map(function, items)
+        ```
     """
 
     shares_generator: bool = False
@@ -98,28 +104,27 @@ class Workers(Executor):
         at_least(1, workers=workers)
         self.workers = workers
         self._function: bytes | None = None
+        self._run: Run | None = None
 
     @abstractmethod
-    def start(self, function: bytes) -> None:
+    def start(self, function: bytes) -> Run:
         """Start the workers.
 
         Args:
             function: The pickled function.
+
+        Returns:
+            Calls the function in the workers; from items to their outcomes, in the order of the items.
         """
 
     @abstractmethod
-    def outcomes(self, items: Sequence[Any]) -> Iterator[Outcome]:
-        """Call the function in the workers.
+    def stop(self) -> None:
+        """End the workers that ``start`` has started, without waiting for calls that have not begun."""
 
-        Args:
-            items: The arguments of the calls.
-
-        Yields:
-            The outcomes, in the order of the items.
-
-        Raises:
-            TrainingError: A worker ended without an answer.
-        """
+    @property
+    def lost(self) -> type[BaseException]:
+        """The error of a worker that ended without an answer."""
+        return BrokenExecutor
 
     def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """Call the function in the workers; see ``Executor.map``.
@@ -129,20 +134,35 @@ class Workers(Executor):
             TrainingError: A worker ended without an answer.
         """
         try:
-            with _picklable():
-                pickled = pickle.dumps(function)
-            if pickled != self._function:
-                self.close()
-                self.start(pickled)
-                self._function = pickled
-            return [_result(outcome) for outcome in self.outcomes(items)]
+            return [_result(outcome) for outcome in self._outcomes(function, items)]
         except BaseException:
             self.close()
             raise
 
+    def _outcomes(self, function: Any, items: Sequence[Any]) -> Iterator[Outcome]:
+        # an error of the function itself is in its outcome
+        try:
+            pickled = pickle.dumps(function)
+            if self._run is None or pickled != self._function:
+                self.close()
+                self._run, self._function = self.start(pickled), pickled
+            yield from self._run(items)
+        except (pickle.PicklingError, TypeError, AttributeError) as error:
+            raise ConfigError(
+                f"The function, its arguments or its results cannot be sent to another process: {error}. Use the "
+                "executor Serial, or leave out what cannot be pickled, such as lambda functions and open files."
+            ) from None
+        except self.lost:
+            raise TrainingError(
+                "A worker process ended without an answer: it was killed, perhaps for memory, or could not start. Use "
+                'fewer workers; a script of your own must start its work under if __name__ == "__main__".'
+            ) from None
+
     def close(self) -> None:
         """End all workers; see ``Executor.close``."""
-        self._function = None
+        if self._run is not None:
+            self._run = None
+            self.stop()
 
 
 class Threads(Workers):
@@ -165,31 +185,20 @@ class Threads(Workers):
 
     shares_generator = True
 
-    def __init__(self, workers: int = 2) -> None:
-        super().__init__(workers)
-        self._pool: ThreadPoolExecutor | None = None
-
-    def start(self, function: bytes) -> None:
+    def start(self, function: bytes) -> Run:
         """Start the threads; see ``Workers.start``."""
         self._pool = ThreadPoolExecutor(self.workers, initializer=_hold, initargs=(function,))
+        return partial(self._pool.map, _call)
 
-    def outcomes(self, items: Sequence[Any]) -> Iterator[Outcome]:
-        """Call the function in the threads; see ``Workers.outcomes``."""
-        assert self._pool is not None
-        return self._pool.map(_call, items)
+    def stop(self) -> None:
+        """End the threads; see ``Workers.stop``."""
+        self._pool.shutdown(cancel_futures=True)
 
     def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """Call the function in the threads; see ``Workers.map``."""
         # a thread begins with the number of threads that was set last in any thread
         with _one_thread():
             return super().map(function, items)
-
-    def close(self) -> None:
-        """End the threads; see ``Executor.close``."""
-        super().close()
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-            self._pool = None
 
 
 class Processes(Workers):
@@ -209,36 +218,18 @@ class Processes(Workers):
         ```
     """
 
-    def __init__(self, workers: int = 2) -> None:
-        super().__init__(workers)
-        self._pool: ProcessPoolExecutor | None = None
-        self._life: Connection | None = None
-
-    def start(self, function: bytes) -> None:
+    def start(self, function: bytes) -> Run:
         """Start the processes; see ``Workers.start``."""
         context = get_context("spawn")
         # only this process holds the writing end: when it closes, by whatever means, the workers end
         life, self._life = context.Pipe(duplex=False)
         self._pool = ProcessPoolExecutor(self.workers, context, _begin_process, (function, life))
+        return partial(self._pool.map, _call)
 
-    def outcomes(self, items: Sequence[Any]) -> Iterator[Outcome]:
-        """Call the function in the processes; see ``Workers.outcomes``."""
-        assert self._pool is not None
-        try:
-            with _picklable():
-                yield from self._pool.map(_call, items)
-        except BrokenProcessPool:
-            raise TrainingError(_GONE) from None
-
-    def close(self) -> None:
-        """End the processes without waiting for their calls; see ``Executor.close``."""
-        super().close()
-        if self._life is not None:
-            self._life.close()
-            self._life = None
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-            self._pool = None
+    def stop(self) -> None:
+        """End the processes at once; see ``Workers.stop``."""
+        self._life.close()
+        self._pool.shutdown(cancel_futures=True)
 
 
 class RayWorkers(Workers):
@@ -264,9 +255,8 @@ class RayWorkers(Workers):
         super().__init__(workers)
         at_least(0, gpus=gpus)
         self.gpus = gpus
-        self._actors: list[Any] = []
 
-    def start(self, function: bytes) -> None:
+    def start(self, function: bytes) -> Run:
         """Start the actors; see ``Workers.start``.
 
         Raises:
@@ -287,22 +277,19 @@ class RayWorkers(Workers):
         held = ray.put(function)
         actor = ray.remote(num_cpus=1, num_gpus=self.gpus)(_Worker)
         self._actors = [actor.remote(held) for _ in range(self.workers)]
-
-    def outcomes(self, items: Sequence[Any]) -> Iterator[Outcome]:
-        """Call the function in the actors; see ``Workers.outcomes``."""
-        ray = _ray()
         pool = importlib.import_module("ray.util").ActorPool(self._actors)
-        try:
-            yield from pool.map(lambda actor, item: actor.call.remote(item), items)
-        except ray.exceptions.RayActorError:
-            raise TrainingError(_GONE) from None
+        return partial(pool.map, lambda actor, item: actor.call.remote(item))
 
-    def close(self) -> None:
-        """End the actors; see ``Executor.close``."""
-        super().close()
+    def stop(self) -> None:
+        """End the actors; see ``Workers.stop``."""
         for actor in self._actors:
             _ray().kill(actor)
-        self._actors = []
+
+    @property
+    def lost(self) -> type[BaseException]:
+        """The error of an actor that ended without an answer."""
+        found: type[BaseException] = _ray().exceptions.RayActorError
+        return found
 
 
 class _Worker:
@@ -375,17 +362,6 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def _picklable() -> Iterator[None]:
-    try:
-        yield
-    except (pickle.PicklingError, TypeError, AttributeError) as error:
-        raise ConfigError(
-            f"The function, its arguments or its results cannot be sent to another process: {error}. Use the executor "
-            "Serial, or leave out what cannot be pickled, such as lambda functions and open files."
-        ) from None
 
 
 def _ray() -> Any:

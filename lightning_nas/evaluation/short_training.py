@@ -42,7 +42,7 @@ class ShortTraining(Evaluator):
         batch_size: Images per step, at least 2, because of batch normalization.
         channels: Channels of the first cell.
         cells: Number of cells.
-        image_size: Side length in pixels that images are averaged to; null leaves them as they are.
+        image_size: Side length in pixels that images are averaged to; null leaves them unchanged.
         learning_rate: Learning rate of the first step.
         augmentations: Augmentations of the training images; none by default.
         seed: Seed of the weights, the batches and the augmentations.

@@ -45,6 +45,12 @@ class SelectionErrors:
 
     Attributes:
         selections: The decisions.
+
+    Example:
+        ```python
+        errors = selection_errors(space, architecture, mixtures, loss)
+        errors.rate("operations")  # fraction of the edges whose operation removal contradicts
+        ```
     """
 
     selections: tuple[Selection, ...]

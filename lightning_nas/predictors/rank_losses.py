@@ -9,7 +9,15 @@ from lightning_nas.checks import at_least, greater_than
 
 
 class RankLoss(ABC):
-    """A loss of the scores of architectures, given the performance that the scores should rank them by."""
+    """A loss of the scores of architectures, given the performance that the scores should rank them by.
+
+    Example:
+        ```python
+        class Correlation(RankLoss):
+            def loss(self, scores, performance):
+                return 1 - torch.corrcoef(torch.stack([scores, performance]))[0, 1]
+        ```
+    """
 
     @abstractmethod
     def loss(self, scores: Tensor, performance: Tensor) -> Tensor:

@@ -15,7 +15,15 @@ Values = NDArray[np.float64]
 
 
 class Predictor(ABC):
-    """Learns the performance of a few known architectures and predicts that of others; every fit starts anew."""
+    """Learns the performance of a few known architectures and predicts that of others; every fit starts anew.
+
+    Example:
+        ```python
+        class NearestNeighbours(Predictor):
+            def regressor(self, seed):
+                return sklearn.neighbors.KNeighborsRegressor(n_neighbors=5)
+        ```
+    """
 
     @abstractmethod
     def regressor(self, seed: int) -> Any:

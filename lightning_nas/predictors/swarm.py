@@ -115,7 +115,15 @@ class Remapped(NamedTuple):
 
 
 class Remapping(ABC):
-    """Scores codes that are not the code of an architecture, although the predictor was trained on such codes alone."""
+    """Scores codes that are not the code of an architecture, although the predictor was trained on such codes alone.
+
+    Example:
+        ```python
+        class Unchecked(Remapping):
+            def remap(self, autoencoder, codes):
+                return Remapped(autoencoder.decode(codes).argmax(2), autoencoder.scores(codes))
+        ```
+    """
 
     @abstractmethod
     def remap(self, autoencoder: ArchitectureAutoEncoder, codes: Tensor) -> Remapped:

@@ -161,7 +161,7 @@ class AlphaEvolution(Strategy):
         return alphas.scatter(2, top, other).scatter(2, chosen, largest)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed search needs; see ``Strategy.state_dict``."""
+        """The state that a resumed search needs; see ``Strategy.state_dict``."""
         state = {"masks": self.masks, "members": self.members, "stale": self._stale, "over": self._over}
         return {**super().state_dict(), **state, "due": self._due}
 

@@ -144,7 +144,7 @@ class Strategy(ABC):
         return list(found.values())
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed search needs, as tensors, numbers and text."""
+        """The state that a resumed search needs, as tensors, numbers and text."""
         return {
             "objective": self.objective,
             "generator": self.generator.get_state(),

@@ -153,7 +153,7 @@ class DCNAS(Strategy):
                 self._features[key] = evaluation.features.flatten().tolist()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed search needs; see ``Strategy.state_dict``."""
+        """The state that a resumed search needs; see ``Strategy.state_dict``."""
         places = {key: place for place, key in enumerate(self.evaluated)}
         return {
             **super().state_dict(),

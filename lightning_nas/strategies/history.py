@@ -152,7 +152,7 @@ class QueryHistory:
         return {"architecture": [written], "history": [history]}
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed search needs, as numbers and text."""
+        """The state that a resumed search needs, as numbers and text."""
         return {
             "evaluator": self.evaluator.state_dict(),
             "version": list(self._version),

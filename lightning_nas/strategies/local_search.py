@@ -113,7 +113,7 @@ class LocalSearch(Strategy):
         return known[0][1] if self.first_improvement else max(known, key=lambda pair: pair[0])[1]
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed search needs; see ``Strategy.state_dict``."""
+        """The state that a resumed search needs; see ``Strategy.state_dict``."""
         current = None if self.current is None else list(self.current.choices)
         near = [list(a.choices) for a in self._near]
         return {**super().state_dict(), "current": current, "near": near, "started": self._started}

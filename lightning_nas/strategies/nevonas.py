@@ -170,7 +170,7 @@ class NEvoNAS(AlphaEvolution):
         return torch.from_numpy(mutated).reshape(-1, *self.masks.shape)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed search needs; see ``Strategy.state_dict``."""
+        """The state that a resumed search needs; see ``Strategy.state_dict``."""
         survivors = {"survivors": self.survivors, "survivor_keys": list(self.survivor_keys)}
         return {**super().state_dict(), **survivors, "places": self._places, "archive": self.archive}
 

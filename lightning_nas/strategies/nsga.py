@@ -19,6 +19,13 @@ class FrontStrategy(Strategy):
     Attributes:
         costs: Names of the costs that are minimised besides the objective; set before ``start``.
         paid: These costs of every architecture with a known evaluation, by the keys of ``evaluated``.
+
+    Example:
+        ```python
+        class RandomFront(FrontStrategy):
+            def ask(self, count):
+                return self.sample_unseen(count)
+        ```
     """
 
     costs: tuple[str, ...] = ()
@@ -56,7 +63,7 @@ class FrontStrategy(Strategy):
         return paid
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed search needs; see ``Strategy.state_dict``."""
+        """The state that a resumed search needs; see ``Strategy.state_dict``."""
         return {**super().state_dict(), "costs": list(self.costs), "paid": list(self.paid.values())}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -162,7 +169,7 @@ class NSGA2(FrontStrategy):
         return self.evaluated[self.alive[place]]
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed search needs; see ``Strategy.state_dict``."""
+        """The state that a resumed search needs; see ``Strategy.state_dict``."""
         places = {key: place for place, key in enumerate(self.evaluated)}
         return {**super().state_dict(), "alive": [places[key] for key in self.alive]}
 

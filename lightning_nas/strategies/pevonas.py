@@ -190,7 +190,7 @@ class PEvoNAS(AlphaEvolution):
         return [int(places.min()) for places in drawn]
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed search needs; see ``Strategy.state_dict``."""
+        """The state that a resumed search needs; see ``Strategy.state_dict``."""
         counts = {"number": self._number, "same": self._same, "winner": self._winner, "shrunk": self._shrunk}
         return {**super().state_dict(), **counts, "whole": self._whole, "record": self._record}
 

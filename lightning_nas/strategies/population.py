@@ -126,7 +126,7 @@ class PopulationEvolution(Strategy):
         return child
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed search needs; see ``Strategy.state_dict``."""
+        """The state that a resumed search needs; see ``Strategy.state_dict``."""
         places = {key: place for place, key in enumerate(self.evaluated)}
         return {**super().state_dict(), "last": [places[key] for key in self.last]}
 

@@ -131,7 +131,7 @@ class Refine(Strategy):
         return max(known, key=lambda a: self.fitness[self.space.key(a)]) if known else super().best()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed search needs; see ``Strategy.state_dict``."""
+        """The state that a resumed search needs; see ``Strategy.state_dict``."""
         field = [list(a.choices) for a in self._field]
         begun = [list(a.choices) for a in self._begun]
         return {**super().state_dict(), "round": self.round, "field": field, "begun": begun, "due": len(self._due)}

@@ -81,7 +81,7 @@ class RegularizedEvolution(Strategy):
         self.alive.extend(self.space.key(architecture) for architecture, _ in results)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed search needs; see ``Strategy.state_dict``."""
+        """The state that a resumed search needs; see ``Strategy.state_dict``."""
         places = {key: place for place, key in enumerate(self.evaluated)}
         return {**super().state_dict(), "alive": [places[key] for key in self.alive]}
 

@@ -21,6 +21,15 @@ class CodeSearch(Strategy):
 
     Attributes:
         autoencoder: The auto-encoder; set after ``start``.
+
+    Example:
+        ```python
+        class BestCodes(CodeSearch):
+            def explore(self, codes, fitness):
+                near = codes[fitness.argmax()] + 0.1 * torch.randn(1000, codes.shape[1], generator=self.generator)
+                with torch.no_grad():
+                    self.record(self.autoencoder.decode(near).argmax(2), self.autoencoder.scores(near))
+        ```
     """
 
     autoencoder: ArchitectureAutoEncoder | None = None

@@ -114,7 +114,7 @@ class WeakPredictors(Strategy):
         return [unknown[i] for i in drawn.tolist()]
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed search needs; see ``Strategy.state_dict``."""
+        """The state that a resumed search needs; see ``Strategy.state_dict``."""
         first = None if self.first is None else self.first.state_dict()
         return {**super().state_dict(), "pool_seed": self._pool_seed, "first": first, "first_asks": self._first_asks}
 

@@ -38,6 +38,13 @@ class Table(ABC):
         path: Path of the npz file.
         extra: Paths of further npz files with columns of the same architectures. Their rows may be in any order, and
             rows may be missing; their array ``arch`` holds the names of the architectures (see ``named``).
+
+    Example:
+        ```python
+        table = NASBench201Table("nasbench201.npz")
+        best = table.architecture(int(table.column("cifar10_val_200").argmax()))
+        table.lookup(best, "cifar10_test_200")
+        ```
     """
 
     contents: ClassVar[str]

@@ -13,7 +13,9 @@ from lightning_nas.spaces.nasbench201.network import CELL_OPERATIONS
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.tables.base import Table
 
-_EDGES = 6
+EDGES = 6
+"""Number of edges of a cell."""
+
 _PUBLISHED = list(CELL_OPERATIONS)
 
 
@@ -60,17 +62,17 @@ class NASBench201Table(Table):
         op_names, cells = self._arrays(self.path, "op_names", "ops")
         names = [str(name) for name in op_names.ravel()]
         indices = cells.dtype.kind in "iu" and bool(((cells >= 0) & (cells < len(names))).all())
-        if sorted(names) != sorted(_PUBLISHED) or cells.shape[1:] != (_EDGES,) or not len(cells) or not indices:
+        if sorted(names) != sorted(_PUBLISHED) or cells.shape[1:] != (EDGES,) or not len(cells) or not indices:
             raise DataError(
                 f"{self.path} has operations {names!s:.300} and 'ops' of {cells.dtype} and shape {cells.shape}; "
-                f"expected {_PUBLISHED} and (cells, {_EDGES}), indices of these. Use the npz file of {self.contents}."
+                f"expected {_PUBLISHED} and (cells, {EDGES}), indices of these. Use the npz file of {self.contents}."
             )
         return np.array([_PUBLISHED.index(name) for name in names])[cells]
 
     @cached_property
     def _rows(self) -> Any:
         """The row of every cell by its six operations; -1 for cells that the file does not have."""
-        rows = np.full((len(_PUBLISHED),) * _EDGES, -1, np.int64)
+        rows = np.full((len(_PUBLISHED),) * EDGES, -1, np.int64)
         rows[tuple(self._cells.T)] = np.arange(len(self))
         if (rows >= 0).sum() != len(self):
             raise DataError(f"'ops' of {self.path} has a cell twice. Use the npz file of {self.contents}.")
@@ -87,7 +89,7 @@ class NASBench201Table(Table):
 
     def rows(self, architectures: Sequence[Architecture]) -> Any:
         """The rows of cells; see ``Table.rows``."""
-        cells = np.empty((len(architectures), _EDGES), np.int64)
+        cells = np.empty((len(architectures), EDGES), np.int64)
         space = self._last
         for cell, architecture in zip(cells, architectures, strict=True):
             if architecture.space != space.spec():
@@ -108,6 +110,15 @@ class NASBench201Table(Table):
         Args:
             names: Strings such as ``|none~0|+|none~0|none~1|+|none~0|none~1|none~2|``.
         """
-        form = "|{}~0|+|{}~0|{}~1|+|{}~0|{}~1|{}~2|".format
-        rows = {form(*(_PUBLISHED[op] for op in cell)): row for row, cell in enumerate(self._cells.tolist())}
+        cells = self._cells.tolist()
+        rows = {published_name([_PUBLISHED[op] for op in cell]): row for row, cell in enumerate(cells)}
         return np.array([rows.get(name, -1) for name in names], np.int64)
+
+
+def published_name(operations: Sequence[str]) -> str:
+    """The published string of a cell.
+
+    Args:
+        operations: Names of the operations of the six edges, in the order of ``NASBench201Space``.
+    """
+    return "|{}~0|+|{}~0|{}~1|+|{}~0|{}~1|{}~2|".format(*operations)

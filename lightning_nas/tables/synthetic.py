@@ -7,7 +7,7 @@ import numpy as np
 
 from lightning_nas.checks import at_least
 from lightning_nas.spaces.nasbench201.network import CELL_OPERATIONS
-from lightning_nas.spaces.nasbench201.space import NASBench201Space
+from lightning_nas.tables.nasbench201 import EDGES, published_name
 
 BEST, WORST = 95.0, 10.0
 """Accuracies in percent of the best and the worst cell, without noise."""
@@ -41,20 +41,19 @@ def write_nasbench201(path: str | Path, seed: int = 0, trials: int = 3, noise: f
     at_least(1, trials=trials)
     at_least(0, noise=noise)
     names = list(CELL_OPERATIONS)
-    space = NASBench201Space()
     generator = np.random.default_rng(seed)
-    cells = np.array(list(product(range(len(names)), repeat=space.edges)), np.uint8)
+    cells = np.array(list(product(range(len(names)), repeat=EDGES)), np.uint8)
     one_hot = np.eye(len(names))[cells].reshape(len(cells), -1)
     effects = generator.normal(size=one_hot.shape[1])
     pairs = generator.normal(scale=0.3, size=(one_hot.shape[1],) * 2)
-    worth = one_hot @ effects + np.einsum("ci,ij,cj->c", one_hot, pairs, one_hot)
-    worth = WORST + (BEST - WORST) * (worth - worth.min()) / np.ptp(worth)
+    accuracy = one_hot @ effects + np.einsum("ci,ij,cj->c", one_hot, pairs, one_hot)
+    accuracy = WORST + (BEST - WORST) * (accuracy - accuracy.min()) / np.ptp(accuracy)
     columns = {
-        name: (worth[:, None] + generator.normal(scale=noise, size=(len(cells), trials))).astype(np.float32)
+        name: (accuracy[:, None] + generator.normal(scale=noise, size=(len(cells), trials))).astype(np.float32)
         for name in ("cifar10_val_200", "cifar10_test_200")
     }
     weights = np.array([sum(p.numel() for p in CELL_OPERATIONS[name](16).parameters()) for name in names])
-    texts = [space.text(space.architecture(cell)) for cell in cells.tolist()]
+    texts = [published_name([names[operation] for operation in cell]) for cell in cells.tolist()]
     path = Path(path)
     with path.open("wb") as file:
         np.savez(

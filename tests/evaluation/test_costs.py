@@ -200,7 +200,7 @@ def test_no_architecture_within_the_limits() -> None:
         fit(space=space, evaluator=evaluator, constraints={"latency_ms": 10.0})
 
 
-def test_what_is_wrong_is_said() -> None:
+def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(ConfigError, match="channels is 0"):
         CostEvaluator(Counted(), **{**SIZE, "channels": 0})
     with pytest.raises(ConfigError, match="repeats is 1"):

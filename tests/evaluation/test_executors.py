@@ -31,6 +31,7 @@ def unpicklable(item: Any) -> Any:
     return lambda: item
 
 
+@pytest.mark.slow
 def test_a_worker_stays_until_it_fails() -> None:
     executor = Processes(1)
     first, second = executor.map(behave, list(range(4))), executor.map(behave, [torch.tensor(7), "eight"])
@@ -64,6 +65,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_leaves_no_process_behind(number: signal.Signals) -> None:
     Path("script.py").write_text(SCRIPT)
@@ -103,10 +105,13 @@ def test_wrong_arguments_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for executor in (Processes(1), Threads(1)):
         with pytest.raises(ConfigError, match=r"cannot be sent to another process.*the executor Serial"):
             executor.map(lambda item: item, [1])
-    with pytest.raises(ConfigError, match="cannot be sent to another process"):
-        Processes(1).map(behave, [lambda: 1])
-    with pytest.raises(ConfigError, match="cannot be sent to another process"):
-        Processes(1).map(unpicklable, [1])
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingDependencyError, match=r"lightning_nas\[ray\]"):
         RayWorkers(1).map(behave, [1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("function", "item"), [(behave, lambda: 1), (unpicklable, 1)])
+def test_what_cannot_be_pickled_is_refused(function: Any, item: Any) -> None:
+    with pytest.raises(ConfigError, match="cannot be sent to another process"):
+        Processes(1).map(function, [item])

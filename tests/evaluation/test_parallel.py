@@ -84,6 +84,7 @@ class Drawn(Evaluator):
         return [Evaluation({"accuracy": float(torch.rand(()))}, features=torch.rand(3)) for _ in architectures]
 
 
+@pytest.mark.slow
 def test_short_trainings_are_the_same_wherever_they_run(processes: Processes) -> None:
     expected = facts(short_training().evaluate(CELLS))
     assert len({str(each) for each in expected}) == len(CELLS)
@@ -94,6 +95,7 @@ def test_short_trainings_are_the_same_wherever_they_run(processes: Processes) ->
         assert evaluator.evaluate([]) == []
 
 
+@pytest.mark.slow
 def test_threads_score_by_a_supernet_alike(processes: Processes) -> None:
     path = saved(PATHS.supernet(num_classes=3, image_shape=(3, 8, 8)))
     drawn = [PATHS.sample(torch.Generator().manual_seed(i)) for i in range(6)]
@@ -125,6 +127,7 @@ def test_the_number_of_threads_does_not_matter() -> None:
     assert torch.get_num_threads() == 2
 
 
+@pytest.mark.slow
 def test_draws_depend_on_the_architecture_alone(processes: Processes) -> None:
     before = torch.get_rng_state()
     first = Parallel(Drawn(), Serial()).evaluate(CELLS)
@@ -217,6 +220,7 @@ class Rounds(Evaluator):
         return [Evaluation({"loss": float(self.version)}, {"process": float(os.getpid())}) for _ in architectures]
 
 
+@pytest.mark.slow
 def test_workers_stay_from_round_to_round() -> None:
     parallel = Parallel(Rounds(), Processes(1))
     found = []

@@ -13,14 +13,14 @@ from tests.predictors.trained import trained
 LOW, HIGH = torch.tensor([-1.0, -2.0, 0.0]), torch.tensor([1.0, 1.0, 3.0])
 
 
-def worth(x: Tensor) -> Tensor:
+def fitness(x: Tensor) -> Tensor:
     return -(x - torch.tensor([0.9, -1.5, 0.2])).square().sum(1)
 
 
 @pytest.mark.parametrize("phi", [0.0, 0.3])
 def test_generations_are_the_formula_pair_by_pair(phi: float) -> None:
     swarm = CompetitiveSwarm(particles=6, generations=4, phi=phi)
-    found = swarm.run(worth, LOW, HIGH, torch.Generator().manual_seed(3))
+    found = swarm.run(fitness, LOW, HIGH, torch.Generator().manual_seed(3))
     generator = torch.Generator().manual_seed(3)
     x = LOW + (HIGH - LOW) * torch.rand(6, 3, generator=generator)
     v = torch.zeros(6, 3)
@@ -29,7 +29,7 @@ def test_generations_are_the_formula_pair_by_pair(phi: float) -> None:
         r = torch.rand(3, 3, 3, generator=generator)
         mean, before = x.mean(0), x.clone()
         for k, (a, b) in enumerate(pairs):
-            won, lost = (a, b) if worth(before[[a]]) >= worth(before[[b]]) else (b, a)
+            won, lost = (a, b) if fitness(before[[a]]) >= fitness(before[[b]]) else (b, a)
             pull = r[1, k] * (before[won] - before[lost]) + phi * r[2, k] * (mean - before[lost])
             v[lost] = r[0, k] * v[lost] + pull
             x[lost] = torch.minimum(torch.maximum(before[lost] + v[lost], LOW), HIGH)
@@ -42,11 +42,11 @@ def test_half_of_the_particles_are_evaluated_and_the_optimum_is_found() -> None:
     def counted(x: Tensor) -> Tensor:
         sizes.append(len(x))
         assert ((x >= LOW) & (x <= HIGH)).all()
-        return worth(x)
+        return fitness(x)
 
     end = CompetitiveSwarm(particles=40, generations=60).run(counted, LOW, HIGH, torch.Generator().manual_seed(0))
     assert sizes == [40] + [20] * 60
-    assert float(worth(end).max()) > -1e-3
+    assert float(fitness(end).max()) > -1e-3
 
 
 def test_remapping_scores_what_codes_stand_for() -> None:

@@ -13,14 +13,9 @@ from lightning_nas.evaluation.base import Evaluation
 from lightning_nas.predictors.regressors import one_hot
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.strategies.dcnas import DCNAS, clustered
+from tests.strategies.rugged import value
 
 SPACE = NASBench201Space()
-
-
-def value(architecture: Architecture) -> float:
-    """A rugged objective without ties."""
-    c = architecture.choices
-    return sum(v * 1.01**i for i, v in enumerate(c)) + 2.5 * (c[0] == c[5]) - 1.5 * (c[1] == c[4])
 
 
 def tell(strategy: DCNAS, architectures: Sequence[Architecture], features: Any = None) -> None:
@@ -117,8 +112,8 @@ def test_features_of_some_only_are_refused(size: int) -> None:
     strategy.start(SPACE)
     asked = strategy.ask(8)
     strategy.tell([(a, Evaluation({"accuracy": value(a)}, features=next(given))) for a in asked])
-    said = r"8 of 8 architectures, with \[2, 3\]" if size else r"7 of 8 architectures, with \[3\]"
-    with pytest.raises(ConfigError, match=said):
+    match = r"8 of 8 architectures, with \[2, 3\]" if size else r"7 of 8 architectures, with \[3\]"
+    with pytest.raises(ConfigError, match=match):
         strategy.ask(1)
 
 
@@ -139,19 +134,19 @@ def test_it_finds_better_ones_than_its_samples() -> None:
         strategy.start(SPACE, seed=seed)
         while len(strategy.evaluated) < 120:
             tell(strategy, strategy.ask(5))
-        worths = [value(a) for a in strategy.evaluated.values()]
-        assert max(worths[30:]) > max(worths[:30])
-        assert sum(worths[30:]) / 90 > sum(worths[:30]) / 30 + 2
+        values = [value(a) for a in strategy.evaluated.values()]
+        assert max(values[30:]) > max(values[:30])
+        assert sum(values[30:]) / 90 > sum(values[:30]) / 30 + 2
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "match"),
     [
         ({"samples": 4, "clusters": 5}, "clusters is 5; it must be at most samples, 4"),
         ({"clusters": 0}, "clusters is 0"),
         ({"turn": 0}, "turn is 0"),
     ],
 )
-def test_wrong_numbers_are_named(wrong: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_wrong_numbers_are_named(wrong: dict[str, Any], match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
         DCNAS(**wrong)

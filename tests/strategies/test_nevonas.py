@@ -18,14 +18,9 @@ from lightning_nas.strategies.history import QueryHistory
 from lightning_nas.strategies.nevonas import NEvoNAS, novelty
 from lightning_nas.strategies.pareto import front, ranked
 from lightning_nas.strategies.random_search import RandomSearch
+from tests.strategies.rugged import value
 
 SPACE = NASBench201Space()
-
-
-def value(architecture: Architecture) -> float:
-    """A rugged objective without ties."""
-    c = architecture.choices
-    return sum(v * 1.01**i for i, v in enumerate(c)) + 2.5 * (c[0] == c[5]) - 1.5 * (c[1] == c[4])
 
 
 def searched(
@@ -33,14 +28,14 @@ def searched(
     queries: int,
     space: Any = SPACE,
     seed: int = 0,
-    worth: Callable[[Architecture], float] = value,
+    objective: Callable[[Architecture], float] = value,
     count: int = 20,
 ) -> list[Architecture]:
     strategy.start(space, seed=seed)
     found: list[Architecture] = []
     while len(found) < queries and (asked := strategy.ask(min(count, queries - len(found)))):
         found += asked
-        strategy.tell([(a, Evaluation({"accuracy": worth(a)})) for a in asked])
+        strategy.tell([(a, Evaluation({"accuracy": objective(a)})) for a in asked])
     return found
 
 
@@ -111,9 +106,9 @@ def test_fitness_counts_unless_novelty_alone_does() -> None:
     def opposite(architecture: Architecture) -> float:
         return -value(architecture)
 
-    alone = [searched(NEvoNAS(novelty_only=True), 150, worth=worth) for worth in (value, opposite)]
+    alone = [searched(NEvoNAS(novelty_only=True), 150, objective=objective) for objective in (value, opposite)]
     assert alone[0] == alone[1]
-    both = [searched(NEvoNAS(), 150, worth=worth) for worth in (value, opposite)]
+    both = [searched(NEvoNAS(), 150, objective=objective) for objective in (value, opposite)]
     assert both[0][:20] == both[1][:20]
     assert both[0] != both[1]
 
@@ -148,7 +143,7 @@ def test_the_most_novel_is_alive() -> None:
 
 @pytest.mark.parametrize("space", [DARTSSpace(), NASBench101Space()], ids=lambda s: type(s).__name__)
 def test_only_architectures_are_asked_for_where_most_choices_are_none(space: Any) -> None:
-    found = searched(NEvoNAS(population_size=6), 20, space, worth=lambda a: float(sum(a.choices)))
+    found = searched(NEvoNAS(population_size=6), 20, space, objective=lambda a: float(sum(a.choices)))
     assert len({space.key(a) for a in found}) == 20
     for architecture in found:
         space.check(architecture)
@@ -239,7 +234,7 @@ def test_a_generation_must_have_room_for_all_that_are_scored_anew() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "match"),
     [
         ({"population_size": 1}, "population_size is 1"),
         ({"neighbours": 0}, "neighbours is 0"),
@@ -249,6 +244,6 @@ def test_a_generation_must_have_room_for_all_that_are_scored_anew() -> None:
         ({"mutation_eta": float("nan")}, "mutation_eta is nan"),
     ],
 )
-def test_wrong_numbers_are_named(wrong: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_wrong_numbers_are_named(wrong: dict[str, Any], match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
         NEvoNAS(**wrong)

@@ -97,7 +97,7 @@ def test_children_come_of_both_parents_or_change() -> None:
     )
 
 
-def test_what_is_wrong_is_said() -> None:
+def test_wrong_arguments_are_refused() -> None:
     for wrong in ({"population_size": 1}, {"crossover": 1.5}, {"mutation": -0.1}):
         with pytest.raises(ConfigError, match="must (be at least 2|lie in)"):
             NSGA2(**wrong)  # type: ignore[arg-type]

@@ -1,35 +1,22 @@
 """A genetic algorithm over alphas in a space that shrinks."""
 
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
-import yaml
-from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_nas.architecture import Architecture
-from lightning_nas.callbacks.narrowed_space import NarrowedSpace
-from lightning_nas.cli.lightning import run
 from lightning_nas.data.splits import derived_seed
 from lightning_nas.errors import ConfigError
 from lightning_nas.evaluation.base import Evaluation
-from lightning_nas.pipeline.config import merge, read_yaml
-from lightning_nas.spaces.artifact import load_architecture
-from lightning_nas.spaces.convert import to_per_edge
 from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.spaces.nasbench101.space import NASBench101Space
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.strategies.pevonas import PEvoNAS, narrowed, shrink
+from tests.strategies.rugged import value
 
 SPACE = NASBench201Space()
-
-
-def value(architecture: Architecture) -> float:
-    """A rugged objective without ties."""
-    c = architecture.choices
-    return sum(v * 1.01**i for i, v in enumerate(c)) + 2.5 * (c[0] == c[5]) - 1.5 * (c[1] == c[4])
 
 
 class Watched(PEvoNAS):
@@ -62,13 +49,13 @@ def test_shrinking_keeps_the_largest_that_there_are() -> None:
     assert shrink(alphas, 2, masks).tolist() == [[False, False, True, True], [False, False, True, False]]
     restricted = SPACE.restrict({"cell": shrink(torch.rand(6, 5), 2)})
     assert restricted.allowed["cell"].sum(1).tolist() == [2] * 6
-    for wrong, said in (
+    for wrong, match in (
         ((alphas, 0), "keep is 0"),
         ((alphas[0], 1), r"alphas have shape \(4,\)"),
         ((alphas, 1, masks[:1]), r"masks have shape \(1, 4\)"),
         ((alphas / 0, 1), "8 of them not finite"),
     ):
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=match):
             shrink(*wrong)  # type: ignore[arg-type]
 
 
@@ -190,7 +177,7 @@ def test_only_architectures_are_asked_for_where_most_choices_are_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "match"),
     [
         ({"population_size": 1}, "population_size is 1"),
         ({"elites": 0}, "elites is 0"),
@@ -203,8 +190,8 @@ def test_only_architectures_are_asked_for_where_most_choices_are_none() -> None:
         ({"keep": (2, 0)}, r"keep is \[2, 0\]"),
     ],
 )
-def test_wrong_numbers_are_named(wrong: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_wrong_numbers_are_named(wrong: dict[str, Any], match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
         PEvoNAS(**wrong)
 
 
@@ -260,79 +247,3 @@ def test_a_narrowed_space_allows_the_largest_alphas() -> None:
     for space in (NASBench101Space(), DARTSSpace()):
         with pytest.raises(ConfigError, match="cannot be narrowed to some operations"):
             narrowed(space, torch.rand(3, 3), 2)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="keep is 0"):
-        NarrowedSpace(0)
-
-
-class Start(Callback):
-    """Keeps the weights that a training starts from."""
-
-    weights: ClassVar[dict[str, Tensor]] = {}
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        Start.weights = to_per_edge(pl_module.supernet)  # type: ignore[arg-type]
-
-
-QUIET = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False}
-QUIET |= {"enable_progress_bar": False, "enable_model_summary": False, "max_epochs": 1}
-DIGITS = {"class_path": "lightning_nas.data.images.DigitsDataModule"}
-DIGITS |= {"init_args": {"batch_size": 100, "validation_fraction": 0.2}}  # type: ignore[dict-item]
-
-
-def run_small(config: Path, changes: dict[str, Any], *arguments: str) -> Any:
-    """A shipped configuration on digits, with a small supernet."""
-    space = {"init_args": {"channels": 2, "cells_per_stage": 1}}
-    trainer = {**QUIET, **changes.pop("trainer", {})}
-    whole = merge(read_yaml(config), {"model": {"init_args": {"space": space}}, "trainer": trainer})
-    Path("run.yaml").write_text(yaml.safe_dump(merge(whole, changes)))
-    return run(["fit", "--config", "run.yaml", *arguments]).model
-
-
-def test_a_chain_of_supernets_inherits_and_narrows(configs: Path) -> None:
-    overlay: list[str] = []
-    start: list[str] = []
-    small = {"population_size": 6, "tournament_size": 2, "patience": 2, "generations": 4}
-    scores = {"data": {**DIGITS}, "images": 40, "calibration_images": 20}
-    found: Any = None
-    before: dict[str, Tensor] = {}
-    sizes: list[int] = []
-    for number, keep in enumerate((3, 2, 2)):
-        folder = f"link{number}"
-        callbacks = [{"class_path": f"{__name__}.Start"}]
-        training = {"data": DIGITS, "trainer": {"callbacks": callbacks, "limit_val_batches": 0}}
-        arguments = [*overlay, *start, "--model.output_dir", folder]
-        trained = run_small(configs / "supernet" / "uniform.yaml", training, *arguments)
-        weights = to_per_edge(trained.supernet)
-        sizes.append(len(weights))
-        if before:
-            for name, value in Start.weights.items():
-                assert torch.equal(value, before[name]), name
-        assert any(not torch.equal(value, weights[name]) for name, value in Start.weights.items())
-        before = weights
-        search: dict[str, Any] = {"strategy": {"init_args": small}, "evaluator": {"init_args": scores}}
-        start = ["--model.supernet_path", f"{folder}/supernet.safetensors"]
-        given = [
-            "--model.evaluator.supernet_path",
-            f"{folder}/supernet.safetensors",
-            "--trainer.callbacks.keep",
-            str(keep),
-        ]
-        changes = {"model": {"init_args": search}}
-        config = configs / "evolve" / "pevonas_supernet.yaml"
-        found = run_small(config, changes, *overlay, *given, "--model.output_dir", folder)
-        assert found.space.allowed["cell"].sum(1).tolist() == [(5, 3, 2)[number]] * 6
-        kept = found.space.restrict({"cell": shrink(found.strategy.alphas, keep, found.strategy.masks)})
-        written = read_yaml(Path(folder) / "space.yaml")["model"]["init_args"]["space"]["init_args"]
-        assert written == {"allowed": kept.arguments()["allowed"]}
-        kept.check(found.history.best[0])
-        overlay = ["--config", f"{folder}/space.yaml"]
-    assert sizes == sorted(set(sizes), reverse=True)
-    best = load_architecture("link2/architecture.json")
-    assert best == found.history.best[0]
-    NASBench201Space(**read_yaml(Path("link1/space.yaml"))["model"]["init_args"]["space"]["init_args"]).check(best)
-
-
-def test_only_a_search_by_pevonas_is_narrowed(configs: Path) -> None:
-    callback = [{"class_path": "NarrowedSpace", "init_args": {"keep": 2}}]
-    with pytest.raises(ConfigError, match="the task is SupernetTask"):
-        run_small(configs / "supernet" / "uniform.yaml", {"data": DIGITS, "trainer": {"callbacks": callback}})

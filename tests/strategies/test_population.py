@@ -11,7 +11,7 @@ from lightning_nas.strategies.population import PopulationEvolution
 SPACE = NASBench201Space()
 
 
-def worth(architecture: Architecture) -> Evaluation:
+def evaluation(architecture: Architecture) -> Evaluation:
     return Evaluation({"accuracy": float(architecture.choices.count(3))})
 
 
@@ -20,7 +20,7 @@ def generations(strategy: PopulationEvolution, sizes: list[int]) -> list[list[Ar
     asked = []
     for size in sizes:
         asked.append(strategy.ask(size))
-        strategy.tell([(a, worth(a)) for a in asked[-1]])
+        strategy.tell([(a, evaluation(a)) for a in asked[-1]])
     return asked
 
 
@@ -32,7 +32,7 @@ def test_generations_are_new_and_get_better() -> None:
     asked = generations(PopulationEvolution(parents=3), [20] * 5)
     everything = [key for each in asked for key in keys(each)]
     assert len(set(everything)) == 100
-    means = [sum(worth(a).objectives["accuracy"] for a in each) / 20 for each in asked]
+    means = [sum(evaluation(a).objectives["accuracy"] for a in each) / 20 for each in asked]
     assert means[4] > means[0] + 1
 
 
@@ -40,13 +40,15 @@ def test_parents_come_back_where_scores_move() -> None:
     strategy = PopulationEvolution(parents=4, rescore=True)
     asked = generations(strategy, [20, 20, 20])
     for before, after in zip(asked, asked[1:], strict=False):
-        best = sorted(before, key=lambda a: -worth(a).objectives["accuracy"])[:4]
+        best = sorted(before, key=lambda a: -evaluation(a).objectives["accuracy"])[:4]
         assert keys(after)[:4] == keys(best)
         assert len(set(keys(after))) == 20
     # scores of earlier generations no longer count
     strategy.tell([(asked[0][0], Evaluation({"accuracy": 99.0}))])
-    strategy.tell([(a, worth(a)) for a in asked[2]])
-    assert worth(strategy.best()).objectives["accuracy"] == max(worth(a).objectives["accuracy"] for a in asked[2])
+    strategy.tell([(a, evaluation(a)) for a in asked[2]])
+    assert evaluation(strategy.best()).objectives["accuracy"] == max(
+        evaluation(a).objectives["accuracy"] for a in asked[2]
+    )
     with pytest.raises(ConfigError, match="4 has no room beside its 4 parents"):
         strategy.ask(4)
 

@@ -98,7 +98,7 @@ def test_a_refinement_gone_on_with_equals_an_uninterrupted_one(stop: int) -> Non
     assert search.best[0] == whole.best[0] == again.best()
 
 
-def test_what_is_wrong_is_said(tmp_path: Path) -> None:
+def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="neighbours is 0"):
         Refine(neighbours=0)
     for finals in ([], [0], [2, 4]):

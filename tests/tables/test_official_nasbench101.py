@@ -109,7 +109,7 @@ def test_other_files_are_refused_by_their_checksum() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "match"),
     [
         ({"hash": "0" * 32}, "Record 9 .*the hash 0000"),
         ({"hash": SPACE.key(CELLS[1])}, "4 trainings of 108 epochs of the cell"),
@@ -121,13 +121,13 @@ def test_other_files_are_refused_by_their_checksum() -> None:
         ({"metrics": encoded(*[(1, message((2, 1.0), (3, 7.0), (4, 0.1), (5, 0.1)))] * 3)}, "7.0"),
     ],
 )
-def test_wrong_records_are_named(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(DataError, match=said):
+def test_wrong_records_are_named(changes: dict[str, Any], match: str) -> None:
+    with pytest.raises(DataError, match=match):
         converted(*all_trainings(108), training(0, 108, 3, **changes))
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "match"),
     [
         (b"", "has no records"),
         (b"PK\x03\x04" + 60 * b"\xff", "no records of a TFRecord"),
@@ -135,9 +135,9 @@ def test_wrong_records_are_named(changes: dict[str, Any], said: str) -> None:
         (framed(training(0, 108, 0))[:7], "ends within one"),
     ],
 )
-def test_foreign_and_cut_files_are_refused(content: bytes, said: str) -> None:
+def test_foreign_and_cut_files_are_refused(content: bytes, match: str) -> None:
     Path("made.tfrecord").write_bytes(content)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=match):
         nasbench101_from_tfrecord("made.tfrecord", "made.npz", check=False)
     assert not Path("made.npz").exists()
 

@@ -136,7 +136,7 @@ def without(key: str, cell: int = 1, epochs: int = 200) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "match"),
     [
         ({"meta": {}}, "no list 'meta_archs'"),
         ({"meta": [1]}, "no list 'meta_archs'"),
@@ -150,8 +150,8 @@ def without(key: str, cell: int = 1, epochs: int = 200) -> dict[str, Any]:
         ({"000001": {"12": results(1, 12), "200": {**results(1, 200), "all_results": {}}}}, "Cell 1 has no"),
     ],
 )
-def test_wrong_contents_are_named(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(DataError, match=said):
+def test_wrong_contents_are_named(changes: dict[str, Any], match: str) -> None:
+    with pytest.raises(DataError, match=match):
         nasbench201_from_download(folder(**changes), "made.npz")
     assert not Path("made.npz").exists()
 

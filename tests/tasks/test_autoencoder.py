@@ -106,7 +106,7 @@ def test_a_search_gone_on_with_equals_an_uninterrupted_one() -> None:
         assert torch.equal(one, two)
 
 
-def test_what_is_wrong_is_said() -> None:
+def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(ConfigError, match="DummyDataModule as data; it got ArchitecturesDataModule"):
         fit(
             data={

@@ -292,7 +292,7 @@ def test_an_empty_front_is_refused_after_the_first_generation() -> None:
         EvolveTask(NASBench201Space(), NSGA2(), Known())
 
 
-def test_what_is_wrong_is_said() -> None:
+def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(ConfigError, match="budget is 0"):
         EvolveTask(NASBench201Space(), Nothing(), Known(), budget=0)
     with pytest.raises(ConfigError, match="generation_size is 0"):
