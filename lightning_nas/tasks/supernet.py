@@ -168,11 +168,11 @@ class SupernetTask(LightningModule):
         return loss
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Note the weights that no path used."""
+        """Remember the weights that no path used."""
         self.untouched.before_step(optimizer)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
-        """A step that leaves these as they are."""
+        """Take a step that leaves unused weights unchanged."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         self.untouched.after_step(optimizer.optimizer)
 
