@@ -64,6 +64,7 @@ STATE = (
     "alpha_history",
     "search_model",
     "start_epoch",
+    "objective",
     "means",
     "epoch",
     "global_step",

@@ -1,6 +1,6 @@
 """What the alphas and the weights of a differentiable search minimise."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +11,7 @@ from lightning_nas.data.splits import derived_seed
 from lightning_nas.differentiable.hypergradient.base import Batch, BilevelProblem, VirtualStep, Weights
 from lightning_nas.differentiable.model import SearchModel
 from lightning_nas.differentiable.regularization.base import Regularizer, WeightStep
+from lightning_nas.errors import CheckpointError
 from lightning_nas.spaces.base import Mixture
 
 
@@ -34,14 +35,24 @@ class SearchObjective:
     Every forward pass of a step draws the relaxation's noise from a seed of its own, which depends on the phase and on
     the step alone: all processes, and a resumed run, draw the same.
 
-    Args:
-        model: The model of the search.
-        regularizers: Terms of the losses.
-        seed: Seed of the relaxation's draws.
-
     Attributes:
         progress: Fraction of the search's epochs that are over, from 0 to 1.
-        step: Optimizer steps so far, those of both optimizers.
+        step: Number of optimizer steps so far, those of both optimizers together.
+
+    Args:
+        model: The model of the search.
+        regularizers: Terms of the losses; they are attached to the model here.
+        seed: Seed of the relaxation's draws.
+
+    Raises:
+        ConfigError: A regularizer does not go with the model.
+
+    Example:
+        ```python
+        objective = SearchObjective(model, [BetaDecay()], seed=0)
+        loss = objective.search_loss((images, labels)) + objective.penalty()
+        gradients = torch.autograd.grad(loss, model.alpha_list)
+        ```
     """
 
     def __init__(self, model: SearchModel, regularizers: Sequence[Regularizer], seed: int) -> None:
@@ -50,13 +61,32 @@ class SearchObjective:
         self.seed = seed
         self.progress = 0.0
         self.step = 0
+        self.attach()
+
+    def attach(self) -> None:
+        """Let the regularizers look at the model, because its supernet is new.
+
+        Raises:
+            ConfigError: A regularizer does not go with the model.
+        """
+        for regularizer in self.regularizers:
+            regularizer.attach(self.model)
+
+    def after_epoch(self, mixtures: Mapping[str, Mixture]) -> None:
+        """Let the regularizers look at the model at the end of an epoch.
+
+        Args:
+            mixtures: Its present factors by cell type, without gradients.
+        """
+        for regularizer in self.regularizers:
+            regularizer.after_epoch(self.model, mixtures)
 
     def move_to(self, progress: float, step: int) -> None:
         """Say where the search is.
 
         Args:
             progress: Fraction of the search's epochs that are over, from 0 to 1.
-            step: Optimizer steps so far.
+            step: Number of optimizer steps so far.
         """
         self.progress, self.step = progress, step
 
@@ -129,6 +159,31 @@ class SearchObjective:
             term = regularizer.weight_penalty(WeightStep(images, logits, self.model))
             total = total if term is None else total + term
         return WeightLoss(total, loss, logits)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the regularizers, for a checkpoint."""
+        return {
+            "classes": [type(regularizer).__name__ for regularizer in self.regularizers],
+            "states": [regularizer.state_dict() for regularizer in self.regularizers],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what ``state_dict`` returned.
+
+        Args:
+            state: The state.
+
+        Raises:
+            CheckpointError: It belongs to other regularizers.
+        """
+        saved, own = state["classes"], [type(regularizer).__name__ for regularizer in self.regularizers]
+        if saved != own:
+            raise CheckpointError(
+                f"The checkpoint belongs to a search with the regularizers {saved!s:.200}, this one has {own}. Give it "
+                "the same, or start without the checkpoint."
+            )
+        for regularizer, each in zip(self.regularizers, state["states"], strict=True):
+            regularizer.load_state_dict(each)
 
     def _mixtures(self, phase: str) -> dict[str, Mixture]:
         return self.model.drawn_mixtures(self.progress, derived_seed(self.seed, "relaxation", phase, self.step))

@@ -26,7 +26,7 @@ from lightning_nas.differentiable.objective import SearchObjective
 from lightning_nas.differentiable.regularization.base import Regularizer
 from lightning_nas.differentiable.relaxation.base import Relaxation
 from lightning_nas.differentiable.runner import Compile
-from lightning_nas.errors import ConfigError
+from lightning_nas.errors import CheckpointError, ConfigError
 from lightning_nas.spaces.attention import Attention
 from lightning_nas.spaces.base import DifferentiableSpace
 from lightning_nas.spaces.convert import inherit_optimizer
@@ -43,7 +43,6 @@ from lightning_nas.tasks.common import (
 )
 from lightning_nas.tasks.search_files import (
     check_length,
-    check_regularizers,
     check_supernet_file,
     start_from,
     write_search,
@@ -176,7 +175,7 @@ class BilevelTask(LightningModule):
         if supernet_path is not None:
             start_from(self.model, supernet_path)
         self.objective = SearchObjective(self.model, self.regularizers, seed)
-        self._attach()
+        self.guard = self._new_guard()
         self.start_epoch = 0
         self.history: list[dict[str, Tensor]] = []
         self.means = EpochMeans()
@@ -292,8 +291,7 @@ class BilevelTask(LightningModule):
         with torch.no_grad():
             mixtures = self.model.mixtures()
         self.history.append({name: mixture.operations.clone().cpu() for name, mixture in mixtures.items()})
-        for regularizer in self.regularizers:
-            regularizer.after_epoch(self.model, mixtures)
+        self.objective.after_epoch(mixtures)
         for name, alphas in self.model.masked_alphas().items():
             entropy = torch.special.entr(alphas.detach().softmax(1)).sum(1).mean()
             self.log(f"search/entropy_{name}", entropy, sync_dist=True)
@@ -394,17 +392,15 @@ class BilevelTask(LightningModule):
                 "use one device."
             )
         yield
-        self._attach()
+        self.objective.attach()
+        self.guard = self._new_guard()
         if trainer is not None and trainer.optimizers and new:
             trainer.strategy.setup_optimizers(trainer)
         elif trainer is not None and trainer.optimizers:
             inherit_optimizer(trainer.optimizers[0], self.model.supernet, before)
 
-    def _attach(self) -> None:
-        """Let everything that looks at the supernet look at the present one."""
-        self.guard = UnusedWeightGuard(self.model.supernet) if self.model.relaxation.hard else None
-        for regularizer in self.regularizers:
-            regularizer.attach(self.model)
+    def _new_guard(self) -> UnusedWeightGuard | None:
+        return UnusedWeightGuard(self.model.supernet) if self.model.relaxation.hard else None
 
     # -- optimizers and checkpoints -------------------------------------------------------------------------------
 
@@ -428,21 +424,21 @@ class BilevelTask(LightningModule):
         self.means.save(self, checkpoint)
         checkpoint["alpha_history"] = self.history
         checkpoint["search_model"], checkpoint["start_epoch"] = self.model.save_state(), self.start_epoch
-        checkpoint["regularizers"] = [regularizer.state_dict() for regularizer in self.regularizers]
-        checkpoint["regularizer_classes"] = [type(regularizer).__name__ for regularizer in self.regularizers]
+        checkpoint["objective"] = self.objective.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore them, before Lightning loads the weights.
 
         Raises:
-            CheckpointError: The checkpoint belongs to another supernet or has other regularizers.
+            CheckpointError: The checkpoint belongs to another task or supernet, or has other regularizers.
         """
-        check_regularizers(checkpoint, self.regularizers)
+        if "search_model" not in checkpoint:
+            raise CheckpointError(f"The checkpoint belongs to another task than {type(self).__name__}. Use one of a search.")
         self.model.load_state(checkpoint["search_model"])
         self.start_epoch = checkpoint["start_epoch"]
-        self._attach()
+        self.objective.attach()
+        self.objective.load_state_dict(checkpoint["objective"])
+        self.guard = self._new_guard()
         check_state(self, checkpoint)
         self.history = list(checkpoint["alpha_history"])
         self.means.load(self, checkpoint)
-        for regularizer, state in zip(self.regularizers, checkpoint["regularizers"], strict=True):
-            regularizer.load_state_dict(state)

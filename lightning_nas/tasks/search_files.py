@@ -12,7 +12,7 @@ from lightning_nas.architecture import Architecture
 from lightning_nas.differentiable.model import SearchModel
 from lightning_nas.differentiable.regularization.base import Regularizer
 from lightning_nas.differentiable.relaxation.base import Relaxation
-from lightning_nas.errors import ArtifactError, CheckpointError, ConfigError
+from lightning_nas.errors import ArtifactError, ConfigError
 from lightning_nas.files.artifacts import write_tensors
 from lightning_nas.spaces.attention import Attention
 from lightning_nas.supernets.artifact import TrainedSupernet
@@ -55,25 +55,6 @@ def check_length(trainer: Trainer, relaxation: Relaxation, regularizers: Sequenc
         raise ConfigError(
             f"trainer.max_epochs is {trainer.max_epochs}, but {names} may change in the course of the search and must "
             "know its length. Set trainer.max_epochs; max_steps and max_time may end the search earlier."
-        )
-
-
-def check_regularizers(checkpoint: Mapping[str, Any], regularizers: Sequence[Regularizer]) -> None:
-    """Refuse a checkpoint of a search with other regularizers, whose state would be lost or missing.
-
-    Args:
-        checkpoint: The checkpoint.
-        regularizers: Those of the search that goes on from it.
-
-    Raises:
-        CheckpointError: Their classes differ.
-    """
-    own = [type(regularizer).__name__ for regularizer in regularizers]
-    saved = checkpoint.get("regularizer_classes")
-    if saved != own:
-        raise CheckpointError(
-            f"The checkpoint belongs to a search with the regularizers {saved!s:.200}, this one has {own}. Give it the "
-            "same, or start without the checkpoint."
         )
 
 
