@@ -10,7 +10,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_nas.checks import within
 from lightning_nas.differentiable.model import SearchModel
 from lightning_nas.errors import ConfigError
-from lightning_nas.spaces.darts.fused_edges import FusedEdges
 from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.tasks.bilevel import BilevelTask
 
@@ -185,6 +184,4 @@ def _search(module: LightningModule) -> BilevelTask:
 
 
 def _drop_skips(model: SearchModel, rate: float) -> None:
-    for part in model.supernet.modules():
-        if isinstance(part, FusedEdges):
-            part.skip_dropout = rate
+    model.supernet.set_skip_dropout(rate)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_nas.spaces.kernels import EPS, average_pool
-from lightning_nas.spaces.nasbench201.fused_edges import NARROW, POOL, SKIP, WIDE, FusedEdges
+from lightning_nas.spaces.nasbench201.fused_edges import CONV_1X1, CONV_3X3, POOL, SKIP, FusedEdges
 from lightning_nas.spaces.nasbench201.network import NODES, ResidualBlock
 from lightning_nas.spaces.path_scoring import Logits
 
@@ -25,7 +25,7 @@ def canonical(names: Sequence[str]) -> Names:
     Args:
         names: Operations of the edges 1<-0, 2<-0, 2<-1, 3<-0, 3<-1, 3<-2; what is not computed counts as ``none``.
     """
-    edges = {pair: name for pair, name in zip(_pairs(), names, strict=True) if name in (WIDE, NARROW, SKIP, POOL)}
+    edges = {pair: name for pair, name in zip(_pairs(), names, strict=True) if name in (CONV_3X3, CONV_1X1, SKIP, POOL)}
     for _ in range(NODES):  # what goes takes others along
         zero = {node for node in range(1, NODES) if not any(target == node for target, _ in edges)}
         dead = {node for node in range(1, NODES - 1) if not any(source == node for _, source in edges)}
@@ -130,10 +130,10 @@ class _State:
         if "relu" not in self._made:
             self._made["relu"] = self.value.relu()
         c = outgoing.channels
-        if name == WIDE:
-            weight = outgoing.weight_3.view(-1, c, c, 3, 3)[outgoing.stored.wide.index(target)]
+        if name == CONV_3X3:
+            weight = outgoing.weight_3.view(-1, c, c, 3, 3)[outgoing.stored.conv_3x3.index(target)]
         else:
-            weight = outgoing.weight_1[outgoing.stored.narrow.index(target), :, :, None, None]
+            weight = outgoing.weight_1[outgoing.stored.conv_1x1.index(target), :, :, None, None]
         return layers.convolve((*self.key, target, name), self._made["relu"], weight)
 
 
@@ -146,7 +146,7 @@ def _cell(cell: Any, layers: _Layers, nodes: list[_State], path: Names, prefix: 
         for source, name in enumerate(path[first : first + target]):
             if name == "none":
                 continue
-            y = nodes[source].output(layers, cell.sources[source], target - 1 - source, name)
+            y = nodes[source].output(layers, cell.fused_edges[source], target - 1 - source, name)
             if total is None:
                 total = y
             elif fresh:
