@@ -92,13 +92,17 @@ class PDARTSPhases(Callback):
                 f"The space has {cells} cells, the phases have {list(self.cells)}. Give the space as many cells as the "
                 f"first phase, {self.cells[0]}."
             )
-        names = model.space.operations
-        limited = [name for name in model.discretizer.limited_operations if name in names]
-        fewest = 1 + ("none" in names) + len(limited)
+        names, operations = model.space.operations, model.space.candidates
+        skips = [operation.name for operation in operations if operation.is_skip]
+        limited = [
+            *(each.name for each in operations if each.is_none),
+            *(skips if model.discretizer.limits_skips else []),
+        ]
+        fewest = 1 + len(limited)
         if self.kept and not (fewest <= self.kept[-1] and self.kept[0] < len(names)):
             raise ConfigError(
                 f"kept is {list(self.kept)} of {len(names)} operations; it must start below their number and end at "
-                f"{fewest} or more: with nothing but {' and '.join(['none', *limited])}, a node could have too few "
+                f"{fewest} or more: with nothing but {' and '.join(limited) or 'none'}, a node could have too few "
                 "inputs. Raise kept, or leave operations out of the space."
             )
         if trainer.world_size > 1:

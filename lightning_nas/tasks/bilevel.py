@@ -433,7 +433,9 @@ class BilevelTask(LightningModule):
             CheckpointError: The checkpoint belongs to another task or supernet, or has other regularizers.
         """
         if "search_model" not in checkpoint:
-            raise CheckpointError(f"The checkpoint belongs to another task than {type(self).__name__}. Use one of a search.")
+            raise CheckpointError(
+                f"The checkpoint belongs to another task than {type(self).__name__}. Use a checkpoint of a search."
+            )
         self.model.load_state(checkpoint["search_model"])
         self.start_epoch = checkpoint["start_epoch"]
         self.objective.attach()

@@ -21,7 +21,7 @@ class Discretizer(ABC):
 
     Attributes:
         edge_alphas: Whether the scores need alphas of edges, which only some normalizations train.
-        limited_operations: Names of operations that may have to give way to others, however high they score.
+        limits_skips: Whether skip connections may have to give way to other operations, however high they score.
 
     Example:
         ```python
@@ -32,7 +32,7 @@ class Discretizer(ABC):
     """
 
     edge_alphas: bool = False
-    limited_operations: tuple[str, ...] = ()
+    limits_skips: bool = False
 
     def check(
         self, space: DifferentiableSpace, relaxation: Relaxation, normalization: Normalization | None = None
