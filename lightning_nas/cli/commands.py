@@ -1,4 +1,4 @@
-"""The commands beside Lightning's own: ``export``, ``report`` and ``table``."""
+"""The commands ``export``, ``report`` and ``table``, which don't run Lightning."""
 
 import argparse
 import math
@@ -10,21 +10,25 @@ from lightning_nas.errors import CheckpointError, ConfigError, NASError
 from lightning_nas.spaces.artifact import architecture_from_dict, build_space
 
 if TYPE_CHECKING:
-    from lightning_nas.export.formats import Format
+    from lightning_nas.export.formats import Description, Format
 
 
 LARGEST_IMAGE = 2**26
-"""Numbers in the largest image that a checkpoint's network is run on."""
+"""Number of values in the largest image that the network of a checkpoint is run on."""
 
 
 def trained_network(checkpoint: Path) -> tuple[Any, dict[str, Any]]:
-    """The network of a final training's checkpoint in eval mode, and what the checkpoint says of it.
+    """Build the network of a final training from its checkpoint alone.
 
     Args:
-        checkpoint: What a ``TrainTask`` saved; nothing else is needed.
+        checkpoint: Checkpoint of a ``TrainTask``.
+
+    Returns:
+        The network in evaluation mode, and its description in the checkpoint: ``architecture``, ``network`` (sizes),
+        ``class_names``, ``mean``, ``std`` and, where known, ``data``.
 
     Raises:
-        CheckpointError: The file is no checkpoint of a final training.
+        CheckpointError: The file is not a checkpoint of a final training, or it is damaged.
     """
     import torch
 
@@ -34,8 +38,8 @@ def trained_network(checkpoint: Path) -> tuple[Any, dict[str, Any]]:
     if "export" not in content:
         task = content[CHECKPOINT_KEY]["model"]["class_path"]
         raise CheckpointError(
-            f"{checkpoint} is of {task}, which has no architecture's network to export. Give a checkpoint of "
-            "lightning_nas.tasks.train.TrainTask with an architecture."
+            f"{checkpoint} is of {task}, which does not train the network of an architecture. Give a checkpoint of "
+            "TrainTask with an architecture."
         )
     kept: dict[str, Any] = content["export"]
     prefix = "network."
@@ -44,7 +48,7 @@ def trained_network(checkpoint: Path) -> tuple[Any, dict[str, Any]]:
         _check_kept(kept, len(weights))
         architecture = architecture_from_dict(kept["architecture"])
         space = build_space(architecture.space)
-        with torch.device("meta"):  # a network of sizes that are not those of the weights is never allocated
+        with torch.device("meta"):  # no memory is allocated for sizes that are not those of the weights
             expected = space.network(architecture, **kept["network"]).state_dict()
         forms = [{k: (v.shape, v.is_complex()) for k, v in each.items()} for each in (weights, expected)]
         if forms[0] != forms[1]:
@@ -53,24 +57,24 @@ def trained_network(checkpoint: Path) -> tuple[Any, dict[str, Any]]:
         network.load_state_dict(weights)
     except (NASError, LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise CheckpointError(
-            f"{checkpoint} is damaged or made up, and holds no network to export ({str(error):.300}). Use another "
-            "checkpoint of the training."
+            f"{checkpoint} is damaged or was tampered with, and has no network to export ({str(error):.300}). Use "
+            "another checkpoint of the training."
         ) from None
     return network.eval(), kept
 
 
 def _check_kept(kept: Any, tensors: int) -> None:
-    """Refuse what a checkpoint cannot say of its network.
+    """Refuse a description that cannot be that of the network.
 
     Raises:
-        CheckpointError: A part is missing, of a wrong kind, or far from what weights of so many tensors can be of.
+        CheckpointError: An entry is of a wrong type, or too large for a network with so many tensors.
     """
     network = kept["network"]
     shape, cells = network["image_shape"], network["cells"]
     numbers = [*shape, network["num_classes"], network["channels"], cells]
     if not all(type(n) is int and n > 0 for n in numbers) or len(shape) != 3 or math.prod(shape) > LARGEST_IMAGE:
         raise CheckpointError(f"its sizes are {str(network):.200}")
-    if cells > max(100, tensors):  # each takes time to make, and most have weights of their own
+    if cells > max(100, tensors):  # building a cell takes time, and most cells have weights of their own
         raise CheckpointError(f"it has {tensors} tensors for {cells} cells")
     lists = {"class_names": (str,), "mean": (float, int), "std": (float, int)}
     lengths = {"class_names": network["num_classes"], "mean": shape[0], "std": shape[0]}
@@ -80,14 +84,17 @@ def _check_kept(kept: Any, tensors: int) -> None:
         if not fits or len(values) not in (0, lengths[key]):
             raise CheckpointError(f"its {key} are {str(values):.100}, not {lengths[key]} values")
     if not all(math.isfinite(v) for v in (*kept["mean"], *kept["std"])) or not all(v > 0 for v in kept["std"]):
-        raise CheckpointError("its mean and std are not finite, or a deviation is not above 0")
+        raise CheckpointError("its mean and std are not finite, or a standard deviation is not above 0")
 
 
 def size(kept: dict[str, Any]) -> dict[str, int]:
-    """``parameters`` and ``macs`` of one image, without the auxiliary head, which is a part of training alone.
+    """Count parameters, and multiply-accumulates for one image, without the auxiliary head, which only training needs.
 
     Args:
-        kept: What ``trained_network`` says of a checkpoint.
+        kept: Description of the network, from ``trained_network``.
+
+    Returns:
+        ``parameters`` and ``macs``.
     """
     from lightning_nas.metrics.cost import macs, parameters
 
@@ -97,13 +104,14 @@ def size(kept: dict[str, Any]) -> dict[str, int]:
 
 
 def choose_formats(names: Sequence[str] | None) -> "list[Format]":
-    """The formats of these names, or all whose packages are installed, with a printed line for each left out.
+    """Choose export formats by name.
 
     Args:
-        names: ``py``, ``pt2``, ``onnx``; None for all.
+        names: Some of ``py``, ``pt2`` and ``onnx``. None chooses all formats whose packages are installed, and prints a
+            line for every other one.
 
     Raises:
-        ConfigError: A name is unknown, or there is none.
+        ConfigError: A name is unknown, or the list is empty.
         MissingDependencyError: The packages of a named format are not installed.
     """
     from lightning_nas.export.network import FORMATS
@@ -111,7 +119,7 @@ def choose_formats(names: Sequence[str] | None) -> "list[Format]":
     known = [each.name for each in FORMATS]
     wrong = [name for name in names or () if name not in known]
     if wrong or (names is not None and not names):
-        raise ConfigError(f"Formats {wrong} are none or unknown; there are {known}.")
+        raise ConfigError(f"The export formats are {list(names or ())}; expected are one or more of {known}.")
     if names is not None:
         named = [each for each in FORMATS if each.name in names]
         for each in named:
@@ -122,7 +130,7 @@ def choose_formats(names: Sequence[str] | None) -> "list[Format]":
         missing = each.missing()
         if missing:
             print(
-                f"{each.file_name} is left out, because these cannot be imported: {', '.join(missing)}. To have it: "
+                f"{each.file_name} is left out, because these cannot be imported: {', '.join(missing)}. To get it: "
                 f'pip install "lightning_nas[{each.extra}]"'
             )
         else:
@@ -138,48 +146,38 @@ def export_checkpoint(
     figures: Mapping[str, float] | None = None,
     licence: str = "not stated",
 ) -> dict[str, Any]:
-    """Write the network of a final training's checkpoint in some formats, with a model card.
+    """Write the network of a final training in some formats, with a model card, from its checkpoint alone.
 
     Args:
-        checkpoint: What a ``TrainTask`` saved; nothing else is needed.
-        folder: Where the files go.
-        formats: ``py`` (``network.py`` and ``network.pt``), ``pt2``, ``onnx``; by default all whose packages are
-            installed, with a printed line for each left out.
-        figures: What was measured, for the model card: ``test_accuracy`` as a fraction, and others.
-        licence: Of the network, for the model card.
+        checkpoint: Checkpoint of a ``TrainTask``.
+        folder: Folder for the files.
+        formats: Some of ``py`` (``network.py`` and ``network.pt``), ``pt2`` and ``onnx``; by default all whose packages
+            are installed, with a printed line for every other one.
+        figures: Measured values for the model card: ``test_accuracy`` as a fraction, and others.
+        licence: Licence of the network for the model card.
 
     Returns:
         ``path`` and ``difference`` (largest difference between the outputs of the file and those of the task) of the
-        first file, which is ``network.py`` by default; ``files``, these two of every file; ``card``, the path of the
-        model card; ``parameters`` and ``macs`` (of one image).
+        first file, which is ``network.py`` by default; ``files``, both for every file; ``card``, the path of the
+        model card; ``parameters`` and ``macs`` (multiply-accumulates for one image).
 
     Raises:
-        CheckpointError: The file is no checkpoint of a final training.
-        ConfigError: A format is unknown, or a figure impossible.
-        ExportError: A file's outputs differ from the task's by more than 1e-5; no file is written.
-        MissingDependencyError: The packages of a named format are not installed; no file is written.
+        CheckpointError: The file is not a checkpoint of a final training.
+        ConfigError: A format is unknown, or a figure is impossible.
+        ExportError: The outputs of a file differ from those of the task by more than 1e-5. No file is written.
+        MissingDependencyError: The packages of a named format are not installed. No file is written.
     """
-    from lightning_nas.export.formats import Description
     from lightning_nas.export.model_card import ModelCard, check_figures
     from lightning_nas.export.network import export_files
 
     chosen = choose_formats(formats)
     check_figures(figures or {})
     network, kept = trained_network(checkpoint)
-    architecture = architecture_from_dict(kept["architecture"])
-    image_shape = tuple(kept["network"]["image_shape"])
-    channels, classes = image_shape[0], kept["network"]["num_classes"]
-    description = Description(
-        image_shape=image_shape,
-        class_names=tuple(kept["class_names"] or [str(c) for c in range(classes)]),
-        mean=tuple(kept["mean"] or [0.0] * channels),
-        std=tuple(kept["std"] or [1.0] * channels),
-        header=build_space(architecture.space).text(architecture),
-    )
+    description = describe(kept)
     exported = export_files(network, folder, description, chosen)
     cost = size(kept)
     card = ModelCard(
-        space=architecture.space.class_path,
+        space=architecture_from_dict(kept["architecture"]).space.class_path,
         description=description,
         formats=chosen,
         exported=exported,
@@ -193,16 +191,43 @@ def export_checkpoint(
     return {**files[0], "files": files, "card": str(card.write(folder)), **cost}
 
 
+def describe(kept: Mapping[str, Any]) -> "Description":
+    """Describe a network for its files: images, classes, normalisation, and the architecture as text.
+
+    Args:
+        kept: Description of the network, from ``trained_network``. Where it lacks names or normalisation, classes are
+            numbered, and images are taken as they are.
+    """
+    from lightning_nas.export.formats import Description
+
+    architecture = architecture_from_dict(kept["architecture"])
+    image_shape = tuple(kept["network"]["image_shape"])
+    channels, classes = image_shape[0], kept["network"]["num_classes"]
+    return Description(
+        image_shape=image_shape,
+        class_names=tuple(kept["class_names"] or [str(c) for c in range(classes)]),
+        mean=tuple(kept["mean"] or [0.0] * channels),
+        std=tuple(kept["std"] or [1.0] * channels),
+        header=build_space(architecture.space).text(architecture),
+    )
+
+
 def export(args: list[str]) -> None:
-    """``lightning-nas export``."""
+    """Run ``lightning-nas export``.
+
+    Args:
+        args: Arguments after the command.
+    """
     parser = argparse.ArgumentParser(
         prog="lightning-nas export",
-        description="Write a trained network as files that need no lightning_nas, checked against it, with a model "
-        "card: network.py (and network.pt), which needs only torch; network.pt2, a program of torch.export; "
-        "network.onnx.",
+        description="Write a trained network as files that don't need lightning_nas, check that they compute the same, "
+        "and add a model card: network.py (with network.pt), which needs only torch; network.pt2, a program of "
+        "torch.export; network.onnx.",
     )
-    parser.add_argument("--ckpt_path", type=Path, required=True, help="a checkpoint of TrainTask")
-    parser.add_argument("--output_dir", type=Path, default=Path("export"), help="where the files go (default: export)")
+    parser.add_argument("--ckpt_path", type=Path, required=True, help="checkpoint of a TrainTask")
+    parser.add_argument(
+        "--output_dir", type=Path, default=Path("export"), help="folder for the files (default: export)"
+    )
     parser.add_argument(
         "--formats",
         nargs="+",
@@ -210,7 +235,7 @@ def export(args: list[str]) -> None:
         help='py, pt2, onnx (default: all; onnx where its packages are installed: pip install "lightning_nas[onnx]")',
     )
     parser.add_argument(
-        "--licence", default="not stated", help="of the network, for its model card (default: not stated)"
+        "--licence", default="not stated", help="licence of the network, for its model card (default: not stated)"
     )
     given = parser.parse_args(args)
     done = export_checkpoint(given.ckpt_path, given.output_dir, formats=given.formats, licence=given.licence)
@@ -220,34 +245,41 @@ def export(args: list[str]) -> None:
 
 
 def report(args: list[str]) -> None:
-    """``lightning-nas report``."""
+    """Run ``lightning-nas report``.
+
+    Args:
+        args: Arguments after the command.
+    """
     from lightning_nas.report.page import write_report
 
     parser = argparse.ArgumentParser(
-        prog="lightning-nas report", description="Write report.html of a folder: a pipeline's, or a search's."
+        prog="lightning-nas report", description="Write report.html for the folder of a pipeline or of a search."
     )
-    parser.add_argument("run_dir", type=Path, help="the folder of a pipeline's run, or of a search by queries")
+    parser.add_argument("run_dir", type=Path, help="folder of a pipeline's run, or of a search by queries")
     print(write_report(parser.parse_args(args).run_dir))
 
 
 def table(args: list[str]) -> None:
-    """``lightning-nas table``.
+    """Run ``lightning-nas table``.
+
+    Args:
+        args: Arguments after the command.
 
     Raises:
-        ConfigError: Something is where the npz file is to be written.
+        ConfigError: The npz file exists already.
     """
     from lightning_nas.tables.official_nasbench101 import nasbench101_from_tfrecord
     from lightning_nas.tables.official_nasbench201 import nasbench201_from_download
 
     parser = argparse.ArgumentParser(
         prog="lightning-nas table",
-        description="Write the npz file that a table of known results is read from, from an official download: "
-        "nasbench_only108.tfrecord or nasbench_full.tfrecord; NAS-Bench-201-v1_1-096897.pth, or the folder "
-        "NATS-tss-v1_0-3ffb9-simple. Checksums are compared first.",
+        description="Convert an official download to the npz file that a table of known results is read from: "
+        "nasbench_only108.tfrecord or nasbench_full.tfrecord for NAS-Bench-101; NAS-Bench-201-v1_1-096897.pth or the "
+        "folder NATS-tss-v1_0-3ffb9-simple for NAS-Bench-201. Checksums are compared first.",
     )
     parser.add_argument("benchmark", choices=("nasbench101", "nasbench201"))
-    parser.add_argument("download", type=Path, help="the file or folder")
-    parser.add_argument("--output", type=Path, help="the npz file (default: BENCHMARK.npz)")
+    parser.add_argument("download", type=Path, help="downloaded file or folder")
+    parser.add_argument("--output", type=Path, help="npz file to write (default: BENCHMARK.npz)")
     given = parser.parse_args(args)
     output = given.output or Path(f"{given.benchmark}.npz")
     if output.exists():

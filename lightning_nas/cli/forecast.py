@@ -1,8 +1,10 @@
-"""``lightning-nas forecast``: what a training will take, from a few of its own steps."""
+"""``lightning-nas forecast``: time and memory of a training, from a few of its own steps."""
 
 import gc
 import json
 import math
+import os
+import sys
 import tempfile
 import time
 from contextlib import suppress
@@ -19,27 +21,27 @@ from lightning_nas.cli.lightning import NASCLI, run
 from lightning_nas.errors import ConfigError
 
 WARM_UP = 2
-"""Steps before the clock starts: the first allocate memory and choose kernels."""
+"""Steps before the clock starts: the first ones allocate memory and choose kernels."""
 
 STEPS, SECONDS = 2, 0.5
-"""The clock runs for at least so many steps and so long, within the first epoch."""
+"""Steps and seconds that the clock runs for at least, within the first epoch."""
 
 MARGIN = 0.9
-"""Part of the available memory that a batch may fill: fragments and other programs need some."""
+"""Fraction of the available memory that a batch may fill: fragments and other programs need the rest."""
 
 SIZES = ("batch_size", "images_per_class")
-"""What data modules call the size of a batch."""
+"""Names of the batch size in data modules."""
 
 HELP = """usage: lightning-nas forecast --config FILE [options of fit]
 
-Runs a few real training steps and prints what the whole training takes: seconds a step and an epoch, hours, peak
-memory, and an estimate of the largest batch that fits. Validation and what a task measures at its end are not counted,
-and callbacks are left out. Nothing is written. The last line is JSON.
+Runs a few real training steps and prints what the whole training takes: seconds per step and per epoch, hours, peak
+memory, and an estimate of the largest batch that fits. Validation and the measurements at the end of a task are not
+counted, and callbacks are left out. Nothing is written. The last line is JSON.
 
-'lightning-nas fit --forecast true ...' is the same. The options are those of 'lightning-nas fit --help'.
+'lightning-nas fit --forecast true ...' does the same. The options are those of 'lightning-nas fit --help'.
 """
 
-# the run's own files and services stay as they are; what the steps compute is the user's
+# the user's steps run, but nothing is written, and no service is contacted
 _OVERRIDES = (
     "--trainer.logger=false",
     "--trainer.callbacks=null",
@@ -55,23 +57,23 @@ _OVERRIDES = (
 
 
 class _EnoughError(Exception):
-    """Leaves ``Trainer.fit`` before an epoch ends: tasks write their artifacts there."""
+    """Leaves ``Trainer.fit`` before an epoch ends, because tasks write their artifacts there."""
 
 
 @dataclass
 class Measurement:
-    """A few steps.
+    """A few measured steps.
 
     Attributes:
-        device: Where they ran.
-        batch: Images a process and batch, in every half.
+        device: Device of the steps.
+        batch: Images per process and batch, in every half.
         images: Training images that a process can draw a batch from.
-        size: The data module's name and value for the size of a batch; None where it has no known name.
-        seconds: Of a step, with the reading of its batch.
-        steps: Batches an epoch and process.
-        epochs: Of the whole training.
-        peak: Most memory held during the steps, bytes: on CUDA by tensors, else by the process.
-        available: Memory that the process could hold, bytes.
+        size: Name and value of the batch size in the data module; None if it has none of the known names.
+        seconds: Seconds per step, including the reading of its batch.
+        steps: Batches per epoch and process.
+        epochs: Epochs of the whole training.
+        peak: Peak memory during the steps in bytes: of tensors on CUDA, otherwise of the process.
+        available: Memory that the process could use, in bytes.
     """
 
     device: str
@@ -89,7 +91,7 @@ class Stopwatch(Callback):
     """Times a few steps and ends the fit.
 
     Args:
-        resize: Factor of the size of a batch.
+        resize: Factor that the batch size is multiplied by.
     """
 
     def __init__(self, resize: float = 1.0) -> None:
@@ -100,7 +102,7 @@ class Stopwatch(Callback):
         self._warm_up = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Set the size of a batch."""
+        """Set the batch size, and leave out a warm-up of the alphas."""
         data: Any = getattr(trainer, "datamodule", None)
         name = next((n for n in SIZES if isinstance(getattr(data, n, None), int)), None)
         if name is not None:
@@ -108,10 +110,14 @@ class Stopwatch(Callback):
             setattr(data, *self.size)
         task: Any = pl_module
         if getattr(task, "warmup_epochs", 0):
-            task.warmup_epochs = 0  # epochs in which alphas rest are shorter than the others
+            task.warmup_epochs = 0  # epochs without updates of the alphas are shorter than the others
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start at once where the epoch is too short for a warm-up."""
+        """Start the clock at once if the epoch is too short for a warm-up.
+
+        Raises:
+            ConfigError: The length of the training is not known.
+        """
         if trainer.max_epochs is None or trainer.max_epochs < 0 or trainer.num_training_batches == math.inf:
             raise ConfigError(
                 f"A forecast needs a training of known length; trainer.max_epochs is {trainer.max_epochs} and an epoch "
@@ -124,10 +130,10 @@ class Stopwatch(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Start after the warm-up; stop when enough was seen.
+        """Start the clock after the warm-up, and stop it after enough steps.
 
         Raises:
-            _EnoughError: It was.
+            _EnoughError: Enough steps were measured.
         """
         done = batch_idx + 1 - self._warm_up
         if done == 0:
@@ -145,7 +151,7 @@ class Stopwatch(Callback):
         self._start = time.perf_counter()
 
     def _finish(self, trainer: Trainer, seconds: float) -> None:
-        loaders = CombinedLoader(trainer.train_dataloader).flattened  # one, or one a half
+        loaders = CombinedLoader(trainer.train_dataloader).flattened  # one loader, or one per half
         device = trainer.strategy.root_device
         self.measured = Measurement(
             device=str(device),
@@ -161,10 +167,10 @@ class Stopwatch(Callback):
 
 
 class ForecastCLI(NASCLI):
-    """``fit`` under a stopwatch.
+    """``fit`` with a stopwatch.
 
     Args:
-        stopwatch: The only callback.
+        stopwatch: The only callback of the run.
         args: Command line.
     """
 
@@ -173,7 +179,7 @@ class ForecastCLI(NASCLI):
         super().__init__(args=args, guarded=False)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Lightning's documented place for arguments of the trainer."""
+        """Add the stopwatch, in Lightning's documented place for arguments of the trainer."""
         return super().instantiate_trainer(callbacks=[self.stopwatch], **kwargs)
 
 
@@ -181,12 +187,12 @@ def measure(args: list[str], resize: float = 1.0) -> Measurement:
     """Run a few steps of a training.
 
     Args:
-        args: Those of ``fit``.
-        resize: Factor of the size of a batch.
+        args: Arguments of ``fit``.
+        resize: Factor that the batch size is multiplied by.
 
     Raises:
-        SystemExit: The parser refused the arguments.
-        ConfigError: The training has no known length.
+        SystemExit: The parser has refused the arguments.
+        ConfigError: The length of the training is not known, or it has no step.
     """
     stopwatch = Stopwatch(resize)
     with tempfile.TemporaryDirectory() as folder, suppress(_EnoughError):
@@ -201,37 +207,38 @@ def measure(args: list[str], resize: float = 1.0) -> Measurement:
 
 
 def largest_batch(first: Measurement, second: Measurement) -> int:
-    """The largest batch that fits, by a line through the peaks of two sizes.
+    """Estimate the largest batch that fits, by a line through the peak memory of two batch sizes.
 
     Args:
-        first: At the configured size.
-        second: At another.
+        first: Measurement with the configured batch size.
+        second: Measurement with another one.
 
     Returns:
-        Images, a multiple of 8 from 8 on, at most all of them.
+        Number of images, at most all of them; a multiple of 8 if it is at least 8.
     """
     slope = (second.peak - first.peak) / (second.batch - first.batch)
     room = MARGIN * first.available - first.peak
-    # memory that does not grow is smaller than what can be told from noise: the data are the limit
+    # if memory does not grow measurably, the number of images is the limit
     images = first.batch + room / slope if slope > 0 else math.inf
     largest = max(0, int(min(images, first.images)))
     return largest - largest % 8 if largest >= 8 else largest
 
 
 def forecast(args: list[str]) -> dict[str, Any]:
-    """What a training will take.
+    """Forecast time and memory of a training.
 
     Args:
-        args: Those of ``fit``.
+        args: Arguments of ``fit``.
 
     Returns:
-        ``seconds_a_step``, ``steps_an_epoch``, ``seconds_an_epoch``, ``epochs``, ``hours``, ``peak_memory_mib``,
-        ``available_memory_mib``, ``batch_size`` and ``largest_batch_size`` (images; None where the size of a batch
-        cannot be changed), ``largest_setting`` (the data module's name and value for it, or None), ``device``.
+        ``seconds_per_step``, ``steps_per_epoch``, ``seconds_per_epoch``, ``epochs``, ``hours``, ``peak_memory_mib``,
+        ``available_memory_mib``, ``batch_size`` and ``largest_batch_size`` (images; None if the batch size cannot be
+        changed), ``largest_setting`` (name and value of the largest batch size in the data module, or None), and
+        ``device``.
     """
     first = measure(args)
     largest, setting = None, None
-    # twice the memory is a bound, since not all of it grows with the batch
+    # a batch of twice the size takes at most twice the memory, since not all of it grows with the batch
     bigger = 2 * first.batch <= first.images and 2 * first.peak < first.available
     if first.size is not None and (bigger or first.size[1] > 1):
         second = measure(args, 2 if bigger else 0.5)
@@ -241,9 +248,9 @@ def forecast(args: list[str]) -> dict[str, Any]:
             setting = {name: largest * value // first.batch}
     step = round(first.seconds, 6)
     return {
-        "seconds_a_step": step,
-        "steps_an_epoch": first.steps,
-        "seconds_an_epoch": step * first.steps,
+        "seconds_per_step": step,
+        "steps_per_epoch": first.steps,
+        "seconds_per_epoch": step * first.steps,
         "epochs": first.epochs,
         "hours": step * first.steps * first.epochs / 3600,
         "peak_memory_mib": round(first.peak / 2**20, 1),
@@ -256,18 +263,22 @@ def forecast(args: list[str]) -> dict[str, Any]:
 
 
 def table(found: dict[str, Any]) -> str:
-    """A forecast for people."""
+    """Format a forecast as a table.
+
+    Args:
+        found: Result of ``forecast``.
+    """
     setting = found["largest_setting"]
     largest = "unknown" if setting is None else f"about {found['largest_batch_size']} images"
     if setting is not None:
         largest += ", an estimate: " + ", ".join(f"--data.init_args.{name}={value}" for name, value in setting.items())
     rows = {
         "device": found["device"],
-        "seconds a step": f"{found['seconds_a_step']:.4f}",
-        "steps an epoch": found["steps_an_epoch"],
-        "seconds an epoch": f"{found['seconds_an_epoch']:.1f}",
+        "seconds per step": f"{found['seconds_per_step']:.4f}",
+        "steps per epoch": found["steps_per_epoch"],
+        "seconds per epoch": f"{found['seconds_per_epoch']:.1f}",
         "epochs": found["epochs"],
-        "hours in all": f"{found['hours']:.3g} (training only: no validation, no measurements at the end)",
+        "hours in total": f"{found['hours']:.3g} (training only: no validation, no measurements at the end)",
         "peak memory": f"{found['peak_memory_mib']:.0f} MiB of {found['available_memory_mib']:.0f} MiB available, "
         f"at a batch of {found['batch_size']}",
         "largest batch": largest,
@@ -276,10 +287,10 @@ def table(found: dict[str, Any]) -> str:
 
 
 def main(args: list[str]) -> None:
-    """``lightning-nas forecast``.
+    """Run ``lightning-nas forecast``.
 
     Args:
-        args: Those of ``fit``.
+        args: Arguments of ``fit``.
     """
     if {"-h", "--help"} & set(args):
         print(HELP)
@@ -297,7 +308,7 @@ def _synchronize(trainer: Trainer) -> None:
 
 
 def _proc(file: str, key: str) -> int | None:
-    """Bytes that a file of Linux's /proc gives in kB; None elsewhere."""
+    """Read a number of bytes from a file in Linux's /proc, which gives it in kB; None on other systems."""
     try:
         lines = Path(file).read_text().splitlines()
     except OSError:
@@ -310,7 +321,7 @@ def _reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        with suppress(OSError):  # not Linux, or not allowed: the peak is then that of the whole process
+        with suppress(OSError):  # not Linux, or not allowed: then the peak is that of the whole life of the process
             Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -320,21 +331,18 @@ def _peak(device: torch.device) -> int:
     found = _proc("/proc/self/status", "VmHWM")
     if found is not None:
         return found
-    import resource
-    import sys
+    import resource  # not on Windows
 
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return used if sys.platform == "darwin" else used * 1024  # bytes there, kB elsewhere
+    return used if sys.platform == "darwin" else used * 1024  # bytes on macOS, kB elsewhere
 
 
 def _available(device: torch.device) -> int:
-    """What the process could hold: what is free, and what it holds already."""
+    """Memory that the process could use in bytes: free memory, and what it uses already."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device)
     free_memory, own = _proc("/proc/meminfo", "MemAvailable"), _proc("/proc/self/status", "VmRSS")
     if free_memory is not None and own is not None:
         return free_memory + own
-    import os
-
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,4 +1,4 @@
-"""The commands of Lightning, ``fit``, ``validate``, ``test`` and ``predict``, over the tasks of this library."""
+"""Lightning's commands ``fit``, ``validate``, ``test`` and ``predict`` for the tasks of this library."""
 
 import logging
 import sys
@@ -28,14 +28,17 @@ _SCHEDULERS = ("scheduler", "weight_scheduler", "alpha_scheduler")
 
 
 class NASCLI(LightningCLI):
-    """``LightningCLI`` with both subclass modes, links from data to task, and checked checkpoints.
+    """``LightningCLI`` with both subclass modes, links between parts of the configuration, and checked checkpoints.
 
-    Linked: number of classes and image shape of the data to the task; the trainer's epochs to the length of a cosine.
+    The number of classes and the image shape of the data are linked to the task, and ``trainer.max_epochs`` to
+    ``T_max`` of cosine schedules.
 
     Args:
-        args: Command line, without the program's name; by default that of the process.
-        run: Whether to run the subcommand; if not, the arguments have no subcommand and nothing is built.
-        guarded: Whether the run keeps results, which its folder, its processes and its random numbers are watched for.
+        args: Command line without the program's name; by default that of the process.
+        run: Whether to run the subcommand. If not, the arguments have no subcommand, nothing is built, and a wrong
+            argument raises ``argparse.ArgumentError`` instead of leaving the process.
+        guarded: Whether to add the callbacks that guard results: the lock of the run folder, the comparison of alphas
+            between processes, and random numbers that depend on epoch and batch alone.
     """
 
     def __init__(self, args: ArgsType = None, run: bool = True, guarded: bool = True) -> None:
@@ -60,12 +63,12 @@ class NASCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the number of threads, and link what one part of the configuration knows to the part that needs it."""
+        """Add options of this library, and links from the part that knows a value to the part that needs it."""
         parser.add_argument(
             "--num_threads",
             type=PositiveInt | None,
             default=None,
-            help="CPU threads of torch; by default its own choice. On small images one is often the fastest.",
+            help="CPU threads of torch (default: torch's own choice). On small images one is often the fastest.",
         )
         parser.add_lightning_class_args(PreemptionCheckpoint, "preemption")
         parser.add_lightning_class_args(WandbLog, "wandb_log")
@@ -75,10 +78,15 @@ class NASCLI(LightningCLI):
             parser.link_arguments("trainer.max_epochs", f"model.init_args.{name}.init_args.T_max")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse, and refuse a checkpoint of another task, or of a task with other components.
+        """Parse the command line, and refuse a checkpoint of another task or of other components.
+
+        Args:
+            parser: Parser of the command line.
+            args: Command line without the program's name; by default that of the process.
 
         Raises:
-            CheckpointError: It was made with other classes than the configuration names, or by another program.
+            CheckpointError: The checkpoint was made with other classes than the configuration names, or by another
+                program.
             ConfigError: ``weights_only`` is false.
         """
         super().parse_arguments(parser, args)
@@ -87,19 +95,19 @@ class NASCLI(LightningCLI):
         config = self.config[self.config.subcommand]
         if config.get("weights_only") is False:
             raise ConfigError(
-                "weights_only is false, which would execute what is in a checkpoint. Leave it out: checkpoints of "
-                "'lightning-nas fit' need no such thing."
+                "weights_only is false, which would execute code from a checkpoint. Leave it out: checkpoints of "
+                "'lightning-nas fit' don't need it."
             )
-        config.weights_only = True  # also for those that Lightning finds or downloads itself
+        config.weights_only = True  # also for checkpoints that Lightning finds or downloads itself
         path = config.get("ckpt_path")
         words = ("best", "last", "hpc", "registry")  # Lightning finds these checkpoints itself
         found = path in words or str(path).startswith("registry:") or "://" in str(path)
-        if path and (not found or Path(path).is_file()):  # Lightning looks into a file of such a name, too
+        if path and (not found or Path(path).is_file()):  # Lightning also accepts a file of such a name
             asked = class_paths(config.model.as_dict(), "model")
             check_classes(Path(path), asked)
 
     def instantiate_classes(self) -> None:
-        """Build task, data and trainer, unless the configuration is only being checked."""
+        """Build task, data and trainer, unless the configuration is only checked."""
         if self.build:
             threads = self.config[self.config.subcommand].num_threads
             if threads is not None:
@@ -108,7 +116,15 @@ class NASCLI(LightningCLI):
 
 
 def class_paths(config: Any, where: str) -> dict[str, str]:
-    """Every ``class_path`` in a configuration, by its place."""
+    """Collect every ``class_path`` of a configuration.
+
+    Args:
+        config: The configuration, or a part of it.
+        where: Dotted name of the part.
+
+    Returns:
+        Class paths by the dotted name of their place, without ``init_args``.
+    """
     found = {}
     items = config.items() if isinstance(config, Mapping) else enumerate(config) if isinstance(config, list) else ()
     for key, value in items:
@@ -124,52 +140,52 @@ def check_classes(path: Path, asked: Mapping[str, str]) -> None:
 
     Args:
         path: The checkpoint.
-        asked: Class paths by place, see ``class_paths``.
+        asked: Class paths of the configuration, from ``class_paths``.
 
     Raises:
-        CheckpointError: They differ.
+        CheckpointError: The classes differ.
     """
     checkpoint = read_checkpoint(path)
     try:
         made = class_paths(checkpoint[CHECKPOINT_KEY]["model"], "model")
     except RecursionError:
-        raise CheckpointError(f"{path}: its configuration is nested too deep. Use another checkpoint.") from None
+        raise CheckpointError(f"{path}: its configuration is nested too deeply. Use another checkpoint.") from None
     places = [place for place in {**made, **asked} if made.get(place) != asked.get(place)]
     if places:
         rows = "; ".join(f"{p}: {made.get(p)} in the checkpoint, {asked.get(p)} in the configuration" for p in places)
         raise CheckpointError(
             f"{path} is not a checkpoint of this configuration: {rows:.2000}. --ckpt_path continues or tests the same "
-            "task; hand results from stage to stage as artifacts (proxy.safetensors, architecture.json)."
+            "task; results pass from stage to stage as artifacts (proxy.safetensors, architecture.json)."
         )
 
 
 _NOISE = (
-    "LightningCLI's args parameter is intended",  # the pipeline runs its stages in one process, by purpose
+    "LightningCLI's args parameter is intended",  # a pipeline runs its stages in one process on purpose
     ".*isinstance\\(treespec, LeafSpec\\)",  # Lightning's use of torch
     ".*number of training batches .* is smaller than the logging interval",  # curves are those of epochs
-    ".*but have no `val_dataloader`",  # final training has no validation set unless asked for
+    ".*but have no `val_dataloader`",  # a final training has no validation set unless it is asked for
     "Starting from v1.9.0, `tensorboardX` has been removed",  # curves go to CSV files
-    ".*does not have many workers",  # small sets are one tensor in memory
+    ".*does not have many workers",  # small data sets are one tensor in memory
     "`LightningModule.configure_optimizers` returned `None`",  # a control has nothing to train
-    "`training_step` returned `None`",  # likewise
+    "`training_step` returned `None`",  # a control has nothing to train
     ".*Experiment logs directory .* exists and is not empty",  # a resumed run
-    ".*Checkpoint directory .* exists and is not empty",  # likewise
-    "The dirpath has changed from",  # likewise
+    ".*Checkpoint directory .* exists and is not empty",  # a resumed run
+    "The dirpath has changed from",  # a resumed run
 )
 
 
 def run(args: list[str] | None = None, make: Callable[..., NASCLI] = NASCLI) -> NASCLI:
-    """Run one of Lightning's commands, without the warnings that say nothing here.
+    """Run one of Lightning's commands, without the warnings that don't matter here.
 
     Args:
-        args: Command line, without the program's name; by default that of the process.
-        make: Called with ``args`` by name.
+        args: Command line without the program's name; by default that of the process.
+        make: Builds and runs the command line interface; called as ``make(args=args)``.
 
     Raises:
-        SystemExit: Help was asked for, and printed.
-        NASError: A constructor refuses its arguments.
-        ConfigError: Lightning refuses the configuration.
-        DataError: A worker process of a loader has died.
+        SystemExit: Help was asked for, and has been printed.
+        NASError: A constructor has refused its arguments.
+        ConfigError: Lightning has refused the configuration.
+        DataError: A worker process of a data loader has died.
     """
     if print_help(sys.argv[1:] if args is None else args):
         raise SystemExit(0)
@@ -182,8 +198,8 @@ def run(args: list[str] | None = None, make: Callable[..., NASCLI] = NASCLI) -> 
             return make(args=args)
         except MisconfigurationException as error:
             raise ConfigError(f"Lightning refuses the configuration: {error}") from error
-        except ValueError as error:  # the parser wraps what a constructor says in what it thinks of the union of types
-            found = _own(error)
+        except ValueError as error:  # the parser wraps the error of a constructor in one about the union of types
+            found = _typed(error)
             if found is None:
                 raise
             raise found from None
@@ -191,13 +207,14 @@ def run(args: list[str] | None = None, make: Callable[..., NASCLI] = NASCLI) -> 
             if "DataLoader worker" not in str(error):
                 raise
             raise DataError(
-                f"A process that reads images has died: {error}. Memory (also shared memory, /dev/shm) is the usual "
-                "cause. Use fewer num_workers, 0 for none, or smaller batches; a run goes on from its last checkpoint."
+                f"A process that reads images has died: {error}. The usual cause is a lack of memory, or of shared "
+                "memory in /dev/shm. Use fewer num_workers, 0 for none, or smaller batches; a run continues from its "
+                "last checkpoint."
             ) from error
 
 
-def _own(error: BaseException | None) -> NASError | None:
-    """The typed error behind another one, if there is one."""
+def _typed(error: BaseException | None) -> NASError | None:
+    """Find the typed error behind another one."""
     while error is not None and not isinstance(error, NASError):
         error = error.__cause__ or error.__context__
     return error

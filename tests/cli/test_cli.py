@@ -38,16 +38,65 @@ def test_importing_the_package_and_asking_for_help_load_nothing_heavy() -> None:
     assert "pipeline" in output
 
 
+def test_help_and_refusals_of_a_pipeline_load_nothing_heavy() -> None:
+    code = (
+        "import sys; from lightning_nas.__main__ import main\n"
+        "for args in (['--help'], ['--config', 'nowhere.yaml']):\n"
+        "    try: main(['pipeline', *args])\n"
+        "    except SystemExit as stopped: print(stopped)\n"
+        "print([m for m in ('torch', 'lightning', 'numpy', 'omegaconf') if m in sys.modules])"
+    )
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert output.rstrip().endswith("[]")
+    assert "--stages.fidelity null" in output.replace("\n", " ")
+    assert "nowhere.yaml cannot be read" in output
+
+
+@pytest.mark.slow
 def test_help_of_a_stage_imports_no_more_than_lightning_does() -> None:
     code = (
         "import sys, lightning.pytorch.cli; before = set(sys.modules); from lightning_nas.__main__ import main\n"
         "try: main(['fit', '--help'])\n"
         "except SystemExit: pass\n"
-        "print([m for m in ('torchvision', 'wandb', 'matplotlib', 'sklearn') if m in set(sys.modules) - before])"
+        "heavy = ('torchvision', 'wandb', 'matplotlib', 'sklearn', 'scipy', 'pymoo', 'omegaconf')\n"
+        "print([m for m in heavy if m in set(sys.modules) - before])"
     )
     output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert output.rstrip().endswith("[]")
     assert "--model" in output
+
+
+@pytest.mark.parametrize(
+    ("args", "shown"),
+    [
+        (["--model.help"], ["BilevelTask", "DistillTask", "EvolveTask", "TrainTask"]),
+        (["--data.help"], ["ArrayDataModule", "DistilledDataModule", "HalvesDataModule"]),
+        (["--model.space.help"], ["DARTSSpace", "NASBench101Space", "BilevelTask, SelectTask, SplitTask"]),
+        (["--model.init_args.regularizers.help"], ["BetaDecay", "AdversarialContrast"]),
+        (["--model.evaluator.table.help"], ["NASBench101Table", "NASBench201Table"]),
+        (["--config", "any.yaml", "--data.augmentations.help"], ["Cutout", "RandomCrop"]),
+        (["--model.space.help", "DARTSSpace"], ["--partial_channels"]),
+        (["--model.hypergradient.help=SecondOrder"], ["--radius"]),
+        (["--model.help", "BilevelTask"], ["--model.hypergradient", "--model.weight_optimizer"]),
+    ],
+)
+def test_help_lists_the_members_of_a_family(
+    args: list[str], shown: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", *args])
+    assert not stopped.value.code
+    output = capsys.readouterr().out
+    assert [each for each in shown if each not in output] == []
+    for line in output.splitlines():
+        name, _, description = line.strip().partition("  ")
+        if name in shown and name.isidentifier():
+            assert description.strip().endswith("."), line
+
+
+def test_help_of_an_unknown_component_names_the_members() -> None:
+    with pytest.raises(SystemExit, match=r"--model\.space has no member 'DARTS'; it has .*DARTSSpace"):
+        main(["fit", "--model.space.help", "DARTS"])
 
 
 def test_data_tell_the_task_how_many_classes_and_which_shape(search: Path) -> None:
@@ -66,9 +115,11 @@ def test_components_are_swapped_on_the_command_line(search: Path) -> None:
     assert len(cli.model.model.alpha_list) == 4
 
 
-def test_a_component_of_the_users_own_is_found_by_its_path(
+def test_a_component_of_the_users_own_is_found_in_the_working_directory(
     search: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each not in ("", str(tmp_path))])
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
     (tmp_path / "mine.py").write_text(
         "from lightning_nas.differentiable.regularization.base import Regularizer\n"
         "class Mine(Regularizer):\n"
@@ -77,10 +128,13 @@ def test_a_component_of_the_users_own_is_found_by_its_path(
         "    def penalty(self, alphas, progress):\n"
         "        return self.weight * sum(a.square().sum() for a in alphas.values())\n"
     )
-    monkeypatch.syspath_prepend(tmp_path)
-    cli = run(["fit", "--config", str(search), "--model.regularizers+=mine.Mine", "--model.regularizers.weight=0.5"])
-    assert [type(r).__name__ for r in cli.model.regularizers] == ["Mine"]
-    assert cli.model.regularizers[0].weight == 0.5
+    path = list(sys.path)
+    own = ["--model.regularizers+=mine.Mine", "--model.regularizers.weight=0.5"]
+    main(["fit", "--config", str(search), "--trainer.default_root_dir=.", *own])
+    written = yaml.safe_load(Path("lightning_logs/version_0/cli_config.yaml").read_text())
+    made = {"class_path": "mine.Mine", "init_args": {"weight": 0.5}}
+    assert written["model"]["init_args"]["regularizers"] == [made]
+    assert sys.path == path
 
 
 def test_a_cosine_lasts_as_long_as_the_training(search: Path) -> None:

@@ -64,10 +64,10 @@ def test_a_forecast_adds_up_and_leaves_nothing_behind(
     main(["forecast", "--config", str(path), "--trainer.callbacks+=ModelCheckpoint"])
     output, found = printed(capsys)
     assert sorted(tmp_path.rglob("*")) == before
-    assert (found["batch_size"], found["steps_an_epoch"], found["epochs"]) == (batch, steps, 7)
-    assert found["seconds_a_step"] > 0
-    assert found["seconds_an_epoch"] == pytest.approx(steps * found["seconds_a_step"])
-    assert found["hours"] == pytest.approx(7 * found["seconds_an_epoch"] / 3600)
+    assert (found["batch_size"], found["steps_per_epoch"], found["epochs"]) == (batch, steps, 7)
+    assert found["seconds_per_step"] > 0
+    assert found["seconds_per_epoch"] == pytest.approx(steps * found["seconds_per_step"])
+    assert found["hours"] == pytest.approx(7 * found["seconds_per_epoch"] / 3600)
     assert 0 < found["peak_memory_mib"] < found["available_memory_mib"]
     # small images: the data are the limit, or what memory there is beyond them
     assert 0 < found["largest_batch_size"] <= 1437
@@ -85,7 +85,7 @@ def test_fit_only_forecasts_when_it_is_told_so(
     main(["fit", "--forecast", "true", "--config", str(path), "--data.init_args.batch_size=32"])
     _, found = printed(capsys)
     assert sorted(tmp_path.rglob("*")) == before
-    assert (found["batch_size"], found["steps_an_epoch"]) == (32, 44)
+    assert (found["batch_size"], found["steps_per_epoch"]) == (32, 44)
     assert take_forecast(["--x", "1", "--forecast=true", "-c", "y"]) == (True, ["--x", "1", "-c", "y"])
     assert take_forecast(["--forecast", "false", "--trainer.max_epochs", "-1"])[0] is False
 
