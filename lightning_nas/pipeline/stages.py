@@ -78,8 +78,8 @@ def resolve(config: Mapping[str, Any], run_dir: Path, base: Path) -> list[Stage]
     tested = [stage.name for stage in stages if stage.test]
     if len(tested) != 1:
         raise ConfigError(
-            f"{len(tested)} stages have 'test: true' {tested}; expected is one, the final training, whose network is "
-            "tested, reported and exported."
+            f"The stages with 'test: true' are {tested}; there must be exactly one, the final training, whose network "
+            "is tested and exported."
         )
     _check_held_out(stages, config["data"]["class_path"])
     return [*stages, *drawn]
@@ -114,9 +114,9 @@ def _interpolated(whole: dict[str, Any]) -> dict[str, Any]:
     except (OmegaConfBaseException, RecursionError) as error:
         place = getattr(error, "full_key", None) or "An interpolation"
         raise ConfigError(
-            f"{place} cannot be resolved: {str(error).splitlines()[0]}. Interpolations refer to the keys of the "
-            f"pipeline ({', '.join(whole)}); the stages are {', '.join(whole['stages'])}. Where a stage was left out, "
-            "leave out those that need its results, too, or give them other values."
+            f"{place} cannot be resolved: {str(error).splitlines()[0]}. Interpolations refer to keys of the pipeline's "
+            f"configuration; its stages are {', '.join(whole['stages'])}. Where a stage was left out, leave out those "
+            "that need its results as well, or give them other values."
         ) from None
     extended: dict[str, Any] = _extended(found)
     return extended
@@ -178,7 +178,8 @@ def _random(content: Mapping[str, Any], run_dir: Path, draw: int) -> Stage:
 
 def _with_logging(content: Mapping[str, Any], run_dir: Path, folder: str) -> dict[str, Any]:
     """A copy that logs curves as CSV for the report, beside other loggers, and keeps a checkpoint of every epoch."""
-    config = deepcopy(dict(content))
+    first = {key: content[key] for key in ("model", "data", "trainer")}
+    config = deepcopy(first | dict(content))
     trainer = config["trainer"]
     csv = {"class_path": "CSVLogger", "init_args": {"save_dir": str(run_dir), "name": folder}}
     others = trainer.get("logger")

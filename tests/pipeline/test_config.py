@@ -179,8 +179,8 @@ def test_callbacks_of_a_stage_file_stay(tmp_path: Path, configs: Path) -> None:
     [
         (["--stagess.train", "x.yaml"], "stagess"),
         (["--stages.trian", "x.yaml"], "has no stage 'trian'; it has distill"),
-        (["--stages.train", "null"], "0 stages have 'test: true'"),
-        (["--stages.search.test", "true"], "2 stages have 'test: true'"),
+        (["--stages.train", "null"], r"The stages with 'test: true' are \[\];"),
+        (["--stages.search.test", "true"], r"The stages with 'test: true' are \['search', 'train'\]"),
         (["--stages.search", "null"], r"stages\.search\.model\.init_args\.space' not found"),
         (["--stages.distill", "null"], r"'stages\.distill\.model\.init_args\.output_dir' not found"),
         (["--stages.train", "nowhere.yaml"], r"nowhere\.yaml"),
