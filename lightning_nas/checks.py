@@ -33,6 +33,21 @@ def at_least(minimum: float, /, **values: float | None) -> None:
             raise ConfigError(f"{name} is {value}; it must be at least {minimum}.")
 
 
+def integer_at_least(minimum: int, /, **values: int | None) -> None:
+    """Refuse arguments that are not integers, or smaller than a minimum.
+
+    Args:
+        minimum: The smallest value allowed.
+        **values: Arguments by name.
+
+    Raises:
+        ConfigError: An argument is of another type, or smaller; the message names the first one.
+    """
+    for name, value in values.items():
+        if value is not None and (type(value) is not int or value < minimum):
+            raise ConfigError(f"{name} is {value!r:.50}; it must be an integer of at least {minimum}.")
+
+
 def greater_than(bound: float, /, **values: float | None) -> None:
     """Refuse arguments that are not greater than a bound.
 

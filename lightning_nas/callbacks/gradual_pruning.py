@@ -99,7 +99,7 @@ class GradualPruning(Callback):
         if self.images:
             check_fixed_images("GradualPruning", trainer)
         model = task.model
-        if "none" in model.space.operations:
+        if any(operation.is_none for operation in model.space.candidates):
             raise ConfigError(
                 "The space has the operation none, whose factor moves nothing, so that it does not tell what can be "
                 "removed. Leave none out of the operations of the space."

@@ -17,9 +17,6 @@ from lightning_nas.metrics.sharpness import largest_eigenvalue, loss_rise
 from lightning_nas.tasks.bilevel import BilevelTask
 from lightning_nas.tasks.common import check_fixed_images, fixed_images
 
-PARAMETER_FREE = frozenset({"none", "skip_connect", "max_pool_3x3", "avg_pool_3x3"})
-"""Operations without weights, where they keep height and width."""
-
 
 class HealthMonitor(Callback):
     """Measures after an epoch of a ``BilevelTask`` what is known to come before a collapse, and warns once of each.
@@ -201,9 +198,9 @@ def _shares(model: SearchModel, found: Architecture) -> dict[str, float]:
     """Fractions of operations without weights, and of skip connections, by cell type."""
     values = {}
     for cell, kept in model.space.chosen(found).items():
-        names = [model.space.operations[operation] for _, operation in kept]
-        values[f"parameter_free_{cell}"] = sum(name in PARAMETER_FREE for name in names) / len(names)
-        values[f"skip_{cell}"] = names.count("skip_connect") / len(names)
+        operations = [model.space.candidates[column] for _, column in kept]
+        values[f"parameter_free_{cell}"] = sum(not each.has_weights for each in operations) / len(operations)
+        values[f"skip_{cell}"] = sum(each.is_skip for each in operations) / len(operations)
     return values
 
 

@@ -10,7 +10,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_nas.differentiable.discretization.skip_cap import SkipCap
 from lightning_nas.differentiable.model import SearchModel
 from lightning_nas.errors import ConfigError
-from lightning_nas.spaces.darts.fused_edges import FusedEdges
 from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.tasks.bilevel import BilevelTask
 
@@ -84,9 +83,9 @@ class PDARTSPhases(Callback):
             raise ConfigError(
                 f"The space has {cells} cells, the phases have {list(self.cells)}. Give the space those of the first."
             )
-        names = model.space.operations
-        capped = "skip_connect" in names and isinstance(model.discretizer, SkipCap)
-        fewest = 1 + ("none" in names) + capped
+        names, operations = model.space.operations, model.space.candidates
+        capped = any(operation.is_skip for operation in operations) and isinstance(model.discretizer, SkipCap)
+        fewest = 1 + any(operation.is_none for operation in operations) + capped
         if self.kept and not (fewest <= self.kept[-1] and self.kept[0] < len(names)):
             raise ConfigError(
                 f"kept is {list(self.kept)} of {len(names)} operations; it must begin below their number, and end at "
@@ -168,6 +167,4 @@ def _search(module: LightningModule) -> BilevelTask:
 
 
 def _drop_skips(model: SearchModel, rate: float) -> None:
-    for part in model.supernet.modules():
-        if isinstance(part, FusedEdges):
-            part.skip_dropout = rate
+    model.supernet.set_skip_dropout(rate)

@@ -99,10 +99,11 @@ class SearchModel(nn.Module):
         self.relaxation.check(attention, compile)
         if normalization is not None:
             normalization.check(self.relaxation)
-        if checkpoint_cells and "noise" in space.operations:
+        random = [operation.name for operation in space.candidates if operation.is_random]
+        if checkpoint_cells and random:
             raise ConfigError(
-                "The operation noise draws anew in every pass, but checkpoint_cells: true computes a cell twice and "
-                "needs the same draw both times. Use checkpoint_cells: false, or a space without noise."
+                f"The operation {random[0]} draws anew in every pass, but checkpoint_cells: true computes a cell twice "
+                f"and needs the same draw both times. Use checkpoint_cells: false, or a space without {random[0]}."
             )
         self.rebuilt = False
         self._hold(self._new_supernet(space), AlphaMask(space))

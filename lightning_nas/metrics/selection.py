@@ -131,7 +131,7 @@ def selection_errors(
                 sources = [tuple(str(e - edges.start) for e in sorted(es)) for es in ([e for e, _ in mine], best)]
                 selections.append(Selection("edges", cell, node, None, *sources))
             for edge, operation in mine:
-                candidates = [o for o in space.allowed[cell][edge].nonzero().flatten().tolist() if o != space.none]
+                candidates = space.selectable[cell][edge].nonzero().flatten().tolist()
                 if len(candidates) > 1:
                     losses = [loss(_without_operation(mixtures, cell, edge, o)) for o in candidates]
                     reference = candidates[max(range(len(losses)), key=losses.__getitem__)]

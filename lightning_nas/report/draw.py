@@ -51,15 +51,15 @@ def draw_cell(graph: Graph) -> "Figure":
         _draw_box(axes, as_text(label), layer * COLUMN, y * TRACK + bottom, NODE * 1.25, ("#ffffff", INK), 9.5)
     x = -NODE
     for colours, name in ((CONVOLUTION, "convolution"), (OTHER, "other operation")):
-        if any(_kind(label) == colours for _, _, label in graph.edges if label):
+        if any(_kind(graph, label) == colours for _, _, label in graph.edges if label):
             _draw_box(axes, "", x + 0.1, 0.2, 0.2, colours, 7)
             axes.text(x + 0.28, 0.19, name, fontsize=7.5, color=INK, va="center")
             x += 1.2
     return figure
 
 
-def _kind(label: str) -> tuple[str, str]:
-    return CONVOLUTION if "conv" in label else OTHER
+def _kind(graph: Graph, label: str) -> tuple[str, str]:
+    return CONVOLUTION if label in graph.weighted else OTHER
 
 
 def _draw_box(axes: "Axes", text: str, x: float, y: float, width: float, colours: tuple[str, str], size: float) -> None:
@@ -107,7 +107,7 @@ def _draw_edge(axes: "Axes", graph: Graph, layout: Layout, index: int, bottom: f
     points = [(start, y_source), (start + bend, y_source), (start + bend, y), (start + FAN, y)]
     points += [(end - FAN, y), (end - bend, y), (end - bend, y_target), (end, y_target)]
     codes = [Path.MOVETO, *[Path.CURVE4] * 3, Path.LINETO, *[Path.CURVE4] * 3]
-    colour = _kind(label)[1] if label else QUIET
+    colour = _kind(graph, label)[1] if label else QUIET
     axes.add_patch(
         FancyArrowPatch(
             path=Path(points, codes),
@@ -121,7 +121,7 @@ def _draw_edge(axes: "Axes", graph: Graph, layout: Layout, index: int, bottom: f
     )
     if label:
         middle = end - FAN - PILL / 2
-        _draw_box(axes, as_text(label), middle, y, PILL, _kind(label), 8 if len(label) < 15 else 6.5)
+        _draw_box(axes, as_text(label), middle, y, PILL, _kind(graph, label), 8 if len(label) < 15 else 6.5)
 
 
 # -- curves, rankings, heat maps --------------------------------------------------------------------------------------

@@ -3,27 +3,57 @@
 from lightning_nas.spaces.artifact import architecture_from_dict, build_space, load_architecture
 from lightning_nas.spaces.attention import Attention
 from lightning_nas.spaces.base import DifferentiableSpace, Graph, Mixture, SearchSpace, Supernet, SupernetSpace
+from lightning_nas.spaces.cell_space import CellSpace
+from lightning_nas.spaces.cells import CellGraph, CellNetwork, Layers, Place, Stack
 from lightning_nas.spaces.constrained import ConstrainedSpace
 from lightning_nas.spaces.convert import from_per_edge, inherit, inherit_optimizer, to_per_edge
 from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.spaces.nasbench101.space import NASBench101Space
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
+from lightning_nas.spaces.operations import (
+    AveragePooling,
+    Convolution,
+    DilatedConvolution,
+    GaussianNoise,
+    MaxPooling,
+    NoConnection,
+    Operation,
+    SeparableConvolution,
+    SkipConnection,
+)
+from lightning_nas.spaces.per_edge import PerEdgeSupernet
 from lightning_nas.spaces.single_path.blocks import ChoiceBlock, ShuffleBlock, XceptionBlock
 from lightning_nas.spaces.single_path.space import SinglePathSpace
 
 __all__ = [
     "Attention",
+    "AveragePooling",
+    "CellGraph",
+    "CellNetwork",
+    "CellSpace",
     "ChoiceBlock",
     "ConstrainedSpace",
+    "Convolution",
     "DARTSSpace",
     "DifferentiableSpace",
+    "DilatedConvolution",
+    "GaussianNoise",
     "Graph",
+    "Layers",
+    "MaxPooling",
     "Mixture",
     "NASBench101Space",
     "NASBench201Space",
+    "NoConnection",
+    "Operation",
+    "PerEdgeSupernet",
+    "Place",
     "SearchSpace",
+    "SeparableConvolution",
     "ShuffleBlock",
     "SinglePathSpace",
+    "SkipConnection",
+    "Stack",
     "Supernet",
     "SupernetSpace",
     "XceptionBlock",

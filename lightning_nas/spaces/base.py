@@ -1,4 +1,4 @@
-"""What a search space is."""
+"""Interfaces of search spaces and supernets."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,23 +14,25 @@ from torch.utils.checkpoint import checkpoint
 from lightning_nas.architecture import Architecture, SpaceSpec
 from lightning_nas.errors import ArchitectureError, ConfigError
 from lightning_nas.spaces.attention import Attention
+from lightning_nas.spaces.operations import Operation
 
-CROSSOVERS = 100
-"""Children that are drawn before there is none."""
+MAX_CROSSOVERS = 100
+"""Number of children that a crossover draws before it gives up."""
 
 AllowedNames = Mapping[str, Sequence[Sequence[str]]]
-"""Names of the operations that every edge may take, a list an edge, by cell type."""
+"""For cell types, the names of the operations that each edge may take: one list per edge."""
 
 
 class Mixture(NamedTuple):
-    """The weights of one cell type in a supernet's forward pass.
+    """The weights of one cell type in a forward pass of a supernet.
 
     Attributes:
-        operations: Factor of every operation's output, ``(edges, operations)``.
-        edges: Factor of whatever passes an edge beside its operations (the unsampled channels of partial
-            connections), ``(edges,)``.
-        active: Which operations are computed, bool ``(edges, operations)`` on the CPU; the factors of the others must
-            be zero. What is skipped gets no gradient and moves no batch-norm statistics. None computes all.
+        operations: Factors of the outputs of operations, ``(edges, operations)``.
+        edges: Factors of what passes an edge beside its operations, which are the unsampled channels of partial
+            connections, ``(edges,)``.
+        active: Which operations are computed, bool ``(edges, operations)`` on the CPU; None computes all. The factors
+            of the others must be zero. An operation that is not computed gets no gradient, and its batch-norm
+            statistics stay unchanged.
     """
 
     operations: Tensor
@@ -38,123 +40,168 @@ class Mixture(NamedTuple):
     active: Tensor | None = None
 
     def detached(self) -> "Mixture":
-        """The same factors without gradients."""
+        """Return the same factors without gradients."""
         return Mixture(self.operations.detach(), self.edges.detach(), self.active)
 
     def to(self, device: torch.device) -> "Mixture":
-        """The same factors on a device; ``active`` stays on the CPU."""
+        """Return the same factors on another device; ``active`` stays on the CPU.
+
+        Args:
+            device: The device.
+        """
         return Mixture(self.operations.to(device), self.edges.to(device), self.active)
-
-
-def _once_counted(cell: nn.Module) -> tuple[Any, Any]:
-    """Contexts of the two forward passes of a checkpoint: the second leaves the batch-norm statistics alone."""
-    return nullcontext(), _unmoved_buffers(cell)
-
-
-@contextmanager
-def _unmoved_buffers(cell: nn.Module) -> Iterator[None]:
-    before = [b.clone() for b in cell.buffers()]
-    try:
-        yield
-    finally:
-        for buffer, value in zip(cell.buffers(), before, strict=True):
-            # .data: autograd would take the change for one of a tensor that it holds
-            buffer.data.copy_(value)
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A cell for drawing.
+    """A graph of a cell for drawing.
 
     Attributes:
         name: Cell type.
-        nodes: Labels.
-        edges: ``(source, target, label)`` by node index.
+        nodes: Labels of the nodes.
+        edges: Source, target and label of every edge; nodes are given by index.
+        weighted: Labels of operations with trained weights, which are drawn in another colour.
     """
 
     name: str
     nodes: tuple[str, ...]
     edges: tuple[tuple[int, int, str], ...]
+    weighted: frozenset[str] = frozenset()
 
 
 Shape = tuple[int, ...]
 Entry = tuple[str, str, Shape, tuple[int | slice, ...], Shape]
-"""Public name, own name, full shape of the own tensor, its part, and the shape of the public one."""
+"""A tensor in the naming of the public code: its public name, the name of the supernet's own tensor that holds it, the
+full shape of that tensor, the index of the part in it, and the shape of the public tensor."""
 
 
 class Supernet(nn.Module, ABC):
     """A network that holds every architecture of a differentiable space, with shared weights.
 
     Attributes:
-        cells: The cells in order.
-        checkpoint_cells: Whether ``run`` computes cells again in the backward pass instead of keeping what is inside.
+        cells: The layers of the network in order: cells, and possibly modules between them.
+        checkpoint_cells: Whether training keeps only the inputs of a cell and computes it again in the backward pass.
     """
 
     cells: nn.ModuleList
     checkpoint_cells: bool = False
 
     def run(self, cell: nn.Module, *inputs: Any) -> Any:
-        """Call a cell."""
+        """Call a cell, with checkpointing if ``checkpoint_cells`` is set.
+
+        Args:
+            cell: One of ``cells``.
+            *inputs: What the cell is called with.
+        """
         if not (self.checkpoint_cells and self.training and torch.is_grad_enabled()):
             return cell(*inputs)
-        twice = partial(_once_counted, cell)
-        return checkpoint(cell, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=twice)
+        contexts = partial(_checkpoint_contexts, cell)
+        return checkpoint(cell, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+
+    def set_skip_dropout(self, rate: float) -> None:
+        """Set the share of values passed by skip connections that training sets to zero, as P-DARTS does.
+
+        The other values are scaled up. Strided skip connections, which have weights, are left alone.
+
+        Args:
+            rate: The share, from 0 to 1.
+
+        Raises:
+            ConfigError: This supernet has no such dropout.
+        """
+        found = [module for module in self.modules() if hasattr(module, "skip_dropout")]
+        if not found:
+            raise ConfigError(f"{type(self).__name__} has no dropout of skip connections. Use DARTSSpace.")
+        for module in found:
+            module.skip_dropout = rate  # type: ignore[assignment]  # a float wherever it is declared
 
     @abstractmethod
     def forward(self, x: Tensor, mixtures: Mapping[str, Mixture]) -> Tensor:
         """Map images ``(batch, channels, height, width)`` to logits ``(batch, classes)``.
 
         Args:
-            x: Normalised images.
-            mixtures: A mixture a cell type.
+            x: Normalized images.
+            mixtures: The mixture of each cell type.
         """
 
     @abstractmethod
     def per_edge(self) -> Iterator[Entry]:
-        """The tensors in the naming of the public code; those of attention, which it lacks, are left out."""
+        """Yield all tensors in the naming of the public code, except those of attention, which it does not have."""
 
     @abstractmethod
     def owner(self, public: str) -> tuple[str, int, int] | None:
-        """Cell type, edge and operation, as indices into the alphas, that a tensor belongs to.
+        """Return the operation that a tensor belongs to.
 
         Args:
             public: One of the public names of ``per_edge``.
 
         Returns:
-            None for what belongs to no operation, such as a stem.
+            Cell type, edge and operation, the latter two as indices into the alphas. None for a tensor that belongs to
+            no operation, such as one of the stem.
         """
 
 
-class SearchSpace(ABC):
-    """A set of architectures: sampling, neighbourhood, identity, networks.
+def _checkpoint_contexts(cell: nn.Module) -> tuple[Any, Any]:
+    """Contexts of the two forward passes of a checkpoint: the second must not update the batch-norm statistics."""
+    return nullcontext(), _unchanged_buffers(cell)
 
-    Every random choice takes an explicit generator, so that a search can be repeated.
+
+@contextmanager
+def _unchanged_buffers(cell: nn.Module) -> Iterator[None]:
+    before = [b.clone() for b in cell.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in zip(cell.buffers(), before, strict=True):
+            # through .data, because autograd would take it for a change of a tensor that it saved
+            buffer.data.copy_(value)
+
+
+class SearchSpace(ABC):
+    """A set of architectures.
+
+    All random choices take an explicit generator, so that a search can be repeated.
     """
 
     @abstractmethod
     def spec(self) -> SpaceSpec:
-        """What identifies this space in an artifact."""
+        """Return the identity of the space, by which artifacts name it."""
 
     @property
     @abstractmethod
     def num_values(self) -> tuple[int, ...]:
-        """How many values every choice of an architecture has; not all combinations need to be architectures."""
+        """Number of values of every choice of an architecture. Some combinations may not be architectures."""
 
     @abstractmethod
     def check(self, architecture: Architecture) -> None:
-        """Raise ``ArchitectureError`` unless the architecture is a point of this space."""
+        """Check that an architecture is a point of this space.
+
+        Args:
+            architecture: Any architecture.
+
+        Raises:
+            ArchitectureError: It is not.
+        """
 
     @abstractmethod
     def sample(self, generator: torch.Generator) -> Architecture:
-        """Draw uniformly from the whole space."""
+        """Draw an architecture uniformly from the whole space.
+
+        Args:
+            generator: Source of randomness, on the CPU.
+        """
 
     @abstractmethod
     def neighbours(self, architecture: Architecture) -> Iterator[Architecture]:
-        """All architectures that differ in one choice."""
+        """Yield all architectures that differ in one choice.
+
+        Args:
+            architecture: A point of this space.
+        """
 
     @abstractmethod
     def largest(self) -> Architecture:
-        """The architecture with most parameters."""
+        """Return the architecture with the most parameters, or one of them."""
 
     @abstractmethod
     def network(
@@ -171,42 +218,67 @@ class SearchSpace(ABC):
 
         Args:
             architecture: A point of this space.
-            num_classes: Width of the classifier.
-            image_shape: ``(channels, height, width)`` of an image.
-            channels: Channels of the first cell's operations.
+            num_classes: Number of classes.
+            image_shape: Shape of an image, ``(channels, height, width)``.
+            channels: Channels of the first cell.
             cells: Number of cells.
             auxiliary: Whether to add an auxiliary classifier for training.
 
         Raises:
-            ArchitectureError: The architecture is of another space.
+            ArchitectureError: The architecture belongs to another space.
             DataError: The images are too small.
         """
 
     @abstractmethod
     def graphs(self, architecture: Architecture) -> list[Graph]:
-        """The cells as graphs, for drawing."""
+        """Return the cells as graphs for drawing.
+
+        Args:
+            architecture: A point of this space.
+        """
 
     def key(self, architecture: Architecture) -> str:
-        """Canonical identity: equal for architectures that are the same network. Queries are counted by it."""
+        """Return a canonical identity, which is equal for architectures with the same network.
+
+        Queries are counted by it.
+
+        Args:
+            architecture: A point of this space.
+        """
         self.check(architecture)
         return ",".join(map(str, architecture.choices))
 
     def text(self, architecture: Architecture) -> str:
-        """The architecture in the field's published textual form."""
+        """Return the published textual form of an architecture.
+
+        Args:
+            architecture: A point of this space.
+        """
         return self.key(architecture)
 
     def mutate(self, architecture: Architecture, generator: torch.Generator) -> Architecture:
-        """A uniformly drawn neighbour."""
+        """Draw a neighbour uniformly.
+
+        Args:
+            architecture: A point of this space.
+            generator: Source of randomness, on the CPU.
+        """
         near = list(self.neighbours(architecture))
         return near[int(torch.randint(len(near), (1,), generator=generator))]
 
     def crossover(self, first: Architecture, second: Architecture, generator: torch.Generator) -> Architecture:
-        """A child of two: every choice is that of either parent, with equal chances.
+        """Draw a child of two architectures, which takes every choice from either parent with equal probability.
 
-        Where that is no architecture it is drawn again; the first parent is the child where that fails too often.
+        Choices that do not make an architecture are drawn again; after ``MAX_CROSSOVERS`` failures, the child is the
+        first parent.
+
+        Args:
+            first: A point of this space.
+            second: Another one.
+            generator: Source of randomness, on the CPU.
         """
         parents = torch.tensor([first.choices, second.choices])
-        for _ in range(CROSSOVERS):
+        for _ in range(MAX_CROSSOVERS):
             picks = torch.randint(2, (1, parents.shape[1]), generator=generator)
             try:
                 return self.architecture(parents.gather(0, picks)[0].tolist())
@@ -215,17 +287,27 @@ class SearchSpace(ABC):
         return first
 
     def architecture(self, choices: Sequence[int]) -> Architecture:
-        """Make an architecture of this space and check it.
+        """Build and check an architecture of this space.
+
+        Args:
+            choices: The choices.
 
         Raises:
-            ArchitectureError: The choices are no point of this space.
+            ArchitectureError: The choices are not a point of this space.
         """
         made = Architecture(self.spec(), tuple(int(c) for c in choices))
         self.check(made)
         return made
 
     def check_spec(self, architecture: Architecture) -> None:
-        """Raise ``ArchitectureError`` where an architecture names another space."""
+        """Check that an architecture names this space.
+
+        Args:
+            architecture: Any architecture.
+
+        Raises:
+            ArchitectureError: It names another space.
+        """
         if architecture.space != self.spec():
             raise ArchitectureError(
                 f"The architecture is of {architecture.space}, but {self.spec()} was expected. "
@@ -234,15 +316,15 @@ class SearchSpace(ABC):
 
 
 class SupernetSpace(SearchSpace):
-    """A space that one network with shared weights holds all architectures of."""
+    """A search space that has a supernet: one network with shared weights for all architectures."""
 
     @abstractmethod
     def supernet(self, *, num_classes: int, image_shape: Sequence[int]) -> nn.Module:
-        """Build the supernet: it maps images, and what ``to_path`` says of an architecture, to logits.
+        """Build the supernet, which maps images and a path (see ``to_path``) to logits.
 
         Args:
-            num_classes: Width of the classifier.
-            image_shape: ``(channels, height, width)`` of an image.
+            num_classes: Number of classes.
+            image_shape: Shape of an image, ``(channels, height, width)``.
 
         Raises:
             DataError: The images are too small.
@@ -250,24 +332,30 @@ class SupernetSpace(SearchSpace):
 
     @abstractmethod
     def to_path(self, architecture: Architecture) -> Any:
-        """What makes the supernet compute an architecture: the second argument of its forward pass."""
+        """Return the second argument of the supernet's forward pass with which it computes an architecture.
+
+        Args:
+            architecture: A point of this space.
+        """
 
     def arguments(self) -> dict[str, Any]:
-        """Arguments of the class, as JSON values, that make a space with the same supernet."""
+        """Return constructor arguments, as JSON values, that make a space with the same supernet."""
         return dict(self.spec().arguments)
 
 
 class DifferentiableSpace(SupernetSpace):
-    """A space whose cells are mixtures of operations on edges.
+    """A space whose supernet mixes operations on the edges of cells.
 
     Attributes:
         cell_types: Names of the cell types; each has its own alphas.
-        operations: Names of the operations, in the order of the alphas' columns.
-        nodes: For every node that sums edges, the slice of its edges in the alphas' rows.
-        allowed: Which operations every edge may take, bool ``(edges, operations)`` a cell type; see ``restrict``.
+        candidates: The operations, in the order of the columns of the alphas.
+        operations: Their names.
+        nodes: For every node that sums edges, the slice of its edges among the rows of the alphas.
+        allowed: Which operations every edge may take, bool ``(edges, operations)`` by cell type; see ``restrict``.
     """
 
     cell_types: tuple[str, ...]
+    candidates: tuple[Operation, ...]
     operations: tuple[str, ...]
     nodes: tuple[slice, ...]
     allowed: dict[str, Tensor]
@@ -278,27 +366,33 @@ class DifferentiableSpace(SupernetSpace):
 
     @property
     def edges(self) -> int:
-        """Edges of a cell: rows of the alphas."""
+        """Number of edges of a cell, which is the number of rows of the alphas."""
         return int(self.nodes[-1].stop)
-
-    @property
-    def none(self) -> int | None:
-        """Column of an operation ``none`` that is never chosen; None where there is none, or where it may be chosen."""
-        return self.operations.index("none") if "none" in self.operations else None
 
     @property
     @abstractmethod
     def inputs_kept(self) -> int | None:
-        """Edges that a node keeps when discretized; None where it keeps all of them."""
+        """Number of edges that each node of an architecture keeps; None if it keeps all of them."""
+
+    @property
+    def selectable(self) -> dict[str, Tensor]:
+        """The operations that an architecture may take, bool ``(edges, operations)`` by cell type.
+
+        These are the allowed ones. Where nodes keep a fixed number of edges, a kept edge never takes ``none``.
+        """
+        if self.inputs_kept is None:
+            return dict(self.allowed)
+        useful = torch.tensor([not operation.is_none for operation in self.candidates])
+        return {name: mask & useful for name, mask in self.allowed.items()}
 
     @abstractmethod
     def supernet(self, *, num_classes: int, image_shape: Sequence[int], attention: Attention | None = None) -> Supernet:
         """Build the supernet.
 
         Args:
-            num_classes: Width of the classifier.
-            image_shape: ``(channels, height, width)`` of an image.
-            attention: What weights channels or operations inside the mixtures.
+            num_classes: Number of classes.
+            image_shape: Shape of an image, ``(channels, height, width)``.
+            attention: Attention over channels or operations inside the mixtures, or None.
 
         Raises:
             DataError: The images are too small.
@@ -306,32 +400,53 @@ class DifferentiableSpace(SupernetSpace):
 
     @abstractmethod
     def restrict(self, allowed: Mapping[str, Tensor]) -> "DifferentiableSpace":
-        """The part of this space in which every edge takes one of some operations.
+        """Return the part of this space in which every edge may take only some operations.
 
-        Its supernet has no weights of the others; alphas keep their shape. Architectures of both are
-        interchangeable. ``lightning_nas.spaces.convert.inherit`` hands weights on.
+        The supernet of the part has no weights of the others, while the alphas keep their shape. The architectures of
+        both spaces are interchangeable. ``convert.inherit`` copies the weights of one supernet to the other.
 
         Args:
-            allowed: Bool ``(edges, operations)`` of cell types; it may only take away.
+            allowed: Bool ``(edges, operations)`` by cell type; it can only remove operations. Cell types that are left
+                out stay as they are.
 
         Raises:
-            ConfigError: A shape is wrong, an operation was not allowed before, or a node is left without inputs.
+            ConfigError: A shape is wrong, an operation was not allowed before, or a node is left without enough inputs.
         """
 
     @abstractmethod
     def select(self, scores: Mapping[str, Tensor]) -> Architecture:
-        """Choose edges and operations by score.
+        """Return the architecture with the highest-scored edges and operations.
 
         Args:
-            scores: ``(edges, operations)`` a cell type; the higher, the better.
+            scores: Scores ``(edges, operations)`` by cell type; higher is better.
         """
 
     @abstractmethod
     def chosen(self, architecture: Architecture) -> dict[str, list[tuple[int, int]]]:
-        """The kept ``(edge, operation)`` pairs of every cell type, as indices into the alphas."""
+        """Return the kept edges of every cell type with their operations, as indices into the alphas.
+
+        Args:
+            architecture: A point of this space.
+        """
+
+    def to_path(self, architecture: Architecture) -> dict[str, Mixture]:
+        """Return the mixtures with which the supernet computes an architecture.
+
+        Factors are one for the operations of the architecture and zero for all others, which are not computed.
+
+        Args:
+            architecture: A point of this space.
+        """
+        mixtures = {}
+        for name, kept in self.chosen(architecture).items():
+            active = torch.zeros(self.edges, len(self.operations), dtype=torch.bool)
+            active[tuple(torch.tensor(kept).t())] = True
+            dtype = torch.get_default_dtype()
+            mixtures[name] = Mixture(active.to(dtype), active.any(1).to(dtype), active)
+        return mixtures
 
     def _masks(self, names: AllowedNames | None) -> dict[str, Tensor]:
-        """``allowed`` from names of operations, a list an edge; every operation where a cell type is not named.
+        """Convert names of operations to masks; a cell type that is not named may take every operation.
 
         Raises:
             ConfigError: A cell type, the number of edges or an operation is wrong.
@@ -341,14 +456,15 @@ class DifferentiableSpace(SupernetSpace):
             unknown = sorted({name for row in rows for name in row} - set(self.operations))
             if cell not in masks or len(rows) != self.edges or unknown:
                 raise ConfigError(
-                    f"allowed[{cell!r}] has {len(rows)} edges and names {unknown or 'known operations'}; it takes one "
-                    f"of {list(self.cell_types)}, {self.edges} lists, one an edge, of {list(self.operations)}."
+                    f"allowed[{cell!r}] has {len(rows)} edges and names {unknown or 'known operations'}; expected are "
+                    f"a cell type of {list(self.cell_types)} and {self.edges} lists, one per edge, with names from "
+                    f"{list(self.operations)}."
                 )
             masks[cell] = torch.tensor([[name in row for name in self.operations] for row in rows], dtype=torch.bool)
         return masks
 
     def _narrowed(self, allowed: Mapping[str, Tensor]) -> dict[str, list[list[str]]]:
-        """The names of what a mask for ``restrict`` leaves.
+        """Return the names of the operations that remain after a restriction.
 
         Raises:
             ConfigError: A cell type or shape is wrong, or an operation was not allowed before.
@@ -363,21 +479,11 @@ class DifferentiableSpace(SupernetSpace):
             added = (mask.cpu() & ~masks[cell]).nonzero().tolist()
             if added:
                 raise ConfigError(
-                    f"The mask of {cell!r} allows (edge, operation) {added[:3]}, which this space does not; restrict "
-                    "only takes away. Start from the wider space."
+                    f"The mask of {cell!r} allows (edge, operation) {added[:3]}, which this space does not allow; "
+                    "restrict can only remove operations. Start from the wider space."
                 )
             masks[cell] = mask.cpu()
         return {
             cell: [[name for name, on in zip(self.operations, row, strict=True) if on] for row in mask.tolist()]
             for cell, mask in masks.items()
         }
-
-    def to_path(self, architecture: Architecture) -> dict[str, Mixture]:
-        """Factors under which the supernet is an architecture: one for what it keeps, zero for what is skipped."""
-        mixtures = {}
-        for name, kept in self.chosen(architecture).items():
-            active = torch.zeros(self.edges, len(self.operations), dtype=torch.bool)
-            active[tuple(torch.tensor(kept).t())] = True
-            dtype = torch.get_default_dtype()
-            mixtures[name] = Mixture(active.to(dtype), active.any(1).to(dtype), active)
-        return mixtures

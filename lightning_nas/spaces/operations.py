@@ -257,6 +257,15 @@ DARTS_OPERATIONS: tuple[Operation, ...] = (
 BUILT_IN: tuple[Operation, ...] = (*DARTS_OPERATIONS, GaussianNoise())
 """All operations that the fused supernet of ``DARTSSpace`` computes."""
 
+NASBENCH201_OPERATIONS: tuple[Operation, ...] = (
+    NoConnection(),
+    SkipConnection(),
+    Convolution(1),
+    Convolution(3),
+    AveragePooling(normalize=False),
+)
+"""The operations of NAS-Bench-201, in the published order."""
+
 OPERATIONS: dict[str, Operation] = {operation.name: operation for operation in DARTS_OPERATIONS}
 """The operations of the DARTS paper by name."""
 

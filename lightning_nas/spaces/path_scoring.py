@@ -1,4 +1,4 @@
-"""What a supernet is that computes several of its architectures together."""
+"""Interface of supernets that compute several of their architectures together."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
@@ -7,34 +7,35 @@ from typing import Any
 from torch import Tensor
 
 Logits = Generator[tuple[int, int, Tensor], None, None]
-"""Index of a path, index of a batch, and the path's logits for it."""
+"""Yields the index of a path, the index of a batch, and the logits of the path for the batch."""
 
 
 class BatchedPathScoring(ABC):
-    """Of a supernet: computes the logits of several architectures, and what they have in common only once.
+    """Interface of a supernet that computes the logits of several architectures, sharing what they have in common.
 
-    The batch-norm statistics are every architecture's own, as ``lightning_nas.evaluation.supernet.calibrated`` measures
-    them: means and unbiased variances of one batch, which went through normalised by its own statistics. Running
-    statistics and the mode of the supernet are neither read nor changed.
+    The batch-norm statistics are measured for every architecture on its own, as
+    ``lightning_nas.supernets.scoring.calibrated`` does: means and unbiased variances of one batch, which passes the
+    network normalized by its own statistics. The running statistics and the mode of the supernet are neither read nor
+    changed.
     """
 
     @abstractmethod
     def supports(self, path: Any) -> bool:
-        """Whether a path is an architecture that ``path_logits`` knows to compute.
+        """Return whether ``path_logits`` can compute a path.
 
         Args:
-            path: The second argument of the supernet's forward pass.
+            path: Second argument of the supernet's forward pass.
         """
 
     @abstractmethod
     def path_logits(self, paths: Sequence[Any], calibration: Tensor, batches: Sequence[Tensor]) -> Logits:
-        """Compute the logits of every path for every batch; nothing can be differentiated.
+        """Compute the logits of every path for every batch, without gradients.
 
         Args:
-            paths: For all of which ``supports`` is true.
-            calibration: Images that the statistics are measured on.
-            batches: Images.
+            paths: Paths that are all supported.
+            calibration: Images on which the statistics are measured, ``(batch, channels, height, width)``.
+            batches: Batches of images to score.
 
         Yields:
-            What ``Logits`` says; every pair of a path and a batch once, in any order.
+            Path index, batch index and logits ``(batch, classes)``; every pair of indices once, in any order.
         """

@@ -83,8 +83,8 @@ def from_plain(plain: PlainForm, base: type[Any], argument: str) -> Any:
         return find_class(kind, base)(**dict(pairs))
     except (TypeError, ValueError, AttributeError) as error:
         raise ConfigError(
-            f"{argument} contains {plain!r:.200}, which is not a {base.__name__} ({error}). Give objects of "
-            f"{base.__name__} classes."
+            f"{argument} contain {plain!r:.200}, which is not a valid {base.__name__} ({error}). Give objects of "
+            f"subclasses of {base.__name__}."
         ) from None
 
 

@@ -189,7 +189,7 @@ class SelectTask(BilevelTask):
 
     def _decide_operation(self, cell: str, edge: int, batches: Sequence[Batch]) -> None:
         space = self.model.space
-        candidates = [o for o in space.allowed[cell][edge].nonzero().flatten().tolist() if o != space.none]
+        candidates = space.selectable[cell][edge].nonzero().flatten().tolist()
         scores = {}
         if len(candidates) > 1:
             scores = {o: self._measure(cell, edge, o, batches) for o in candidates}

@@ -256,10 +256,11 @@ class SplitTask(LightningModule):
 
 def _leaves_inputs(space: DifferentiableSpace, cell: str, edge: int) -> bool:
     """Whether an edge can be split however its operations are grouped: a group of ``none`` alone loses an input."""
-    names, mask = space.operations, space.allowed[cell].clone()
-    if "none" not in names or not mask[edge, names.index("none")] or int(mask[edge].sum()) > 3:
+    mask = space.allowed[cell].clone()
+    none = mask[edge] & torch.tensor([operation.is_none for operation in space.candidates])
+    if not none.any() or int(mask[edge].sum()) > 3:
         return True
-    mask[edge] = torch.tensor([name == "none" for name in names])
+    mask[edge] = none
     try:
         space.restrict({cell: mask})
     except ConfigError:

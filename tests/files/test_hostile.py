@@ -27,7 +27,7 @@ from lightning_nas.errors import NASError
 from lightning_nas.files.artifacts import read_tensors
 from lightning_nas.files.checkpoints import CHECKPOINT_KEY, read_checkpoint
 from lightning_nas.spaces.artifact import architecture_from_dict, build_space, load_architecture
-from lightning_nas.spaces.darts.space import MOST_NODES
+from lightning_nas.spaces.darts.space import MAX_NODES
 from tests.hostile import (
     ARCHITECTURES,
     CONFIG,
@@ -196,7 +196,7 @@ def check_architecture(found: Architecture) -> None:
     build_space(found.space).check(found)
     assert architecture_from_dict(json.loads(json.dumps(found.to_dict()))) == found
     assert hash(found) == hash(Architecture(found.space, found.choices))
-    assert len(found.choices) <= 8 * MOST_NODES
+    assert len(found.choices) <= 8 * MAX_NODES
 
 
 def check_proxy(found: Proxy) -> None:

@@ -1,4 +1,4 @@
-"""Every kernel of the fused edges, and few threads: tensors are tiny."""
+"""Every kernel of the fused edges, and few threads."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,9 @@ import torch
 
 from lightning_nas.spaces.darts import fused_edges
 from lightning_nas.spaces.darts.kernel_wide import WideKernel
-from tests.spaces.pair import PATHS
+
+KERNELS = {"dense": (10**9, True), "wide": (0, True), "together": (0, False)}
+"""Largest number of pixels for the dense kernel, and whether the wide kernel computes targets one by one."""
 
 
 @pytest.fixture(autouse=True)
@@ -18,10 +20,10 @@ def _few_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(params=list(PATHS))
-def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+@pytest.fixture(params=list(KERNELS))
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """All kernels, whatever the size of the images."""
-    pixels, single = PATHS[request.param]
+    pixels, one_by_one = KERNELS[request.param]
     monkeypatch.setattr(fused_edges, "DENSE_PIXELS", pixels)
-    monkeypatch.setattr(WideKernel, "one_by_one", single)
+    monkeypatch.setattr(WideKernel, "one_by_one", one_by_one)
     return str(request.param)

@@ -1,4 +1,4 @@
-"""The batched DARTS supernet beside the plain one of the benchmarks, with the same weights."""
+"""The fused supernet of a space beside the plain one, with the same weights."""
 
 import copy
 import importlib.util
@@ -6,17 +6,13 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_nas.spaces.base import Mixture
-from lightning_nas.spaces.convert import from_per_edge, to_per_edge
-from lightning_nas.spaces.darts.space import DARTSSpace
-from lightning_nas.spaces.darts.supernet import DARTSSupernet
-from lightning_nas.spaces.operations import OPERATIONS
+from lightning_nas.spaces import Attention, Mixture, Supernet, from_per_edge, to_per_edge
+from lightning_nas.spaces.cell_space import CellSpace
 
 
 def _load_reference() -> ModuleType:
@@ -31,98 +27,122 @@ def _load_reference() -> ModuleType:
 
 
 reference = _load_reference()
+"""Supernets and steps of searches written by hand, which share no code with the library."""
+
 # PyTorch sets a variable of its compiler at the first step of an optimizer; not in the middle of a test
 torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1).step()
 TOLERANCE = 1e-9
-PATHS = {"dense": (10**9, True), "wide": (0, True), "together": (0, False)}
-"""Largest number of pixels for the dense kernel, and whether the wide kernel computes targets one by one."""
+IMAGES = {"num_classes": 5, "image_shape": (3, 32, 32)}
 
 
-class Ours(nn.Module):
-    """The library's supernet, called as the reference is."""
+class Searched(nn.Module):
+    """A supernet with a softmax over the alphas, called as the supernets of ``reference`` are."""
 
-    def __init__(self, net: DARTSSupernet, edge_weights: Any) -> None:
+    def __init__(self, net: Supernet, space: CellSpace, active: Mapping[str, Tensor] | None = None) -> None:
         super().__init__()
         self.net = net
-        self.edge_weights = edge_weights
+        self.space = space
+        self.active = active
 
     def forward(self, x: Tensor, alphas: Mapping[str, Tensor], betas: Mapping[str, Tensor] | None = None) -> Tensor:
         mixtures = {}
         for name, alpha in alphas.items():
-            edges = alpha.new_ones(len(alpha)) if betas is None else self.edge_weights(betas[name])
-            mixtures[name] = Mixture(alpha.softmax(1) * edges.unsqueeze(1), edges)
+            edges = alpha.new_ones(len(alpha))
+            if betas is not None:
+                edges = torch.cat([betas[name][node].softmax(0) for node in self.space.nodes])
+            active = None if self.active is None else self.active[name]
+            factors = alpha.softmax(1) * (self.space.allowed[name] if active is None else active)
+            mixtures[name] = Mixture(factors * edges.unsqueeze(1), edges, active)
         logits: Tensor = self.net(x, mixtures)
         return logits
 
 
+def randomize(net: Supernet) -> None:
+    """Give statistics and attention other values than those of a fresh net."""
+    for name, b in net.named_buffers():
+        if name.endswith("running_var"):
+            b.uniform_(0.5, 2)
+        elif name.endswith("running_mean"):
+            b.normal_()
+    for name, p in net.named_parameters():
+        if ".gates." in name or ".scores." in name:
+            nn.init.normal_(p)
+
+
 class Pair:
-    """The library's supernet and the reference with the same weights."""
+    """The fused supernet of a space and the plain one, with the same weights.
+
+    Args:
+        space: The space.
+        size: Height and width of the images.
+        active: Operations to compute; None computes all.
+        attention: Attention of both supernets.
+        dtype: Of everything.
+    """
 
     def __init__(
-        self, size: tuple[int, int] = (8, 8), cells: int = 3, dtype: torch.dtype = torch.float64, **space: Any
+        self,
+        space: CellSpace,
+        size: tuple[int, int] = (8, 8),
+        *,
+        active: Mapping[str, Tensor] | None = None,
+        attention: Attention | None = None,
+        dtype: torch.dtype = torch.float64,
     ) -> None:
-        settings = {
-            "nodes": 2,
-            "channels": 4,
-            "operations": tuple(OPERATIONS),
-            "partial_channels": 1,
-            **space,
-        }
-        net = DARTSSpace(cells=cells, **settings).supernet(num_classes=5, image_shape=(3, 8, 8)).to(dtype)
-        self.reference = reference.Network(classes=5, cells=cells, **settings).to(dtype)
-        self.ours = Ours(net, self.reference.edge_weights)
-        # statistics are never those of a fresh net
-        for name, b in self.reference.named_buffers():
-            if name.endswith("running_var"):
-                b.uniform_(0.5, 2)
-            elif name.endswith("running_mean"):
-                b.normal_()
-        from_per_edge(self.reference.state_dict(), net)
-        self.reference.load_state_dict(to_per_edge(net))  # targets share the pooled statistics of a source
-        edges = sum(range(2, 2 + settings["nodes"]))
-        shape = (edges, len(settings["operations"]))
-        self.alphas = {name: torch.randn(shape, dtype=dtype).requires_grad_() for name in ("normal", "reduce")}
+        fused = space.supernet(**IMAGES, attention=attention).to(dtype)
+        plain = space.per_edge_supernet(**IMAGES, attention=attention).to(dtype)
+        randomize(plain)
+        from_per_edge(to_per_edge(plain), fused)
+        from_per_edge(to_per_edge(fused), plain)  # in the fused one, targets share the pooled statistics of a source
+        self.space = space
+        self.fused, self.plain = (Searched(net, space, active) for net in (fused, plain))
+        shape = (space.edges, len(space.operations))
+        self.alphas = {name: torch.randn(shape, dtype=dtype).requires_grad_() for name in space.cell_types}
         self.betas = None
-        if settings["partial_channels"] > 1:
-            self.betas = {name: torch.randn(edges, dtype=dtype).requires_grad_() for name in ("normal", "reduce")}
+        if space.partial_channels > 1:
+            self.betas = {name: torch.randn(space.edges, dtype=dtype).requires_grad_() for name in space.cell_types}
         self.arch = [*self.alphas.values(), *(self.betas or {}).values()]
         self.x = torch.randn(4, 3, *size, dtype=dtype)
         self.y = torch.randint(5, (4,))
+
+    @property
+    def nets(self) -> tuple[Searched, Searched]:
+        return self.fused, self.plain
 
     def loss(self, net: nn.Module, x: Tensor | None = None) -> Tensor:
         return F.cross_entropy(net(self.x if x is None else x, self.alphas, self.betas), self.y)
 
     def check(self) -> None:
         """Outputs, gradients of all weights and alphas, statistics."""
-        logits = [net(self.x, self.alphas, self.betas) for net in (self.ours, self.reference)]
-        close(*logits)
-        for net in (self.ours, self.reference):
+        close(*(net(self.x, self.alphas, self.betas) for net in self.nets))
+        of_alphas = []
+        for net in self.nets:
             net.zero_grad()
-        grads = []
-        for out in logits:
             for a in self.arch:
                 a.grad = None
-            F.cross_entropy(out, self.y).backward()
-            grads.append([None if a.grad is None else a.grad.clone() for a in self.arch])
-        for a, b in zip(*grads, strict=True):
-            assert (a is None) == (b is None)
-            if a is not None and b is not None:
-                close(a, b)
-        of_weights = copy.deepcopy(self.ours.net)
-        with torch.no_grad():
-            for p, own in zip(of_weights.parameters(), self.ours.net.parameters(), strict=True):
-                p.copy_(torch.zeros_like(p) if own.grad is None else own.grad)
-        named = to_per_edge(of_weights)
-        for name, p in self.reference.named_parameters():
-            close(named[name], torch.zeros_like(p) if p.grad is None else p.grad)
+            self.loss(net).backward()
+            of_alphas.append([torch.zeros_like(a) if a.grad is None else a.grad for a in self.arch])
+        for a, b in zip(*of_alphas, strict=True):
+            close(a, b)
+        of_weights = [gradients(net.net) for net in self.nets]
+        assert set(of_weights[0]) == set(of_weights[1])
+        for name, gradient in of_weights[0].items():
+            close(gradient, of_weights[1][name])
         self.check_state()
 
     def check_state(self) -> None:
-        state = to_per_edge(self.ours.net)
-        expected = self.reference.state_dict()
-        assert set(state) == set(expected)
-        for name, value in expected.items():
-            close(state[name].double(), value.double())
+        """Weights and statistics; batches are counted together in the fused supernet."""
+        states = [to_per_edge(net.net) for net in self.nets]
+        assert set(states[0]) == set(states[1])
+        for name, value in states[0].items():
+            if not name.endswith("num_batches_tracked"):
+                close(value, states[1][name])
+
+
+def gradients(net: Supernet) -> dict[str, Tensor]:
+    """The gradients of a supernet's weights in the public naming; zero where there is none."""
+    own = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in net.named_parameters()}
+    return to_per_edge(copy.copy(net), own)
 
 
 def close(a: Tensor, b: Tensor) -> None:

@@ -91,7 +91,7 @@ def test_choices_are_those_of_a_loop_over_removals(space: Any, by_loss: bool, tm
     for step in range(space.edges):
         for cell in space.cell_types:
             edge = task.plan.edges[cell][step]
-            worse = {o: without(cell, edge, o) for o in range(len(space.operations)) if o != space.none}
+            worse = {o: without(cell, edge, o) for o in space.selectable[cell][edge].nonzero().flatten().tolist()}
             best = max(worse, key=lambda o: worse[o])
             factors[cell][edge] = F.one_hot(torch.tensor(best), len(space.operations)).double()
             expected.append((cell, edge, best, list(worse.values())))
@@ -121,7 +121,9 @@ def test_choices_are_those_of_a_loop_over_removals(space: Any, by_loss: bool, tm
     assert [d["scores"] for d in provenance["decisions"]] == [d.scores for d in task.decisions]
     assert provenance["task"] == "SelectTask"
     # ``none`` counts where it may be chosen
-    candidates = [name for name in space.operations if space.none is None or name != "none"]
+    candidates = [
+        name for name, on in zip(space.operations, space.selectable[space.cell_types[0]][0], strict=True) if on
+    ]
     assert [list(d.scores) for d in task.decisions[: space.edges]] == [candidates] * space.edges
 
 

@@ -14,8 +14,6 @@ from lightning_nas.differentiable.relaxation.base import Relaxation
 from lightning_nas.errors import ConfigError
 from lightning_nas.spaces.base import DifferentiableSpace
 
-SKIP = "skip_connect"
-
 
 class SkipCap(Discretizer):
     """At most so many skip connections in a cell: while there are more, the chosen one that scores least is given up.
@@ -57,13 +55,14 @@ class SkipCap(Discretizer):
             ConfigError: The space has no such cells or no skip connections, or every architecture of it has more.
         """
         self.discretizer.check(space, relaxation, normalization)
-        if self.cell_type not in space.cell_types or SKIP not in space.operations:
+        columns = _skip_columns(space)
+        if self.cell_type not in space.cell_types or not columns:
             raise ConfigError(
-                f"SkipCap limits {SKIP} in the cell {self.cell_type!r}; the space has the cells "
+                f"SkipCap limits skip connections in the cell {self.cell_type!r}; the space has the cells "
                 f"{list(space.cell_types)} with {list(space.operations)}. Name one of them, or leave SkipCap out."
             )
         scores = {name: torch.ones(space.edges, len(space.operations)) for name in space.cell_types}
-        scores[self.cell_type][:, space.operations.index(SKIP)] = -1.0
+        scores[self.cell_type][:, columns] = -1.0
         fewest = len(self._skips(space.select(scores), space))
         if fewest > self.max_skips:
             raise ConfigError(
@@ -82,15 +81,19 @@ class SkipCap(Discretizer):
         scores = {
             name: self.scores(a, edge_alphas.get(name), space.nodes).detach().clone() for name, a in alphas.items()
         }
-        own, column = scores[self.cell_type], space.operations.index(SKIP)
+        own = scores[self.cell_type]
         found = space.select(scores)
         # every turn gives up another one, and `check` has seen to it that there is enough else
         while len(skips := self._skips(found, space)) > self.max_skips:
-            own[min(skips, key=lambda edge: float(own[edge, column])), column] = -1.0
+            own[min(skips, key=lambda place: float(own[place]))] = -1.0
             found = space.select(scores)
         return found
 
-    def _skips(self, architecture: Architecture, space: DifferentiableSpace) -> list[int]:
-        """The edges that an architecture has skip connections on."""
-        column = space.operations.index(SKIP)
-        return [edge for edge, operation in space.chosen(architecture)[self.cell_type] if operation == column]
+    def _skips(self, architecture: Architecture, space: DifferentiableSpace) -> list[tuple[int, int]]:
+        """The edges on which an architecture has skip connections, with their columns."""
+        columns = _skip_columns(space)
+        return [place for place in space.chosen(architecture)[self.cell_type] if place[1] in columns]
+
+
+def _skip_columns(space: DifferentiableSpace) -> list[int]:
+    return [column for column, operation in enumerate(space.candidates) if operation.is_skip]

@@ -148,10 +148,11 @@ class Hypergradient(ABC):
                 f"{type(model.relaxation).__name__} draws anew in every pass, but {own} compares passes with each "
                 "other. Use FirstOrder or OneLevel, or another relaxation."
             )
-        if "noise" in model.space.operations:
+        random = [operation.name for operation in model.space.candidates if operation.is_random]
+        if random:
             raise ConfigError(
-                f"The operation noise draws anew in every pass, but {own} compares passes with each other. Use "
-                "FirstOrder, or a space without noise."
+                f"The operation {random[0]} draws anew in every pass, but {own} compares passes with each other. Use "
+                f"FirstOrder, or a space without {random[0]}."
             )
         for regularizer in regularizers:
             if regularizer.weight_term:

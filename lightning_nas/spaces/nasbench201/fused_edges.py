@@ -1,4 +1,4 @@
-"""The edges that leave one state of a NAS-Bench-201 cell, evaluated together."""
+"""All edges that leave one state of a NAS-Bench-201 cell, computed together."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -7,17 +7,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_nas.errors import ConfigError
 from lightning_nas.spaces.attention import OperationScores, apply_scores
 from lightning_nas.spaces.kernels import EPS, MOMENTUM, average_pool, fold, moments
+from lightning_nas.spaces.operations import NASBENCH201_OPERATIONS, Operation
 
-WIDE, NARROW, SKIP, POOL = "nor_conv_3x3", "nor_conv_1x1", "skip_connect", "avg_pool_3x3"
+CONV_3X3, CONV_1X1, SKIP, POOL = "nor_conv_3x3", "nor_conv_1x1", "skip_connect", "avg_pool_3x3"
+"""Names of the operations other than ``none``."""
 
 
 class _Sum(torch.autograd.Function):
     """Add a 1x1 convolution and weighted inputs to the stacked sums of all targets, in place.
 
-    By hand for three reasons: in-place changes of views cost copies in autograd; a factor times a slice of channels is
-    one pass on a CPU if the factor is a number; and the targets' gradients are summed before they are stored.
+    This is written by hand for three reasons. Autograd copies tensors when views of them change in place. On a CPU, a
+    slice of channels is multiplied and added in one pass if its factor is a number. And the gradients of an input from
+    all its targets are summed before they are stored.
     """
 
     @staticmethod
@@ -36,7 +40,7 @@ class _Sum(torch.autograd.Function):
         if x is not None and weight is not None:
             _rows(total).addmm_(_rows(x), weight.t())
         blocks = total.chunk(factors.shape[1], dim=1)
-        numbers = None if total.is_cuda else factors.tolist()  # on a GPU, reading them would wait for it
+        numbers = None if total.is_cuda else factors.tolist()  # reading numbers from a GPU would wait for it
         for k, (each, y) in enumerate(zip(targets, inputs, strict=True)):
             for t in each:
                 if numbers is None:
@@ -59,7 +63,8 @@ class _Sum(torch.autograd.Function):
         blocks = grad.chunk(factors.shape[1], dim=1)
         if ctx.needs_input_grad[3]:
             grad_factors = _products(blocks, inputs, ctx.targets)
-        plain = grad.is_cuda or torch.is_grad_enabled()  # tensors, on a GPU or to be differentiated again
+        # factors stay tensors on a GPU, and where the gradient is to be differentiated again
+        plain = grad.is_cuda or torch.is_grad_enabled()
         numbers = factors.to(grad.dtype) if plain else factors.tolist()
         needed = ctx.needs_input_grad[5:]
         grad_inputs = [
@@ -70,7 +75,7 @@ class _Sum(torch.autograd.Function):
 
 
 def _rows(x: Tensor) -> Tensor:
-    """Images in channels_last memory as a matrix ``(pixels, channels)``."""
+    """View images in channels_last memory as a matrix ``(pixels, channels)``."""
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
@@ -82,9 +87,9 @@ def _images(rows: Tensor, like: Tensor) -> Tensor:
 
 
 def _products(blocks: Sequence[Tensor], inputs: Sequence[Tensor], targets: Sequence[Sequence[int]]) -> Tensor:
-    """Scalar products of inputs and the blocks of their targets, ``(inputs, blocks)``; zero where none is asked for."""
+    """Scalar products of inputs and the blocks of their targets, ``(inputs, blocks)``; zero for other blocks."""
     zero = blocks[0].new_zeros((), dtype=torch.promote_types(blocks[0].dtype, torch.float32))
-    # one memory for all products, unless they are to be differentiated again
+    # one buffer for all products, unless they are to be differentiated again
     memory = None if torch.is_grad_enabled() or not inputs else torch.empty_like(inputs[0])
     rows = []
     for each, y in zip(targets, inputs, strict=True):
@@ -94,7 +99,7 @@ def _products(blocks: Sequence[Tensor], inputs: Sequence[Tensor], targets: Seque
 
 
 def _combination(blocks: Sequence[Tensor], factors: Any, targets: Sequence[int]) -> Tensor:
-    """The weighted sum of some blocks."""
+    """The weighted sum of the blocks of some targets."""
     total: Tensor = blocks[targets[0]] * factors[targets[0]]
     for t in targets[1:]:
         if isinstance(factors, Tensor):
@@ -104,11 +109,18 @@ def _combination(blocks: Sequence[Tensor], factors: Any, targets: Sequence[int])
     return total
 
 
-class Computed(NamedTuple):
-    """The targets to which each kind of operation leads."""
+class KindTargets(NamedTuple):
+    """The targets that each kind of operation leads to.
 
-    wide: list[int]
-    narrow: list[int]
+    Attributes:
+        conv_3x3: Targets of 3x3 convolutions.
+        conv_1x1: Targets of 1x1 convolutions.
+        skip: Targets of skip connections.
+        pool: Targets of average pooling.
+    """
+
+    conv_3x3: list[int]
+    conv_1x1: list[int]
     skip: list[int]
     pool: list[int]
 
@@ -116,15 +128,19 @@ class Computed(NamedTuple):
 class FusedEdges(nn.Module):
     """All edges that leave one state of a cell, and the weighted sum of their operations at each target.
 
-    What the edges share is computed once: ReLU, average pooling, the covariance of the channels. The 3x3 convolutions
-    are one convolution with stacked outputs, and the mixture's factors are the weight of its batch norm. The batch
-    norms of 1x1 convolutions are folded into them (``grouped.fold``), and all 1x1 convolutions are one matrix product.
-    Nothing is stored for an operation that an edge may not take.
+    What the edges share is computed once: ReLU, average pooling, and the covariance of the channels. The 3x3
+    convolutions are one convolution with stacked outputs, and the factors of the mixture are the weights of its batch
+    norm. The batch norms of the 1x1 convolutions are folded into them (``kernels.fold``), and all 1x1 convolutions are
+    one matrix product. Nothing is stored for an operation that an edge may not take.
 
     Args:
-        operations: Names of the operations, in the order of the mixture's columns.
-        allowed: What each target may take, bool ``(targets, operations)``.
+        operations: The operations, in the order of the mixture's columns; those of
+            ``operations.NASBENCH201_OPERATIONS``.
+        allowed: Operations that the edge to each target may take, bool ``(targets, operations)``.
         channels: Channels of a state.
+
+    Raises:
+        ConfigError: There is another operation.
     """
 
     weight_3: Tensor
@@ -136,34 +152,51 @@ class FusedEdges(nn.Module):
     var_1: Tensor
     batches_1: Tensor
 
-    def __init__(self, operations: Sequence[str], allowed: Tensor, channels: int) -> None:
+    def __init__(self, operations: Sequence[Operation], allowed: Tensor, channels: int) -> None:
         super().__init__()
-        self.operations = tuple(operations)
+        if not self.supports(operations):
+            foreign = [operation.name for operation in operations if operation not in NASBENCH201_OPERATIONS]
+            raise ConfigError(f"FusedEdges cannot compute the operations {foreign}. Use a PerEdgeSupernet.")
+        self.operations = tuple(operation.name for operation in operations)
         self.targets, self.channels = len(allowed), channels
-        self.stored = self.computed(allowed.tolist())
-        if self.stored.wide:
-            count = len(self.stored.wide)
+        self.stored = self.targets_by_kind(allowed.tolist())
+        if self.stored.conv_3x3:
+            count = len(self.stored.conv_3x3)
             self.weight_3 = nn.Parameter(self._drawn((count * channels, channels, 3, 3), 9 * channels))
-            self._statistics("3", count)
-        if self.stored.narrow:
-            count = len(self.stored.narrow)
+            self._add_statistics("3", count)
+        if self.stored.conv_1x1:
+            count = len(self.stored.conv_1x1)
             self.weight_1 = nn.Parameter(self._drawn((count, channels, channels), channels))
-            self._statistics("1", count)
+            self._add_statistics("1", count)
+
+    @staticmethod
+    def supports(operations: Sequence[Operation]) -> bool:
+        """Return whether all of these operations can be computed here.
+
+        Args:
+            operations: The operations of a space.
+        """
+        return all(operation in NASBENCH201_OPERATIONS for operation in operations)
 
     @staticmethod
     def _drawn(shape: tuple[int, ...], fan: int) -> Tensor:
-        """Weights as ``nn.Conv2d`` draws them: uniform within ``1 / sqrt(fan)``."""
+        """Weights drawn as ``nn.Conv2d`` draws them: uniformly within ``1 / sqrt(fan_in)``."""
         return torch.empty(shape).uniform_(-(fan**-0.5), fan**-0.5)
 
-    def _statistics(self, name: str, count: int) -> None:
+    def _add_statistics(self, name: str, count: int) -> None:
         self.register_buffer(f"mean_{name}", torch.zeros(count, self.channels))
         self.register_buffer(f"var_{name}", torch.ones(count, self.channels))
         self.register_buffer(f"batches_{name}", torch.zeros(count, dtype=torch.long))
 
-    def computed(self, on: Sequence[Sequence[bool]]) -> Computed:
-        """The targets of each kind, from flags ``(targets, operations)``."""
-        columns = [self.operations.index(n) if n in self.operations else None for n in (WIDE, NARROW, SKIP, POOL)]
-        return Computed(*([t for t, row in enumerate(on) if c is not None and row[c]] for c in columns))
+    def targets_by_kind(self, on: Sequence[Sequence[bool]]) -> KindTargets:
+        """Return the targets that each kind of operation leads to.
+
+        Args:
+            on: Which operations there are, flags ``(targets, operations)``.
+        """
+        names = (CONV_3X3, CONV_1X1, SKIP, POOL)
+        columns = [self.operations.index(n) if n in self.operations else None for n in names]
+        return KindTargets(*([t for t, row in enumerate(on) if c is not None and row[c]] for c in columns))
 
     def forward(
         self,
@@ -172,31 +205,31 @@ class FusedEdges(nn.Module):
         active: Sequence[Sequence[bool]] | None,
         scores: OperationScores | None = None,
     ) -> Tensor:
-        """Sum at every target.
+        """Compute the weighted sum at every target.
 
         Args:
             x: The state, ``(batch, channels, height, width)``, in channels_last memory.
-            factors: Factors of an operation by its name, ``(targets,)``.
-            active: Which operations are computed, flags ``(targets, operations)``; None computes all.
-            scores: OperationScores of operations, see ``Attention.operation_scores``.
+            factors: Factors ``(targets,)`` of every operation, by its name.
+            active: Operations to compute, flags ``(targets, operations)``; None computes all.
+            scores: Scores of operations, see ``Attention.operation_scores``.
 
         Returns:
             ``(batch, targets * channels, height, width)``.
         """
         use = self.stored
         if active is not None:
-            asked = self.computed(active)
-            use = Computed(*([t for t in a if t in b] for a, b in zip(self.stored, asked, strict=True)))
+            asked = self.targets_by_kind(active)
+            use = KindTargets(*([t for t in a if t in b] for a, b in zip(self.stored, asked, strict=True)))
         if scores is not None:
             return self._scored(x, factors, use, scores)
-        relu = x.relu() if use.wide or use.narrow else None
+        relu = x.relu() if use.conv_3x3 or use.conv_1x1 else None
         weight = bias = None
-        if relu is not None and use.narrow:
-            weight, bias = self._narrow(relu, use.narrow, factors[NARROW])
-        if relu is not None and use.wide:
-            total = self._wide(relu, use.wide, factors[WIDE], bias)
-            if len(use.wide) < self.targets:
-                total = self._spread(total, use.wide, x, bias)
+        if relu is not None and use.conv_1x1:
+            weight, bias = self._folded_1x1(relu, use.conv_1x1, factors[CONV_1X1])
+        if relu is not None and use.conv_3x3:
+            total = self._weighted_3x3(relu, use.conv_3x3, factors[CONV_3X3], bias)
+            if len(use.conv_3x3) < self.targets:
+                total = self._spread(total, use.conv_3x3, x, bias)
         else:
             total = self._spread(None, [], x, bias)
         inputs, columns, targets = [], [], []
@@ -212,31 +245,33 @@ class FusedEdges(nn.Module):
         result: Tensor = _Sum.apply(total, *product, rows, targets, *inputs)
         return result
 
-    def _wide(self, relu: Tensor, targets: Sequence[int], factors: Tensor, bias: Tensor | None) -> Tensor:
-        """The 3x3 convolutions, normalised and weighted: ``(batch, len(targets) * channels, height, width)``."""
+    def _weighted_3x3(self, relu: Tensor, targets: Sequence[int], factors: Tensor, bias: Tensor | None) -> Tensor:
+        """The 3x3 convolutions, normalized and weighted: ``(batch, len(targets) * channels, height, width)``."""
         whole = len(targets) == self.targets
         if bias is not None:
             bias = (bias if whole else bias[targets]).flatten()
         scale = factors if whole else factors[targets]
-        # repeated in memory: with torch 2.15 on a CPU, the backward pass reads past an expanded weight
-        return self._normalised(relu, targets, scale.repeat_interleave(self.channels), bias)
+        # repeated in memory, because in torch 2.15 on a CPU the backward pass reads beyond an expanded weight
+        return self._normalized_3x3(relu, targets, scale.repeat_interleave(self.channels), bias)
 
-    def _normalised(self, relu: Tensor, targets: Sequence[int], scale: Tensor | None, bias: Tensor | None) -> Tensor:
-        rows = self._stored_rows(self.stored.wide, targets)
+    def _normalized_3x3(
+        self, relu: Tensor, targets: Sequence[int], scale: Tensor | None, bias: Tensor | None
+    ) -> Tensor:
+        rows = self._stored_rows(self.stored.conv_3x3, targets)
         weight, mean, var = self.weight_3, self.mean_3, self.var_3
         if rows is not None:
             weight = weight.unflatten(0, (-1, self.channels))[rows].flatten(0, 1)
             mean, var = mean[rows], var[rows]
         y = F.conv2d(relu, weight, None, 1, 1)
         mean, var = mean.flatten(), var.flatten()
-        # where the stored statistics are taken whole, these are views of them
+        # views of the stored statistics where all rows are taken, so that batch_norm updates those
         y = F.batch_norm(y, mean, var, scale, bias, self.training, MOMENTUM, EPS)
         self._store("3", rows, mean, var)
         return y
 
-    def _narrow(self, relu: Tensor, targets: Sequence[int], factors: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _folded_1x1(self, relu: Tensor, targets: Sequence[int], factors: Tensor | None) -> tuple[Tensor, Tensor]:
         """The folded 1x1 convolutions: weight ``(targets * channels, channels)``, bias ``(targets, channels)``."""
-        rows = self._stored_rows(self.stored.narrow, targets)
+        rows = self._stored_rows(self.stored.conv_1x1, targets)
         pointwise, mean, var = self.weight_1, self.mean_1, self.var_1
         if rows is not None:
             pointwise, mean, var = pointwise[rows], mean[rows], var[rows]
@@ -262,7 +297,7 @@ class FusedEdges(nn.Module):
         return torch.tensor([stored.index(t) for t in targets])
 
     def _store(self, name: str, rows: Tensor | None, mean: Tensor, var: Tensor) -> None:
-        """Keep the moved statistics, which are copies where only some rows were taken."""
+        """Store updated statistics, which are copies where only some rows were taken."""
         if not self.training:
             return
         batches = getattr(self, f"batches_{name}")
@@ -270,12 +305,11 @@ class FusedEdges(nn.Module):
             batches.add_(1)
             return
         batches[rows] += 1
-        # .data: autograd holds the statistics of a path that took them whole, and would take this for a change of them
-        getattr(self, f"mean_{name}").data[rows] = mean.view(-1, self.channels)
-        getattr(self, f"var_{name}").data[rows] = var.view(-1, self.channels)
+        getattr(self, f"mean_{name}")[rows] = mean.view(-1, self.channels)
+        getattr(self, f"var_{name}")[rows] = var.view(-1, self.channels)
 
     def _spread(self, y: Tensor | None, targets: Sequence[int], x: Tensor, bias: Tensor | None) -> Tensor:
-        """Blocks of all targets from those of some; the others hold their bias, or zero."""
+        """Return the blocks of all targets, given those of some; the others hold their bias, or zero."""
         blocks = [] if y is None else list(y.chunk(len(targets), dim=1))
         dtype = x.dtype if y is None else y.dtype
         parts = []
@@ -287,19 +321,19 @@ class FusedEdges(nn.Module):
                 parts.append(row.to(dtype).view(1, -1, 1, 1).expand_as(x))
         return torch.cat(parts, dim=1).contiguous(memory_format=torch.channels_last)
 
-    def _scored(self, x: Tensor, factors: Mapping[str, Tensor], use: Computed, scores: OperationScores) -> Tensor:
-        """With factors that differ from sample to sample."""
+    def _scored(self, x: Tensor, factors: Mapping[str, Tensor], use: KindTargets, scores: OperationScores) -> Tensor:
+        """Compute the sums with factors that the scores make different for every image."""
         outputs: list[dict[str, Tensor]] = [{} for _ in range(self.targets)]
         relu = x.relu()
-        if use.wide:
-            blocks = self._normalised(relu, use.wide, None, None).chunk(len(use.wide), dim=1)
-            for t, y in zip(use.wide, blocks, strict=True):
-                outputs[t][WIDE] = y
-        if use.narrow:
-            weight, bias = self._narrow(relu, use.narrow, None)
+        if use.conv_3x3:
+            blocks = self._normalized_3x3(relu, use.conv_3x3, None, None).chunk(len(use.conv_3x3), dim=1)
+            for t, y in zip(use.conv_3x3, blocks, strict=True):
+                outputs[t][CONV_3X3] = y
+        if use.conv_1x1:
+            weight, bias = self._folded_1x1(relu, use.conv_1x1, None)
             y = F.conv2d(relu, weight[:, :, None, None], bias.flatten())
-            for t in use.narrow:
-                outputs[t][NARROW] = y.chunk(self.targets, dim=1)[t]
+            for t in use.conv_1x1:
+                outputs[t][CONV_1X1] = y.chunk(self.targets, dim=1)[t]
         pooled = average_pool(x, 1) if use.pool else x
         for name, each, y in ((SKIP, use.skip, x), (POOL, use.pool, pooled)):
             for t in each:

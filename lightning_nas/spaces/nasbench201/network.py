@@ -1,6 +1,6 @@
 """The ordinary network of a NAS-Bench-201 architecture.
 
-Only torch and ``operations`` are imported here: an exported network carries this code with it.
+An exported network carries this source code with it, so this file imports only torch and the modules of operations.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,34 +10,40 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_nas.spaces.operation_modules import ReLUConvBN, Zero
+from lightning_nas.spaces.operation_modules import ReLUConvBN, Zero, average_pool
 
 NODES = 4
-"""States of a cell: its input and three sums."""
+"""Number of nodes of a cell: its input and three sums."""
 
 STAGES = 3
-"""Groups of cells; the first of every other one has twice the channels and half the height and width."""
+"""Number of stages of cells; each has twice the channels, and half the height and width, of the one before."""
 
 CELL_OPERATIONS: dict[str, Callable[[int], nn.Module]] = {
     "none": lambda channels: Zero(1),
     "skip_connect": lambda channels: nn.Identity(),
     "nor_conv_1x1": lambda channels: ReLUConvBN(channels, channels, 1, 1, 0),
     "nor_conv_3x3": lambda channels: ReLUConvBN(channels, channels, 3, 1, 1),
-    "avg_pool_3x3": lambda channels: nn.AvgPool2d(3, 1, padding=1, count_include_pad=False),
+    "avg_pool_3x3": lambda channels: average_pool(1),
 }
-"""From the published name of an operation, in the published order, to its maker ``channels -> module``."""
+"""Makers ``channels -> module`` of the published operations, by name, in the published order."""
 
 
 class NASBench201Cell(nn.Module):
-    """A cell: every node sums one operation of each state before it, the output is the last node."""
+    """A cell whose nodes sum one operation of each node before them; the output is the last node.
 
-    def __init__(self, operations: Sequence[str], channels: int) -> None:
+    Args:
+        operations: Operations of the edges 1<-0, 2<-0, 2<-1, 3<-0, 3<-1, 3<-2. A published operation is given by its
+            name, any other as an object whose method ``module`` makes its module.
+        channels: Channels of the nodes.
+    """
+
+    def __init__(self, operations: Sequence[Any], channels: int) -> None:
         super().__init__()
         pairs = [(node, source) for node in range(1, NODES) for source in range(node)]
-        kept = [(*pair, name) for pair, name in zip(pairs, operations, strict=True) if name != "none"]
+        kept = [(*pair, each) for pair, each in zip(pairs, operations, strict=True) if each != "none"]
         self.inputs = [[source for to, source, _ in kept if to == node] for node in range(1, NODES)]
         self.nodes = nn.ModuleList(
-            nn.ModuleList(CELL_OPERATIONS[name](channels) for to, _, name in kept if to == node)
+            nn.ModuleList(operation_module(each, channels) for to, _, each in kept if to == node)
             for node in range(1, NODES)
         )
 
@@ -52,8 +58,26 @@ class NASBench201Cell(nn.Module):
         return states[-1]
 
 
+def operation_module(operation: Any, channels: int) -> nn.Module:
+    """Build the module of an operation.
+
+    Args:
+        operation: The name of a published operation, or an object with a method ``module``.
+        channels: Channels of its input and output.
+    """
+    if isinstance(operation, str):
+        return CELL_OPERATIONS[operation](channels)
+    module: nn.Module = operation.module(channels, 1, True)
+    return module
+
+
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions, the first of stride 2, beside a pooled shortcut; odd sides are rounded up."""
+    """Two 3x3 convolutions, the first of stride 2, beside a pooled shortcut; odd sides are rounded up.
+
+    Args:
+        channels_in: Channels of the input.
+        channels: Channels of the output.
+    """
 
     def __init__(self, channels_in: int, channels: int) -> None:
         super().__init__()
@@ -70,28 +94,28 @@ class ResidualBlock(nn.Module):
 
 
 class NASBench201Network(nn.Module):
-    """The published skeleton around one cell: a stem, three stages of cells with residual blocks between them.
+    """The published network around one cell: a stem, three stages of cells with residual blocks between them.
 
     Args:
-        operations: Names of the operations of the edges 1<-0, 2<-0, 2<-1, 3<-0, 3<-1, 3<-2.
-        num_classes: Width of the classifier.
+        operations: Operations of the edges 1<-0, 2<-0, 2<-1, 3<-0, 3<-1, 3<-2; see ``NASBench201Cell``.
+        num_classes: Number of classes.
         channels_in: Channels of an image.
-        channels: Channels of the first stage; each other stage doubles them.
-        cells: Cells of a stage.
+        channels: Channels of the first stage; each further stage doubles them.
+        cells: Number of cells of a stage.
     """
 
     def __init__(
-        self, operations: Sequence[str], num_classes: int, channels_in: int = 3, channels: int = 16, cells: int = 5
+        self, operations: Sequence[Any], num_classes: int, channels_in: int = 3, channels: int = 16, cells: int = 5
     ) -> None:
         super().__init__()
         self.arguments: dict[str, Any] = {
-            "operations": [str(name) for name in operations],
+            "operations": list(operations),
             "num_classes": num_classes,
             "channels_in": channels_in,
             "channels": channels,
             "cells": cells,
         }
-        """What this network was made with, as JSON values: an export makes it again from them."""
+        """The constructor arguments, from which an export builds the network again."""
         self.stem = nn.Sequential(nn.Conv2d(channels_in, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
         self.cells = nn.ModuleList()
         for stage in range(STAGES):

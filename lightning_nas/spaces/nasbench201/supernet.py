@@ -1,4 +1,4 @@
-"""The supernet of NAS-Bench-201: cells in which every edge mixes all operations, evaluated by source state."""
+"""The fused supernet of NAS-Bench-201: every edge mixes all operations, and edges are computed by source state."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,32 +10,33 @@ from torch import Tensor, nn
 
 from lightning_nas.spaces.attention import Attention
 from lightning_nas.spaces.base import Entry, Mixture, Supernet
-from lightning_nas.spaces.nasbench201.fused_edges import NARROW, WIDE, FusedEdges
+from lightning_nas.spaces.nasbench201.fused_edges import CONV_1X1, CONV_3X3, FusedEdges
 from lightning_nas.spaces.nasbench201.network import NODES, STAGES, ResidualBlock
 from lightning_nas.spaces.nasbench201.path_scoring import path_logits
+from lightning_nas.spaces.operations import Operation
 from lightning_nas.spaces.path_scoring import BatchedPathScoring, Logits
 
 
 class NASBench201MixedCell(nn.Module):
     """A cell in which every edge mixes the operations that it may take.
 
-    It is evaluated by source state, see ``FusedEdges``. The mathematics, parameters and batch-norm statistics are those
-    of one module an edge and operation (``per_edge_entries`` names them so).
+    It is computed by source state, see ``FusedEdges``. Outputs, parameters and batch-norm statistics equal those of one
+    module per edge and operation.
 
     Args:
-        operations: Names of the operations.
-        allowed: What each edge may take, bool ``(edges, operations)``.
+        operations: The operations, in the order of the mixture's columns.
+        allowed: Operations that each edge may take, bool ``(edges, operations)``.
         channels: Channels of a state.
-        attention: What weights channels or operations.
+        attention: Attention over channels or operations, or None.
     """
 
     def __init__(
-        self, operations: Sequence[str], allowed: Tensor, channels: int, attention: Attention | None = None
+        self, operations: Sequence[Operation], allowed: Tensor, channels: int, attention: Attention | None = None
     ) -> None:
         super().__init__()
         self.channels = channels
-        self.sources = nn.ModuleList(FusedEdges(operations, allowed[rows], channels) for rows in source_rows())
-        gates = [attention.channel_gate(channels) for _ in self.sources] if attention is not None else []
+        self.fused_edges = nn.ModuleList(FusedEdges(operations, allowed[rows], channels) for rows in source_rows())
+        gates = [attention.channel_gate(channels) for _ in self.fused_edges] if attention is not None else []
         self.gates = nn.ModuleList(gate for gate in gates if gate is not None)
         self.scores = attention.operation_scores(channels, len(operations)) if attention is not None else None
 
@@ -43,47 +44,50 @@ class NASBench201MixedCell(nn.Module):
         """Map ``(batch, channels, height, width)`` to the same shape.
 
         Args:
-            x: The cell's input.
-            factors: For every source the factors of its edges by operation.
-            active: For every source flags ``(targets, operations)``, or None.
+            x: Input of the cell.
+            factors: For every source, the factors of its edges by the name of the operation.
+            active: For every source, flags ``(targets, operations)`` of the operations to compute, or None for all.
         """
-        waiting: Tensor | None = None  # sums of the nodes that are not complete
-        for i, outgoing in enumerate(self.sources):
+        waiting: Tensor | None = None  # sums of the nodes that are not complete yet
+        for i, edges in enumerate(self.fused_edges):
             x = x.contiguous(memory_format=torch.channels_last)
             entering = x * self.gates[i](x) if len(self.gates) else x
-            mixed: Tensor = outgoing(entering, factors[i], active[i], self.scores)
+            mixed: Tensor = edges(entering, factors[i], active[i], self.scores)
             if waiting is not None:
                 mixed.add_(waiting)
-            if i == len(self.sources) - 1:
+            if i == len(self.fused_edges) - 1:
                 break
-            # a split, not two slices: its gradient is one concatenation
+            # a split instead of two slices, because its gradient is a single concatenation
             x, waiting = mixed.split([self.channels, mixed.shape[1] - self.channels], dim=1)
         return mixed
 
 
 def source_rows() -> list[list[int]]:
-    """For every source, the rows of its edges in the alphas, in the order of their targets."""
+    """Return for every source the rows of its edges in the alphas, in the order of their targets."""
     return [[node * (node - 1) // 2 + source for node in range(source + 1, NODES)] for source in range(NODES - 1)]
 
 
 class NASBench201Supernet(Supernet, BatchedPathScoring):
-    """Stem, three stages of mixed cells with residual blocks between them, classifier.
+    """The fused supernet of ``NASBench201Space``: stem, three stages of mixed cells, classifier.
+
+    A residual block stands between two stages.
 
     Args:
-        operations: Names of the operations.
-        allowed: What each edge may take, bool ``(edges, operations)``.
-        num_classes: Width of the classifier.
+        operations: The operations, in the order of the mixture's columns; those of
+            ``operations.NASBENCH201_OPERATIONS``.
+        allowed: Operations that each edge may take, bool ``(edges, operations)``.
+        num_classes: Number of classes.
         channels_in: Channels of an image.
         channels: Channels of the first stage.
-        cells_per_stage: Cells of a stage.
-        attention: What weights channels or operations.
+        cells_per_stage: Number of cells of a stage.
+        attention: Attention over channels or operations, or None.
     """
 
     order: Tensor
 
     def __init__(
         self,
-        operations: Sequence[str],
+        operations: Sequence[Operation],
         allowed: Tensor,
         num_classes: int,
         channels_in: int,
@@ -92,9 +96,9 @@ class NASBench201Supernet(Supernet, BatchedPathScoring):
         attention: Attention | None = None,
     ) -> None:
         super().__init__()
-        self.operations = tuple(operations)
+        self.operations = tuple(operation.name for operation in operations)
         self.allowed = allowed
-        self.attended = attention is not None
+        self.has_attention = attention is not None
         self.stem = nn.Sequential(nn.Conv2d(channels_in, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
         self.cells = nn.ModuleList()
         for stage in range(STAGES):
@@ -111,7 +115,7 @@ class NASBench201Supernet(Supernet, BatchedPathScoring):
     def forward(self, x: Tensor, mixtures: Mapping[str, Mixture]) -> Tensor:
         """Map images to logits; see ``Supernet.forward``."""
         rows, mixture = source_rows(), mixtures["cell"].to(x.device)
-        # taken apart once: all cells share them
+        # split once for all cells
         parts = mixture.operations.index_select(0, self.order).split([len(each) for each in rows])
         factors = [dict(zip(self.operations, part.unbind(1), strict=True)) for part in parts]
         flags = None if mixture.active is None else mixture.active.tolist()
@@ -123,12 +127,16 @@ class NASBench201Supernet(Supernet, BatchedPathScoring):
         return logits
 
     def supports(self, path: Mapping[str, Mixture]) -> bool:
-        """Whether every edge takes one allowed operation, which no attention changes; see ``BatchedPathScoring``."""
+        """Return whether every edge takes a single allowed operation, and no attention changes its factor.
+
+        Args:
+            path: Second argument of the forward pass.
+        """
         mixture = path["cell"]
         if mixture.active is None or not torch.equal(mixture.active.to(mixture.operations), mixture.operations):
             return False
         single = bool((mixture.active.sum(1) == 1).all())
-        return single and not self.attended and not bool((mixture.active & ~self.allowed).any())
+        return single and not self.has_attention and not bool((mixture.active & ~self.allowed).any())
 
     def path_logits(
         self, paths: Sequence[Mapping[str, Mixture]], calibration: Tensor, batches: Sequence[Tensor]
@@ -138,7 +146,7 @@ class NASBench201Supernet(Supernet, BatchedPathScoring):
         return path_logits(self, [[self.operations[c] for c in each] for each in columns], calibration, batches)
 
     def per_edge(self) -> Iterator[Entry]:
-        """The tensors in the naming of the public NAS-Bench-201 code."""
+        """Yield the tensors in the naming of the public NAS-Bench-201 code; see ``Supernet.per_edge``."""
         return per_edge_entries(self)
 
     def owner(self, public: str) -> tuple[str, int, int] | None:
@@ -151,34 +159,30 @@ class NASBench201Supernet(Supernet, BatchedPathScoring):
 
 
 def per_edge_entries(supernet: nn.Module) -> Iterator[Entry]:
-    """The tensors of a supernet in the naming of the public NAS-Bench-201 code, one module an edge and operation.
+    """Yield the tensors of a supernet in the naming of the public code; see ``Supernet.per_edge``.
 
     Args:
         supernet: A ``NASBench201Supernet``, or a module that holds one.
-
-    Yields:
-        Public name, own name, full shape of the own tensor, its part, and the shape of the public one. Gates and scores
-        of attention, which the public code lacks, are left out.
     """
-    shapes = {name: tuple(value.shape) for name, value in supernet.state_dict().items()}
-    for name, shape in shapes.items():
-        if ".sources." in name or ".gates." in name or ".scores." in name:
-            continue
-        yield name, name, shape, (), shape
+    own = (".fused_edges.", ".gates.", ".scores.")
+    for name, value in supernet.state_dict().items():
+        if not any(part in name for part in own):
+            shape = tuple(value.shape)
+            yield name, name, shape, (), shape
     for prefix, cell in supernet.named_modules():
         if isinstance(cell, NASBench201MixedCell):
-            for source, outgoing in enumerate(cell.sources.children()):
-                assert isinstance(outgoing, FusedEdges)
-                yield from _edges(outgoing, f"{prefix}.sources.{source}.", f"{prefix}.edges.", source)
+            for source, edges in enumerate(cell.fused_edges.children()):
+                assert isinstance(edges, FusedEdges)
+                yield from _edges(edges, f"{prefix}.fused_edges.{source}.", f"{prefix}.edges.", source)
 
 
-def _edges(outgoing: FusedEdges, own: str, public: str, source: int) -> Iterator[Entry]:
+def _edges(edges: FusedEdges, own: str, public: str, source: int) -> Iterator[Entry]:
     """All tensors of the edges that leave one state."""
-    c = outgoing.channels
-    for name, size, targets in ((WIDE, 3, outgoing.stored.wide), (NARROW, 1, outgoing.stored.narrow)):
+    c = edges.channels
+    for name, size, targets in ((CONV_3X3, 3, edges.stored.conv_3x3), (CONV_1X1, 1, edges.stored.conv_1x1)):
         for i, target in enumerate(targets):
             count = len(targets)
-            op = f"{public}{source + 1 + target}<-{source}.{outgoing.operations.index(name)}.op"
+            op = f"{public}{source + 1 + target}<-{source}.{edges.operations.index(name)}.op"
             kernel = (c, c, size, size)
             yield f"{op}.1.weight", f"{own}weight_{size}", (count, *kernel), (i,), kernel
             yield f"{op}.2.running_mean", f"{own}mean_{size}", (count, c), (i,), (c,)

@@ -7,6 +7,8 @@ from lightning_nas.architecture import Architecture
 from lightning_nas.errors import ArchitectureError, ConfigError, DataError
 from lightning_nas.spaces.base import Mixture
 from lightning_nas.spaces.darts.space import DARTSSpace
+from lightning_nas.spaces.operation_modules import drop_path
+from lightning_nas.spaces.operations import OPERATIONS
 from tests.genotypes import DARTS_V1, DARTS_V2, PCDARTS_CIFAR, PCDARTS_IMAGENET, PDARTS
 
 
@@ -171,8 +173,6 @@ def test_auxiliary_logits_come_in_training_alone() -> None:
 
 
 def test_drop_path_drops_whole_samples_and_keeps_the_mean() -> None:
-    from lightning_nas.spaces.operation_modules import drop_path
-
     x = torch.ones(4000, 2, 1, 1)
     y = drop_path(x, 0.25)
     torch.testing.assert_close(y.unique(), torch.tensor([0.0, 1 / 0.75]))
@@ -195,3 +195,68 @@ def test_architecture_of_another_space_is_refused() -> None:
         DARTSSpace().network(three, num_classes=3, image_shape=(3, 8, 8))
     with pytest.raises(ArchitectureError):
         DARTSSpace().check(Architecture(DARTSSpace().spec(), (0,) * 32))
+
+
+# Restricted spaces.
+
+
+def test_a_restricted_space_holds_what_is_allowed() -> None:
+    space = DARTSSpace(nodes=2, channels=4, cells=3)
+    masks = {name: torch.zeros(5, 8, dtype=torch.bool) for name in space.cell_types}
+    masks["normal"][:, 3] = masks["normal"][2:4, 5] = True
+    masks["reduce"][:, :] = True
+    small = space.restrict(masks)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        architecture = small.sample(generator)
+        space.check(architecture)
+        assert all(masks["normal"][edge, o] for edge, o in small.chosen(architecture)["normal"])
+        near = list(small.neighbours(architecture))
+        assert {a for a in space.neighbours(architecture) if _inside(small, a)} == set(near)
+    best = small.largest()
+    assert [o for _, o in small.chosen(best)["normal"]] == [3, 3, 5, 5]
+    outside = space.largest()
+    with pytest.raises(ArchitectureError, match=r"takes one of \[3\]"):
+        small.check(outside)
+    again = DARTSSpace(
+        nodes=2, allowed={"normal": [["skip_connect"], ["skip_connect"], ["sep_conv_5x5"], ["sep_conv_5x5"], []]}
+    )
+    assert again.allowed["normal"].sum() == 4
+    assert again.allowed["reduce"].all()
+
+
+def _inside(space: DARTSSpace, architecture: Architecture) -> bool:
+    try:
+        space.check(architecture)
+    except ArchitectureError:
+        return False
+    return True
+
+
+def test_sampling_a_restricted_space_is_uniform() -> None:
+    rows = [["skip_connect"], ["skip_connect", "sep_conv_3x3"]]
+    more = [["skip_connect"], ["skip_connect", "sep_conv_3x3", "sep_conv_5x5"], ["skip_connect", "none"]]
+    space = DARTSSpace(nodes=2, allowed={"normal": rows + more, "reduce": [["skip_connect"]] * 5})
+    generator = torch.Generator().manual_seed(0)
+    counts: dict[tuple[int, ...], int] = {}
+    for _ in range(2800):
+        key = space.sample(generator).choices[:8]
+        counts[key] = counts.get(key, 0) + 1
+    assert len(counts) == 2 * 7  # node 1: 1 * 3 + 1 * 1 + 3 * 1
+    assert min(counts.values()) > 140
+    assert max(counts.values()) < 265
+
+
+def test_wrong_restrictions_are_refused() -> None:
+    space = DARTSSpace(nodes=1)
+    with pytest.raises(ConfigError, match="leaves node 0 with 1 inputs"):
+        space.restrict({"normal": torch.tensor([[True] * 8, [False] * 8])})
+    with pytest.raises(ConfigError, match="takes bool masks"):
+        space.restrict({"normal": torch.ones(3, 8, dtype=torch.bool)})
+    with pytest.raises(ConfigError, match="takes bool masks"):
+        space.restrict({"other": torch.ones(2, 8, dtype=torch.bool)})
+    narrow = space.restrict({"normal": torch.tensor([[False] * 7 + [True]] * 2)})
+    with pytest.raises(ConfigError, match="can only remove"):
+        narrow.restrict({"normal": torch.ones(2, 8, dtype=torch.bool)})
+    with pytest.raises(ConfigError, match="conv_9x9"):
+        DARTSSpace(nodes=1, allowed={"normal": [["conv_9x9"], list(OPERATIONS)]})
