@@ -1,4 +1,8 @@
-"""Supernet weights from and to the naming of the public code, one module an edge and operation; pruning by name."""
+"""Weights of supernets in the naming of the public code, with one module per edge and operation.
+
+A fused supernet stores the weights of many edges in one tensor. In the public naming, its weights can be exchanged with
+published checkpoints, with the plain supernet, and with the supernet of a wider or narrower space.
+"""
 
 from collections.abc import Mapping
 
@@ -13,14 +17,15 @@ State = dict[str, Tensor]
 
 
 def to_per_edge(supernet: Supernet, values: Mapping[str, Tensor] | None = None) -> State:
-    """The state of a supernet in the public naming.
+    """Return the state of a supernet in the public naming.
 
     Args:
         supernet: The supernet.
-        values: Tensors of the names and shapes of the supernet's own, such as an optimizer's; by default its state.
+        values: Tensors with the names and shapes of the supernet's own, such as the state of an optimizer; by default
+            the state of the supernet.
 
     Returns:
-        Parameters and buffers. Gates and scores of attention, which the public code lacks, keep their own names.
+        Parameters and buffers. Those of attention, which the public code does not have, keep their own names.
     """
     own = supernet.state_dict() if values is None else values
     done: set[str] = set()
@@ -37,11 +42,11 @@ def from_per_edge(state: Mapping[str, Tensor], supernet: Supernet, *, surplus: b
 
     Args:
         state: Parameters and buffers, for instance of a published checkpoint.
-        supernet: With the same settings.
+        supernet: Supernet of the same space and sizes.
         surplus: Whether the state may hold more than the supernet takes, as that of a wider space does.
 
     Raises:
-        DataError: A tensor is missing, left over, or of another shape.
+        DataError: A tensor is missing, unknown, or has another shape.
     """
     own = {name: value.clone(memory_format=torch.contiguous_format) for name, value in supernet.state_dict().items()}
     used = _fill(supernet, state, own)
@@ -49,18 +54,21 @@ def from_per_edge(state: Mapping[str, Tensor], supernet: Supernet, *, surplus: b
     own |= {name: state[name] for name in rest if name in state}
     unknown = [name for name in state if name not in used and name not in own]
     if unknown and not surplus:
-        raise DataError(f"The state has {len(unknown)} tensors that this supernet lacks, such as {unknown[0]!r}.")
+        raise DataError(
+            f"The state has {len(unknown)} tensors that this supernet does not have, such as {unknown[0]!r}. Compare "
+            "cells, nodes and operations."
+        )
     supernet.load_state_dict(own)
 
 
 def _fill(supernet: Supernet, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> set[str]:
-    """Copy from the public naming into tensors of the supernet's names; the names used of both."""
+    """Copy tensors in the public naming into tensors with the names of a supernet; return the used names of both."""
     used: set[str] = set()
     for public, name, full, part, shape in supernet.per_edge():
         if name not in own:
             continue
         if public not in state:
-            raise DataError(f"The state has no {public!r}; compare cells, nodes and operations.")
+            raise DataError(f"The state has no {public!r}. Compare cells, nodes and operations.")
         if tuple(state[public].shape) != shape:
             raise DataError(
                 f"{public!r} has the shape {tuple(state[public].shape)}; this supernet takes {shape}. "
@@ -73,68 +81,68 @@ def _fill(supernet: Supernet, state: Mapping[str, Tensor], own: Mapping[str, Ten
 
 
 def inherit(supernet: Supernet, wider: Supernet) -> None:
-    """Copy weights and statistics by name from a supernet of a space to one of a restriction of it.
+    """Copy weights and statistics by name to a supernet from that of a wider space.
 
     Args:
-        supernet: Receives.
-        wider: Gives; see ``DifferentiableSpace.restrict``.
+        supernet: Supernet of a restriction, which receives them.
+        wider: Supernet of the wider space; see ``DifferentiableSpace.restrict``.
     """
     from_per_edge(to_per_edge(wider), supernet, surplus=True)
 
 
 def inherit_optimizer(optimizer: Optimizer, supernet: Supernet, wider: Supernet) -> None:
-    """Put an optimizer of one supernet on the weights of another that inherited from it, with its state, by name.
+    """Move an optimizer, with its state, to the weights of a supernet that inherited from another one.
+
+    The state follows the weights by name. Weights that had no state, such as those of an operation that was never
+    computed, begin with zeros.
 
     Args:
-        optimizer: Of the weights of ``wider``, with one parameter group; changed in place.
-        supernet: Whose weights it shall move.
-        wider: Whose weights it moved.
+        optimizer: Optimizer of the weights of ``wider``, with one parameter group; changed in place.
+        supernet: Supernet whose weights it shall train.
+        wider: Supernet whose weights it trained.
 
     Raises:
-        ConfigError: It has several parameter groups, or a state that is neither of the weights' shapes nor a number.
+        ConfigError: It has several parameter groups, or a state that is neither shaped as the weights nor a number.
     """
     if len(optimizer.param_groups) != 1:
         raise ConfigError(
-            f"{type(optimizer).__name__} has {len(optimizer.param_groups)} parameter groups, of which a change of the "
-            "supernet keeps one. Give it all weights in one group."
+            f"{type(optimizer).__name__} has {len(optimizer.param_groups)} parameter groups, but a supernet that "
+            "changes can keep only one. Put all weights into one group."
         )
     group = optimizer.param_groups[0]
     before = dict(wider.named_parameters())
     after = dict(supernet.named_parameters())
     states = {name: optimizer.state[p] for name, p in before.items() if p in optimizer.state}
-    keys = {key for state in states.values() for key in state}
     for p in before.values():
         optimizer.state.pop(p, None)
     group["params"] = list(after.values())
-    for key in keys:
+    for key in {key for state in states.values() for key in state}:
         held = {name: state[key] for name, state in states.items() if state.get(key) is not None}
         if not held:
             continue
         shaped = all(isinstance(v, Tensor) and v.shape == before[name].shape for name, v in held.items())
-        counts = all(not isinstance(v, Tensor) or v.numel() == 1 for v in held.values())
-        if not (shaped or counts):
+        numbers = all(not isinstance(v, Tensor) or v.numel() == 1 for v in held.values())
+        if not (shaped or numbers):
             raise ConfigError(
-                f"{type(optimizer).__name__} keeps {key!r} in other shapes than those of the weights, which a change "
-                "of the supernet cannot move. Use SGD, Adam or AdamW."
+                f"{type(optimizer).__name__} keeps {key!r} in other shapes than those of the weights, so that it "
+                "cannot be moved to another supernet. Use SGD, Adam or AdamW."
             )
-        # what never had a gradient, such as an operation that was not drawn yet, is as at the start
         if shaped:
             filled = {name: held.get(name, torch.zeros_like(p)) for name, p in before.items()}
             for name, value in _moved(supernet, after, wider, filled).items():
                 optimizer.state[after[name]][key] = value
-        else:  # a count of steps belongs to a whole parameter: one number an element, of which all are the same
-            sample = next(iter(held.values()))
-            filled = {
-                name: torch.full_like(p, float(held.get(name, 0)), dtype=torch.float64) for name, p in before.items()
-            }
-            for name, value in _moved(supernet, after, wider, filled).items():
-                count = float(value.max())
-                new = torch.full_like(sample, count) if isinstance(sample, Tensor) else type(sample)(count)
-                optimizer.state[after[name]][key] = new
+            continue
+        # such as a count of steps, which belongs to a whole parameter: moved as if every element had it
+        sample = next(iter(held.values()))
+        filled = {name: torch.full_like(p, float(held.get(name, 0)), dtype=torch.float64) for name, p in before.items()}
+        for name, value in _moved(supernet, after, wider, filled).items():
+            number = float(value.max())
+            new = torch.full_like(sample, number) if isinstance(sample, Tensor) else type(sample)(number)
+            optimizer.state[after[name]][key] = new
 
 
 def _moved(supernet: Supernet, after: Mapping[str, Tensor], wider: Supernet, values: State) -> State:
-    """Values of all weights of one supernet, as those of the weights of another, by name."""
+    """Values for all weights of one supernet, turned by name into values for those of another."""
     public = to_per_edge(wider, values)
     own = {name: torch.zeros_like(p, dtype=next(iter(values.values())).dtype) for name, p in after.items()}
     used = _fill(supernet, public, own)

@@ -1,8 +1,13 @@
-"""Arithmetic of groups of channels: batch norm folded into a linear map, depthwise convolutions, pooling.
+"""Arithmetic on groups of channels: batch norm folded into a linear map, depthwise convolutions, pooling.
 
-Two layouts are served. *Wide* tensors are ``(batch, groups * channels, height, width)`` in channels_last memory and go
-through convolutions. *Dense* tensors are ``(groups, channels, pixels * batch)``, contiguous, for images so small that
-a convolution is cheapest as one matrix over all pixels.
+Tensors have one of two layouts. A *wide* tensor is ``(batch, groups * channels, height, width)`` in channels_last
+memory, and goes through convolutions. A *dense* tensor is ``(groups, channels, pixels * batch)``, contiguous, for
+images that are so small that a convolution is fastest as one matrix over all pixels.
+
+Gradients that are written by hand below have three purposes, none of which changes the mathematics: fewer calls (a
+small cell consists of many tiny operations), gradients that can be skipped one by one (a step of the alphas needs no
+gradients of weights, and the other way round), and detours around slow paths of oneDNN, the library behind
+convolutions on a CPU. All of them can be differentiated a second time.
 """
 
 from functools import lru_cache
@@ -16,28 +21,30 @@ Moments = tuple[Tensor, Tensor, int]
 """Mean ``(groups, channels)``, covariance ``(groups, channels, channels)``, and the number of values behind them."""
 
 EPS = 1e-5
+"""Number that batch norms add to variances, PyTorch's default."""
+
 MOMENTUM = 0.1
+"""Weight of a batch in running statistics, PyTorch's default."""
 
+MERGED_CHANNELS = 8
+"""Largest number of channels up to which groups are merged: narrower groups leave a processor's vector lanes empty."""
 
-NARROW = 8
-"""Groups are merged up to so many channels: narrower ones leave the lanes of a processor's vectors empty."""
-
-BROAD = 16
-"""From so many channels on, products over all pixels are quicker as matrix products than as oneDNN's gradients."""
+MATRIX_CHANNELS = 16
+"""Number of channels from which products over all pixels are faster as matrix products than as oneDNN's gradients."""
 
 
 def _merged(groups: int, channels: int) -> int:
-    """How many groups go together."""
-    return max(m for m in range(1, groups + 1) if groups % m == 0 and (m == 1 or m * channels <= NARROW))
+    """How many groups are merged into one."""
+    return max(m for m in range(1, groups + 1) if groups % m == 0 and (m == 1 or m * channels <= MERGED_CHANNELS))
 
 
 def _products(x: Tensor, y: Tensor, groups: int) -> Tensor:
     """Sum over all pixels of the channels of x times those of y, group by group: ``(groups, x's, y's)``."""
     wide, other = x.shape[1] // groups, y.shape[1] // groups
-    if x.is_cuda or min(wide, other) >= BROAD:
+    if x.is_cuda or min(wide, other) >= MATRIX_CHANNELS:
         rows = [t.permute(0, 2, 3, 1).reshape(-1, groups, t.shape[1] // groups) for t in (x, y)]
         return torch.bmm(rows[0].permute(1, 2, 0), rows[1].transpose(0, 1))
-    # the weight gradient of a grouped 1x1 convolution
+    # these sums are the weight gradient of a grouped 1x1 convolution
     shape = x.new_zeros(()).expand(x.shape[1], other, 1, 1)
     found: Tensor = torch.ops.aten.convolution_backward(
         x, y, shape, None, [1, 1], [0, 0], [1, 1], False, [0, 0], groups, [False, True, False]
@@ -46,7 +53,7 @@ def _products(x: Tensor, y: Tensor, groups: int) -> Tensor:
 
 
 class _Pointwise(torch.autograd.Function):
-    """A grouped 1x1 convolution whose bias gets its gradient apart: within oneDNN it takes several times as long."""
+    """A grouped 1x1 convolution whose bias gradient is a plain sum: oneDNN's own takes several times as long."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -65,7 +72,7 @@ class _Pointwise(torch.autograd.Function):
 
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Map the channels of every group of a wide tensor.
+    """Apply a linear map to the channels of every group of a wide tensor.
 
     Args:
         x: ``(batch, groups * in, height, width)``.
@@ -78,7 +85,7 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     groups, out, channels = weight.shape
     m = _merged(groups, channels)
     if m > 1:
-        # blocks on a diagonal
+        # a merged group has the weights of its m groups as blocks on its diagonal
         weight = weight.view(-1, m, out, 1, channels) * _eye(m, weight.dtype, weight.device)
         weight = weight.reshape(groups // m, m * out, m * channels)
     if x.is_cuda or torch.is_autocast_enabled(x.device.type) or not torch.is_grad_enabled():
@@ -132,17 +139,24 @@ class _DenseMoments(torch.autograd.Function):
 
 
 def _moments_gradient(mean: Tensor, grad_mean: Tensor, grad: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The gradient of mean and covariance is linear in the values: its slope and its offset."""
+    """The gradient of mean and covariance with respect to the values, which is ``slope @ values + offset``."""
     slope = (grad + grad.transpose(1, 2)) / count
     return slope, grad_mean / count - torch.bmm(slope, mean.unsqueeze(2)).squeeze(2)
 
 
 def moments(x: Tensor, groups: int | None) -> tuple[Tensor, Tensor]:
-    """Mean and covariance of the channels of every group, in single precision at least.
+    """Compute mean and covariance of the channels of every group, at least in single precision.
+
+    The covariance is the mean of products minus the product of means. Its relative error is small as long as the means
+    are not much larger than the deviations, which holds for the outputs of ReLU and of convolutions of normalized
+    states, the only tensors that come here.
 
     Args:
-        x: Wide tensor, or dense tensor.
-        groups: Groups of a wide tensor; None for a dense one.
+        x: Wide or dense tensor.
+        groups: Number of groups of a wide tensor; None for a dense one.
+
+    Returns:
+        Mean ``(groups, channels)`` and covariance ``(groups, channels, channels)``.
     """
     with torch.autocast(x.device.type, enabled=False):
         x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
@@ -150,38 +164,43 @@ def moments(x: Tensor, groups: int | None) -> tuple[Tensor, Tensor]:
     return result
 
 
-def _normaliser(pointwise: Tensor, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Mean and variance of a linear map's outputs, the rate that normalises them, and the map times covariance."""
+def _normalizer(pointwise: Tensor, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Statistics of the outputs of a linear map, given the moments of its inputs.
+
+    Returns:
+        Mean and variance of the outputs, the factor that normalizes them, and the map times the covariance.
+    """
     centre = torch.bmm(pointwise, mean.unsqueeze(2)).squeeze(2)
     product = torch.bmm(pointwise, covariance)
-    # rounding can leave the variance of a constant slightly below zero
+    # rounding can make the variance of a constant slightly negative
     variance = (product * pointwise).sum(2).clamp(min=0)
     return centre, variance, (variance + EPS).rsqrt(), product
 
 
 class _Fold(torch.autograd.Function):
-    """See ``fold``; by hand, because two dozen tiny nodes would cost more than the rest of a small cell."""
+    """See ``fold``. Written by hand, because two dozen tiny nodes would cost more than the rest of a small cell."""
 
     @staticmethod
     def forward(
         ctx: Any, pointwise: Tensor, mean: Tensor, covariance: Tensor, scale: Tensor | None
     ) -> tuple[Tensor, ...]:
-        centre, variance, rate, product = _normaliser(pointwise, mean, covariance)
+        centre, variance, rate, product = _normalizer(pointwise, mean, covariance)
         scaled = rate if scale is None else rate * scale.unsqueeze(1)
         ctx.mark_non_differentiable(centre, variance)
-        ctx.set_materialize_grads(False)  # weight and bias are always used, the rest never
+        ctx.set_materialize_grads(False)  # gradients of weight and bias always come, the others never
         ctx.save_for_backward(pointwise, mean, covariance, scale, centre, rate, product)
         return pointwise * scaled.unsqueeze(2), (centre * scaled).neg_(), centre, variance
 
     @staticmethod
     def backward(ctx: Any, grad_weight: Tensor, grad_bias: Tensor, *unused: None) -> tuple[Tensor | None, ...]:
         pointwise, mean, covariance, scale, centre, rate, product = ctx.saved_tensors
-        if torch.is_grad_enabled():  # to be differentiated again
-            centre, _, rate, product = _normaliser(pointwise, mean, covariance)
+        if torch.is_grad_enabled():  # for a second differentiation, what was saved must depend on the inputs again
+            centre, _, rate, product = _normalizer(pointwise, mean, covariance)
         scaled = rate if scale is None else rate * scale.unsqueeze(1)
         grad_scaled = (grad_weight * pointwise).sum(2) - grad_bias * centre
         grad_scale = None if scale is None else (grad_scaled * rate).sum(1)
         grad_centre = (grad_bias * scaled).neg().unsqueeze(2)
+        # the derivative of rate = (variance + EPS) ** -0.5 is -0.5 * rate ** 3
         grad_variance = (grad_scaled * scaled * rate.square()).mul(-0.5).unsqueeze(2)
         grad_pointwise = grad_weight * scaled.unsqueeze(2) + grad_centre * mean.unsqueeze(1)
         grad_pointwise = grad_pointwise + 2 * grad_variance * product
@@ -196,19 +215,20 @@ def fold(
     running: tuple[Tensor, Tensor],
     scale: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """Make one affine map of a linear map, the batch norm of its output, and a factor.
+    """Merge a linear map, the batch norm of its output and a factor into one affine map.
 
-    The statistics of the output follow from those of the input, so the output itself is never needed: one pass over
-    the input replaces three over the output, and as many in the backward pass.
+    Mean and variance of the output follow from those of the input: ``W mean`` and the diagonal of ``W covariance W'``.
+    So the output itself is never needed: one pass over the input replaces three passes over the output, and as many in
+    the backward pass.
 
     Args:
-        pointwise: Linear maps, ``(groups, outputs, channels)``.
-        measured: Moments of the inputs; None to normalise with the running statistics.
-        running: Running mean and variance of the outputs, ``(groups, outputs)``; updated if ``measured``.
-        scale: Factor of every group's output, ``(groups,)``, or None.
+        pointwise: Linear maps W, ``(groups, outputs, channels)``.
+        measured: Moments of the inputs in training; None to normalize with the running statistics.
+        running: Running means and variances of the outputs, ``(groups, outputs)`` each; updated in place in training.
+        scale: Factors of the outputs, ``(groups,)``, or None.
 
     Returns:
-        Weight ``(groups, outputs, channels)`` and bias ``(groups, outputs)``.
+        Weight ``(groups, outputs, channels)`` and bias ``(groups, outputs)`` of the affine map.
     """
     with torch.autocast(pointwise.device.type, enabled=False):
         if measured is None:
@@ -219,21 +239,23 @@ def fold(
         weight, bias, centre, variance = _Fold.apply(pointwise, mean, covariance, scale)
         with torch.no_grad():
             running[0].lerp_(centre.to(running[0].dtype), MOMENTUM)
+            # running variances are unbiased, as in PyTorch's batch norm
             unbiased = variance * (count / max(count - 1, 1))
             running[1].lerp_(unbiased.to(running[1].dtype), MOMENTUM)
         return weight, bias
 
 
 class _WeightPath(torch.autograd.Function):
-    """The way of a depthwise convolution's gradient to its weight, as a node of its own.
+    """The gradient of a depthwise convolution with respect to its weight, as an autograd node of its own.
 
-    The output has the size of the convolution's output but no memory. A node runs only if a gradient behind it is
-    asked for; if ``_Depthwise`` computed both gradients, the weight's would be computed for the alphas' sake, too.
+    The output has the size of the convolution's output, but takes no memory. Autograd runs a node only if a gradient
+    that is asked for lies behind it; if ``_Depthwise`` computed both gradients, that of the weight would be computed
+    even where only gradients of alphas are asked for.
     """
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, saved: list[Tensor], stride: int, size: torch.Size) -> Tensor:
-        # in a list, the convolution's input is no input of this node
+        # the convolution's input comes in a list, so that autograd does not see it as an input of this node
         ctx.save_for_backward(saved[0])
         ctx.stride = stride
         return weight.new_zeros(()).expand(size)
@@ -241,7 +263,7 @@ class _WeightPath(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         (x,) = ctx.saved_tensors
-        # oneDNN has a quick path for kernels 3 wide; five columns are two such kernels
+        # oneDNN has a fast path for kernels of width 3, and two of them cover the five columns
         left = _weight_gradient(grad, F.pad(x, (2, 0)), (5, 3), ctx.stride, (2, 0))
         right = _weight_gradient(grad, F.pad(x, (0, 2)), (5, 3), ctx.stride, (2, 0))
         return torch.cat([left, right[..., 1:]], dim=3), None, None, None
@@ -257,7 +279,7 @@ def _weight_gradient(grad: Tensor, x: Tensor, kernel: tuple[int, int], stride: i
 
 
 class _Depthwise(torch.autograd.Function):
-    """A depthwise convolution whose gradient for the weight goes through ``_WeightPath``."""
+    """A depthwise convolution that leaves the gradient of its weight to ``_WeightPath``."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, path: Tensor, stride: int) -> Tensor:
@@ -286,7 +308,7 @@ class _Depthwise(torch.autograd.Function):
 
 
 def depthwise(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
-    """Depthwise convolution of a wide tensor that keeps the size (halves it at stride 2).
+    """Apply a depthwise convolution to a wide tensor; it keeps the size of images, or halves it at stride 2.
 
     Args:
         x: ``(batch, channels, height, width)``.
@@ -306,7 +328,11 @@ def depthwise(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
 
 
 def to_grids(x: Tensor) -> Tensor:
-    """Stack the four sub-grids of every second pixel along the batch: ``(4 * batch, channels, height/2, width/2)``."""
+    """Stack the four sub-grids of every second pixel along the batch: ``(4 * batch, channels, height/2, width/2)``.
+
+    Args:
+        x: ``(batch, channels, height, width)`` with even sides.
+    """
     batch, channels, height, width = x.shape
     pixels = x.permute(0, 2, 3, 1).reshape(batch, height // 2, 2, width // 2, 2, channels)
     grids = pixels.permute(2, 4, 0, 1, 3, 5).reshape(4 * batch, height // 2, width // 2, channels)
@@ -314,7 +340,11 @@ def to_grids(x: Tensor) -> Tensor:
 
 
 def from_grids(x: Tensor) -> Tensor:
-    """Undo ``to_grids``."""
+    """Undo ``to_grids``.
+
+    Args:
+        x: ``(4 * batch, channels, height, width)``.
+    """
     batch, channels, height, width = x.shape
     grids = x.permute(0, 2, 3, 1).reshape(2, 2, batch // 4, height, width, channels)
     pixels = grids.permute(2, 3, 0, 4, 1, 5).reshape(batch // 4, 2 * height, 2 * width, channels)
@@ -325,11 +355,20 @@ def from_grids(x: Tensor) -> Tensor:
 def convolution_basis(
     kernel: int, stride: int, dilation: int, height: int, width: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """The matrices of a depthwise convolution, one a tap: ``(kernel * kernel, pixels out * pixels in)``.
+    """Return the matrices of a depthwise convolution, one per tap: ``(kernel * kernel, pixels out * pixels in)``.
 
-    The product of a kernel's taps with them is the matrix that maps all pixels of an image to all pixels of the result.
+    The taps of a kernel times these matrices give the matrix from all pixels of an image to all pixels of the result.
+
+    Args:
+        kernel: Side of the kernel.
+        stride: Stride of the convolution.
+        dilation: Dilation of the convolution.
+        height: Height of the image.
+        width: Width of the image.
+        dtype: Type of the numbers.
+        device: Where the matrices shall be.
     """
-    # tensors that are kept must be ordinary ones, wherever the first call comes from
+    # what is cached must be an ordinary tensor, whatever the mode of the first call
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
         images = torch.eye(height * width, dtype=dtype, device=device).view(-1, 1, height, width)
         taps = torch.eye(kernel * kernel, dtype=dtype, device=device).view(-1, 1, kernel, kernel)
@@ -339,23 +378,37 @@ def convolution_basis(
 
 @lru_cache(maxsize=64)
 def average_matrix(stride: int, height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """3x3 average pooling as a matrix, ``(pixels out, pixels in)``; the border is left out of the counts."""
+    """Return 3x3 average pooling as a matrix, ``(pixels out, pixels in)``; means leave the padding out.
+
+    Args:
+        stride: Stride of the pooling.
+        height: Height of the image.
+        width: Width of the image.
+        dtype: Type of the numbers.
+        device: Where the matrix shall be.
+    """
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
         images = torch.eye(height * width, dtype=dtype, device=device).view(-1, 1, height, width)
         return F.avg_pool2d(images, 3, stride, 1, count_include_pad=False).flatten(1).t().contiguous()
 
 
 @lru_cache(maxsize=64)
-def _average_counts(stride: int, height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _inverse_counts(stride: int, height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """One divided by the number of pixels in each 3x3 window."""
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
         ones = torch.ones(1, 1, height, width, dtype=dtype, device=device)
         return 1 / F.conv2d(ones, torch.ones(1, 1, 3, 3, dtype=dtype, device=device), None, stride, 1)
 
 
 def average_pool(x: Tensor, stride: int) -> Tensor:
-    """3x3 average pooling of a wide tensor; the border is left out of the counts.
+    """Apply 3x3 average pooling to a wide tensor; means leave the padding out.
 
-    A convolution with ones and a table of counts: PyTorch's own pooling takes several times as long on a CPU.
+    It is a convolution with ones and a table of inverse counts, because PyTorch's pooling takes several times as long
+    on a CPU.
+
+    Args:
+        x: ``(batch, channels, height, width)``.
+        stride: 1 or 2.
     """
-    counts = _average_counts(stride, x.shape[2], x.shape[3], x.dtype, x.device)
+    counts = _inverse_counts(stride, x.shape[2], x.shape[3], x.dtype, x.device)
     return F.conv2d(x, x.new_ones(x.shape[1], 1, 3, 3), None, stride, 1, 1, x.shape[1]) * counts

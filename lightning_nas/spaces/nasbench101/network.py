@@ -1,6 +1,6 @@
 """The ordinary network of a NAS-Bench-101 architecture.
 
-Only torch is imported here: an exported network carries this code with it.
+An exported network carries this source code with it, so this file imports torch and nothing else.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,16 +11,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 STACKS = 3
-"""Groups of cells; each but the first has twice the channels and half the height and width of the one before."""
+"""Number of stacks of cells; each has twice the channels, and half the height and width, of the one before."""
 
 
 class ConvBNReLU(nn.Sequential):
-    """Convolution, batch norm with the published constants, ReLU."""
+    """Convolution, batch norm with the published constants, ReLU.
+
+    Args:
+        channels_in: Channels of the input.
+        channels: Channels of the output.
+        kernel: Side of the kernel.
+    """
 
     def __init__(self, channels_in: int, channels: int, kernel: int) -> None:
         super().__init__(
             nn.Conv2d(channels_in, channels, kernel, padding=kernel // 2, bias=False),
-            # TensorFlow's momentum is what is kept (0.997), PyTorch's is what is new
+            # TensorFlow's momentum, 0.997, weights the old statistics; PyTorch's weights the new ones
             nn.BatchNorm2d(channels, eps=1e-5, momentum=0.003),
             nn.ReLU(),
         )
@@ -31,18 +37,18 @@ CELL_OPERATIONS: dict[str, Callable[[int], nn.Module]] = {
     "conv1x1-bn-relu": lambda channels: ConvBNReLU(channels, channels, 1),
     "maxpool3x3": lambda channels: nn.MaxPool2d(3, 1, padding=1),
 }
-"""From the published name of an operation, in the published order, to its maker ``channels -> module``."""
+"""Makers ``channels -> module`` of the published operations, by name, in the published order."""
 
 
 def vertex_channels(inputs: Sequence[Sequence[int]], channels: int) -> list[int]:
-    """How many channels every vertex behind the input has.
+    """Return the number of channels of every vertex after the input.
 
-    Those that the output concatenates share its channels, the first of them taking what does not divide; each other
-    vertex has as many as the widest that reads it.
+    The vertices that the output concatenates share its channels; where they do not divide, the first vertices take one
+    more. Every other vertex has as many channels as the widest vertex that reads it.
 
     Args:
         inputs: The vertices that vertex 1, 2, ... reads, in ascending order; the last vertex is the output.
-        channels: Of the output.
+        channels: Channels of the output.
     """
     last = len(inputs)
     parts = [vertex for vertex in inputs[-1] if vertex]
@@ -56,16 +62,16 @@ def vertex_channels(inputs: Sequence[Sequence[int]], channels: int) -> list[int]
 
 
 class NASBench101Cell(nn.Module):
-    """A cell: inner vertices add what they read, the output concatenates.
+    """A cell: an inner vertex adds the vertices that it reads, and the output concatenates them.
 
-    What reads the cell's input reads a projection of it, a 1x1 convolution. Where a vertex has fewer channels than one
-    that it reads, it takes the first ones.
+    A vertex that reads the input of the cell reads a projection of it, which is a 1x1 convolution. A vertex that has
+    fewer channels than one that it reads takes the first ones.
 
     Args:
         inputs: The vertices that vertex 1, 2, ... reads, in ascending order; the last vertex is the output.
         operations: Names of the operations of the inner vertices.
-        channels_in: Channels of the input.
-        channels: Channels of the output.
+        channels_in: Channels of the input of the cell.
+        channels: Channels of the output of the cell.
     """
 
     def __init__(
@@ -74,7 +80,7 @@ class NASBench101Cell(nn.Module):
         super().__init__()
         self.widths = vertex_channels(inputs, channels)
         self.inner = [[vertex for vertex in each if vertex] for each in inputs]
-        # one list for every vertex: empty where the cell's input is not read
+        # one list per vertex, which is empty if the vertex does not read the input of the cell
         self.projections = nn.ModuleList(
             nn.ModuleList([ConvBNReLU(channels_in, width, 1)] if 0 in each else [])
             for each, width in zip(inputs, self.widths, strict=True)
@@ -99,15 +105,15 @@ class NASBench101Cell(nn.Module):
 
 
 class NASBench101Network(nn.Module):
-    """The published skeleton around one cell: a stem, three stacks of cells with max pooling between them.
+    """The published network around one cell: a stem, three stacks of cells with max pooling between them.
 
     Args:
         inputs: The vertices that vertex 1, 2, ... reads, in ascending order; the last vertex is the output.
         operations: Names of the operations of the inner vertices.
-        num_classes: Width of the classifier.
+        num_classes: Number of classes.
         channels_in: Channels of an image.
-        channels: Channels of the first stack; each other stack doubles them.
-        cells: Cells of a stack.
+        channels: Channels of the first stack; each further stack doubles them.
+        cells: Number of cells of a stack.
     """
 
     def __init__(
@@ -128,7 +134,7 @@ class NASBench101Network(nn.Module):
             "channels": channels,
             "cells": cells,
         }
-        """What this network was made with, as JSON values: an export makes it again from them."""
+        """The constructor arguments, from which an export builds the network again."""
         self.stem = ConvBNReLU(channels_in, channels, 3)
         self.stacks = nn.ModuleList()
         channels_in = channels

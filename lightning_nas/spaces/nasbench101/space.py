@@ -1,4 +1,4 @@
-"""The NAS-Bench-101 space (Ying et al., 2019): cells with operations on the vertices of a small graph."""
+"""The NAS-Bench-101 space: cells with operations on the vertices of a small graph."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -16,17 +16,17 @@ from lightning_nas.spaces.base import Graph, SearchSpace
 from lightning_nas.spaces.nasbench101.network import CELL_OPERATIONS, STACKS, NASBench101Network
 
 VERTICES = 7
-"""Most vertices of a cell, its input and output among them."""
+"""Largest number of vertices of a cell, including its input and output."""
 
 MAX_EDGES = 9
-"""Most edges of a cell."""
+"""Largest number of edges of a cell."""
 
 _PAIRS = VERTICES * (VERTICES - 1) // 2
 _INNER = VERTICES - 2
 _NAMES = tuple(CELL_OPERATIONS)
 _SPEC = SpaceSpec("lightning_nas.spaces.NASBench101Space")
 _DRAWS = 1024
-"""Raw numbers that are drawn at a time; one in 1,203 is a canonical cell."""
+"""Number of random integers that are drawn at a time; one in 1,203 encodes a canonical cell."""
 
 _VERTEX = re.compile(r"([a-z0-9-]+)\(([0-9](?:,[0-9])*)\)")
 
@@ -35,8 +35,8 @@ class _Cell(NamedTuple):
     """A cell in which every vertex is on a path from the input to the output.
 
     Attributes:
-        inputs: For vertex 1, 2, ..., a bit for every vertex that it reads; the last is the output.
-        operations: Of the inner vertices.
+        inputs: For vertex 1, 2, ..., a mask with a bit for every vertex that it reads; the last vertex is the output.
+        operations: Operations of the inner vertices.
     """
 
     inputs: tuple[int, ...]
@@ -52,7 +52,7 @@ def _bits(mask: int) -> list[int]:
 
 
 def _prune(inputs: Sequence[int], operations: Sequence[int]) -> _Cell | None:
-    """Leave out what is on no path from the input to the output; None where there is no path."""
+    """Remove vertices that lie on no path from the input to the output; None if there is no path."""
     last = len(inputs)
     reached, used = 1, 1 << last
     for vertex, mask in enumerate(inputs, 1):
@@ -72,23 +72,24 @@ def _prune(inputs: Sequence[int], operations: Sequence[int]) -> _Cell | None:
 
 
 def _unpack(bits: int) -> list[int]:
-    """The inputs of the vertices behind the first, from the published number of a graph."""
+    """Inputs of the vertices after the first, from the published number of a graph."""
     return [bits >> to * (to - 1) // 2 & (1 << to) - 1 for to in range(1, VERTICES)]
 
 
 def _connected(bits: Tensor) -> Tensor:
-    """Which published numbers of graphs have a path from the input to the output, no other edges, and not too many."""
+    """Which published numbers of graphs have a path from the input to the output, no other edges, and few enough."""
     edges = bits[:, None] >> torch.arange(_PAIRS) & 1
     source, target = torch.tril_indices(VERTICES, VERTICES, -1).flip(0)
     vertices = torch.arange(VERTICES)
     entered, left = ((edges @ (ends[:, None] == vertices).long()) > 0 for ends in (target, source))
-    # as edges only go up, a vertex that is entered is behind the input, and one that is left is before the output
+    # edges only lead to higher vertices, so a vertex with incoming edges is reachable from the input in the end, and
+    # one with outgoing edges leads to the output
     found: Tensor = entered[:, -1] & (entered == left)[:, 1:-1].all(dim=1) & (edges.sum(dim=1) <= MAX_EDGES)
     return found
 
 
 def _choices(cell: _Cell) -> tuple[int, ...]:
-    """A cell as seven vertices: those that it lacks stand before the output, read nothing and are never read."""
+    """Choices of a cell with seven vertices: missing ones stand before the output, read nothing and are never read."""
     absent = _INNER - len(cell.operations)
     inputs = (*cell.inputs[:-1], *[0] * absent, cell.inputs[-1])
     bits = [mask >> source & 1 for to, mask in enumerate(inputs, 1) for source in range(to)]
@@ -96,9 +97,9 @@ def _choices(cell: _Cell) -> tuple[int, ...]:
 
 
 def _numbered(cell: _Cell) -> Iterator[tuple[int, int]]:
-    """Inputs and operation of one vertex after the other, in the least of all ways to number them; the output is last.
+    """Yield inputs and operation of every vertex in the smallest of all possible numberings; the output comes last.
 
-    Ways are compared by the first vertex in which they differ; the output's operation is 0.
+    Numberings are compared by the first vertex in which they differ. The operation of the output counts as 0.
     """
     orders: list[tuple[int, ...]] = [(0,)]
     vertices = list(enumerate(zip(cell.inputs, cell.operations, strict=False), 1))
@@ -121,7 +122,7 @@ def _canonical(cell: _Cell) -> _Cell:
 
 
 def _is_canonical(cell: _Cell) -> bool:
-    """Whether the vertices are numbered in the least way; most cells are known not to be at their first vertices."""
+    """Whether the vertices are numbered canonically, which the first vertices already rule out for most cells."""
     return all(map(eq, _numbered(cell), zip(cell.inputs, (*cell.operations, 0), strict=True)))
 
 
@@ -136,10 +137,10 @@ def _vertex_hash(outgoing: int, incoming: int, label: int) -> str:
 
 @lru_cache(maxsize=1 << 15)
 def _hash(cell: _Cell) -> str:
-    """The published hash: equal for isomorphic cells.
+    """The published hash, which is equal for isomorphic cells.
 
-    Every vertex starts from the numbers of edges that leave and enter it and its label, -1 for the input and -2 for the
-    output. As often as there are vertices, it takes in what its neighbours have.
+    The hash of a vertex starts from the numbers of its outgoing and incoming edges and its label, which is -1 for the
+    input and -2 for the output. It then absorbs the hashes of its neighbours, as many times as there are vertices.
     """
     sources = [[], *map(_bits, cell.inputs)]
     vertices = range(len(sources))
@@ -162,40 +163,46 @@ def _digest(text: str) -> str:
 class NASBench101Space(SearchSpace):
     """The NAS-Bench-101 space: 423,624 cells with published results for each.
 
-    A cell is a directed graph of at most seven vertices, its input and output among them, and at most nine edges. Inner
-    vertices have an operation. A network is three stacks of equal cells; each stack but the first starts with max
-    pooling, and has twice the channels of the one before.
+    A cell is a directed acyclic graph with at most seven vertices, including its input and output, and at most nine
+    edges. Every inner vertex has an operation. A network has three stacks of equal cells; every stack but the first
+    starts with max pooling and has twice the channels of the one before.
 
     Choices of an architecture: 21 bits, of which number ``x + y(y - 1)/2`` says whether there is an edge from vertex x
-    to vertex y, and the operations of the vertices 1 to 5, indices into
-    ``lightning_nas.spaces.nasbench101.network.CELL_OPERATIONS``. Vertices on no path from the input to the output do
-    not count, nor do their edges: as in the published code, there may be more than nine edges before they are left out.
+    to vertex y, and the operations of the vertices 1 to 5, as indices into ``nasbench101.network.CELL_OPERATIONS``.
+    Vertices on no path from the input to the output do not count, nor do their edges. As in the published code, the
+    limit of nine edges holds only after they are removed.
 
     References:
         1. Ying, Klein, Real, Christiansen, Murphy, Hutter: NAS-Bench-101: Towards Reproducible Neural Architecture
            Search, ICML 2019, https://arxiv.org/abs/1902.09635
+
+    Example:
+        ```python
+        space = NASBench101Space()
+        architecture = space.parse("conv3x3-bn-relu(0) maxpool3x3(0,1) output(0,2)")
+        ```
     """
 
     def spec(self) -> SpaceSpec:
-        """The class alone: there is one such space."""
+        """Return the class, which is the whole identity: there is only one such space."""
         return _SPEC
 
     @property
     def num_values(self) -> tuple[int, ...]:
-        """A bit for every edge that may be there, and an operation an inner vertex."""
+        """Two for every possible edge, and the number of operations for every inner vertex."""
         return (2,) * _PAIRS + (len(_NAMES),) * _INNER
 
     def check(self, architecture: Architecture) -> None:
-        """Raise ``ArchitectureError`` unless the architecture is a point of this space."""
+        """See ``SearchSpace.check``."""
         self._cell(architecture)
 
     def _cell(self, architecture: Architecture) -> _Cell:
-        """The checked cell without the vertices that do not count."""
+        """Check an architecture, and return its cell without the vertices that do not count."""
         self.check_spec(architecture)
         choices = architecture.choices
         if len(choices) != _PAIRS + _INNER:
             raise ArchitectureError(
-                f"{len(choices)} choices; a cell takes {_PAIRS} edge bits and {_INNER} operations, "
+                f"{len(choices)} choices; a cell has {_PAIRS} edge bits and {_INNER} operations, "
                 f"{_PAIRS + _INNER} in all. NASBench101Space.from_matrix makes them from a matrix of any size."
             )
         bits, operations = choices[:_PAIRS], choices[_PAIRS:]
@@ -208,8 +215,8 @@ class NASBench101Space(SearchSpace):
             raise ArchitectureError(f"Edge bits {bits} have no path from the input to the output. Add edges.")
         if cell.edges > MAX_EDGES:
             raise ArchitectureError(
-                f"The cell has {cell.edges} edges on paths from the input to the output; at most {MAX_EDGES} may be "
-                "there. Take some away."
+                f"The cell has {cell.edges} edges on paths from the input to the output; at most {MAX_EDGES} are "
+                "allowed. Remove some."
             )
         return cell
 
@@ -218,47 +225,61 @@ class NASBench101Space(SearchSpace):
 
     @classmethod
     def from_matrix(cls, matrix: Sequence[Sequence[int]], operations: Sequence[str]) -> Architecture:
-        """Make an architecture from the published form of a cell.
+        """Build an architecture from the published form of a cell.
 
         Args:
-            matrix: Row x and column y hold 1 where there is an edge from vertex x to vertex y, otherwise 0; two to
-                seven vertices, the first is the input, the last the output, and edges go from lower to higher numbers.
+            matrix: Adjacency matrix of two to seven vertices: 1 in row x and column y if there is an edge from vertex x
+                to vertex y, otherwise 0. The first vertex is the input and the last one the output, and edges lead
+                from lower to higher numbers.
             operations: Names of the operations of the inner vertices.
 
         Raises:
-            ArchitectureError: This is no cell of the space.
+            ArchitectureError: This is not a cell of the space.
         """
         rows, size = [list(row) for row in matrix], len(matrix)
         unknown = [name for name in operations if name not in _NAMES]
         if not 2 <= size <= VERTICES or len(operations) != size - 2 or unknown:
             raise ArchitectureError(
-                f"A matrix of {size} rows and operations {list(operations)!s:.300}; expected 2 to {VERTICES} rows and "
-                f"two operations fewer, of {list(_NAMES)}."
+                f"Received a matrix of {size} rows and operations {list(operations)!s:.300}; expected 2 to {VERTICES} "
+                f"rows and two operations fewer, of {list(_NAMES)}."
             )
         if any(
             len(row) != size or any(bit not in (0, 1) or (bit and y <= x) for y, bit in enumerate(row))
             for x, row in enumerate(rows)
         ):
             raise ArchitectureError(
-                f"The matrix is {rows!s:.300}; expected {size} columns of 0 and 1, and 1 above the diagonal alone. "
-                "Number the vertices so that edges go from lower to higher numbers."
+                f"The matrix is {rows!s:.300}; expected {size} columns of 0 and 1, and 1 only above the diagonal. "
+                "Number the vertices so that edges lead from lower to higher numbers."
             )
         inputs = tuple(sum(int(rows[x][y]) << x for x in range(y)) for y in range(1, size))
         return cls()._made(_Cell(inputs, tuple(_NAMES.index(name) for name in operations)))
 
     def canonical(self, architecture: Architecture) -> Architecture:
-        """The form that all architectures with the same key share, numbered anew and without what does not count."""
+        """Return the form that all architectures with the same key share.
+
+        Its vertices are numbered canonically, and those that do not count are removed.
+
+        Args:
+            architecture: A point of this space.
+        """
         return self._made(_canonical(self._cell(architecture)))
 
     def key(self, architecture: Architecture) -> str:
-        """The published hash of the cell, in hexadecimal digits: the same for all isomorphic cells."""
+        """Return the published hash of the cell in hexadecimal digits, which is the same for all isomorphic cells.
+
+        Args:
+            architecture: A point of this space.
+        """
         return _hash(self._cell(architecture))
 
     def sample(self, generator: torch.Generator) -> Architecture:
-        """Draw uniformly from the 423,624 networks, not from the matrices that stand for them.
+        """Draw uniformly from the 423,624 networks, instead of the many matrices that stand for them.
 
-        All 21 bits and 5 operations are drawn until they are the canonical form of a cell, which every network has one
-        of.
+        All 21 bits and 5 operations are drawn until they are the canonical form of a cell, of which every network has
+        exactly one.
+
+        Args:
+            generator: Source of randomness, on the CPU.
         """
         while True:
             draws = torch.randint(len(_NAMES) ** _INNER << _PAIRS, (_DRAWS,), generator=generator)
@@ -271,12 +292,15 @@ class NASBench101Space(SearchSpace):
                     return self.architecture(choices)
 
     def neighbours(self, architecture: Architecture) -> Iterator[Architecture]:
-        """All other networks that one edit leads to, each once.
+        """Yield all other networks that one edit leads to, each once.
 
         An edit flips one of the 21 bits or changes one operation. Vertices that do not count keep their edges, so that
-        one more edge may bring them back. As vertices without edges could not come back in this way, a cell with fewer
-        than seven vertices that count has one more kind of edit: it gets a vertex between two of its own, of any
-        operation, with one edge in and one out.
+        one more edge may bring them back. Vertices without edges could not come back in this way, so a cell with fewer
+        than seven vertices that count has one more kind of edit: it inserts a vertex between two vertices, with any
+        operation, one incoming and one outgoing edge.
+
+        Args:
+            architecture: A point of this space.
         """
         seen = {self.key(architecture)}
         for choices in self._edits(architecture):
@@ -290,7 +314,7 @@ class NASBench101Space(SearchSpace):
                 yield near
 
     def _edits(self, architecture: Architecture) -> Iterator[tuple[int, ...]]:
-        """The choices of one edit, valid or not."""
+        """Yield the choices after every edit, valid or not."""
         choices = architecture.choices
         for i, choice in enumerate(choices):
             for other in range(2 if i < _PAIRS else len(_NAMES)):
@@ -300,7 +324,7 @@ class NASBench101Space(SearchSpace):
         if len(cell.operations) == _INNER:
             return
         for source in range(len(cell.inputs)):
-            # the new vertex stands right behind its source; numbers above move up by one
+            # the new vertex comes right after its source, and the numbers of the vertices above it grow by one
             below = (1 << source + 1) - 1
             moved = [mask & below | (mask & ~below) << 1 for mask in cell.inputs]
             for to in range(source, len(moved)):
@@ -311,10 +335,10 @@ class NASBench101Space(SearchSpace):
                     yield _choices(_Cell(tuple(inputs), operations))
 
     def largest(self) -> Architecture:
-        """A cell with most parameters: five 3x3 convolutions of full width in a chain, four of them with projections.
+        """Return a cell with the most parameters: a chain of five 3x3 convolutions, four of them with projections.
 
-        Only one vertex may enter the output, or the output's channels would be shared; the other inner vertices take an
-        edge each to be read, which leaves four of the nine to read the input. All such cells have equally many.
+        Only one vertex leads to the output, because several would have to share its channels. The five edges of the
+        chain leave four of the nine edges to read the input. All such cells have the same number of parameters.
         """
         return self.parse(
             "conv3x3-bn-relu(0) conv3x3-bn-relu(0,1) conv3x3-bn-relu(0,2) conv3x3-bn-relu(0,3) conv3x3-bn-relu(4) "
@@ -333,20 +357,21 @@ class NASBench101Space(SearchSpace):
     ) -> NASBench101Network:
         """Build the ordinary network of an architecture; see ``SearchSpace.network``.
 
-        Where the output's channels do not divide among the vertices that it concatenates, the first of them take one
-        more, so that the vertices' order may change the number of parameters a little, as in the published code.
+        Where the channels of the output do not divide among the vertices that it concatenates, the first of them take
+        one more. So the order of the vertices may change the number of parameters a little, as in the published code.
 
         Args:
             architecture: A point of this space.
-            num_classes: Width of the classifier.
-            image_shape: ``(channels, height, width)`` of an image.
+            num_classes: Number of classes.
+            image_shape: Shape of an image, ``(channels, height, width)``.
             channels: Channels of the first stack.
-            cells: Cells of each of the three stacks.
-            auxiliary: Must be False: the published skeleton has no auxiliary classifier.
+            cells: Number of cells of each of the three stacks.
+            auxiliary: Must be False: the published network has no auxiliary classifier.
 
         Raises:
-            ArchitectureError: The architecture is of another space.
-            ConfigError: An auxiliary classifier is asked for, or there are fewer channels than the output's parts.
+            ArchitectureError: The architecture belongs to another space.
+            ConfigError: An auxiliary classifier is requested, or there are fewer channels than vertices that the
+                output concatenates.
             DataError: The images are too small.
         """
         cell = self._cell(architecture)
@@ -371,15 +396,22 @@ class NASBench101Space(SearchSpace):
         return NASBench101Network(inputs, names, num_classes, image_shape[0], channels, cells)
 
     def graphs(self, architecture: Architecture) -> list[Graph]:
-        """The cell for drawing, without what does not count; operations are on its nodes, edges have no labels."""
+        """Return the cell as a graph for drawing, with operations on its nodes, and without vertices that do not count.
+
+        Args:
+            architecture: A point of this space.
+        """
         cell = self._cell(architecture)
         edges = [(source, to, "") for to, mask in enumerate(cell.inputs, 1) for source in _bits(mask)]
         return [Graph("cell", ("input", *(_NAMES[i] for i in cell.operations), "output"), tuple(edges))]
 
     def text(self, architecture: Architecture) -> str:
-        """The canonical form in words, such as ``conv3x3-bn-relu(0) maxpool3x3(0,1) output(0,2)``.
+        """Return the canonical form in words, such as ``conv3x3-bn-relu(0) maxpool3x3(0,1) output(0,2)``.
 
-        Vertices from number 1 on stand in their order, each with those that it reads; 0 is the input.
+        These are the vertices from number 1 on, each with the vertices that it reads; 0 is the input.
+
+        Args:
+            architecture: A point of this space.
         """
         cell = _canonical(self._cell(architecture))
         names = (*(_NAMES[i] for i in cell.operations), "output")
@@ -389,13 +421,13 @@ class NASBench101Space(SearchSpace):
 
     @classmethod
     def parse(cls, text: str) -> Architecture:
-        """Read what ``text`` wrote, or a cell of the same form whose vertices are in another order.
+        """Read what ``text`` wrote, or a cell in the same form whose vertices are in another order.
 
         Args:
-            text: ``conv3x3-bn-relu(0) maxpool3x3(0,1) output(0,2)``.
+            text: A cell such as ``conv3x3-bn-relu(0) maxpool3x3(0,1) output(0,2)``.
 
         Raises:
-            ArchitectureError: The text is no cell of this space.
+            ArchitectureError: The text is not a cell of this space.
         """
         words = [_VERTEX.fullmatch(word) for word in text.split()]
         found = [(word[1], [int(source) for source in word[2].split(",")]) for word in words if word]
@@ -403,9 +435,9 @@ class NASBench101Space(SearchSpace):
         names = [name for name, _ in found]
         if len(found) != len(words) or not ordered or names[-1:] != ["output"] or not {*names[:-1]} <= {*_NAMES}:
             raise ArchitectureError(
-                f"Not a cell of NAS-Bench-101: received {text[:200]!r}. It is written like 'conv3x3-bn-relu(0) "
-                f"maxpool3x3(0,1) output(0,2)': vertices from number 1 on with those before them that they read, and "
-                f"operations from {list(_NAMES)}."
+                f"Not a cell of NAS-Bench-101: received {text[:200]!r}. The form is 'conv3x3-bn-relu(0) "
+                f"maxpool3x3(0,1) output(0,2)': the vertices from number 1 on, each with the vertices before it that "
+                f"it reads, and operations from {list(_NAMES)}."
             )
         size = len(found) + 1
         matrix = [[int(y > 0 and x in found[y - 1][1]) for y in range(size)] for x in range(size)]

@@ -1,4 +1,4 @@
-"""Architectures of NAS-Bench-201 by a supernet's weights, edge by edge; equal beginnings are computed once."""
+"""Logits of many architectures of NAS-Bench-201 with a supernet's weights, sharing what they have in common."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -13,20 +13,25 @@ from lightning_nas.spaces.nasbench201.network import NODES, ResidualBlock
 from lightning_nas.spaces.path_scoring import Logits
 
 TOGETHER = 32
-"""Paths whose normalised weights are kept at a time."""
+"""Number of paths whose normalized weights are kept in memory at a time."""
 
 Names = tuple[str, ...]
+"""Operations of the edges 1<-0, 2<-0, 2<-1, 3<-0, 3<-1, 3<-2."""
+
 Key = tuple[Any, ...]
+"""Identifies a computed value: a layer, and everything that its input depends on."""
 
 
 def canonical(names: Sequence[str]) -> Names:
-    """The operations of the edges with ``none`` on those that do not matter: their source is zero, or leads nowhere.
+    """Replace the operations of edges without effect by ``none``.
+
+    An edge has no effect if its source is always zero, or if no path leads from its target to the output.
 
     Args:
-        names: Operations of the edges 1<-0, 2<-0, 2<-1, 3<-0, 3<-1, 3<-2; what is not computed counts as ``none``.
+        names: Operations of the edges. Names other than those of computed operations count as ``none``.
     """
     edges = {pair: name for pair, name in zip(_pairs(), names, strict=True) if name in (CONV_3X3, CONV_1X1, SKIP, POOL)}
-    for _ in range(NODES):  # what goes takes others along
+    for _ in range(NODES):  # an edge that is removed may leave others without effect
         zero = {node for node in range(1, NODES) if not any(target == node for target, _ in edges)}
         dead = {node for node in range(1, NODES - 1) if not any(source == node for _, source in edges)}
         edges = {(t, s): name for (t, s), name in edges.items() if s not in zero and t not in dead}
@@ -34,12 +39,12 @@ def canonical(names: Sequence[str]) -> Names:
 
 
 def _pairs() -> list[tuple[int, int]]:
-    """``(target, source)`` of every edge."""
+    """Target and source of every edge."""
     return [(target, source) for target in range(1, NODES) for source in range(target)]
 
 
 class ScoredNetwork(Protocol):
-    """The parts of a ``NASBench201Supernet`` that its paths are computed from."""
+    """The parts of a ``NASBench201Supernet`` from which its paths are computed."""
 
     stem: nn.Sequential
     cells: nn.ModuleList
@@ -48,10 +53,12 @@ class ScoredNetwork(Protocol):
 
 
 class _Layers:
-    """Convolutions with a batch norm behind each, whose statistics are measured first, then applied within the weight.
+    """Convolutions, each followed by a batch norm.
+
+    First the statistics of the batch norms are measured; from then on, the batch norms are folded into the weights.
 
     Attributes:
-        measuring: Whether the images are those that statistics are measured on.
+        measuring: Whether statistics are being measured.
     """
 
     def __init__(self) -> None:
@@ -62,20 +69,20 @@ class _Layers:
     def convolve(
         self, key: Key, x: Tensor, weight: Tensor, norm: nn.BatchNorm2d | None = None, stride: int = 1
     ) -> Tensor:
-        """The normalised convolution.
+        """Apply a convolution and its batch norm.
 
         Args:
-            key: Of the layer, with all that its input depends on.
-            x: The input.
-            weight: The kernels.
-            norm: The batch norm; one without weights if None.
-            stride: By which the size is divided.
+            key: Identifies the layer and its input.
+            x: Input.
+            weight: Weight of the convolution.
+            norm: The batch norm; None for one without affine parameters.
+            stride: Stride of the convolution.
         """
         padding = weight.shape[2] // 2
         if not self.measuring:
             return F.conv2d(x, *self._folded[key], stride, padding)
         y = F.conv2d(x, weight, None, stride, padding)
-        result, mean, var = _normalised(y, norm)
+        result, mean, var = _normalized(y, norm)
         rate = (var + (EPS if norm is None else norm.eps)).rsqrt()
         if norm is not None:
             rate = rate * norm.weight
@@ -84,17 +91,17 @@ class _Layers:
         return result
 
     def normalise(self, key: Key, x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
-        """A batch norm without a convolution."""
+        """Apply a batch norm that does not follow a convolution."""
         if self.measuring:
-            result, mean, var = _normalised(x, norm)
+            result, mean, var = _normalized(x, norm)
             self._statistics[key] = mean, var
             return result
         mean, var = self._statistics[key]
         return F.batch_norm(x, mean, var, norm.weight.to(mean), norm.bias.to(mean), False, 0.0, norm.eps)
 
 
-def _normalised(x: Tensor, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalised by its own statistics; the mean, and the unbiased variance."""
+def _normalized(x: Tensor, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalize by the statistics of the batch; return also their mean and unbiased variance."""
     kind = torch.promote_types(x.dtype, torch.float32)
     mean, var = (torch.zeros(x.shape[1], dtype=kind, device=x.device) for _ in range(2))
     if norm is None:
@@ -103,12 +110,12 @@ def _normalised(x: Tensor, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor,
 
 
 def _modules(layers: nn.Module) -> list[Any]:
-    """The parts of a sequence."""
+    """The modules of a sequence."""
     return list(layers.children())
 
 
 class _State:
-    """A node of a cell, and what was computed from it."""
+    """A node of a cell, with everything that was computed from it."""
 
     def __init__(self, key: Key, value: Tensor) -> None:
         self.key = key
@@ -116,7 +123,7 @@ class _State:
         self._made: dict[Any, Tensor] = {}
 
     def output(self, layers: _Layers, outgoing: FusedEdges, target: int, name: str) -> Tensor:
-        """What an operation makes of it for a target, counted from the next node."""
+        """The output of an operation for a target, which is counted from the node after this one."""
         if name == SKIP:
             return self.value
         entry = POOL if name == POOL else (target, name)
@@ -138,11 +145,19 @@ class _State:
 
 
 def _cell(cell: Any, layers: _Layers, nodes: list[_State], path: Names, prefix: Key) -> Tensor:
-    """The last node of a cell; ``nodes`` are those known already, and get those that others may use."""
+    """Compute the last node of a cell.
+
+    Args:
+        cell: The mixed cell of the supernet.
+        layers: Its convolutions.
+        nodes: The nodes that are known already; the others before the last are appended.
+        path: Operations of the edges.
+        prefix: Start of the keys of the nodes.
+    """
     for target in range(len(nodes), NODES):
         first = target * (target - 1) // 2
         total: Tensor | None = None
-        fresh = False  # whether the sum is its own memory
+        fresh = False  # whether the sum has its own memory, so that it can be changed in place
         for source, name in enumerate(path[first : first + target]):
             if name == "none":
                 continue
@@ -161,7 +176,10 @@ def _cell(cell: Any, layers: _Layers, nodes: list[_State], path: Names, prefix: 
 
 
 class _Pass:
-    """One batch of images through many paths; those in a row share the first cell's nodes as far as they are equal."""
+    """One batch of images on its way through many paths.
+
+    Consecutive paths share the nodes of the first cell as far as their operations are the same.
+    """
 
     def __init__(self, network: ScoredNetwork, layers: _Layers, images: Tensor) -> None:
         self.network = network
@@ -172,7 +190,7 @@ class _Pass:
         self.last: Names = ()
 
     def logits(self, path: Names) -> Tensor:
-        """The logits of one path."""
+        """Compute the logits of one path."""
         known = [n for n in range(1, len(self.first)) if path[: n * (n + 1) // 2] == self.last[: n * (n + 1) // 2]]
         del self.first[len(known) + 1 :]
         self.last = path
@@ -191,7 +209,7 @@ class _Pass:
         y = x.relu()
         for name, part in (("a", block.conv_a), ("b", block.conv_b)):
             _, conv, norm = _modules(part.op)
-            # the first convolution's result is used nowhere else
+            # in place, because the result of the first convolution is used nowhere else
             y = self.layers.convolve((*key, name), y.relu_(), conv.weight, norm, conv.stride[0])
         total: Tensor = block.downsample(x) + y
         return total
@@ -203,14 +221,15 @@ def path_logits(
 ) -> Logits:
     """See ``BatchedPathScoring.path_logits``.
 
-    Edges that do not matter are left out, and the batch norms are folded into the convolutions before them. All paths
-    share the stem and what leaves the first cell's input; sorted, neighbours share the nodes behind it.
+    Edges without effect are left out, and batch norms are folded into the convolutions before them. All paths share the
+    stem and the operations on the input of the first cell. The paths are sorted, so that neighbours share further nodes
+    of the first cell.
 
     Args:
         network: The supernet.
-        paths: The operations of the edges, in the order of the alphas' rows.
-        calibration: Images that the statistics are measured on.
-        batches: Images.
+        paths: Operations of the edges, in the order of the rows of the alphas.
+        calibration: Images on which the statistics are measured.
+        batches: Batches of images to score.
     """
     asked: dict[Names, list[int]] = {}
     for i, names in enumerate(paths):

@@ -1,6 +1,8 @@
-"""Choice blocks of single-path spaces, and the ordinary network that is a chain of them."""
+"""Choice blocks of single-path spaces, and the ordinary network that is a chain of them.
 
-import inspect
+An exported network carries this source code with it, so this file needs only torch.
+"""
+
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -9,15 +11,29 @@ import torch
 from torch import Tensor, nn
 
 from lightning_nas.errors import ConfigError
+from lightning_nas.spaces.rebuildable import Rebuildable
 
 
-class ChoiceBlock(ABC):
-    """One of the blocks that every place of a single-path space may take.
+class ChoiceBlock(Rebuildable, ABC):
+    """One of the blocks that each position of a single-path space can take.
 
-    A block of your own is a subclass in any importable file. Its constructor arguments are JSON values (numbers, text,
-    booleans, null, lists of them), and it keeps each as the attribute of the same name: artifacts make it again from
-    these. Where networks with it shall be exported as one plain file, its module imports only torch, the standard
-    library and modules that do the same.
+    Write your own as a subclass in any module that can be imported. Its constructor arguments are JSON values (numbers,
+    text, booleans, null and lists of them), and each is kept as the attribute of the same name, so that artifacts can
+    store the block. If found networks shall be exported as one plain Python file, the module that defines the block
+    imports nothing but torch, the standard library and modules that do the same.
+
+    Example:
+        ```python
+        class Plain(ChoiceBlock):
+            name = "plain"
+
+            def module(self, channels_in: int, channels_out: int, stride: int) -> nn.Module:
+                return nn.Sequential(
+                    nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False),
+                    nn.BatchNorm2d(channels_out),
+                    nn.ReLU(inplace=True),
+                )
+        ```
     """
 
     @property
@@ -27,48 +43,29 @@ class ChoiceBlock(ABC):
 
     @abstractmethod
     def module(self, channels_in: int, channels_out: int, stride: int) -> nn.Module:
-        """Make the block for one place of a network.
+        """Build the module of the block for one position of a network.
 
-        Batch norms are ``nn.BatchNorm2d`` with affine parameters and the default momentum; a supernet takes the
-        parameters away where it is to have none.
+        Batch norms are ``nn.BatchNorm2d`` with affine parameters and the default momentum; a supernet removes the
+        affine parameters where it must not have any.
 
         Args:
-            channels_in: Channels of its input ``(batch, channels_in, height, width)``.
-            channels_out: Channels of its output ``(batch, channels_out, ceil(height / stride), ceil(width / stride))``.
-            stride: By which it shrinks height and width.
+            channels_in: Channels of the input ``(batch, channels_in, height, width)``.
+            channels_out: Channels of the output ``(batch, channels_out, ceil(height / stride), ceil(width / stride))``.
+            stride: Factor by which the block divides height and width.
 
         Raises:
             ConfigError: The block cannot have these channels.
         """
 
-    def arguments(self) -> dict[str, Any]:
-        """Constructor arguments by name: the attributes of these names.
-
-        Raises:
-            ConfigError: There is no such attribute.
-        """
-        names = list(inspect.signature(type(self)).parameters)
-        missing = [name for name in names if not hasattr(self, name)]
-        if missing:
-            raise ConfigError(
-                f"{type(self).__name__} has no attributes {missing}; it is to keep each of its constructor arguments "
-                f"{names} as the attribute of that name. Set them in __init__."
-            )
-        return {name: getattr(self, name) for name in names}
-
-    def __repr__(self) -> str:
-        """Source that makes the block again."""
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.arguments().items())})"
-
 
 def convolution(channels_in: int, channels_out: int, kernel: int = 1, stride: int = 1) -> nn.Sequential:
-    """A convolution with batch norm and ReLU.
+    """Build a convolution with batch norm and ReLU.
 
     Args:
-        channels_in: Of the input.
-        channels_out: Of the output.
-        kernel: Side of the convolution's kernel.
-        stride: Of the convolution.
+        channels_in: Channels of the input.
+        channels_out: Channels of the output.
+        kernel: Side of the kernel.
+        stride: Stride of the convolution.
     """
     return nn.Sequential(
         nn.Conv2d(channels_in, channels_out, kernel, stride, kernel // 2, bias=False),
@@ -78,12 +75,12 @@ def convolution(channels_in: int, channels_out: int, kernel: int = 1, stride: in
 
 
 def depthwise(channels: int, kernel: int, stride: int) -> nn.Sequential:
-    """A depthwise convolution with batch norm.
+    """Build a depthwise convolution with batch norm.
 
     Args:
-        channels: Of input and output.
-        kernel: Side of the convolution's kernel.
-        stride: Of the convolution.
+        channels: Channels of the input and of the output.
+        kernel: Side of the kernel.
+        stride: Stride of the convolution.
     """
     return nn.Sequential(
         nn.Conv2d(channels, channels, kernel, stride, kernel // 2, groups=channels, bias=False),
@@ -92,14 +89,15 @@ def depthwise(channels: int, kernel: int, stride: int) -> nn.Sequential:
 
 
 class TwoBranches(nn.Module):
-    """Two branches whose outputs are concatenated: what passes, and what ``main`` computes.
+    """A main branch beside a shortcut, whose outputs are concatenated.
 
-    Without a projection every second channel passes as it is, and ``main`` reads the others: this is the channel
-    shuffle of ShuffleNetV2, before the block instead of behind it. With one, both branches read all channels.
+    Without a projection, every second channel passes unchanged, and the main branch reads the others: this is the
+    channel shuffle of ShuffleNetV2, before the block instead of after it. With a projection, both branches read all
+    channels.
 
     Args:
-        main: The branch that computes.
-        projection: The other branch.
+        main: The main branch.
+        projection: Module of the shortcut, or None for the identity.
     """
 
     def __init__(self, main: nn.Module, projection: nn.Module | None) -> None:
@@ -108,19 +106,19 @@ class TwoBranches(nn.Module):
         self.projection = projection
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(batch, channels, height, width)``; see ``ChoiceBlock.module`` for the output's shape."""
+        """Map ``(batch, channels, height, width)``; see ``ChoiceBlock.module`` for the shape of the output."""
         if self.projection is None:
             return torch.cat((x[:, ::2], self.main(x[:, 1::2])), 1)
         return torch.cat((self.projection(x), self.main(x)), 1)
 
 
 def projection(channels: int, kernel: int, stride: int) -> nn.Sequential | None:
-    """The branch beside the main one: none where the stride is 1.
+    """Build the shortcut beside the main branch; None at stride 1.
 
     Args:
-        channels: Of input and output.
-        kernel: Side of the depthwise convolution's kernel.
-        stride: Of the block.
+        channels: Channels of the input and of the output.
+        kernel: Side of the depthwise kernel.
+        stride: Stride of the block.
     """
     if stride == 1:
         return None
@@ -128,12 +126,12 @@ def projection(channels: int, kernel: int, stride: int) -> nn.Sequential | None:
 
 
 def branch_channels(channels_in: int, channels_out: int, stride: int) -> tuple[int, int, int]:
-    """Channels that the main branch reads, has between its layers, and writes.
+    """Return the channels of the main branch: of its input, between its layers, and of its output.
 
     Args:
-        channels_in: Of the block.
-        channels_out: Of the block.
-        stride: Of the block.
+        channels_in: Channels of the input of the block.
+        channels_out: Channels of the output of the block.
+        stride: Stride of the block.
 
     Raises:
         ConfigError: The block cannot have these channels.
@@ -141,9 +139,9 @@ def branch_channels(channels_in: int, channels_out: int, stride: int) -> tuple[i
     read = channels_in // 2 if stride == 1 else channels_in
     if (stride == 1 and channels_in % 2) or channels_out <= max(read, 1):
         raise ConfigError(
-            f"A block of stride {stride} from {channels_in} to {channels_out} channels was asked for; expected are an "
-            "even number to more than half of it with stride 1, and a number to a larger one with other strides. "
-            "Choose other widths."
+            f"A block of stride {stride} cannot map {channels_in} to {channels_out} channels. At stride 1, the number "
+            "of input channels must be even and the output must have more than half as many; at other strides, the "
+            "output must have more channels than the input. Choose other widths."
         )
     return read, channels_out // 2, channels_out - read
 
@@ -155,8 +153,15 @@ class ShuffleBlock(ChoiceBlock):
         1. Ma, Zhang, Zheng, Sun: ShuffleNet V2: Practical Guidelines for Efficient CNN Architecture Design, ECCV 2018,
            https://arxiv.org/abs/1807.11164
 
+    Example:
+        ```yaml
+        choices:
+          - {class_path: ShuffleBlock, init_args: {kernel: 3}}
+          - {class_path: ShuffleBlock, init_args: {kernel: 5}}
+        ```
+
     Args:
-        kernel: Side of the depthwise convolution's kernel, odd and at least 3 (the paper: 3, 5 and 7).
+        kernel: Side of the depthwise kernel, odd and at least 3 (the SPOS paper: 3, 5 and 7).
 
     Raises:
         ConfigError: ``kernel`` is another number.
@@ -164,7 +169,7 @@ class ShuffleBlock(ChoiceBlock):
 
     def __init__(self, kernel: int = 3) -> None:
         if type(kernel) is not int or kernel < 3 or kernel % 2 == 0:
-            raise ConfigError(f"kernel is {kernel!r:.50}; it must be an odd integer from 3 on.")
+            raise ConfigError(f"kernel is {kernel!r:.50}; it must be an odd integer of at least 3.")
         self.kernel = kernel
 
     @property
@@ -184,11 +189,18 @@ class ShuffleBlock(ChoiceBlock):
 
 
 class XceptionBlock(ChoiceBlock):
-    """Like a block of ShuffleNetV2 with three depthwise 3x3 convolutions, each before a 1x1 convolution.
+    """A block like that of ShuffleNetV2 with three depthwise 3x3 convolutions, each followed by a 1x1 convolution.
 
     References:
         1. Chollet: Xception: Deep Learning with Depthwise Separable Convolutions, CVPR 2017,
            https://arxiv.org/abs/1610.02357
+
+    Example:
+        ```yaml
+        choices:
+          - {class_path: ShuffleBlock}
+          - {class_path: XceptionBlock}
+        ```
     """
 
     @property
@@ -213,13 +225,13 @@ class XceptionBlock(ChoiceBlock):
 def block_sizes(
     stem: int, widths: Sequence[int], depths: Sequence[int], strides: Sequence[int]
 ) -> list[tuple[int, int, int]]:
-    """Channels in, channels out and stride of every block of a chain.
+    """Return input channels, output channels and stride of every block of a chain.
 
     Args:
-        stem: Channels of what the first block reads.
-        widths: Channels of every stage.
-        depths: Blocks of every stage.
-        strides: Of the first block of every stage.
+        stem: Channels of the input of the first block.
+        widths: Channels of each stage.
+        depths: Number of blocks of each stage.
+        strides: Stride of the first block of each stage; the others have stride 1.
     """
     sizes, channels = [], stem
     for width, depth, stride in zip(widths, depths, strides, strict=True):
@@ -234,15 +246,15 @@ class SinglePathNetwork(nn.Module):
 
     Args:
         blocks: The blocks in order.
-        num_classes: Width of the classifier.
+        num_classes: Number of classes.
         channels_in: Channels of an image.
-        widths: Channels of every stage.
-        depths: Blocks of every stage.
-        strides: Of the first block of every stage.
+        widths: Channels of each stage.
+        depths: Number of blocks of each stage.
+        strides: Stride of the first block of each stage.
         stem: Channels of the first convolution.
-        stem_stride: Its stride.
-        last: Channels of the 1x1 convolution behind the blocks.
-        dropout: Probability with which its outputs are dropped before the classifier.
+        stem_stride: Stride of the first convolution.
+        last: Channels of the 1x1 convolution after the blocks.
+        dropout: Probability of dropout before the classifier.
     """
 
     def __init__(
@@ -271,7 +283,7 @@ class SinglePathNetwork(nn.Module):
             "last": last,
             "dropout": dropout,
         }
-        """What this network was made with: an export makes it again from them."""
+        """The constructor arguments, from which an export builds the network again."""
         self.stem = convolution(channels_in, stem, 3, stem_stride)
         sizes = block_sizes(stem, widths, depths, strides)
         self.blocks = nn.Sequential(*(block.module(*size) for block, size in zip(blocks, sizes, strict=True)))

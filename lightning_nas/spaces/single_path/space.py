@@ -1,4 +1,4 @@
-"""The single-path space of SPOS (Guo et al., 2020): a chain of blocks, each of several kinds."""
+"""The single-path space of SPOS: a chain of blocks, each of one of several kinds."""
 
 from collections.abc import Iterator, Sequence
 from math import prod
@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from lightning_nas.architecture import Architecture, SpaceSpec
+from lightning_nas.checks import within
 from lightning_nas.errors import ArchitectureError, ConfigError, DataError
-from lightning_nas.files.classes import class_path, find_class
+from lightning_nas.files.classes import class_path
 from lightning_nas.spaces.base import Graph, SupernetSpace
+from lightning_nas.spaces.rebuildable import PlainForm, from_plain, frozen, to_plain
 from lightning_nas.spaces.single_path.blocks import (
     ChoiceBlock,
     ShuffleBlock,
@@ -20,28 +22,25 @@ from lightning_nas.spaces.single_path.blocks import (
     convolution,
 )
 
-MOST_BLOCKS = 256
-"""Blocks of a chain."""
-
-PlainBlock = Sequence[Any]
-"""A block as an artifact holds it: its class path, and its constructor arguments as ``(name, value)`` pairs."""
+MAX_BLOCKS = 256
+"""Largest number of blocks of a chain."""
 
 
 class SinglePathSupernet(nn.Module):
-    """All blocks of all places of a chain; a forward pass computes one block of each.
+    """All blocks at all positions of a chain; a forward pass computes one block per position.
 
     Args:
-        choices: The blocks that there are.
-        allowed: For every place the indices of the blocks that it may take; there are weights of these alone.
-        num_classes: Width of the classifier.
+        choices: The blocks.
+        allowed: For every position, the indices of the blocks that it may take; only these have weights.
+        num_classes: Number of classes.
         channels_in: Channels of an image.
-        widths: Channels of every stage.
-        depths: Blocks of every stage.
-        strides: Of the first block of every stage.
+        widths: Channels of each stage.
+        depths: Number of blocks of each stage.
+        strides: Stride of the first block of each stage.
         stem: Channels of the first convolution.
-        stem_stride: Its stride.
-        last: Channels of the 1x1 convolution behind the blocks.
-        dropout: Probability with which its outputs are dropped before the classifier.
+        stem_stride: Stride of the first convolution.
+        last: Channels of the 1x1 convolution after the blocks.
+        dropout: Probability of dropout before the classifier.
         affine: Whether batch norms have affine parameters.
     """
 
@@ -63,7 +62,7 @@ class SinglePathSupernet(nn.Module):
         super().__init__()
         self.stem = convolution(channels_in, stem, 3, stem_stride)
         sizes = block_sizes(stem, widths, depths, strides)
-        # named by the index in the whole space, so that supernets of its parts share names
+        # named by the index in the whole space, so that supernets of a space and of its restrictions share names
         self.blocks = nn.ModuleList(
             nn.ModuleDict({str(choice): choices[choice].module(*size) for choice in row})
             for row, size in zip(allowed, sizes, strict=True)
@@ -80,8 +79,8 @@ class SinglePathSupernet(nn.Module):
         """Map images ``(batch, channels_in, height, width)`` to logits ``(batch, classes)``.
 
         Args:
-            x: Normalised images.
-            path: Which block every place takes, as in an architecture's choices.
+            x: Normalized images.
+            path: Index of the block at every position, as in the choices of an architecture.
         """
         x = self.stem(x)
         for blocks, choice in zip(self.blocks.children(), path, strict=True):
@@ -91,35 +90,43 @@ class SinglePathSupernet(nn.Module):
 
 
 class SinglePathSpace(SupernetSpace):
-    """The space of SPOS: a chain of places in stages, each of which takes one of some blocks.
+    """The space of SPOS: a chain of positions in stages, each of which takes one of several blocks.
 
-    A network is a 3x3 convolution, the blocks, a 1x1 convolution, average pooling and a classifier. By default there
-    are 20 places and four blocks of the ShuffleNetV2 kind, 4^20 networks for images of 224x224 pixels. For small images
-    choose smaller sizes, such as ``widths`` 16 and 32, ``depths`` 2 and 2, ``strides`` 1 and 2, ``stem_stride`` 1.
+    A network consists of a 3x3 convolution, the blocks, a 1x1 convolution, average pooling and a classifier. By default
+    there are 20 positions and four blocks of the ShuffleNetV2 kind, which gives 4^20 networks for images of 224x224
+    pixels. For small images choose smaller sizes, such as those of the example.
 
-    Choices of an architecture: the index into ``choices`` of the block at every place. All arguments down to
-    ``stem_stride`` are part of what an architecture is, and artifacts hold them.
+    Choices of an architecture: the index into ``choices`` of the block at every position. The arguments from ``widths``
+    to ``stem_stride`` are part of the identity of the space, and artifacts store them.
 
     References:
         1. Guo, Zhang, Mu, Heng, Liu, Wei, Sun: Single Path One-Shot Neural Architecture Search with Uniform Sampling,
            ECCV 2020, https://arxiv.org/abs/1904.00420
 
+    Example:
+        ```yaml
+        space:
+          class_path: SinglePathSpace
+          init_args: {widths: [16, 32], depths: [2, 2], strides: [1, 2], stem_stride: 1}
+        ```
+
     Args:
-        widths: Channels of every stage.
-        depths: Places of every stage.
-        choices: The blocks, at least two; by default those of the paper: ``ShuffleBlock`` with the kernels 3, 5 and 7,
-            and ``XceptionBlock``. Artifacts give them as ``PlainBlock``.
-        strides: Of the first block of every stage, by default 2; the others have stride 1.
+        widths: Channels of each stage.
+        depths: Number of positions of each stage.
+        choices: The blocks, at least two; by default those of the paper: ``ShuffleBlock`` with kernels of 3, 5 and 7,
+            and ``XceptionBlock``.
+        strides: Stride of the first block of each stage, by default 2; the others have stride 1.
         stem: Channels of the first convolution.
         last: Channels of the last convolution.
         stem_stride: Stride of the first convolution.
-        allowed: For every place the names of the blocks that it may take; by default all of ``choices``.
-        affine: Whether the supernet's batch norms have affine parameters (the paper: false); networks' always have.
-        dropout: Probability of dropout before the supernet's classifier (the paper: 0.1).
+        allowed: For every position, the names of the blocks that it may take; by default all of ``choices``.
+        affine: Whether batch norms of the supernet have affine parameters (the paper: false). Those of networks always
+            have.
+        dropout: Probability of dropout before the classifier of the supernet (the paper: 0.1).
 
     Raises:
-        ConfigError: There are fewer than two blocks or two of one name, a number or its count is wrong, a block cannot
-            have the widths, or ``allowed`` leaves a place without blocks.
+        ConfigError: There are fewer than two blocks or two of the same name, a number or the length of a list is wrong,
+            a block cannot have the widths, or ``allowed`` leaves a position without blocks.
     """
 
     def __init__(
@@ -148,89 +155,88 @@ class SinglePathSpace(SupernetSpace):
             values = value if isinstance(value, list) else [value] * stages
             if not values or len(values) != stages or any(type(each) is not int or each < 1 for each in values):
                 raise ConfigError(
-                    f"{name} is {value!s:.200}; expected are integers from 1 on, and equally many widths, depths and "
-                    f"strides: there are {stages} widths."
+                    f"{name} is {value!s:.200}; it must be made of positive integers, one per stage in widths, depths "
+                    f"and strides. There are {stages} widths."
                 )
-        if not 0 < sum(depths) <= MOST_BLOCKS or not 0 <= dropout < 1:
-            raise ConfigError(
-                f"depths make {sum(depths)} places, and dropout is {dropout}; expected are 1 to {MOST_BLOCKS}, and a "
-                "probability below 1."
-            )
-        given = [ShuffleBlock(3), ShuffleBlock(5), ShuffleBlock(7), XceptionBlock()] if choices is None else choices
-        self.choices = [block if isinstance(block, ChoiceBlock) else _made(block) for block in given]
+        if sum(depths) > MAX_BLOCKS:
+            raise ConfigError(f"depths make {sum(depths)} positions; a chain has at most {MAX_BLOCKS}.")
+        within("[0, 1)", dropout=dropout)
+        self.choices = _find_blocks(choices)
         self.names = [block.name for block in self.choices]
-        wrong = [name for name in self.names if len(name.split()) != 1 or name == "|" or self.names.count(name) > 1]
-        if wrong or len(self.names) < 2:
-            raise ConfigError(
-                f"choices are {self.names!s:.300}; expected are at least two blocks, each with another name, which is "
-                "one word. Give others."
-            )
         self.affine = affine
         self.dropout = dropout
-        plain = {**self.sizes, "choices": [_plain(block) for block in self.choices]}
-        arguments = tuple(sorted((name, _frozen(value)) for name, value in plain.items()))
-        self._spec = SpaceSpec("lightning_nas.spaces.SinglePathSpace", arguments)
-        self._places = block_sizes(self.sizes["stem"], *(self.sizes[name] for name in ("widths", "depths", "strides")))
+        plain = {**self.sizes, "choices": [to_plain(block) for block in self.choices]}
+        arguments = tuple(sorted((name, frozen(value)) for name, value in plain.items()))
+        self._spec = SpaceSpec(class_path(SinglePathSpace), arguments)
+        self._positions = block_sizes(
+            self.sizes["stem"], *(self.sizes[name] for name in ("widths", "depths", "strides"))
+        )
         self._counts = self._parameters()
         self.allowed = self._indices(allowed)
 
     def _parameters(self) -> list[list[int]]:
-        """Parameters of every block, a list a place.
+        """Number of parameters of every block at every position.
 
         Raises:
             ConfigError: A block cannot have the widths.
         """
         counts = {}
-        for size in set(self._places):
+        for size in set(self._positions):
             for block in self.choices:
                 try:
                     with torch.device("meta"):
                         counts[size, block] = sum(p.numel() for p in block.module(*size).parameters())
                 except (ConfigError, ValueError, RuntimeError) as error:
                     raise ConfigError(f"{block!r} does not fit the stem and widths: {error}") from None
-        return [[counts[size, block] for block in self.choices] for size in self._places]
+        return [[counts[size, block] for block in self.choices] for size in self._positions]
 
     def _indices(self, allowed: Sequence[Sequence[str]] | None) -> list[list[int]]:
-        """The indices of the blocks that every place may take."""
-        rows = [self.names] * len(self._places) if allowed is None else allowed
+        """The indices of the blocks that every position may take."""
+        rows = [self.names] * len(self._positions) if allowed is None else allowed
         unknown = sorted({name for row in rows for name in row} - set(self.names))
-        if len(rows) != len(self._places) or unknown or not all(rows):
+        if unknown:
+            raise ConfigError(f"allowed names {unknown}; the blocks are {self.names}.")
+        if len(rows) != len(self._positions):
             raise ConfigError(
-                f"allowed has {len(rows)} lists, {sum(not row for row in rows)} of them empty, and names "
-                f"{unknown or 'known blocks'}; expected are {len(self._places)} lists, one a place, of at least one of "
+                f"allowed has {len(rows)} lists; it must have {len(self._positions)}, one per position of the chain."
+            )
+        if not all(rows):
+            raise ConfigError(
+                f"allowed has {sum(not row for row in rows)} empty lists; every position needs at least one of "
                 f"{self.names}."
             )
         return [[i for i, name in enumerate(self.names) if name in row] for row in rows]
 
     def restrict(self, allowed: Sequence[Sequence[str]]) -> "SinglePathSpace":
-        """The part of this space in which every place takes one of some blocks.
+        """Return the part of this space in which every position may take only some blocks.
 
-        Its supernet has no weights of the others; those that it has are named as here. Architectures of both are
-        interchangeable.
+        The supernet of the part has no weights of the others, and names its weights as that of this space. The
+        architectures of both spaces are interchangeable.
 
         Args:
-            allowed: Names of blocks, a list a place; it may only take away.
+            allowed: Names of blocks, one list per position; it can only remove blocks.
 
         Raises:
-            ConfigError: A place or name is wrong, a block was not allowed before, or a place is left without blocks.
+            ConfigError: A position or name is wrong, a block was not allowed before, or a position is left without
+                blocks.
         """
         added = [
-            (place, self.names[i])
-            for place, (new, old) in enumerate(zip(self._indices(allowed), self.allowed, strict=True))
+            (position, self.names[i])
+            for position, (new, old) in enumerate(zip(self._indices(allowed), self.allowed, strict=True))
             for i in new
             if i not in old
         ]
         if added:
             raise ConfigError(
-                f"allowed has (place, block) {added[:3]}, which this space does not allow; restrict only takes away. "
-                "Start from the wider space."
+                f"allowed has (position, block) {added[:3]}, which this space does not allow; restrict can only remove "
+                "blocks. Start from the wider space."
             )
         return SinglePathSpace(
             **self.sizes, choices=self.choices, allowed=allowed, affine=self.affine, dropout=self.dropout
         )
 
     def spec(self) -> SpaceSpec:
-        """The blocks with their arguments, and all sizes."""
+        """Return all sizes, and the blocks with their arguments."""
         return self._spec
 
     def arguments(self) -> dict[str, Any]:
@@ -240,37 +246,45 @@ class SinglePathSpace(SupernetSpace):
 
     @property
     def num_values(self) -> tuple[int, ...]:
-        """A block a place; of the whole space, also where only some are allowed."""
-        return (len(self.choices),) * len(self._places)
+        """Number of blocks, for every position; that of the whole space, also where only some are allowed."""
+        return (len(self.choices),) * len(self._positions)
 
     def check(self, architecture: Architecture) -> None:
-        """Raise ``ArchitectureError`` unless the architecture is a point of this space."""
+        """See ``SearchSpace.check``."""
         self.check_spec(architecture)
-        if len(architecture.choices) != len(self._places):
+        if len(architecture.choices) != len(self._positions):
             raise ArchitectureError(
-                f"{len(architecture.choices)} choices; a chain takes {len(self._places)}, one a place."
+                f"{len(architecture.choices)} choices; a chain has {len(self._positions)}, one per position."
             )
-        for place, (choice, row) in enumerate(zip(architecture.choices, self.allowed, strict=True)):
+        for position, (choice, row) in enumerate(zip(architecture.choices, self.allowed, strict=True)):
             if choice not in row:
                 raise ArchitectureError(
-                    f"Place {place} has block {choice}; it takes one of {row}, indices into {self.names}."
+                    f"Position {position} has block {choice}; it takes one of {row}, indices into {self.names}."
                 )
 
     def sample(self, generator: torch.Generator) -> Architecture:
-        """Draw a block a place, uniformly over all that are allowed."""
+        """Draw one block per position, uniformly from all that are allowed.
+
+        Args:
+            generator: Source of randomness, on the CPU.
+        """
         return self.architecture([row[int(torch.randint(len(row), (1,), generator=generator))] for row in self.allowed])
 
     def neighbours(self, architecture: Architecture) -> Iterator[Architecture]:
-        """All architectures with one other block."""
+        """Yield all architectures with one other block.
+
+        Args:
+            architecture: A point of this space.
+        """
         self.check(architecture)
         choices = architecture.choices
-        for place, row in enumerate(self.allowed):
+        for position, row in enumerate(self.allowed):
             for choice in row:
-                if choice != choices[place]:
-                    yield self.architecture((*choices[:place], choice, *choices[place + 1 :]))
+                if choice != choices[position]:
+                    yield self.architecture((*choices[:position], choice, *choices[position + 1 :]))
 
     def largest(self) -> Architecture:
-        """The block with most parameters at every place."""
+        """Return the architecture that has the block with the most parameters at every position."""
         pairs = zip(self._counts, self.allowed, strict=True)
         return self.architecture([max(row, key=counts.__getitem__) for counts, row in pairs])
 
@@ -297,21 +311,22 @@ class SinglePathSpace(SupernetSpace):
     ) -> SinglePathNetwork:
         """Build the ordinary network of an architecture; see ``SearchSpace.network``.
 
-        Its widths and depths are the space's: they are part of what the architecture is.
+        Its widths and depths are those of the space: they are part of what an architecture is.
 
         Args:
             architecture: A point of this space.
-            num_classes: Width of the classifier.
-            image_shape: ``(channels, height, width)`` of an image.
-            channels: Of no effect: ``stem`` and ``widths`` of the space decide.
-            cells: Of no effect: ``depths`` of the space decide.
+            num_classes: Number of classes.
+            image_shape: Shape of an image, ``(channels, height, width)``.
+            channels: Ignored: ``stem`` and ``widths`` of the space decide.
+            cells: Ignored: ``depths`` of the space decide.
             auxiliary: Must be False: the published network has no auxiliary classifier.
-            dropout: Probability of dropout before the classifier (the paper: 0.1). It is off by default, as it draws
-                random numbers wherever a network is in training mode, also to be scored by batch statistics.
+            dropout: Probability of dropout before the classifier (the paper: 0.1). It is off by default, because it
+                draws random numbers wherever a network is in training mode, even where a network is only scored with
+                the statistics of a batch.
 
         Raises:
-            ArchitectureError: The architecture is of another space.
-            ConfigError: An auxiliary classifier is asked for.
+            ArchitectureError: The architecture belongs to another space.
+            ConfigError: An auxiliary classifier is requested.
             DataError: The images are too small.
         """
         self.check(architecture)
@@ -324,7 +339,7 @@ class SinglePathSpace(SupernetSpace):
         return SinglePathNetwork(blocks, num_classes, image_shape[0], **self.sizes, dropout=dropout)
 
     def supernet(self, *, num_classes: int, image_shape: Sequence[int]) -> SinglePathSupernet:
-        """Build the supernet; see ``SupernetSpace.supernet``."""
+        """See ``SupernetSpace.supernet``."""
         self._check_images(image_shape)
         return SinglePathSupernet(
             self.choices,
@@ -337,83 +352,74 @@ class SinglePathSpace(SupernetSpace):
         )
 
     def to_path(self, architecture: Architecture) -> tuple[int, ...]:
-        """The path: the index of the block at every place."""
+        """Return the index of the block at every position.
+
+        Args:
+            architecture: A point of this space.
+        """
         self.check(architecture)
         return architecture.choices
 
     def _stages(self, architecture: Architecture) -> list[list[str]]:
-        """Names of the blocks, a list a stage."""
+        """Names of the blocks, one list per stage."""
         self.check(architecture)
         names = iter([self.names[choice] for choice in architecture.choices])
         return [[next(names) for _ in range(depth)] for depth in self.sizes["depths"]]
 
     def graphs(self, architecture: Architecture) -> list[Graph]:
-        """The stages as chains, for drawing."""
-        self.check(architecture)
-        labels = iter([self._label(place, choice) for place, choice in enumerate(architecture.choices)])
+        """Return the stages as chains for drawing.
+
+        Args:
+            architecture: A point of this space.
+        """
+        counts = iter([self._counts[position][choice] for position, choice in enumerate(architecture.choices)])
         graphs = []
         for i, names in enumerate(self._stages(architecture), 1):
             nodes = ("in", *map(str, range(1, len(names))), "out")
-            graphs.append(Graph(f"stage {i}", nodes, tuple((n, n + 1, next(labels)) for n in range(len(names)))))
+            edges = tuple((n, n + 1, name) for n, name in enumerate(names))
+            graphs.append(Graph(f"stage {i}", nodes, edges, frozenset(name for name in names if next(counts))))
         return graphs
 
-    def _label(self, place: int, choice: int) -> str:
-        # pictures take what has no 'conv' in its label for an operation without weights
-        plain = "conv" in self.names[choice] or not self._counts[place][choice]
-        return self.names[choice] if plain else f"{self.names[choice]} conv"
-
     def text(self, architecture: Architecture) -> str:
-        """The names of the blocks, with a bar between stages: ``shuffle3 xception | shuffle7 shuffle3``."""
+        """Return the names of the blocks, with a bar between stages: ``shuffle3 xception | shuffle7 shuffle3``.
+
+        Args:
+            architecture: A point of this space.
+        """
         return " | ".join(" ".join(names) for names in self._stages(architecture))
 
     def parse(self, text: str) -> Architecture:
         """Read what ``text`` wrote, with or without the bars.
 
         Args:
-            text: ``shuffle3 xception | shuffle7 shuffle3``.
+            text: Names such as ``shuffle3 xception | shuffle7 shuffle3``.
 
         Raises:
-            ArchitectureError: The text is no architecture of this space.
+            ArchitectureError: The text is not an architecture of this space.
         """
         words = text.replace("|", " ").split()
         unknown = [word for word in words if word not in self.names]
-        if unknown or len(words) != len(self._places):
+        if unknown or len(words) != len(self._positions):
             raise ArchitectureError(
                 f"Received {len(words)} blocks, {unknown[:3] or 'none'} of them unknown, in {text[:200]!r}; expected "
-                f"are {len(self._places)} of {self.names}, separated by spaces."
+                f"are {len(self._positions)} of {self.names}, separated by spaces."
             )
         return self.architecture([self.names.index(word) for word in words])
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(each) for each in value) if isinstance(value, (list, tuple)) else value
+def _find_blocks(given: Sequence[ChoiceBlock | PlainForm] | None) -> list[ChoiceBlock]:
+    """The blocks of a space, which artifacts give in their plain form.
 
-
-def _plain(block: ChoiceBlock) -> PlainBlock:
-    """A block as an artifact holds it."""
-    found = block.arguments()
-    wrong = [name for name, value in found.items() if not _is_plain(value)]
-    if wrong:
+    Raises:
+        ConfigError: A value is not a block, there are fewer than two, or two have the same name.
+    """
+    if given is None:
+        return [ShuffleBlock(3), ShuffleBlock(5), ShuffleBlock(7), XceptionBlock()]
+    blocks = [b if isinstance(b, ChoiceBlock) else from_plain(b, ChoiceBlock, "choices") for b in given]
+    names = [block.name for block in blocks]
+    wrong = [name for name in names if len(name.split()) != 1 or name == "|" or names.count(name) > 1]
+    if wrong or len(names) < 2:
         raise ConfigError(
-            f"The arguments {wrong} of {type(block).__name__} are {[found[name] for name in wrong]!s:.200}; artifacts "
-            "hold numbers, text, booleans, null and lists of them. Use such."
+            f"choices are {names!s:.300}; a space needs at least two blocks, whose names are different single words."
         )
-    return [class_path(type(block)), sorted([name, v] for name, v in found.items())]
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, (bool, int, float, str))
-
-
-def _made(plain: PlainBlock) -> ChoiceBlock:
-    """A block again."""
-    try:
-        kind, pairs = plain
-        made: ChoiceBlock = find_class(kind, ChoiceBlock)(**dict(pairs))
-    except (TypeError, ValueError, AttributeError) as error:
-        raise ConfigError(
-            f"choices has {plain!r:.200}, which is no block ({error}); expected are objects of ChoiceBlock classes."
-        ) from None
-    return made
+    return blocks

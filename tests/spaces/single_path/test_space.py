@@ -254,8 +254,8 @@ def test_stages_are_drawn_as_chains() -> None:
     first, second = space.graphs(space.parse("shuffle3 free | free shuffle3"))
     assert (first.name, second.name) == ("stage 1", "stage 2")
     assert first.nodes == ("in", "1", "out")
-    assert first.edges == ((0, 1, "shuffle3 conv"), (1, 2, "free"))
-    assert second.edges == ((0, 1, "free"), (1, 2, "shuffle3 conv"))
+    assert first.edges == ((0, 1, "shuffle3"), (1, 2, "free"))
+    assert second.edges == ((0, 1, "free"), (1, 2, "shuffle3"))
     assert draw_cell(first).axes
 
 
@@ -269,7 +269,7 @@ def test_restricted_spaces_share_their_architectures() -> None:
     with torch.device("meta"):
         sizes = {c: parameters(SMALL.network(SMALL.architecture(c), **IMAGES)) for c in found}
     assert sizes[narrow.largest().choices] == max(sizes.values())
-    with pytest.raises(ArchitectureError, match=r"Place 1 has block 0; it takes one of \[1\]"):
+    with pytest.raises(ArchitectureError, match=r"Position 1 has block 0; it takes one of \[1\]"):
         narrow.check(SMALL.architecture((0, 0, 2, 0)))
     with pytest.raises(ConfigError, match=r"\(1, 'shuffle3'\)"):
         narrow.restrict([["shuffle3"]] * 4)
@@ -391,23 +391,23 @@ class Unkept(Pooled):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"widths": [16]}, r"depths is \[4, 4, 8, 4\].*there are 1 widths"),
+        ({"widths": [16]}, r"depths is \[4, 4, 8, 4\].*There are 1 widths"),
         ({"strides": [1, 2, 3]}, "strides is"),
         ({"depths": [4, 4, 0, 4]}, "depths is"),
-        ({"depths": [4, 4, 400, 4]}, "412 places"),
+        ({"depths": [4, 4, 400, 4]}, "412 positions"),
         ({"stem": 0}, "stem is 0"),
         ({"last": 1.5}, "last is 1.5"),
         ({"dropout": 1.0}, "dropout is 1.0"),
         ({"choices": [ShuffleBlock(3)]}, "at least two blocks"),
-        ({"choices": [ShuffleBlock(3), ShuffleBlock(3)]}, "another name"),
-        ({"choices": [ShuffleBlock(3), "shuffle5"]}, "no block"),
+        ({"choices": [ShuffleBlock(3), ShuffleBlock(3)]}, "different single words"),
+        ({"choices": [ShuffleBlock(3), "shuffle5"]}, "not a valid ChoiceBlock"),
         ({"choices": [ShuffleBlock(3), Unkept()]}, r"no attributes \['size'\]"),
         ({"choices": [ShuffleBlock(3), Pooled(3, {"a": 1})]}, r"arguments \['words'\]"),  # type: ignore[arg-type]
         ({"allowed": [["shuffle3"]] * 19 + [["pooled3"]]}, "pooled3"),
         ({"allowed": [["shuffle3"]] * 19}, "19 lists"),
-        ({"allowed": [["shuffle3"]] * 19 + [[]]}, "1 of them empty"),
-        ({"widths": [64, 161, 320, 640]}, r"ShuffleBlock\(kernel=3\) does not fit.*stride 1 from 161"),
-        ({"widths": [64, 160, 160, 640]}, "stride 2 from 160 to 160"),
+        ({"allowed": [["shuffle3"]] * 19 + [[]]}, "1 empty lists"),
+        ({"widths": [64, 161, 320, 640]}, r"ShuffleBlock\(kernel=3\) does not fit.*stride 1 cannot map 161"),
+        ({"widths": [64, 160, 160, 640]}, "stride 2 cannot map 160 to 160"),
         ({"widths": [64, 160, 2**50, 2**60]}, "does not fit"),
     ],
 )
