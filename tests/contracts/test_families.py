@@ -386,7 +386,7 @@ def test_strategies_forget_at_a_start_and_end(member: Any) -> None:
         while more := strategy.ask(9):
             asked[-1] += more
             played(strategy, more)
-        # mutations may not reach all; rounds look at the neighbours of one
-        assert (6 if strategy.round else 48) < len(asked[-1]) <= 64
+        # mutations may not reach all; rounds look at the neighbours of some, and may ask again
+        assert (6 if strategy.round else 48) < len({space.key(each) for each in asked[-1]}) <= 64
     assert asked[0] == asked[1]
     assert asked[0] != asked[2]

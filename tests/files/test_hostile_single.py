@@ -101,8 +101,8 @@ TABULAR = "lightning_nas.spaces.nasbench201.space.NASBench201Space"
     [
         (DARTS, {"nodes": LARGE}, ArtifactError, "at most 64"),
         (DARTS, {"nodes": 10**4000}, ArtifactError, "at most 64"),
-        (DARTS, {"nodes": 1.0}, ArtifactError, "integer from 1 on"),
-        (DARTS, {"nodes": True}, ArtifactError, "integer from 1 on"),
+        (DARTS, {"nodes": 1.0}, ArtifactError, "integer of at least 1"),
+        (DARTS, {"nodes": True}, ArtifactError, "integer of at least 1"),
         (
             DARTS,
             {"nodes": 1, "operations": ["conv"] * 10**5},
@@ -113,7 +113,7 @@ TABULAR = "lightning_nas.spaces.nasbench201.space.NASBench201Space"
         (DARTS, {"nodes": 1, "allowed": [1]}, ArtifactError, "cannot be made"),
         (DARTS, {"nodes": 1, "allowed": {"normal": 1}}, ArtifactError, "cannot be made"),
         (DARTS, {"nodes": 1, "channels": LARGE, "cells": LARGE}, ArchitectureError, "was expected"),
-        (TABULAR, {"cells_per_stage": "5"}, ArtifactError, "integer from 1 on"),
+        (TABULAR, {"cells_per_stage": "5"}, ArtifactError, "integer of at least 1"),
         (TABULAR, {"cells_per_stage": LARGE}, ArchitectureError, "was expected"),
         ("lightning_nas" + ".a" * 50_000 + ".A", {}, ArtifactError, "is not a SearchSpace class"),
         ("lightning_nas.\0.A", {}, ArtifactError, "is not a SearchSpace class"),

@@ -156,7 +156,9 @@ class ZeroCost(Evaluator):
         return [score.score(probe) for score in self.scores]
 
     def state_dict(self) -> dict[str, Any]:
-        """The scores so far, which the ranks are taken among."""
+        """The scores so far, which the ranks are taken among; nothing where there is one score, without ranks."""
+        if len(self.scores) == 1:
+            return {}
         return {
             "version": self.version,
             "names": [score.name for score in self.scores],
@@ -165,6 +167,8 @@ class ZeroCost(Evaluator):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See ``Evaluator.load_state_dict``."""
+        if not state:
+            return
         self.version = state["version"]
         self._known = {architecture_from_dict(content): list(values) for content, values in state["choices"]}
 

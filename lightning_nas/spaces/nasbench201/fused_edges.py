@@ -305,8 +305,9 @@ class FusedEdges(nn.Module):
             batches.add_(1)
             return
         batches[rows] += 1
-        getattr(self, f"mean_{name}")[rows] = mean.view(-1, self.channels)
-        getattr(self, f"var_{name}")[rows] = var.view(-1, self.channels)
+        # .data: autograd holds the statistics of a path that took them whole, and would take this for a change of them
+        getattr(self, f"mean_{name}").data[rows] = mean.view(-1, self.channels)
+        getattr(self, f"var_{name}").data[rows] = var.view(-1, self.channels)
 
     def _spread(self, y: Tensor | None, targets: Sequence[int], x: Tensor, bias: Tensor | None) -> Tensor:
         """Return the blocks of all targets, given those of some; the others hold their bias, or zero."""

@@ -193,3 +193,17 @@ def test_on_a_gpu() -> None:
         results.append([out.cpu(), torch.autograd.grad(out.square().sum(), alphas["cell"])[0].cpu()])
     for a, b in zip(*results, strict=True):
         close(a, b)
+
+
+def test_two_paths_make_one_backward_pass() -> None:
+    """The first takes all 3x3 convolutions from a node, the second some: both move the same running statistics."""
+    space = NASBench201Space(channels=4, cells_per_stage=1)
+    supernet = space.supernet(num_classes=3, image_shape=(3, 8, 8)).train()
+    texts = (
+        "|avg_pool_3x3~0|+|avg_pool_3x3~0|nor_conv_3x3~1|+|none~0|nor_conv_3x3~1|avg_pool_3x3~2|",
+        "|skip_connect~0|+|avg_pool_3x3~0|nor_conv_3x3~1|+|skip_connect~0|skip_connect~1|nor_conv_3x3~2|",
+    )
+    images = torch.randn(4, 3, 8, 8)
+    losses = [supernet(images, space.to_path(space.parse(text))).square().mean() for text in texts]
+    torch.stack(losses).sum().backward()
+    assert all(bool(p.grad.isfinite().all()) for p in supernet.parameters() if p.grad is not None)
