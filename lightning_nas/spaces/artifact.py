@@ -8,7 +8,7 @@ from typing import Any
 from lightning_nas.architecture import Architecture, SpaceSpec
 from lightning_nas.errors import ArchitectureError, ArtifactError, ConfigError
 from lightning_nas.files.artifacts import read_json
-from lightning_nas.files.classes import class_path, find_class
+from lightning_nas.files.classes import find_class
 from lightning_nas.spaces.base import SearchSpace
 from lightning_nas.spaces.rebuildable import frozen
 
@@ -52,8 +52,13 @@ def architecture_from_dict(content: Mapping[str, Any]) -> Architecture:
     if not isinstance(spec.class_path, str) or not all(type(c) is int for c in choices):
         raise ArtifactError("Not an architecture: 'class_path' must be text and 'choices' integers.")
     space = build_space(spec)
-    # a file may name the class by the module that defines it, or by a package that exports it
-    architecture = Architecture(SpaceSpec(class_path(type(space)), spec.arguments), choices)
+    identity = space.spec()  # names classes by their public names, where the file may name modules that define them
+    if [name for name, _ in spec.arguments] != [name for name, _ in identity.arguments]:
+        raise ArchitectureError(
+            f"The architecture is of {reprlib.repr(spec)}, but {identity} was expected. Use the space that the search "
+            "used."
+        )
+    architecture = Architecture(identity, choices)
     space.check(architecture)
     return architecture
 
