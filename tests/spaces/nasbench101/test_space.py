@@ -143,7 +143,7 @@ def test_every_cell_has_one_canonical_form() -> None:
 @pytest.mark.parametrize(
     ("choices", "match"),
     [
-        ([1] * 25, "25 choices; a cell takes 21 edge bits and 5 operations"),
+        ([1] * 25, "25 choices; a cell has 21 edge bits and 5 operations"),
         ([], "0 choices"),
         ([2, *[1] * 20, *[0] * 5], "bits are 0 or 1"),
         ([-1, *[1] * 20, *[0] * 5], "bits are 0 or 1"),
