@@ -277,7 +277,7 @@ class SearchSpace(ABC):
             second: Another one.
             generator: Source of randomness, on the CPU.
         """
-        parents = torch.tensor([first.choices, second.choices])
+        parents = torch.tensor([first.choices, second.choices], device="cpu")
         for _ in range(MAX_CROSSOVERS):
             picks = torch.randint(2, (1, parents.shape[1]), generator=generator)
             try:
@@ -382,7 +382,7 @@ class DifferentiableSpace(SupernetSpace):
         """
         if self.inputs_kept is None:
             return dict(self.allowed)
-        useful = torch.tensor([not operation.is_none for operation in self.candidates])
+        useful = torch.tensor([not operation.is_none for operation in self.candidates], device="cpu")
         return {name: mask & useful for name, mask in self.allowed.items()}
 
     @abstractmethod
@@ -439,8 +439,8 @@ class DifferentiableSpace(SupernetSpace):
         """
         mixtures = {}
         for name, kept in self.chosen(architecture).items():
-            active = torch.zeros(self.edges, len(self.operations), dtype=torch.bool)
-            active[tuple(torch.tensor(kept).t())] = True
+            active = torch.zeros(self.edges, len(self.operations), dtype=torch.bool, device="cpu")
+            active[tuple(torch.tensor(kept, device="cpu").t())] = True
             dtype = torch.get_default_dtype()
             mixtures[name] = Mixture(active.to(dtype), active.any(1).to(dtype), active)
         return mixtures
@@ -451,7 +451,8 @@ class DifferentiableSpace(SupernetSpace):
         Raises:
             ConfigError: A cell type, the number of edges or an operation is wrong.
         """
-        masks = {cell: torch.ones(self.edges, len(self.operations), dtype=torch.bool) for cell in self.cell_types}
+        every = torch.ones(self.edges, len(self.operations), dtype=torch.bool, device="cpu")
+        masks = {cell: every.clone() for cell in self.cell_types}
         for cell, rows in (names or {}).items():
             unknown = sorted({name for row in rows for name in row} - set(self.operations))
             if cell not in masks or len(rows) != self.edges or unknown:
@@ -460,7 +461,9 @@ class DifferentiableSpace(SupernetSpace):
                     f"a cell type of {list(self.cell_types)} and {self.edges} lists, one per edge, with names from "
                     f"{list(self.operations)}."
                 )
-            masks[cell] = torch.tensor([[name in row for name in self.operations] for row in rows], dtype=torch.bool)
+            masks[cell] = torch.tensor(
+                [[name in row for name in self.operations] for row in rows], dtype=torch.bool, device="cpu"
+            )
         return masks
 
     def _narrowed(self, allowed: Mapping[str, Tensor]) -> dict[str, list[list[str]]]:

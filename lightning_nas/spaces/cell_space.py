@@ -256,7 +256,7 @@ class CellSpace(DifferentiableSpace):
                 if self.inputs_kept is not None:
                     counts = usable[edges].sum(dim=1).double()
                     # a set of sources has as many architectures as the product of their numbers of operations
-                    sets = torch.combinations(torch.arange(len(counts)), self._kept(i))
+                    sets = torch.combinations(torch.arange(len(counts), device="cpu"), self._kept(i))
                     drawn = torch.multinomial(counts[sets].prod(dim=1), 1, generator=generator)[0]
                     sources = sets[drawn].tolist()
                 for source in sources:
@@ -291,7 +291,9 @@ class CellSpace(DifferentiableSpace):
     def largest(self) -> Architecture:
         """Return the architecture that has the selectable operation with the most parameters on every kept edge."""
         counts = [sum(p.numel() for p in each.module(16, 1, True).parameters()) for each in self.candidates]
-        return self.select({name: torch.tensor(counts).expand(self.edges, -1) for name in self.cell_types})
+        return self.select(
+            {name: torch.tensor(counts, device="cpu").expand(self.edges, -1) for name in self.cell_types}
+        )
 
     def select(self, scores: Mapping[str, Tensor]) -> Architecture:
         """Return the architecture with the highest-scored edges and operations.

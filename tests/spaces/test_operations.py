@@ -269,3 +269,13 @@ def test_search_spaces_keep_built_in_operations_by_name() -> None:
     assert NASBench201Space().arguments()["operations"] == NASBench201Space().operations
     assert own().spec().arguments[-1][1][:2] == ("none", "skip_connect")
     assert IMAGES["num_classes"] == 5
+
+
+@pytest.mark.parametrize("make", [DARTSSpace, NASBench201Space])
+def test_networks_are_counted_without_memory(make: Any) -> None:
+    """A checkpoint's network is first built on the meta device; what a space computes for itself stays on the CPU."""
+    space = make()
+    with torch.device("meta"):
+        network = space.network(space.largest(), num_classes=3, image_shape=(3, 32, 32), channels=4, cells=3)
+        assert make().spec() == space.spec()
+    assert all(p.is_meta for p in network.parameters())
