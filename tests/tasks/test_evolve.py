@@ -275,7 +275,8 @@ def test_a_supernet_of_another_space_is_refused() -> None:
     own = NASBench201Space(("none", "nor_conv_3x3"), channels=4, cells_per_stage=1)
     network = own.supernet(num_classes=2, image_shape=(3, 8, 8))
     path = TrainedSupernet(network, own, (3, 8, 8), 2, {}).save("supernet.safetensors")
-    pixels, labels = np.zeros((8, 8, 8, 3), np.uint8), np.arange(8) % 2
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), dtype=np.uint8)
+    labels = np.arange(8) % 2
     np.savez("images.npz", x_train=pixels, y_train=labels, x_test=pixels, y_test=labels)
     images = ArrayDataModule("images.npz")
     task = EvolveTask(NASBench201Space(), Nothing(), SupernetEvaluator(str(path), images))
