@@ -32,7 +32,7 @@ def _edited(path: Path, **changes: object) -> Path:
     [
         ({"schema": 99}, ArtifactError, "schema 99"),
         ({"schema": None}, ArtifactError, "'schema' is not a positive integer"),
-        ({"choices": [0] * 32}, ArchitectureError, "two different sources"),
+        ({"choices": [0] * 32}, ArchitectureError, "2 different sources"),
         ({"choices": [0]}, ArchitectureError, "choices"),
         ({"choices": "abc"}, ArtifactError, "integers"),
         ({"choices": [True] * 32}, ArtifactError, "integers"),
