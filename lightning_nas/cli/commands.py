@@ -119,7 +119,7 @@ def choose_formats(names: Sequence[str] | None) -> "list[Format]":
     known = [each.name for each in FORMATS]
     wrong = [name for name in names or () if name not in known]
     if wrong or (names is not None and not names):
-        raise ConfigError(f"The export formats are {list(names or ())}; expected are one or more of {known}.")
+        raise ConfigError(f"The export formats are {list(names or ())}; choose one or more of {known}.")
     if names is not None:
         named = [each for each in FORMATS if each.name in names]
         for each in named:

@@ -84,7 +84,7 @@ class SupernetRunner:
             frozen: Whether no gradient with respect to a weight will be asked for.
         """
         images = self.arranged(images)
-        # autograd skips gradients that nobody asks for; a program that was compiled in advance does not
+        # autograd skips gradients that are not requested; a program compiled in advance computes all of them
         freeze = frozen and self.compile is not False and torch.is_grad_enabled()
         if freeze:
             self.supernet.requires_grad_(False)

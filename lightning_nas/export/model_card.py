@@ -101,7 +101,7 @@ class ModelCard:
     def _front_matter(self) -> dict[str, Any]:
         onnx = ["onnx"] if any(each.name == "onnx" for each in self.formats) else []
         front: dict[str, Any] = {
-            # model hubs call a licence that nobody named unknown
+            # the name that model hubs use where no licence is given
             "license": "unknown" if self.licence == NOT_STATED else self.licence,
             "library_name": "pytorch",
             "pipeline_tag": "image-classification",

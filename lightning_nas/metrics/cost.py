@@ -54,7 +54,7 @@ class CostSource(ABC):  # noqa: B024  # it has a default
 
         Returns:
             The costs by name; lower is better. A mapping may measure a cost only when its name is looked up, so that
-            nobody waits for a cost that is not needed.
+            a cost that is not needed takes no time.
         """
         return {}
 

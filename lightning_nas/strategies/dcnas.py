@@ -198,7 +198,7 @@ def clustered(features: NDArray[np.float64], clusters: int, seed: int) -> list[i
     if features.ndim != 2 or not np.isfinite(features).all():
         raise DataError(
             f"The features have shape {features.shape}, and {int((~np.isfinite(features)).sum())} of them are not "
-            "finite; expected are finite numbers of shape (architectures, features)."
+            "finite; they must be finite numbers of shape (architectures, features)."
         )
     if not 1 <= clusters <= len(features):
         raise ConfigError(

@@ -76,6 +76,6 @@ def _checked(values: ArrayLike) -> NDArray[np.float64]:
     if matrix.ndim != 2 or not matrix.size or not np.isfinite(matrix).all():
         raise DataError(
             f"The values have shape {matrix.shape}, and {int((~np.isfinite(matrix)).sum())} of them are not finite; "
-            "expected are finite numbers of shape (architectures, objectives), with at least one of both."
+            "they must be finite numbers of shape (architectures, objectives), with at least one of both."
         )
     return matrix

@@ -222,7 +222,7 @@ def shrink(alphas: Tensor, keep: int, masks: Tensor | None = None) -> Tensor:
     if alphas.dim() != 2 or masks.shape != alphas.shape or not alphas.isfinite().all():
         raise ConfigError(
             f"alphas have shape {tuple(alphas.shape)}, {int((~alphas.isfinite()).sum())} of them not finite, and masks "
-            f"have shape {tuple(masks.shape)}; expected are finite alphas (choices, values), and masks of the same "
+            f"have shape {tuple(masks.shape)}; they must be finite alphas (choices, values), and masks of the same "
             "shape."
         )
     order = alphas.detach().masked_fill(~masks, -torch.inf).argsort(dim=1, descending=True, stable=True)

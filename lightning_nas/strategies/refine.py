@@ -53,7 +53,7 @@ class Refine(Strategy):
         at_least(1, neighbours=neighbours)
         if not finals or min(finals) < 1 or list(finals) != sorted(finals, reverse=True):
             raise ConfigError(
-                f"finals is {list(finals)}; expected are positive integers that do not ascend, such as 4, 2."
+                f"finals is {list(finals)}; they must be positive integers that do not ascend, such as 4, 2."
             )
         self.starts = tuple(starts)
         self.with_largest = with_largest

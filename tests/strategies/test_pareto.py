@@ -45,5 +45,5 @@ def test_the_order_is_by_front_and_within_by_crowding() -> None:
 @pytest.mark.parametrize("wrong", [[], [[]], [1.0, 2.0], [[1.0, np.nan]], [[np.inf, 1.0]]])
 def test_what_cannot_be_compared_is_named(wrong: list[list[float]]) -> None:
     for function in (front, fronts, crowding, ranked):
-        with pytest.raises(DataError, match="expected are finite numbers"):
+        with pytest.raises(DataError, match="they must be finite numbers"):
             function(wrong)

@@ -7,23 +7,6 @@ from torch import Tensor
 from lightning_nas.evaluation.zero_cost.base import Probe, ZeroCostScore
 
 
-def feature_entropy(features: Tensor) -> float:
-    """Entropy of the principal components of a feature map.
-
-    Every pixel of every image is a sample of as many variables as there are channels. With ``q`` the eigenvalues of the
-    samples' covariance divided by their sum, the entropy is ``-sum q log q``: 0 where all channels say the same,
-    ``log channels`` where they are uncorrelated with equal variances.
-
-    Args:
-        features: ``(batch, channels, height, width)``.
-    """
-    samples = features.permute(1, 0, 2, 3).flatten(1).double()
-    samples = samples - samples.mean(1, keepdim=True)
-    values = torch.linalg.eigvalsh(samples @ samples.t()).clamp_min(0)
-    total = values.sum()
-    return float(torch.special.entr(values / total).sum()) if total > 0 else 0.0
-
-
 class Expressivity(ZeroCostScore):
     """How evenly the features of a network use their channels: the entropy of principal components, summed over blocks.
 
@@ -43,7 +26,7 @@ class Expressivity(ZeroCostScore):
 
     def score(self, probe: Probe) -> float:
         """Sum the entropies of all blocks."""
-        return sum(feature_entropy(features) for features in probe.activations.blocks)
+        return sum(probe.entropies)
 
 
 class Progressivity(ZeroCostScore):
@@ -65,8 +48,8 @@ class Progressivity(ZeroCostScore):
 
     def score(self, probe: Probe) -> float:
         """The smallest difference of neighbouring entropies; 0 for a network of one block."""
-        found = [feature_entropy(features) for features in probe.activations.blocks]
-        return min((after - before for before, after in zip(found, found[1:], strict=False)), default=0.0)
+        pairs = zip(probe.entropies, probe.entropies[1:], strict=False)
+        return min((after - before for before, after in pairs), default=0.0)
 
 
 class Trainability(ZeroCostScore):

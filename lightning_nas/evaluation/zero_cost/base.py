@@ -101,6 +101,11 @@ class Probe:
         return outputs
 
     @cached_property
+    def entropies(self) -> list[float]:
+        """Entropy of the principal components of every block's output; see ``feature_entropy``."""
+        return [feature_entropy(features) for features in self.activations.blocks]
+
+    @cached_property
     def activations(self) -> Activations:
         """What one forward pass without gradients leaves; computed once for all scores."""
         active: list[Tensor] = []
@@ -121,6 +126,23 @@ class Probe:
             for handle in handles:
                 handle.remove()
         return Activations(blocks, active, maps)
+
+
+def feature_entropy(features: Tensor) -> float:
+    """Entropy of the principal components of a feature map.
+
+    Every pixel of every image is a sample of as many variables as there are channels. With ``q`` the eigenvalues of the
+    samples' covariance divided by their sum, the entropy is ``-sum q log q``: 0 where all channels say the same,
+    ``log channels`` where they are uncorrelated with equal variances.
+
+    Args:
+        features: ``(batch, channels, height, width)``.
+    """
+    samples = features.permute(1, 0, 2, 3).flatten(1).double()
+    samples = samples - samples.mean(1, keepdim=True)
+    values = torch.linalg.eigvalsh(samples @ samples.t()).clamp_min(0)
+    total = values.sum()
+    return float(torch.special.entr(values / total).sum()) if total > 0 else 0.0
 
 
 class ZeroCostScore(ABC):

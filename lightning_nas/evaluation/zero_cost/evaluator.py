@@ -130,10 +130,12 @@ class ZeroCost(Evaluator):
             seconds.append(time.perf_counter() - start)
         if not architectures:
             return []
+        from scipy.stats import rankdata
+
         name = self.scores[0].name if len(self.scores) == 1 else COMBINED
         known = list(self._known)
         table = torch.tensor([self._known[a] for a in known], dtype=torch.float64)
-        values = table[:, 0] if len(self.scores) == 1 else mean_ranks(table).sum(1)
+        values = table[:, 0] if len(self.scores) == 1 else torch.from_numpy(rankdata(table.numpy(), axis=0)).sum(1)
         places = {architecture: i for i, architecture in enumerate(known)}
         return [
             Evaluation({name: float(values[places[a]])}, {"seconds": s}, table[places[a]].float())
@@ -171,14 +173,3 @@ class ZeroCost(Evaluator):
             return
         self.version = state["version"]
         self._known = {architecture_from_dict(content): list(values) for content, values in state["choices"]}
-
-
-def mean_ranks(values: Tensor) -> Tensor:
-    """Ranks within every column from 1 for the smallest value; equal values share their mean rank.
-
-    Args:
-        values: ``(rows, columns)``.
-    """
-    below = (values[:, None] > values[None]).sum(1)
-    equal = (values[:, None] == values[None]).sum(1)
-    return below.double() + (equal.double() + 1) / 2

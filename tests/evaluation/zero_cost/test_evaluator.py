@@ -1,15 +1,12 @@
 """The evaluator of untrained networks, and the search that it makes quick."""
 
-import math
-
 import pytest
 import torch
 
 from lightning_nas.data import DigitsDataModule
 from lightning_nas.errors import ConfigError
 from lightning_nas.evaluation import ZeroCost
-from lightning_nas.evaluation.zero_cost import Parameters, ShortestPath, SynFlow
-from lightning_nas.evaluation.zero_cost.evaluator import mean_ranks
+from lightning_nas.evaluation.zero_cost import MultiplyAccumulates, Parameters, ShortestPath, SynFlow
 from lightning_nas.spaces import NASBench201Space
 from lightning_nas.strategies import QueryHistory, Screen
 
@@ -18,17 +15,27 @@ CELLS = [SPACE.sample(torch.Generator().manual_seed(i)) for i in range(5)]
 
 
 def test_one_score_is_the_objective_and_two_are_a_sum_of_ranks() -> None:
-    single = [e.objectives["synflow"] for e in ZeroCost([SynFlow()], channels=4).evaluate(CELLS)]
-    other = [e.objectives["parameters"] for e in ZeroCost([Parameters()], channels=4).evaluate(CELLS)]
+    columns = [
+        [e.objectives[score.name] for e in ZeroCost([score], channels=4).evaluate(CELLS)]
+        for score in (SynFlow(), Parameters())
+    ]
     both = ZeroCost([SynFlow(), Parameters()], channels=4).evaluate(CELLS)
-    expected = mean_ranks(torch.tensor([single, other], dtype=torch.float64).t()).sum(1).tolist()
-    assert [e.objectives["zero_cost"] for e in both] == expected
-    assert [e.features[1].item() for e in both] == other  # type: ignore[index]
+    for place, evaluation in enumerate(both):
+        # one for itself, one for each that is smaller, one half for each that is equal
+        ranks = [0.5 + sum((v < of[place]) + 0.5 * (v == of[place]) for v in of) for of in columns]
+        assert evaluation.objectives["zero_cost"] == sum(ranks)
+        assert evaluation.features is not None
+        assert evaluation.features[1].item() == columns[1][place]
 
 
 def test_ranks_share_ties_and_put_what_passes_nothing_last() -> None:
-    values = torch.tensor([[3.0, -math.inf], [1.0, 2.0], [3.0, 5.0]])
-    assert mean_ranks(values).tolist() == [[2.5, 1.0], [1.0, 2.0], [2.5, 3.0]]
+    empty = SPACE.architecture([0] * 6)
+    cells = [empty, CELLS[0], SPACE.largest()]
+    found = [e.objectives["zero_cost"] for e in ZeroCost([SynFlow(), ShortestPath()], channels=4).evaluate(cells)]
+    assert found[0] == 2.0
+    ties = ZeroCost([Parameters(), MultiplyAccumulates()], channels=4)
+    skips, pools = SPACE.architecture([1] * 6), SPACE.architecture([4] * 6)
+    assert [e.objectives["zero_cost"] for e in ties.evaluate([skips, pools, SPACE.largest()])] == [3.0, 3.0, 6.0]
 
 
 def test_ranks_are_among_all_that_was_scored_and_asking_again_costs_nothing() -> None:
