@@ -34,8 +34,8 @@ from lightning_nas.data.halves import HalvesDataModule
 from lightning_nas.data.images import DigitsDataModule
 from lightning_nas.differentiable.discretization.softmax_score import SoftmaxScore
 from lightning_nas.differentiable.hypergradient.first_order import FirstOrder
-from lightning_nas.spaces.base import Mixture
 from lightning_nas.spaces.darts.space import DARTSSpace
+from lightning_nas.spaces.supernet import Mixture
 from lightning_nas.tasks.bilevel import BilevelTask
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -26,10 +26,11 @@ if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import reference_darts as reference
 from lightning_nas.differentiable.runner import Compile, SupernetRunner
-from lightning_nas.spaces.base import DifferentiableSpace, Mixture
+from lightning_nas.spaces.base import DifferentiableSpace
 from lightning_nas.spaces.convert import from_per_edge
 from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
+from lightning_nas.spaces.supernet import Mixture
 
 Step = Callable[[], object]
 Batch = tuple[Tensor, Tensor]

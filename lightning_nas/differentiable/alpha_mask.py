@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from lightning_nas.architecture import Architecture
-from lightning_nas.spaces.base import DifferentiableSpace, Mixture
+from lightning_nas.spaces.base import DifferentiableSpace
+from lightning_nas.spaces.supernet import Mixture
 
 EMPTY = -1e9
 """Alpha of every operation on an edge without operations: no share against other edges, but a softmax of its own."""

@@ -18,8 +18,9 @@ from lightning_nas.differentiable.runner import Compile, SupernetRunner
 from lightning_nas.errors import ConfigError
 from lightning_nas.metrics.selection import SelectionErrors, selection_errors
 from lightning_nas.spaces.attention import Attention
-from lightning_nas.spaces.base import DifferentiableSpace, Mixture, Supernet
+from lightning_nas.spaces.base import DifferentiableSpace
 from lightning_nas.spaces.convert import inherit
+from lightning_nas.spaces.supernet import Mixture, Supernet
 
 
 class SearchModel(nn.Module):

@@ -12,7 +12,7 @@ from lightning_nas.differentiable.hypergradient.base import Batch, BilevelProble
 from lightning_nas.differentiable.model import SearchModel
 from lightning_nas.differentiable.regularization.base import Regularizer, WeightStep
 from lightning_nas.errors import CheckpointError
-from lightning_nas.spaces.base import Mixture
+from lightning_nas.spaces.supernet import Mixture
 
 
 class WeightLoss(NamedTuple):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_nas.errors import ConfigError
-from lightning_nas.spaces.base import Mixture, Supernet
+from lightning_nas.spaces.supernet import Mixture, Supernet
 
 Compile = bool | Literal["graphs"]
 """True compiles the cells with ``torch.compile``; ``graphs`` records CUDA graphs."""

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from lightning_nas.architecture import Architecture
-from lightning_nas.spaces.base import DifferentiableSpace, Mixture
+from lightning_nas.spaces.base import DifferentiableSpace
+from lightning_nas.spaces.supernet import Mixture
 
 Mixtures = Mapping[str, Mixture]
 

@@ -2,7 +2,7 @@
 
 from lightning_nas.spaces.artifact import architecture_from_dict, build_space, load_architecture
 from lightning_nas.spaces.attention import Attention
-from lightning_nas.spaces.base import DifferentiableSpace, Graph, Mixture, SearchSpace, Supernet, SupernetSpace
+from lightning_nas.spaces.base import DifferentiableSpace, Graph, SearchSpace, SupernetSpace
 from lightning_nas.spaces.cell_space import CellSpace
 from lightning_nas.spaces.cells import CellGraph, CellNetwork, Layers, Place, Stack
 from lightning_nas.spaces.constrained import ConstrainedSpace
@@ -24,6 +24,7 @@ from lightning_nas.spaces.operations import (
 from lightning_nas.spaces.per_edge import PerEdgeSupernet
 from lightning_nas.spaces.single_path.blocks import ChoiceBlock, ShuffleBlock, XceptionBlock
 from lightning_nas.spaces.single_path.space import SinglePathSpace
+from lightning_nas.spaces.supernet import Mixture, Supernet
 
 __all__ = [
     "Attention",

@@ -1,55 +1,24 @@
-"""Interfaces of search spaces and supernets."""
+"""Interfaces of search spaces."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from lightning_nas.architecture import Architecture, SpaceSpec
 from lightning_nas.errors import ArchitectureError, ConfigError
 from lightning_nas.spaces.attention import Attention
 from lightning_nas.spaces.operations import Operation
+from lightning_nas.spaces.supernet import Mixture, Supernet
 
 MAX_CROSSOVERS = 100
 """Number of children that a crossover draws before it gives up."""
 
 AllowedNames = Mapping[str, Sequence[Sequence[str]]]
 """For cell types, the names of the operations that each edge may take: one list per edge."""
-
-
-class Mixture(NamedTuple):
-    """The weights of one cell type in a forward pass of a supernet.
-
-    Attributes:
-        operations: Factors of the outputs of operations, ``(edges, operations)``.
-        edges: Factors of what passes an edge beside its operations, which are the unsampled channels of partial
-            connections, ``(edges,)``.
-        active: Which operations are computed, bool ``(edges, operations)`` on the CPU; None computes all. The factors
-            of the others must be zero. An operation that is not computed gets no gradient, and its batch-norm
-            statistics stay unchanged.
-    """
-
-    operations: Tensor
-    edges: Tensor
-    active: Tensor | None = None
-
-    def detached(self) -> "Mixture":
-        """Return the same factors without gradients."""
-        return Mixture(self.operations.detach(), self.edges.detach(), self.active)
-
-    def to(self, device: torch.device) -> "Mixture":
-        """Return the same factors on another device; ``active`` stays on the CPU.
-
-        Args:
-            device: The device.
-        """
-        return Mixture(self.operations.to(device), self.edges.to(device), self.active)
 
 
 @dataclass(frozen=True)
@@ -67,94 +36,6 @@ class Graph:
     nodes: tuple[str, ...]
     edges: tuple[tuple[int, int, str], ...]
     weighted: frozenset[str] = frozenset()
-
-
-Shape = tuple[int, ...]
-Entry = tuple[str, str, Shape, tuple[int | slice, ...], Shape]
-"""A tensor in the naming of the public code: its public name, the name of the supernet's own tensor that holds it, the
-full shape of that tensor, the index of the part in it, and the shape of the public tensor."""
-
-
-class Supernet(nn.Module, ABC):
-    """A network that holds every architecture of a differentiable space, with shared weights.
-
-    Attributes:
-        cells: The layers of the network in order: cells, and possibly modules between them.
-        checkpoint_cells: Whether training keeps only the inputs of a cell and computes it again in the backward pass.
-    """
-
-    cells: nn.ModuleList
-    checkpoint_cells: bool = False
-
-    def run(self, cell: nn.Module, *inputs: Any) -> Any:
-        """Call a cell, with checkpointing if ``checkpoint_cells`` is set.
-
-        Args:
-            cell: One of ``cells``.
-            *inputs: What the cell is called with.
-        """
-        if not (self.checkpoint_cells and self.training and torch.is_grad_enabled()):
-            return cell(*inputs)
-        contexts = partial(_checkpoint_contexts, cell)
-        return checkpoint(cell, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
-
-    def set_skip_dropout(self, rate: float) -> None:
-        """Set the share of values passed by skip connections that training sets to zero, as P-DARTS does.
-
-        The other values are scaled up. Strided skip connections, which have weights, are left alone.
-
-        Args:
-            rate: The share, from 0 to 1.
-
-        Raises:
-            ConfigError: This supernet has no such dropout.
-        """
-        found = [module for module in self.modules() if hasattr(module, "skip_dropout")]
-        if not found:
-            raise ConfigError(f"{type(self).__name__} has no dropout of skip connections. Use DARTSSpace.")
-        for module in found:
-            module.skip_dropout = rate  # type: ignore[assignment]  # a float wherever it is declared
-
-    @abstractmethod
-    def forward(self, x: Tensor, mixtures: Mapping[str, Mixture]) -> Tensor:
-        """Map images ``(batch, channels, height, width)`` to logits ``(batch, classes)``.
-
-        Args:
-            x: Normalized images.
-            mixtures: The mixture of each cell type.
-        """
-
-    @abstractmethod
-    def per_edge(self) -> Iterator[Entry]:
-        """Yield all tensors in the naming of the public code, except those of attention, which it does not have."""
-
-    @abstractmethod
-    def owner(self, public: str) -> tuple[str, int, int] | None:
-        """Return the operation that a tensor belongs to.
-
-        Args:
-            public: One of the public names of ``per_edge``.
-
-        Returns:
-            Cell type, edge and operation, the latter two as indices into the alphas. None for a tensor that belongs to
-            no operation, such as one of the stem.
-        """
-
-
-def _checkpoint_contexts(cell: nn.Module) -> tuple[Any, Any]:
-    """Contexts of the two forward passes of a checkpoint: the second must not update the batch-norm statistics."""
-    return nullcontext(), _unchanged_buffers(cell)
-
-
-@contextmanager
-def _unchanged_buffers(cell: nn.Module) -> Iterator[None]:
-    before = [b.clone() for b in cell.buffers()]
-    try:
-        yield
-    finally:
-        for buffer, value in zip(cell.buffers(), before, strict=True):
-            # through .data, because autograd would take it for a change of a tensor that it saved
-            buffer.data.copy_(value)
 
 
 class SearchSpace(ABC):

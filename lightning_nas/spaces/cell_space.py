@@ -14,11 +14,12 @@ from lightning_nas.checks import integer_at_least
 from lightning_nas.errors import ArchitectureError, ConfigError
 from lightning_nas.files.classes import class_path
 from lightning_nas.spaces.attention import Attention
-from lightning_nas.spaces.base import AllowedNames, DifferentiableSpace, Graph, Supernet
+from lightning_nas.spaces.base import AllowedNames, DifferentiableSpace, Graph
 from lightning_nas.spaces.cells import CellGraph, CellNetwork, Stack
 from lightning_nas.spaces.operations import BUILT_IN, Operation, find_operations, operation_argument
 from lightning_nas.spaces.per_edge import PerEdgeSupernet
 from lightning_nas.spaces.rebuildable import PlainForm, frozen
+from lightning_nas.spaces.supernet import Supernet
 
 
 class CellSpace(DifferentiableSpace):

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_nas.errors import ConfigError, DataError
-from lightning_nas.spaces.base import Supernet
+from lightning_nas.spaces.supernet import Supernet
 
 State = dict[str, Tensor]
 

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_nas.spaces.attention import Attention, apply_scores
-from lightning_nas.spaces.base import Entry, Mixture, Supernet
 from lightning_nas.spaces.cells import CellGraph, Layers, Place
 from lightning_nas.spaces.operations import Operation
+from lightning_nas.spaces.supernet import Entry, Mixture, Supernet
 
 
 class PerEdgeCell(nn.Module):

@@ -11,8 +11,9 @@ from lightning_nas.checks import at_least
 from lightning_nas.errors import ArtifactError, ConfigError, DataError
 from lightning_nas.files.artifacts import read_json, read_tensors, write_json, write_tensors
 from lightning_nas.files.classes import class_path, find_class
-from lightning_nas.spaces.base import Supernet, SupernetSpace
+from lightning_nas.spaces.base import SupernetSpace
 from lightning_nas.spaces.convert import inherit
+from lightning_nas.spaces.supernet import Supernet
 
 _REPAIR = "Make one with 'lightning-nas fit --config configs/supernet/uniform.yaml', or check the path."
 _LARGEST = 2**16

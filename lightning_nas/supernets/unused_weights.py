@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_nas.spaces.base import Supernet
+from lightning_nas.spaces.supernet import Supernet
 
 
 class UnusedWeightGuard:

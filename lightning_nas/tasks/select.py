@@ -11,7 +11,8 @@ from torch import Tensor
 from lightning_nas.checks import at_least
 from lightning_nas.data.splits import derived_seed
 from lightning_nas.errors import ConfigError
-from lightning_nas.spaces.base import DifferentiableSpace, Mixture
+from lightning_nas.spaces.base import DifferentiableSpace
+from lightning_nas.spaces.supernet import Mixture
 from lightning_nas.tasks.bilevel import BilevelTask
 from lightning_nas.tasks.common import check_fixed_images
 

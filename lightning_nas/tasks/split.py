@@ -19,8 +19,9 @@ from lightning_nas.errors import ConfigError
 from lightning_nas.files.artifacts import write_bytes, write_json
 from lightning_nas.files.classes import class_path
 from lightning_nas.metrics.gradient_matching import Split, best_split, disagreement
-from lightning_nas.spaces.base import DifferentiableSpace, Mixture
+from lightning_nas.spaces.base import DifferentiableSpace
 from lightning_nas.spaces.convert import inherit
+from lightning_nas.spaces.supernet import Mixture
 from lightning_nas.tasks.common import check_halves, check_state, log_validation, output_folder
 from lightning_nas.tasks.search_files import start_from
 

@@ -19,9 +19,9 @@ from lightning_nas.differentiable.hypergradient.first_order import FirstOrder
 from lightning_nas.errors import ConfigError
 from lightning_nas.report.curves import read_curves
 from lightning_nas.report.panels import health_rows
-from lightning_nas.spaces.base import Mixture
 from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
+from lightning_nas.spaces.supernet import Mixture
 from lightning_nas.tasks.bilevel import BilevelTask
 from tests.helpers import FixedHalves, quiet_trainer
 

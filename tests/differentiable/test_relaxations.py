@@ -23,10 +23,10 @@ from lightning_nas.differentiable.regularization.zero_one import ZeroOne
 from lightning_nas.differentiable.relaxation.gumbel_softmax import GumbelSoftmax, HardGumbelSoftmax
 from lightning_nas.differentiable.relaxation.sigmoid import Sigmoid
 from lightning_nas.errors import ConfigError
-from lightning_nas.spaces.base import Mixture
 from lightning_nas.spaces.convert import from_per_edge, to_per_edge
 from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
+from lightning_nas.spaces.supernet import Mixture
 from lightning_nas.tasks.bilevel import BilevelTask
 from tests.helpers import FixedHalves, quiet_trainer
 

@@ -5,8 +5,8 @@ import torch
 from lightning_nas.differentiable.discretization.joint_score import JointScore
 from lightning_nas.differentiable.discretization.softmax_score import SoftmaxScore
 from lightning_nas.metrics.selection import selection_errors
-from lightning_nas.spaces.base import Mixture
 from lightning_nas.spaces.darts.space import DARTSSpace
+from lightning_nas.spaces.supernet import Mixture
 
 SPACE = DARTSSpace(nodes=2)
 

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from lightning_nas.errors import ConfigError
 from lightning_nas.evaluation.table import TableLookup
 from lightning_nas.metrics.cost import parameters
-from lightning_nas.spaces.base import Mixture
 from lightning_nas.spaces.convert import from_per_edge, to_per_edge
 from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
+from lightning_nas.spaces.supernet import Mixture
 from lightning_nas.supernets.sampling import CostWindow, FairPaths, UniformPaths
 from lightning_nas.supernets.unused_weights import UnusedWeightGuard
 from lightning_nas.tables.nasbench201 import NASBench201Table

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from lightning_nas.errors import ConfigError
-from lightning_nas.spaces.base import Mixture
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.spaces.path_scoring import BatchedPathScoring
 from lightning_nas.spaces.single_path.space import SinglePathSpace
+from lightning_nas.spaces.supernet import Mixture
 from lightning_nas.supernets.scoring import calibrated, score_paths
 
 SPACE = NASBench201Space(channels=4, cells_per_stage=1)

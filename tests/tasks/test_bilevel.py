@@ -33,8 +33,8 @@ from lightning_nas.errors import CheckpointError, ConfigError
 from lightning_nas.files.artifacts import read_tensors
 from lightning_nas.spaces.artifact import load_architecture
 from lightning_nas.spaces.attention import Attention
-from lightning_nas.spaces.base import Mixture
 from lightning_nas.spaces.darts.space import DARTSSpace
+from lightning_nas.spaces.supernet import Mixture
 from lightning_nas.tasks.bilevel import BilevelTask
 from tests.helpers import FixedHalves, quiet_trainer
 

@@ -18,9 +18,10 @@ from lightning_nas.differentiable.normalization.edge_softmax import EdgeSoftmax
 from lightning_nas.errors import ArtifactError, ConfigError
 from lightning_nas.files.artifacts import read_json
 from lightning_nas.spaces.artifact import load_architecture
-from lightning_nas.spaces.base import DifferentiableSpace, Mixture
+from lightning_nas.spaces.base import DifferentiableSpace
 from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
+from lightning_nas.spaces.supernet import Mixture
 from lightning_nas.supernets.artifact import TrainedSupernet
 from lightning_nas.tasks.bilevel import BilevelTask
 from lightning_nas.tasks.select import Plan, SelectTask

@@ -15,10 +15,10 @@ from lightning_nas.data.halves import HalvesDataModule
 from lightning_nas.data.images import DigitsDataModule
 from lightning_nas.differentiable.discretization.softmax_score import SoftmaxScore
 from lightning_nas.errors import ArtifactError, ConfigError
-from lightning_nas.spaces.base import Mixture
 from lightning_nas.spaces.convert import to_per_edge
 from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
+from lightning_nas.spaces.supernet import Mixture
 from lightning_nas.supernets.artifact import TrainedSupernet
 from lightning_nas.tasks.split import SplitTask
 from tests.callbacks.test_p_darts import fit, make

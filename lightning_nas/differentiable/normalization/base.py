@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from lightning_nas.differentiable.relaxation.base import Relaxation
-from lightning_nas.spaces.base import Mixture
+from lightning_nas.spaces.supernet import Mixture
 
 
 class Normalization(ABC):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lightning_nas.differentiable.normalization.base import Normalization
 from lightning_nas.differentiable.relaxation.base import Relaxation
-from lightning_nas.spaces.base import Mixture
+from lightning_nas.spaces.supernet import Mixture
 
 
 def node_softmax(edge_alphas: Tensor, nodes: Sequence[slice]) -> Tensor:

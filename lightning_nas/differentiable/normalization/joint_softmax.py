@@ -9,7 +9,7 @@ from lightning_nas.differentiable.normalization.base import Normalization
 from lightning_nas.differentiable.relaxation.base import Relaxation
 from lightning_nas.differentiable.relaxation.softmax import Softmax
 from lightning_nas.errors import ConfigError
-from lightning_nas.spaces.base import Mixture
+from lightning_nas.spaces.supernet import Mixture
 
 
 def joint_softmax(alphas: Tensor, nodes: Sequence[slice]) -> Tensor:

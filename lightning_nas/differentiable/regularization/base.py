@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_nas.differentiable.model import SearchModel
-from lightning_nas.spaces.base import Mixture
+from lightning_nas.spaces.supernet import Mixture
 
 
 @dataclass(frozen=True)

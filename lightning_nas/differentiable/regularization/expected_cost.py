@@ -13,7 +13,8 @@ from lightning_nas.differentiable.regularization.base import Regularizer
 from lightning_nas.differentiable.relaxation.base import Relaxation
 from lightning_nas.differentiable.relaxation.sigmoid import Sigmoid
 from lightning_nas.errors import ConfigError
-from lightning_nas.spaces.base import DifferentiableSpace, Supernet
+from lightning_nas.spaces.base import DifferentiableSpace
+from lightning_nas.spaces.supernet import Supernet
 
 
 class ExpectedCost(Regularizer):

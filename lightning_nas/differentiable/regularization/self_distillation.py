@@ -11,7 +11,7 @@ from lightning_nas.checks import at_least, greater_than
 from lightning_nas.differentiable.model import SearchModel
 from lightning_nas.differentiable.regularization.base import Regularizer, WeightStep
 from lightning_nas.errors import ConfigError
-from lightning_nas.spaces.base import Mixture
+from lightning_nas.spaces.supernet import Mixture
 
 Teacher = dict[str, dict[str, Any]]
 """A supernet: ``state`` holds parameters and buffers by name, ``mixtures`` the parts of a ``Mixture`` by cell type."""

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_nas.spaces.attention import Attention
-from lightning_nas.spaces.base import Mixture
 from lightning_nas.spaces.darts.fused_edges import FusedEdges
 from lightning_nas.spaces.operation_modules import FactorizedReduce, ReLUConvBN
 from lightning_nas.spaces.operations import Operation
+from lightning_nas.spaces.supernet import Mixture
 
 
 class MixedCell(nn.Module):

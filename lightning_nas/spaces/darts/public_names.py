@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 
 from torch import nn
 
-from lightning_nas.spaces.base import Entry, Shape
 from lightning_nas.spaces.darts.edge_weights import EdgeWeights, RectangleWeights
 from lightning_nas.spaces.darts.fused_edges import FusedEdges
 from lightning_nas.spaces.darts.mixed_cell import MixedCell
+from lightning_nas.spaces.supernet import Entry, Shape
 
 
 def per_edge_entries(supernet: nn.Module) -> Iterator[Entry]:

@@ -9,7 +9,7 @@ from lightning_nas.architecture import Architecture
 from lightning_nas.checks import integer_at_least
 from lightning_nas.errors import ArchitectureError, ConfigError, DataError
 from lightning_nas.spaces.attention import Attention
-from lightning_nas.spaces.base import AllowedNames, Supernet
+from lightning_nas.spaces.base import AllowedNames
 from lightning_nas.spaces.cell_space import CellSpace
 from lightning_nas.spaces.cells import CellGraph
 from lightning_nas.spaces.darts.fused_edges import FusedEdges
@@ -18,6 +18,7 @@ from lightning_nas.spaces.darts.stack import DARTSStack
 from lightning_nas.spaces.darts.supernet import DARTSSupernet
 from lightning_nas.spaces.operations import BUILT_IN, OPERATIONS, Operation
 from lightning_nas.spaces.rebuildable import PlainForm
+from lightning_nas.spaces.supernet import Supernet
 
 MAX_NODES = 64
 """Largest number of inner nodes of a cell, with which alphas, supernet and drawing still fit any machine."""

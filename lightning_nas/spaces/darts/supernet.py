@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_nas.spaces.attention import Attention
-from lightning_nas.spaces.base import Entry, Mixture, Supernet
 from lightning_nas.spaces.darts.mixed_cell import MixedCell
 from lightning_nas.spaces.darts.public_names import per_edge_entries
 from lightning_nas.spaces.operations import Operation
+from lightning_nas.spaces.supernet import Entry, Mixture, Supernet
 
 
 class DARTSSupernet(Supernet):

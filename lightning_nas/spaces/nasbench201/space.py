@@ -6,7 +6,7 @@ from lightning_nas.architecture import Architecture
 from lightning_nas.checks import integer_at_least
 from lightning_nas.errors import ArchitectureError, ConfigError, DataError
 from lightning_nas.spaces.attention import Attention
-from lightning_nas.spaces.base import AllowedNames, Graph, Supernet
+from lightning_nas.spaces.base import AllowedNames, Graph
 from lightning_nas.spaces.cell_space import CellSpace
 from lightning_nas.spaces.cells import CellGraph
 from lightning_nas.spaces.nasbench201.fused_edges import FusedEdges
@@ -15,6 +15,7 @@ from lightning_nas.spaces.nasbench201.stack import NASBench201Stack
 from lightning_nas.spaces.nasbench201.supernet import NASBench201Supernet
 from lightning_nas.spaces.operations import NASBENCH201_OPERATIONS, Operation
 from lightning_nas.spaces.rebuildable import PlainForm
+from lightning_nas.spaces.supernet import Supernet
 
 _EDGES = [(node, source) for node in range(1, NODES) for source in range(node)]
 """Node and source of every edge, in the order of the alphas."""

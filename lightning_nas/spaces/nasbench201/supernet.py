@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_nas.spaces.attention import Attention
-from lightning_nas.spaces.base import Entry, Mixture, Supernet
 from lightning_nas.spaces.nasbench201.fused_edges import CONV_1X1, CONV_3X3, FusedEdges
 from lightning_nas.spaces.nasbench201.network import NODES, STAGES, ResidualBlock
 from lightning_nas.spaces.nasbench201.path_scoring import path_logits
 from lightning_nas.spaces.operations import Operation
 from lightning_nas.spaces.path_scoring import BatchedPathScoring, Logits
+from lightning_nas.spaces.supernet import Entry, Mixture, Supernet
 
 
 class NASBench201MixedCell(nn.Module):

@@ -5,10 +5,10 @@ import torch
 
 from lightning_nas.architecture import Architecture
 from lightning_nas.errors import ArchitectureError, ConfigError, DataError
-from lightning_nas.spaces.base import Mixture
 from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.spaces.operation_modules import drop_path
 from lightning_nas.spaces.operations import OPERATIONS
+from lightning_nas.spaces.supernet import Mixture
 from tests.genotypes import DARTS_V1, DARTS_V2, PCDARTS_CIFAR, PCDARTS_IMAGENET, PDARTS
 
 

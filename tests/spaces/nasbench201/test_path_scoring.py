@@ -11,11 +11,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_nas.architecture import Architecture
 from lightning_nas.differentiable.attention.channel import ChannelAttention
-from lightning_nas.spaces.base import Mixture
 from lightning_nas.spaces.nasbench201 import path_scoring
 from lightning_nas.spaces.nasbench201.path_scoring import canonical
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.spaces.nasbench201.supernet import NASBench201Supernet
+from lightning_nas.spaces.supernet import Mixture
 from lightning_nas.supernets.scoring import calibrated
 
 SPACE = NASBench201Space(channels=3, cells_per_stage=2)

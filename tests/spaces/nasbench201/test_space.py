@@ -21,10 +21,10 @@ from lightning_nas.export.network import export_network
 from lightning_nas.metrics.cost import macs, parameters
 from lightning_nas.metrics.selection import selection_errors
 from lightning_nas.spaces.artifact import architecture_from_dict
-from lightning_nas.spaces.base import Mixture
 from lightning_nas.spaces.convert import to_per_edge
 from lightning_nas.spaces.nasbench201.network import CELL_OPERATIONS
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
+from lightning_nas.spaces.supernet import Mixture
 
 # PyTorch sets a variable of its compiler at the first step of an optimizer; not in the middle of a test
 torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1).step()
