@@ -2,13 +2,16 @@
 
 import logging
 import sys
+import traceback
 import warnings
 from argparse import ArgumentError
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 import torch
+from jsonargparse import Namespace, set_parsing_settings
 from jsonargparse.typing import PositiveInt
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
@@ -25,6 +28,9 @@ from lightning_nas.errors import CheckpointError, ConfigError, DataError, NASErr
 from lightning_nas.files.checkpoints import CHECKPOINT_KEY, read_checkpoint
 
 _SCHEDULERS = ("scheduler", "weight_scheduler", "alpha_scheduler")
+
+# a class path within an argument of any type stays a value: nothing checks what it would make
+set_parsing_settings(instantiate_subclass_spec_in_any=False)
 
 
 class NASCLI(LightningCLI):
@@ -78,7 +84,7 @@ class NASCLI(LightningCLI):
             parser.link_arguments("trainer.max_epochs", f"model.init_args.{name}.init_args.T_max")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse the command line, and refuse a checkpoint of another task or of other components.
+        """Parse the command line, and refuse what would call anything but a class, or a checkpoint of another task.
 
         Args:
             parser: Parser of the command line.
@@ -87,12 +93,13 @@ class NASCLI(LightningCLI):
         Raises:
             CheckpointError: The checkpoint was made with other classes than the configuration names, or by another
                 program.
-            ConfigError: ``weights_only`` is false.
+            ConfigError: A ``class_path`` does not name a class, or ``weights_only`` is false.
         """
         super().parse_arguments(parser, args)
+        config = self.config[self.config.subcommand] if self.build else self.config
+        check_are_classes(config)
         if not self.build:
             return
-        config = self.config[self.config.subcommand]
         if config.get("weights_only") is False:
             raise ConfigError(
                 "weights_only is false, which would execute code from a checkpoint. Leave it out: checkpoints of "
@@ -107,12 +114,21 @@ class NASCLI(LightningCLI):
             check_classes(Path(path), asked)
 
     def instantiate_classes(self) -> None:
-        """Build task, data and trainer, unless the configuration is only checked."""
-        if self.build:
-            threads = self.config[self.config.subcommand].num_threads
-            if threads is not None:
-                torch.set_num_threads(threads)
+        """Build task, data and trainer, unless the configuration is only checked.
+
+        Raises:
+            NASError: A constructor of this library has refused its arguments.
+            ConfigError: Another constructor has, or needs a package that is not installed.
+        """
+        if not self.build:
+            return
+        threads = self.config[self.config.subcommand].num_threads
+        if threads is not None:
+            torch.set_num_threads(threads)
+        try:
             super().instantiate_classes()
+        except (TypeError, ValueError, ImportError) as error:
+            raise _refusal(error) from error
 
 
 def class_paths(config: Any, where: str) -> dict[str, str]:
@@ -133,6 +149,28 @@ def class_paths(config: Any, where: str) -> dict[str, str]:
         else:
             found |= class_paths(value, where if key == "init_args" else f"{where}.{key}")
     return found
+
+
+def check_are_classes(config: Namespace) -> None:
+    """Refuse a configuration in which a ``class_path`` names anything but a class.
+
+    The parser compares classes with the type of an argument, but calls any function that stands for an optimizer, a
+    scheduler or a network.
+
+    Args:
+        config: The configuration of a command, as parsed.
+
+    Raises:
+        ConfigError: A ``class_path`` names a function or another object; it has not been called.
+    """
+    parts = config.as_dict()
+    for key in ("model", "data", "trainer"):
+        for place, path in class_paths(parts.get(key), key).items():
+            if not isinstance(locate(path), type):
+                raise ConfigError(
+                    f"{place} has the class_path {path}, which is not a class. Name a class that this argument "
+                    "accepts, such as torch.optim.SGD for an optimizer."
+                )
 
 
 def check_classes(path: Path, asked: Mapping[str, str]) -> None:
@@ -183,8 +221,7 @@ def run(args: list[str] | None = None, make: Callable[..., NASCLI] = NASCLI) -> 
 
     Raises:
         SystemExit: Help was asked for, and has been printed.
-        NASError: A constructor has refused its arguments.
-        ConfigError: Lightning has refused the configuration.
+        NASError: The configuration has been refused, or the command has failed.
         DataError: A worker process of a data loader has died.
     """
     if print_help(sys.argv[1:] if args is None else args):
@@ -198,11 +235,6 @@ def run(args: list[str] | None = None, make: Callable[..., NASCLI] = NASCLI) -> 
             return make(args=args)
         except MisconfigurationException as error:
             raise ConfigError(f"Lightning refuses the configuration: {error}") from error
-        except ValueError as error:  # the parser wraps the error of a constructor in one about the union of types
-            found = _typed(error)
-            if found is None:
-                raise
-            raise found from None
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
@@ -213,11 +245,19 @@ def run(args: list[str] | None = None, make: Callable[..., NASCLI] = NASCLI) -> 
             ) from error
 
 
-def _typed(error: BaseException | None) -> NASError | None:
-    """Find the typed error behind another one."""
-    while error is not None and not isinstance(error, NASError):
-        error = error.__cause__ or error.__context__
-    return error
+def _refusal(error: BaseException) -> NASError:
+    """What a constructor has said, whose error the parser wraps in others about the types of arguments."""
+    inner = error
+    while (behind := inner.__cause__ or inner.__context__) is not None and not isinstance(inner, NASError):
+        inner = behind
+    if isinstance(inner, NASError):
+        return inner
+    while error.__cause__ is not None:
+        error = error.__cause__
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    said = f"{type(error).__name__}: {' '.join(str(error).split()):.500}"
+    return ConfigError(f"A part of the configuration cannot be made: {said}{where}. Change its arguments.")
 
 
 def _is_no_advert(record: logging.LogRecord) -> bool:

@@ -9,7 +9,7 @@ import yaml
 
 from lightning_nas.__main__ import main
 from lightning_nas.cli.lightning import NASCLI, run
-from lightning_nas.errors import CheckpointError
+from lightning_nas.errors import CheckpointError, ConfigError
 from lightning_nas.pipeline.config import read_yaml
 from lightning_nas.spaces.artifact import build_space, load_architecture
 from tests.tiny import tiny
@@ -216,6 +216,51 @@ def test_a_misspelt_key_in_a_file_is_named(search: Path, capsys: pytest.CaptureF
     assert "wieght_clip_norm" in capsys.readouterr().err
 
 
+def touch(path: str) -> None:
+    """What a configuration must not call."""
+    Path(path).touch()
+
+
+@pytest.mark.parametrize("argument", ["weight_optimizer", "weight_scheduler", "space"])
+def test_a_class_path_calls_nothing_but_a_class(search: Path, argument: str) -> None:
+    config = read_yaml(search)
+    arguments = {"os.system": {"command": "touch called"}, "tests.cli.test_cli.touch": {"path": "called"}}
+    for called, init_args in arguments.items():
+        config["model"]["init_args"][argument] = {"class_path": called, "init_args": init_args}
+        search.write_text(yaml.safe_dump(config))
+        with pytest.raises((ConfigError, SystemExit)):
+            run(["fit", "--config", str(search)])
+        assert not Path("called").exists()
+
+
+def test_a_function_in_the_place_of_an_optimizer_is_named(search: Path) -> None:
+    config = read_yaml(search)
+    config["model"]["init_args"]["weight_optimizer"] = {"class_path": "tests.cli.test_cli.touch", "init_args": {}}
+    search.write_text(yaml.safe_dump(config))
+    with pytest.raises(
+        ConfigError, match=r"^model\.weight_optimizer has the class_path tests\.cli\.test_cli\.touch, which"
+    ):
+        run(["fit", "--config", str(search), "--model.weight_optimizer.path", "called"])
+    assert not Path("called").exists()
+
+
+def test_a_class_path_in_a_value_of_any_type_makes_nothing(tmp_path: Path) -> None:
+    config = tiny("train/digits.yaml", tmp_path)
+    made = {"class_path": "tests.cli.test_cli.Made", "init_args": {"path": "called"}}
+    config["model"]["init_args"]["network_arguments"] = {"width": made}
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(ConfigError, match=r"TypeError: .*unexpected keyword argument 'width' \(.*, line \d+\)"):
+        run(["fit", "--config", "train.yaml"])
+    assert not Path("called").exists()
+
+
+class Made:
+    """Leaves a file where it is made."""
+
+    def __init__(self, path: str) -> None:
+        touch(path)
+
+
 def test_errors_of_the_library_end_a_command_with_one_line(search: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"DataError: .*nowhere\.npz"):
         main(["fit", "--config", str(search), "--data.data.init_args.path=nowhere.npz"])
@@ -238,6 +283,13 @@ def test_what_lightning_refuses_is_said_without_a_traceback(search: Path) -> Non
     bar = ["--trainer.enable_progress_bar=false", "--trainer.callbacks+=TQDMProgressBar"]
     with pytest.raises(SystemExit, match="ConfigError: Lightning refuses the configuration: .*TQDMProgressBar"):
         main(["fit", "--config", str(search), *bar])
+
+
+def test_a_logger_that_is_not_installed_is_named(search: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "comet_ml", None)
+    with pytest.raises(SystemExit, match=r"ConfigError: .*ModuleNotFoundError: .*comet") as stopped:
+        main(["fit", "--config", str(search), "--trainer.logger=CometLogger"])
+    assert "\n" not in str(stopped.value)
 
 
 def test_what_a_constructor_refuses_is_said_in_one_paragraph(tmp_path: Path) -> None:
