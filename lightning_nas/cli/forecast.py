@@ -4,7 +4,6 @@ import gc
 import json
 import math
 import os
-import sys
 import tempfile
 import time
 from contextlib import suppress
@@ -19,6 +18,7 @@ from lightning.pytorch.utilities import CombinedLoader, rank_zero_only
 
 from lightning_nas.cli.lightning import NASCLI, run
 from lightning_nas.errors import ConfigError
+from lightning_nas.metrics.memory import peak_memory
 
 WARM_UP = 2
 """Steps before the clock starts: the first ones allocate memory and choose kernels."""
@@ -331,10 +331,12 @@ def _peak(device: torch.device) -> int:
     found = _proc("/proc/self/status", "VmHWM")
     if found is not None:
         return found
-    import resource  # not on Windows
-
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return used if sys.platform == "darwin" else used * 1024  # bytes on macOS, kB elsewhere
+    used = peak_memory()
+    if used is None:
+        raise ConfigError(
+            "This system does not tell how much memory a process takes. A forecast for its CPU needs that."
+        )
+    return used
 
 
 def _available(device: torch.device) -> int:
@@ -345,4 +347,6 @@ def _available(device: torch.device) -> int:
     free_memory, own = _proc("/proc/meminfo", "MemAvailable"), _proc("/proc/self/status", "VmRSS")
     if free_memory is not None and own is not None:
         return free_memory + own
+    if not hasattr(os, "sysconf"):
+        raise ConfigError("This system does not tell how much memory it has. A forecast for its CPU needs that.")
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -3,7 +3,6 @@
 import csv
 import os
 import platform
-import resource
 import statistics
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -16,6 +15,7 @@ import torch
 from lightning_nas.cli.commands import size, trained_network
 from lightning_nas.errors import ConfigError
 from lightning_nas.files.artifacts import read_json
+from lightning_nas.metrics.memory import peak_memory
 from lightning_nas.pipeline.stages import Stage
 from lightning_nas.spaces.artifact import build_space, load_architecture
 
@@ -60,7 +60,7 @@ def summarize(
     names = [stage.name for stage in stages if stage.drawn_from is not None]
     randoms = [tested_accuracy(run_dir / name) for name in names]
     checkpoints = [run_dir / name / "checkpoints" / "last.ckpt" for name in names]
-    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    peak = peak_memory(children=True)
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ", no GPU"
     return {
         "run_dir": str(run_dir),
@@ -80,7 +80,7 @@ def summarize(
         "random_parameters": [size(trained_network(path)[1])["parameters"] for path in checkpoints],
         "export_difference": exported["difference"],
         "export_differences": {Path(f["path"]).name: f["difference"] for f in exported["files"]},
-        "peak_memory_mb": round(peak / 1024, 1),
+        "peak_memory_mb": None if peak is None else round(peak / 2**20, 1),
     }
 
 

@@ -16,7 +16,7 @@ def table(summary: Mapping[str, Any]) -> str:
     ]
     rows += [
         ("all stages", f"{summary['seconds_total']:.1f} s"),
-        ("peak memory", f"{summary['peak_memory_mb']:.0f} MB"),
+        ("peak memory", "-" if summary["peak_memory_mb"] is None else f"{summary['peak_memory_mb']:.0f} MB"),
         ("images searched on", f"{summary['proxy_images'] or 'all'} of {summary['source_images'] or 'all'}"),
         *(_fidelity_rows(fidelity) if fidelity else []),
         ("parameters", f"{summary['parameters']:,}"),
