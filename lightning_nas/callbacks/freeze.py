@@ -81,7 +81,7 @@ class FreezeArchitecture(Callback):
         if trainer.current_epoch < self.epoch or task.model.frozen:
             return
         before = self._measure(task, "mixtures")
-        task.freeze_architecture(task.model.discretize())
+        task.model.freeze(task.model.discretize())
         after = self._measure(task, "frozen")
         task.log_dict({"freeze/gap_loss": after[0] - before[0], "freeze/gap_accuracy": before[1] - after[1]})
 

@@ -25,7 +25,7 @@ Place = tuple[str, int, int]
 class GradualPruning(Callback):
     """Removes operations whose factor has fallen below a threshold, at the end of every epoch after the warm-up.
 
-    What is removed leaves the supernet, the optimizer and the memory (``BilevelTask.restrict``). Operations that the
+    What is removed leaves the supernet, the optimizer and the memory (``SearchModel.restrict``). Operations that the
     space or the discretizer cannot do without stay, so that every node keeps its inputs. The weight of the task's
     ``ExpectedCost`` is multiplied by ``growth`` after an epoch in which fewer than ``min_removed`` operations were
     removed, and divided by it after any other; once nothing more can be removed, it does not change.
@@ -132,7 +132,7 @@ class GradualPruning(Callback):
         (penalty,) = _penalties(task)
         removed = self._weak(model)
         if removed:
-            task.restrict(_without(model.space, removed))
+            model.restrict(_without(model.space, removed))
             self.series.append(self._point(trainer, task))
             self._write(trainer, task)
         if removed or _removable(model, _places(model), 1):

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_nas.checks import within
+from lightning_nas.data.splits import derived_seed
 from lightning_nas.differentiable.model import SearchModel
 from lightning_nas.errors import ConfigError
 from lightning_nas.spaces.darts.space import DARTSSpace
@@ -132,7 +133,8 @@ class PDARTSPhases(Callback):
                 "the run that wrote the checkpoint."
             )
         if phase == before + 1:
-            task.rebuild(self._next(task.model, phase))
+            seed = derived_seed(task.seed, "rebuild", task.current_epoch)
+            task.model.rebuild(self._next(task.model, phase), seed)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Set the dropout rate of the epoch, in every batch because a run may be resumed in the middle of an epoch."""

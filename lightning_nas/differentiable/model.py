@@ -1,6 +1,6 @@
 """The model of a differentiable search: a supernet, its architecture parameters, and how these become mixtures."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,7 @@ from lightning_nas.spaces.attention import Attention
 from lightning_nas.spaces.base import DifferentiableSpace
 from lightning_nas.spaces.convert import inherit
 from lightning_nas.spaces.supernet import Mixture, Supernet
+from lightning_nas.supernets.unused_weights import UnusedWeightGuard
 
 
 class SearchModel(nn.Module):
@@ -39,6 +40,9 @@ class SearchModel(nn.Module):
         weights: The parameters of the supernet by name.
         mask: Which alphas count; see ``AlphaMask``.
         runner: How the supernet is run; see ``SupernetRunner``.
+        guard: Leaves weights unchanged that a step has not used; None unless the relaxation is hard.
+        observers: Called after ``restrict``, ``freeze`` and ``rebuild`` with the former supernet, and with whether the
+            present one has new weights. The optimizers and the regularizers of a task follow the supernet so.
 
     Args:
         space: The search space.
@@ -107,6 +111,7 @@ class SearchModel(nn.Module):
                 f"and needs the same draw both times. Use checkpoint_cells: false, or a space without {random[0]}."
             )
         self.rebuilt = False
+        self.observers: list[Callable[[Supernet, bool], None]] = []
         self._hold(self._new_supernet(space), AlphaMask(space))
         with_edges = normalization is not None and normalization.edge_alphas
         shape, edge_cells = (space.edges, len(space.operations)), space.cell_types if with_edges else ()
@@ -123,7 +128,7 @@ class SearchModel(nn.Module):
 
     @property
     def frozen(self) -> bool:
-        """Whether the search is over and the supernet computes one architecture; see ``freeze_architecture``."""
+        """Whether the search is over and the supernet computes one architecture; see ``freeze``."""
         return self.mask.frozen is not None
 
     def masked_alphas(self, empty: float = EMPTY) -> dict[str, Tensor]:
@@ -166,6 +171,11 @@ class SearchModel(nn.Module):
             seed: Seed of the draw; the same in all processes.
         """
         return self.mixtures(self.relaxation.drawn(progress, torch.Generator().manual_seed(seed)))
+
+    def entropies(self) -> dict[str, Tensor]:
+        """Mean entropy of the softmax of an edge's alphas by cell type, in nats; without gradients."""
+        masked = {name: alphas.detach().softmax(1) for name, alphas in self.masked_alphas().items()}
+        return {name: torch.special.entr(shares).sum(1).mean() for name, shares in masked.items()}
 
     def discretize(self) -> Architecture:
         """The architecture that the alphas, and the edges that are already decided, stand for now."""
@@ -298,9 +308,7 @@ class SearchModel(nn.Module):
     def restrict(self, allowed: Mapping[str, Tensor]) -> None:
         """Remove operations: their weights and their share in the factors.
 
-        The operations that stay keep their weights and batch-norm statistics; alphas keep their shape. An optimizer of
-        the weights must follow (``lightning_nas.spaces.convert.inherit_optimizer``); ``BilevelTask.restrict`` does
-        both.
+        The operations that stay keep their weights and batch-norm statistics; alphas keep their shape.
 
         Args:
             allowed: The operations that stay; see ``DifferentiableSpace.restrict``.
@@ -308,6 +316,11 @@ class SearchModel(nn.Module):
         Raises:
             ConfigError: The space or the discretizer cannot do without what is removed.
         """
+        before = self.supernet
+        self._restrict(allowed)
+        self._tell(before, new=False)
+
+    def _restrict(self, allowed: Mapping[str, Tensor]) -> None:
         space = self.space.restrict(allowed)
         self.check_space(space)
         supernet = self._new_supernet(space)
@@ -317,7 +330,7 @@ class SearchModel(nn.Module):
         self.space = space
         self._hold(supernet, mask)
 
-    def freeze_architecture(self, architecture: Architecture) -> None:
+    def freeze(self, architecture: Architecture) -> None:
         """End the search: from now on the supernet computes one architecture, whatever the alphas are.
 
         Args:
@@ -326,8 +339,10 @@ class SearchModel(nn.Module):
         allowed = {name: torch.zeros_like(mask) for name, mask in self.space.allowed.items()}
         for name, pairs in self.space.chosen(architecture).items():
             allowed[name][tuple(torch.tensor(pairs).t())] = True
-        self.restrict(allowed)
+        before = self.supernet
+        self._restrict(allowed)
         self.mask.frozen = architecture
+        self._tell(before, new=False)
 
     def rebuild(self, space: DifferentiableSpace, seed: int) -> None:
         """Start again in another space, with new weights and new alphas.
@@ -339,6 +354,11 @@ class SearchModel(nn.Module):
         Raises:
             ConfigError: The space has other cells, the discretizer cannot serve it, or the architecture is frozen.
         """
+        before = self.supernet
+        self._rebuild(space, seed)
+        self._tell(before, new=True)
+
+    def _rebuild(self, space: DifferentiableSpace, seed: int) -> None:
         if self.frozen:
             raise ConfigError(
                 "The architecture is frozen, so the search cannot start again in another space. Freeze it after the "
@@ -358,6 +378,10 @@ class SearchModel(nn.Module):
         self._hold(supernet, AlphaMask(space))
         self._draw_alphas(seed)
 
+    def _tell(self, before: Supernet, *, new: bool) -> None:
+        for observer in self.observers:
+            observer(before, new)
+
     def _new_supernet(self, space: DifferentiableSpace) -> Supernet:
         """A supernet of a space on the device, with the type and in the mode of the present one."""
         supernet = space.supernet(num_classes=self.num_classes, image_shape=self.image_shape, attention=self.attention)
@@ -371,6 +395,7 @@ class SearchModel(nn.Module):
         self.supernet = supernet
         self.mask = mask
         self.runner = SupernetRunner(supernet, **self.run_settings)
+        self.guard = UnusedWeightGuard(supernet) if self.relaxation.hard else None
         # kept because a training step is short; moving a module to another device or type keeps its parameter objects
         self.weights: dict[str, Tensor] = dict(supernet.named_parameters())
 
@@ -404,11 +429,11 @@ class SearchModel(nn.Module):
             ConfigError: The model is already narrower than the state.
         """
         if state["rebuilt"]:
-            self.rebuild(type(self.space)(**state["space"]), seed=0)
+            self._rebuild(type(self.space)(**state["space"]), seed=0)
         allowed, mine = state["allowed"], self.space.allowed
         if {name: mask.shape for name, mask in allowed.items()} != {name: mask.shape for name, mask in mine.items()}:
             return
         if any(not torch.equal(allowed[name].cpu(), mine[name]) for name in mine):
-            self.restrict(allowed)
+            self._restrict(allowed)
         if state["frozen"] is not None:
             self.mask.frozen = self.space.architecture(state["frozen"])

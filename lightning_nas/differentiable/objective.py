@@ -62,6 +62,7 @@ class SearchObjective:
         self.progress = 0.0
         self.step = 0
         self.attach()
+        model.observers.append(lambda before, new: self.attach())
 
     def attach(self) -> None:
         """Let the regularizers look at the model, because its supernet is new.

@@ -21,7 +21,7 @@ from lightning_nas.spaces.constrained import ConstrainedSpace
 from lightning_nas.strategies.history import QueryHistory
 from lightning_nas.strategies.random_search import RandomSearch
 from lightning_nas.strategies.tnao import CodeSearch
-from lightning_nas.tasks.common import output_folder
+from lightning_nas.tasks.common import kept, output_folder
 
 
 class AutoEncoderTask(LightningModule):
@@ -252,4 +252,4 @@ class AutoEncoderTask(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the query history."""
-        self.history.load_state_dict(checkpoint["search"])
+        self.history.load_state_dict(kept(self, checkpoint, "search"))

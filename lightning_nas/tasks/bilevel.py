@@ -1,7 +1,5 @@
 """Bi-level differentiable search."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,12 +10,10 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from lightning_nas.architecture import Architecture
 from lightning_nas.checks import at_least
 from lightning_nas.data.sets import classes_of
-from lightning_nas.data.splits import derived_seed
 from lightning_nas.differentiable.discretization.base import Discretizer
 from lightning_nas.differentiable.hypergradient.base import BilevelProblem, Hypergradient
 from lightning_nas.differentiable.model import SearchModel
@@ -26,30 +22,33 @@ from lightning_nas.differentiable.objective import SearchObjective
 from lightning_nas.differentiable.regularization.base import Regularizer
 from lightning_nas.differentiable.relaxation.base import Relaxation
 from lightning_nas.differentiable.runner import Compile
-from lightning_nas.errors import CheckpointError, ConfigError
+from lightning_nas.errors import ConfigError
 from lightning_nas.spaces.attention import Attention
 from lightning_nas.spaces.base import DifferentiableSpace
 from lightning_nas.spaces.convert import inherit_optimizer
-from lightning_nas.supernets.unused_weights import UnusedWeightGuard
+from lightning_nas.spaces.supernet import Supernet
 from lightning_nas.tasks.common import (
+    Batch,
     EpochMeans,
-    check_halves,
+    check_schedulers,
     check_state,
     fixed_images,
     gradient_scaler,
+    halves_of,
+    kept,
     log_validation,
+    loss_scale,
     output_folder,
+    reaching,
     remaining_scale,
+    step_schedulers,
 )
 from lightning_nas.tasks.search_files import (
     check_length,
     check_supernet_file,
     start_from,
     write_search,
-    write_supernet,
 )
-
-Batch = tuple[Tensor, Tensor]
 
 
 class BilevelTask(LightningModule):
@@ -175,7 +174,7 @@ class BilevelTask(LightningModule):
         if supernet_path is not None:
             start_from(self.model, supernet_path)
         self.objective = SearchObjective(self.model, self.regularizers, seed)
-        self.guard = self._new_guard()
+        self.model.observers.append(self._follow)
         self.start_epoch = 0
         self.history: list[dict[str, Tensor]] = []
         self.means = EpochMeans()
@@ -185,8 +184,7 @@ class BilevelTask(LightningModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(batch, classes)`` of the supernet with its present factors."""
-        logits: Tensor = self.model(x)
-        return logits
+        return self.model.logits(x, self.model.mixtures())
 
     @property
     def progress(self) -> float:
@@ -220,10 +218,8 @@ class BilevelTask(LightningModule):
 
     def training_step(self, batch: dict[str, Batch], batch_idx: int) -> None:
         """Move the alphas, then the weights."""
-        optimizers: Any = self.optimizers()  # two, see configure_optimizers
-        weight_optimizer, alpha_optimizer = optimizers
-        check_halves(batch)
-        train, search = batch["train"], batch["search"]
+        weight_optimizer, alpha_optimizer = self.optimizers()  # type: ignore[attr-defined]  # see configure_optimizers
+        train, search = halves_of(batch)
         move_alphas, one_level = self.alphas_move, self.hypergradient.one_level
         if one_level:
             train = (torch.cat([train[0], search[0]]), torch.cat([train[1], search[1]]))
@@ -232,13 +228,13 @@ class BilevelTask(LightningModule):
             for alpha, gradient in zip(self.model.alpha_list, gradients, strict=True):
                 alpha.grad = gradient
             alpha_optimizer.step()
-        scaler = gradient_scaler(self.trainer)
-        scale = scaler.get_scale() if scaler is not None else 1.0
+        alpha_optimizer.zero_grad()
+        before = loss_scale(self.trainer)
         self._move_weights(train, weight_optimizer, with_alphas=one_level and move_alphas)
         if one_level and move_alphas:
-            if scaler is not None:  # the weights' step may have changed the scale since the alphas' gradient was made
-                for alpha in self.model.alpha_list:
-                    alpha.grad = alpha.grad * (scaler.get_scale() / scale) if alpha.grad is not None else None
+            change = loss_scale(self.trainer) / before  # the weights' step may have changed the scale of this gradient
+            for alpha in self.model.alpha_list:
+                alpha.grad = alpha.grad * change if alpha.grad is not None and change != 1 else alpha.grad
             alpha_optimizer.step()
 
     def _problem(self, optimizer: Optimizer) -> BilevelProblem:
@@ -253,17 +249,12 @@ class BilevelTask(LightningModule):
     def _move_weights(self, batch: Batch, optimizer: LightningOptimizer, *, with_alphas: bool) -> None:
         self.objective.move_to(self.progress, self.global_step)
         total, loss, logits = self.objective.weight_loss(batch, with_alphas=with_alphas)
-        if self.trainer.world_size > 1:
-            # data parallelism waits for a gradient of every parameter, and these have none here
-            idle = self.parameters() if self.guard is not None else self.model.alpha_list
-            total = total + 0.0 * torch.stack([p.sum() for p in idle]).sum()
+        idle = self.parameters() if self.model.guard is not None else self.model.alpha_list
         optimizer.zero_grad()
-        for alpha in self.model.alpha_list:
-            alpha.grad = None
-        self.manual_backward(total)
+        self.manual_backward(reaching(total, idle, self.trainer))
         optimizer.step()
-        if self.guard is not None:
-            self.guard.after_step(optimizer.optimizer)
+        if self.model.guard is not None:
+            self.model.guard.after_step(optimizer.optimizer)
         accuracy = (logits.argmax(1) == classes_of(batch[1])).float().mean()
         self.means.add({"train/loss": loss, "train/accuracy": accuracy}, len(batch[1]))
 
@@ -271,8 +262,8 @@ class BilevelTask(LightningModule):
         """Clip the weights' gradient, which a gradient scaler has unscaled by now."""
         if optimizer is not self.trainer.optimizers[0]:
             return
-        if self.guard is not None:
-            self.guard.before_step(optimizer)
+        if self.model.guard is not None:
+            self.model.guard.before_step(optimizer)
         if self.weight_clip_norm:
             scale = remaining_scale(self.trainer, optimizer)
             torch.nn.utils.clip_grad_norm_(list(self.model.weights.values()), self.weight_clip_norm * scale)
@@ -284,17 +275,12 @@ class BilevelTask(LightningModule):
     def on_train_epoch_end(self) -> None:
         """Log the means, step the schedulers and keep the factors of this epoch."""
         self.means.log(self)
-        schedulers: Any = self.lr_schedulers()  # none that needs a metric: configure_optimizers refuses them
-        for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
-            if scheduler is not None:
-                scheduler.step()
+        step_schedulers(self)
         with torch.no_grad():
             mixtures = self.model.mixtures()
         self.history.append({name: mixture.operations.clone().cpu() for name, mixture in mixtures.items()})
         self.objective.after_epoch(mixtures)
-        for name, alphas in self.model.masked_alphas().items():
-            entropy = torch.special.entr(alphas.detach().softmax(1)).sum(1).mean()
-            self.log(f"search/entropy_{name}", entropy, sync_dist=True)
+        self.log_dict({f"search/entropy_{name}": e for name, e in self.model.entropies().items()}, sync_dist=True)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log loss and accuracy of the supernet on Lightning's validation set."""
@@ -331,76 +317,25 @@ class BilevelTask(LightningModule):
         self._finished = True
         self.found = self.trainer.strategy.broadcast(self.model.discretize())
         folder = output_folder(self.trainer, self.output_dir)
-        if not self.trainer.is_global_zero:
+        if self.trainer.is_global_zero:
+            made, history = self.provenance(), self.history
+            self.outputs |= write_search(folder, self.found, self.model, history, made, supernet=self.write_supernet)
+
+    def _follow(self, before: Supernet, new: bool) -> None:
+        """Let the optimizers follow a change of the model's supernet."""
+        trainer = self._trainer
+        if trainer is None or not trainer.optimizers:
             return
-        made = self.provenance()
-        self.outputs["architecture"] = write_search(folder, self.found, self.model, self.history, made)
-        if self.write_supernet:
-            info = {key: made[key] for key in ("task", "epochs", "seed")}
-            self.outputs["supernet"] = write_supernet(folder, self.model, info)
-
-    # -- another supernet in the middle of a search ---------------------------------------------------------------
-
-    def restrict(self, allowed: Mapping[str, Tensor]) -> None:
-        """Remove operations from the supernet, the factors and the optimizer; see ``SearchModel.restrict``.
-
-        Before ``fit`` or between two epochs of it; a checkpoint remembers what was removed.
-
-        Args:
-            allowed: The operations that stay; see ``DifferentiableSpace.restrict``.
-
-        Raises:
-            ConfigError: The space cannot do without them, or several processes train the weights together.
-        """
-        with self._changed_supernet("Operations cannot be removed"):
-            self.model.restrict(allowed)
-
-    def freeze_architecture(self, architecture: Architecture) -> None:
-        """End the search, but not the training: from now on the supernet is one architecture.
-
-        Args:
-            architecture: A point of the space.
-
-        Raises:
-            ConfigError: Several processes train the weights together.
-        """
-        with self._changed_supernet("Operations cannot be removed"):
-            self.model.freeze_architecture(architecture)
-
-    def rebuild(self, space: DifferentiableSpace) -> None:
-        """Start again in another space: new weights, alphas, optimizers, schedulers and warm-up.
-
-        Between two epochs of ``fit``; a checkpoint remembers it.
-
-        Args:
-            space: A space with the same cell types, edges and operations.
-
-        Raises:
-            ConfigError: The space has other cells, the discretizer cannot serve it, or several processes train.
-        """
-        with self._changed_supernet("A search cannot start again", new=True):
-            self.model.rebuild(space, derived_seed(self.seed, "rebuild", self.current_epoch))
-            self.start_epoch = self.current_epoch
-
-    @contextmanager
-    def _changed_supernet(self, what: str, *, new: bool = False) -> Iterator[None]:
-        """Let optimizers and regularizers follow a change of the supernet; ``new`` optimizers forget their state."""
-        trainer, before = self._trainer, self.model.supernet
-        if trainer is not None and trainer.world_size > 1 and trainer.training:
+        if trainer.world_size > 1 and trainer.training:
             raise ConfigError(
-                f"{what} while {trainer.world_size} processes train the supernet together. Do it before the run, or "
-                "use one device."
+                f"The supernet cannot change while {trainer.world_size} processes train it together. Change it before "
+                "the run, or use one device."
             )
-        yield
-        self.objective.attach()
-        self.guard = self._new_guard()
-        if trainer is not None and trainer.optimizers and new:
+        if new:
+            self.start_epoch = self.current_epoch
             trainer.strategy.setup_optimizers(trainer)
-        elif trainer is not None and trainer.optimizers:
+        else:
             inherit_optimizer(trainer.optimizers[0], self.model.supernet, before)
-
-    def _new_guard(self) -> UnusedWeightGuard | None:
-        return UnusedWeightGuard(self.model.supernet) if self.model.relaxation.hard else None
 
     # -- optimizers and checkpoints -------------------------------------------------------------------------------
 
@@ -409,10 +344,8 @@ class BilevelTask(LightningModule):
         parameters = (self.model.supernet.parameters(), self.model.alpha_list)
         optimizers = [make(each) for make, each in zip(self.make_optimizers, parameters, strict=True)]
         self.hypergradient.unrolled_step(optimizers[0], self.model.weights)  # refuses what it cannot unroll
-        pairs = zip(self.make_schedulers, optimizers, strict=True)
-        schedulers: list[Any] = [make(optimizer) for make, optimizer in pairs if make]
-        if any(isinstance(scheduler, ReduceLROnPlateau) for scheduler in schedulers):
-            raise ConfigError("ReduceLROnPlateau needs a metric, which a search does not have. Use another scheduler.")
+        schedulers = [make(each) for make, each in zip(self.make_schedulers, optimizers, strict=True) if make]
+        check_schedulers(schedulers)
         return optimizers, schedulers
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -432,15 +365,10 @@ class BilevelTask(LightningModule):
         Raises:
             CheckpointError: The checkpoint belongs to another task or supernet, or has other regularizers.
         """
-        if "search_model" not in checkpoint:
-            raise CheckpointError(
-                f"The checkpoint belongs to another task than {type(self).__name__}. Use a checkpoint of a search."
-            )
-        self.model.load_state(checkpoint["search_model"])
+        self.model.load_state(kept(self, checkpoint, "search_model"))
         self.start_epoch = checkpoint["start_epoch"]
         self.objective.attach()
         self.objective.load_state_dict(checkpoint["objective"])
-        self.guard = self._new_guard()
         check_state(self, checkpoint)
         self.history = list(checkpoint["alpha_history"])
         self.means.load(self, checkpoint)

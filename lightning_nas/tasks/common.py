@@ -1,7 +1,7 @@
 """What several tasks share: means of an epoch, checks of batches and checkpoints, images to measure on."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,11 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from lightning_nas.errors import CheckpointError, ConfigError, TrainingError
+
+Batch = tuple[Tensor, Tensor]
 
 CHECK_EVERY = 50
 """Number of batches between two looks at the losses on a GPU or in several processes."""
@@ -176,6 +179,25 @@ def output_folder(trainer: Trainer, output_dir: str | None) -> Path:
     return Path(output_dir or trainer.log_dir or trainer.default_root_dir)
 
 
+def kept(task: LightningModule, checkpoint: dict[str, Any], key: str) -> Any:
+    """What a task of this class has put into a checkpoint.
+
+    Args:
+        task: The task that is to load the checkpoint.
+        checkpoint: The checkpoint.
+        key: Where the task puts it.
+
+    Raises:
+        CheckpointError: There is nothing: the checkpoint belongs to another task.
+    """
+    if key not in checkpoint:
+        raise CheckpointError(
+            f"The checkpoint belongs to another task: it has no {key!r}, which {type(task).__name__} needs. Use a "
+            "checkpoint of this task, or start without one."
+        )
+    return checkpoint[key]
+
+
 def check_state(task: LightningModule, checkpoint: dict[str, Any]) -> None:
     """Compare the names and shapes of the parameters in a checkpoint with those of a task.
 
@@ -198,8 +220,8 @@ def check_state(task: LightningModule, checkpoint: dict[str, Any]) -> None:
         )
 
 
-def check_halves(batch: Any) -> None:
-    """Refuse a batch that does not hold both halves of the training data.
+def halves_of(batch: Any) -> tuple[Batch, Batch]:
+    """The train half and the search half of a batch, each with its images and labels.
 
     Args:
         batch: A batch of any data module.
@@ -213,6 +235,7 @@ def check_halves(batch: Any) -> None:
             f"A batch is {received}; a search needs the halves train and search in each. Give "
             "lightning_nas.data.halves.HalvesDataModule the data module as `data`."
         )
+    return batch["train"], batch["search"]
 
 
 def check_fixed_images(name: str, trainer: Trainer) -> None:
@@ -267,6 +290,56 @@ def gradient_scaler(trainer: Trainer) -> Any:
         trainer: The trainer.
     """
     return getattr(trainer.precision_plugin, "scaler", None)
+
+
+def loss_scale(trainer: Trainer) -> float:
+    """Factor by which 16-bit precision scales a loss at present; 1 without a gradient scaler.
+
+    Args:
+        trainer: The trainer.
+    """
+    scaler = gradient_scaler(trainer)
+    return 1.0 if scaler is None else float(scaler.get_scale())
+
+
+def check_schedulers(schedulers: Iterable[Any]) -> None:
+    """Refuse a learning-rate scheduler that a manually optimized task cannot step.
+
+    Args:
+        schedulers: The schedulers of the task.
+
+    Raises:
+        ConfigError: One of them needs a metric.
+    """
+    if any(isinstance(scheduler, ReduceLROnPlateau) for scheduler in schedulers):
+        raise ConfigError("ReduceLROnPlateau needs a metric, which a search does not have. Use another scheduler.")
+
+
+def step_schedulers(task: LightningModule) -> None:
+    """Step the learning-rate schedulers of a task that optimizes manually; for ``on_train_epoch_end``.
+
+    Args:
+        task: The task; none of its schedulers needs a metric.
+    """
+    schedulers: Any = task.lr_schedulers()
+    for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
+        if scheduler is not None:
+            scheduler.step()
+
+
+def reaching(loss: Tensor, parameters: Iterable[Tensor], trainer: Trainer) -> Tensor:
+    """A loss that gives every parameter a gradient, of zero where it has none of its own.
+
+    Data-parallel training waits for a gradient of every parameter. With one process the loss is returned as it is.
+
+    Args:
+        loss: The loss, a scalar.
+        parameters: Parameters that the loss may not reach.
+        trainer: The trainer.
+    """
+    if trainer.world_size == 1:
+        return loss
+    return loss + 0.0 * torch.stack([p.sum() for p in parameters]).sum()
 
 
 def remaining_scale(trainer: Trainer, optimizer: Optimizer) -> float:

@@ -16,7 +16,7 @@ from lightning_nas.distill.base import Matcher, ProxyRegularizer, Scheme, Synthe
 from lightning_nas.distill.proxy import Proxy
 from lightning_nas.errors import ConfigError
 from lightning_nas.files.artifacts import write_tensors
-from lightning_nas.tasks.common import EpochMeans, check_state, check_weights, output_folder
+from lightning_nas.tasks.common import EpochMeans, check_state, check_weights, kept, output_folder
 
 
 class DistillTask(LightningModule):
@@ -202,7 +202,7 @@ class DistillTask(LightningModule):
         """
         check_state(self, checkpoint)
         self.means.load(self, checkpoint)
-        best: Any = checkpoint["best"]
+        best: Any = kept(self, checkpoint, "best")
         self.best, self.best_epoch = float(best["loss"]), int(best["epoch"])
         self.best_tensors = {name: tensor.to(self.device) for name, tensor in best["tensors"].items()}
 

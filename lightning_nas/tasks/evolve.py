@@ -27,7 +27,7 @@ from lightning_nas.strategies.base import Result, Strategy
 from lightning_nas.strategies.history import QueryHistory
 from lightning_nas.strategies.nsga import FrontStrategy
 from lightning_nas.strategies.shifting import Shifting
-from lightning_nas.tasks.common import last_good, output_folder
+from lightning_nas.tasks.common import kept, last_good, output_folder
 
 
 class EvolveTask(LightningModule):
@@ -278,6 +278,6 @@ class EvolveTask(LightningModule):
         Raises:
             CheckpointError: The checkpoint is of a search for another objective.
         """
-        state: Any = checkpoint["search"]
+        state: Any = kept(self, checkpoint, "search")
         self.history.load_state_dict(state)
         self.strategy.load_state_dict(state["strategy"])

@@ -18,7 +18,7 @@ from lightning_nas.distill.experts import Experts
 from lightning_nas.distill.siamese import SiameseAugmentation
 from lightning_nas.errors import CheckpointError, ConfigError
 from lightning_nas.files.artifacts import LARGEST_TENSORS
-from lightning_nas.tasks.common import EpochMeans, check_state, check_weights, output_folder
+from lightning_nas.tasks.common import EpochMeans, check_state, check_weights, kept, output_folder
 
 
 class ExpertsTask(LightningModule):
@@ -233,7 +233,8 @@ class ExpertsTask(LightningModule):
         """
         check_state(self, checkpoint)
         self.means.load(self, checkpoint)
-        self.recorded, epochs = list(checkpoint["experts"]["recorded"]), checkpoint["experts"]["epochs_per_expert"]
+        state = kept(self, checkpoint, "experts")
+        self.recorded, epochs = list(state["recorded"]), state["epochs_per_expert"]
         begun = -(-len(self.recorded) // (epochs + 1))
         if epochs != self.epochs_per_expert or begun > self.experts:
             raise CheckpointError(

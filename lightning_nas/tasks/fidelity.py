@@ -15,7 +15,7 @@ from lightning_nas.errors import CheckpointError, ConfigError, FidelityError, Tr
 from lightning_nas.evaluation.base import Evaluator
 from lightning_nas.files.artifacts import read_json, write_json
 from lightning_nas.metrics.ranking import bootstrap_interval, kendall_tau, regret
-from lightning_nas.tasks.common import output_folder
+from lightning_nas.tasks.common import kept, output_folder
 
 INFORMATIVE = 32
 """Number of architectures below which the interval is too wide for a decision: the result is informative only."""
@@ -257,7 +257,7 @@ class FidelityTask(LightningModule):
         Raises:
             CheckpointError: The results are of other architectures.
         """
-        self.results = [dict(row) for row in checkpoint["results"]]
+        self.results = [dict(row) for row in kept(self, checkpoint, "results")]
         for evaluator, state in zip((self.proxy, self.reference), checkpoint["evaluators"], strict=True):
             evaluator.load_state_dict(state)
         made = [row["architecture"] for row in self.results]

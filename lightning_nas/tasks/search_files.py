@@ -64,7 +64,9 @@ def write_search(
     model: SearchModel,
     history: Sequence[Mapping[str, Tensor]],
     provenance: Mapping[str, Any],
-) -> list[Path]:
+    *,
+    supernet: bool = False,
+) -> dict[str, list[Path]]:
     """Write what a search has found: ``architecture.json`` and, if there is a history, ``alphas.safetensors``.
 
     Args:
@@ -73,30 +75,31 @@ def write_search(
         model: The model of the search.
         history: Factors ``(edges, operations)`` by cell type after every epoch.
         provenance: How the architecture was found, as JSON values.
+        supernet: Whether to write ``supernet.safetensors`` too; see ``write_supernet``.
 
     Returns:
-        The files, the architecture first.
+        The files by kind of artifact: ``architecture``, with the alphas, and ``supernet``.
     """
-    path = found.save(folder / "architecture.json", **provenance)
-    if not history:
-        return [path]
-    stacked = {name: torch.stack([factors[name] for factors in history]) for name in model.alphas}
-    return [path, write_tensors(folder / "alphas.safetensors", stacked)]
+    files = [found.save(folder / "architecture.json", **provenance)]
+    if history:
+        stacked = {name: torch.stack([factors[name] for factors in history]) for name in model.alphas}
+        files.append(write_tensors(folder / "alphas.safetensors", stacked))
+    return {"architecture": files, **({"supernet": write_supernet(folder, model, provenance)} if supernet else {})}
 
 
-def write_supernet(folder: Path, model: SearchModel, info: Mapping[str, Any]) -> list[Path]:
+def write_supernet(folder: Path, model: SearchModel, provenance: Mapping[str, Any]) -> list[Path]:
     """Write ``supernet.safetensors`` with the alphas, for a task that starts from it, and its JSON file.
 
     Args:
         folder: Folder of the files.
         model: The model of the search.
-        info: How the supernet was trained, as JSON values.
+        provenance: How the architecture was found; task, epochs and seed of it are written.
 
     Returns:
         Both files, the weights first.
     """
     alphas = {"alphas": _plain(model.alphas), "edge_alphas": _plain(model.edge_alphas)}
-    made = {**info, **alphas}
+    made = {**{key: provenance[key] for key in ("task", "epochs", "seed")}, **alphas}
     trained = TrainedSupernet(model.supernet, model.space, model.image_shape, model.num_classes, made)
     path = trained.save(folder / "supernet.safetensors")
     return [path, path.with_suffix(".json")]

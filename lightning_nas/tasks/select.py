@@ -14,7 +14,7 @@ from lightning_nas.errors import ConfigError
 from lightning_nas.spaces.base import DifferentiableSpace
 from lightning_nas.spaces.supernet import Mixture
 from lightning_nas.tasks.bilevel import BilevelTask
-from lightning_nas.tasks.common import check_fixed_images
+from lightning_nas.tasks.common import check_fixed_images, kept
 
 Batch = tuple[Tensor, Tensor]
 
@@ -278,6 +278,6 @@ class SelectTask(BilevelTask):
         super().on_load_checkpoint(checkpoint)
         self.decisions = []
         self.model.mask.decided.clear()
-        for kept in checkpoint["decisions"]:
-            self._decide(Decision(**kept))
+        for decision in kept(self, checkpoint, "decisions"):
+            self._decide(Decision(**decision))
         self.steps_made = checkpoint["steps_made"]

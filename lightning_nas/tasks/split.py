@@ -22,7 +22,7 @@ from lightning_nas.metrics.gradient_matching import Split, best_split, disagreem
 from lightning_nas.spaces.base import DifferentiableSpace
 from lightning_nas.spaces.convert import inherit
 from lightning_nas.spaces.supernet import Mixture
-from lightning_nas.tasks.common import check_halves, check_state, log_validation, output_folder
+from lightning_nas.tasks.common import check_state, halves_of, log_validation, output_folder
 from lightning_nas.tasks.search_files import start_from
 
 Place = tuple[str, int, Split]
@@ -152,8 +152,7 @@ class SplitTask(LightningModule):
 
     def training_step(self, batch: Mapping[str, tuple[Tensor, Tensor]], batch_idx: int) -> None:
         """Add the disagreement of one batch."""
-        check_halves(batch)
-        images, labels = batch["train"]
+        (images, labels), _ = halves_of(batch)
         mixtures = {name: mixture.detached() for name, mixture in self.model.mixtures().items()}
         for cell, edge, operations in self.candidates:
             gradients = [self.gradient(images, labels, mixtures, cell, edge, o) for o in operations]

@@ -23,7 +23,7 @@ from lightning_nas.supernets.artifact import TrainedSupernet
 from lightning_nas.supernets.sampling import PathSampler, UniformPaths
 from lightning_nas.supernets.scoring import fixed_images, score_paths
 from lightning_nas.supernets.unused_weights import UnusedWeightGuard
-from lightning_nas.tasks.common import EpochMeans, check_state, output_folder
+from lightning_nas.tasks.common import EpochMeans, check_state, output_folder, reaching
 
 
 class SupernetTask(LightningModule):
@@ -160,10 +160,7 @@ class SupernetTask(LightningModule):
             logits = self(images, architecture)
             losses.append(F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing))
             hits.append((logits.argmax(1) == classes_of(labels)).float().mean())
-        loss = torch.stack(losses).mean()
-        if self.trainer.world_size > 1:
-            # data-parallel training waits for a gradient of every parameter
-            loss = loss + 0.0 * torch.stack([p.sum() for p in self.supernet.parameters()]).sum()
+        loss = reaching(torch.stack(losses).mean(), self.supernet.parameters(), self.trainer)
         self.means.add({"train/loss": loss, "train/accuracy": torch.stack(hits).mean()}, len(labels))
         return loss
 

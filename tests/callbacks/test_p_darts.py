@@ -254,12 +254,12 @@ def test_a_search_is_rebuilt_in_cells_of_the_same_kind_only(tmp_path: Path) -> N
     task = make(tmp_path)
     before = {name: value.clone() for name, value in task.state_dict().items()}
     with pytest.raises(ConfigError, match="would mean something else"):
-        task.rebuild(DARTSSpace(nodes=3, channels=2, cells=3))
+        task.model.rebuild(DARTSSpace(nodes=3, channels=2, cells=3), 0)
     few = [["none", "skip_connect"]] * 5
     with pytest.raises(ConfigError, match="at least 4"):
-        task.rebuild(DARTSSpace(nodes=2, channels=2, cells=3, allowed={"normal": few}))
+        task.model.rebuild(DARTSSpace(nodes=2, channels=2, cells=3, allowed={"normal": few}), 0)
     assert all(torch.equal(value, before[name]) for name, value in task.state_dict().items())
-    task.rebuild(task.model.space)
+    task.model.rebuild(task.model.space, 0)
     changed = [name for name, value in task.state_dict().items() if not torch.equal(value, before[name])]
     assert {"model.alphas.normal", "model.supernet.stem.0.weight"} <= set(changed)
 

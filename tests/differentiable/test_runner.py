@@ -147,7 +147,7 @@ class Prune(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Restrict."""
         if trainer.current_epoch == 0:
-            pl_module.restrict(self.allowed)
+            pl_module.model.restrict(self.allowed)
 
 
 @pytest.mark.parametrize("space", SPACES, ids=["darts", "nasbench201"])
@@ -200,7 +200,7 @@ def test_an_edge_without_operations_takes_no_share(tmp_path: Path) -> None:
     for normalization in (None, EdgeSoftmax(), JointSoftmax()):
         regularizers = [BetaDecay(1.0), EdgeVariance(1.0)]
         task = make(tmp_path, normalization=normalization, regularizers=regularizers)
-        task.restrict(allowed)
+        task.model.restrict(allowed)
         mixture = task.model.mixtures()["normal"]
         assert (mixture.operations[2] == 0).all()
         if normalization is not None:

@@ -98,7 +98,7 @@ def test_teachers_of_another_supernet_are_dropped(tmp_path: Path) -> None:
     assert distillation.held
     kept = {name: torch.ones_like(mask) for name, mask in task.model.space.allowed.items()}
     kept["normal"][0, 1] = False
-    task.restrict(kept)
+    task.model.restrict(kept)
     assert not distillation.held
     with pytest.raises(ConfigError, match="no teacher before the end of the first epoch"):
         distillation.vote(WeightStep(torch.zeros(1, 3, 8, 8), torch.zeros(1, 3), task.model))
