@@ -334,6 +334,8 @@ class Seed:
                     arguments["weight_scheduler"] = own["model"]["init_args"]["weight_scheduler"]
                     arguments["weight_scheduler"]["init_args"]["T_0"] = epochs // 3
         arguments = config["model"]["init_args"]
+        if self.bench.options.attention is not None:
+            arguments["attention"] = self.bench.options.attention
         for part in self.bench.options.without:
             arguments[part] = [] if part == "regularizers" else None
             if part == "normalization":  # without which the discretizer has no edge alphas
@@ -397,6 +399,7 @@ def report(bench: Bench, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "method": bench.options.method,
         "without": bench.options.without,
+        "attention": bench.options.attention,
         "seeds": len(runs),
         "mean_accuracy": statistics.mean(accuracies),
         "std_accuracy": statistics.stdev(accuracies) if len(runs) > 1 else 0.0,
@@ -451,6 +454,7 @@ def main() -> None:
     parser.add_argument("--random_cells", type=int, default=8, help="random cells to compare with in the space darts")
     parts = ["attention", "normalization", "regularizers"]
     parser.add_argument("--without", nargs="+", default=[], choices=parts, help="components to leave out")
+    parser.add_argument("--attention", help="class of the attention to use instead of the method's own")
     parser.add_argument("--alone", action="store_true", help="leave out random cells and the largest cell")
     options = parser.parse_args()
     if options.tables is None and options.space == "nasbench201":

@@ -1,4 +1,4 @@
-"""Single-stage search: what is frozen stays, what is trained goes on."""
+"""Single-stage search: the architecture is frozen, and its weights are trained further."""
 
 import json
 import re
@@ -43,7 +43,7 @@ def search(folder: Path, name: str, **options: Any) -> BilevelTask:
 
 
 class Alphas(Callback):
-    """What the alphas and the found architecture are at the start of every epoch."""
+    """Records the alphas and the architecture at the start of every epoch."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[dict[str, Any], Architecture]] = []
@@ -70,7 +70,7 @@ def test_the_frozen_supernet_is_one_network(tmp_path: Path, space: str, options:
         torch.equal(alphas[2][n], alphas[4][n]) and torch.equal(alphas[4][n], task.model.alphas[n]) for n in alphas[2]
     )
     assert {found.choices for _, found in watch.seen[2:]} == {task.found.choices}
-    # what is computed is the architecture in the whole supernet with these weights, at factors of one
+    # the supernet computes the architecture with factors of one
     for name, mixture in task.model.space.to_path(task.found).items():
         assert torch.equal(task.model.mixtures()[name].operations, mixture.operations)
         assert torch.equal(task.model.mixtures()[name].edges, mixture.edges)
@@ -87,7 +87,7 @@ def test_the_frozen_supernet_is_one_network(tmp_path: Path, space: str, options:
 
 
 def network_of(task: BilevelTask) -> Any:
-    """The ordinary network of the found architecture, an operation a module, with the supernet's weights."""
+    """The ordinary network of the found architecture, one module per operation, with the supernet's weights."""
     assert task.found is not None
     network = task.model.space.network(task.found, num_classes=3, image_shape=(3, 8, 8), channels=2, cells=1)
     state = {}
@@ -115,7 +115,7 @@ def test_what_is_validated_is_the_ordinary_network(tmp_path: Path) -> None:
     fit(task, FreezeArchitecture(epoch=1, images=8), max_epochs=3)
     network = network_of(task)
     x, y = torch.randn(20, 3, 8, 8), torch.arange(20) % 3
-    logits = [each.train()(x) for each in (task, network)]  # by batch statistics, which both move
+    logits = [each.train()(x) for each in (task, network)]  # with batch statistics, which move the running ones of both
     torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-5)
     (measured,) = quiet_trainer().validate(task, DataLoader(TensorDataset(x, y), batch_size=20), verbose=False)
     with torch.no_grad():
@@ -125,7 +125,7 @@ def test_what_is_validated_is_the_ordinary_network(tmp_path: Path) -> None:
 
 
 def test_weights_go_on_as_they_were(tmp_path: Path) -> None:
-    """The operations that stay have the weights that they had in the supernet, to the last bit."""
+    """Operations that stay keep the weights of the supernet bit by bit."""
     task = search(tmp_path, "nasbench201")
     states: list[dict[str, Any]] = []
 

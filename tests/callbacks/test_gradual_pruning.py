@@ -1,4 +1,4 @@
-"""GOLD-NAS: what is pruned, what stays, and how the weight of the cost moves."""
+"""GOLD-NAS: which operations are removed, which stay, and how the weight of the cost changes."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ def search(folder: Path, space: Any = None, **options: Any) -> BilevelTask:
 
 
 def weigh(task: BilevelTask, name: str, values: dict[tuple[int, int], float]) -> None:
-    """Set factors."""
+    """Set the alphas so that the sigmoids have these values."""
     with torch.no_grad():
         for at, factor in values.items():
             task.model.alphas[name][at] = torch.tensor(factor).logit()
@@ -57,9 +57,9 @@ def test_the_weakest_go_first_and_an_edge_keeps_one(tmp_path: Path) -> None:
     assert gone[0] == [[0, 0], [0, 1]]
     assert gone[1] == [[0, 0], [0, 1], [3, 1], [4, 2]]  # the last operation of edge 0 stays, however weak
     assert gone[2] == gone[3] == gone[1]
-    # two went twice: the weight halves; then none: it doubles
+    # two are removed twice, which halves the weight; then none, which doubles it
     assert [weight for _, weight in numbers] == [0.05, 0.025, 0.05, 0.1]
-    # what is left of three cells with 2, 4 and 8 channels: the 1x1 of two edges and the 3x3 of one have gone
+    # in three cells with 2, 4 and 8 channels, the 1x1 of two edges and the 3x3 of one were removed
     assert parameters(task.model.supernet) == before - (4 + 16 + 64) * (1 + 1 + 9)
     moved, left = task.trainer.optimizers[0], {id(p) for p in task.model.supernet.parameters()}
     assert {id(p) for group in moved.param_groups for p in group["params"]} == left
@@ -118,7 +118,7 @@ def test_the_weight_rests_when_nothing_more_can_go(tmp_path: Path) -> None:
     weigh(task, "cell", {(edge, operation): 0.01 for edge in range(6) for operation in range(3)})
     fit(task, GradualPruning(max_removed=9, growth=2.0, images=0), max_epochs=5)
     assert int(task.model.space.allowed["cell"].sum()) == 6
-    # nine went, then the three others; a weight that went on to double would end at 0.2
+    # nine are removed, then the three others; a weight that kept doubling would end at 0.2
     assert task.regularizers[0].weight == 0.1 / 4  # type: ignore[attr-defined]
 
 
@@ -126,7 +126,7 @@ def test_the_cost_drives_factors_below_the_threshold(tmp_path: Path) -> None:
     options: dict[str, Any] = {"alpha_optimizer": lambda p: torch.optim.Adam(p, lr=0.5)}
     task = search(tmp_path, regularizers=[ExpectedCost(weight=50.0)], **options)
     fit(task, GradualPruning(max_removed=100, growth=1.0, images=0), max_epochs=8)
-    # every edge keeps one operation, and most lose the dearest
+    # every edge keeps one operation, and most lose the most expensive one
     kept = task.model.space.allowed["cell"]
     assert int(kept.sum()) == 6
     assert not kept[:, 2].all()

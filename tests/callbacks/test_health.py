@@ -128,13 +128,13 @@ def test_the_gap_is_between_mixtures_and_one_hot_factors() -> None:
 
 
 class Set(Callback):
-    """Alphas as they are told."""
+    """Sets the alphas after every epoch."""
 
     def __init__(self, best: list[int], strength: float) -> None:
         self.best, self.strength = best, strength
 
     def on_train_epoch_end(self, trainer: Any, pl_module: LightningModule) -> None:
-        """Before the monitor, which comes after it."""
+        """Before the monitor, which comes later in the list."""
         with torch.no_grad():
             for alpha in pl_module.model.alphas.values():  # type: ignore[operator, union-attr]
                 alpha.zero_()
@@ -143,7 +143,7 @@ class Set(Callback):
 
 
 def test_shares_and_entropies_are_those_of_the_alphas() -> None:
-    """Edges 0 and 1 make node 0, edges 2 to 4 node 1, which keeps its two strongest: of equals, the first."""
+    """Edges 0 and 1 make node 0, edges 2 to 4 node 1, which keeps its two strongest; the first of equals."""
     trainer = fit(make(), Set([2, 1, 2, 3, 3], 2.0), HealthMonitor(images=0), epochs=2)
     values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("health/")}
     shares = torch.tensor([math.e**2, 1, 1, 1]).double()

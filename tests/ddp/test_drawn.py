@@ -1,4 +1,4 @@
-"""Searches that draw operations, and such in phases, in two processes."""
+"""Searches that draw operations, and searches in phases, in two processes."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Two processes on the CPU: equal to each other, and to one process with their global batch."""
+"""Two processes on the CPU are equal to each other, and to one process with their global batch."""
 
 import os
 from collections.abc import Callable
@@ -60,7 +60,7 @@ class Frozen(Callback):
 
 
 class Keep(Callback):
-    """Writes down what every process ends with."""
+    """Saves the final state of every process."""
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """All parameters and buffers."""
@@ -182,7 +182,7 @@ def test_two_processes_are_one_with_their_global_batch(name: str, tmp_path: Path
     start = MAKERS[name](tmp_path, 4)[0].state_dict()
     assert difference(first, second) == 0
     assert difference(one, first) < 1e-9
-    if start.keys() == one.keys():  # a scheme's parameters are made in the fit
+    if start.keys() == one.keys():  # the parameters of a scheme are created during fit
         assert difference(one, {n: t.double() for n, t in start.items()}) > 1e-3, "nothing was trained"
 
 
@@ -212,7 +212,7 @@ def test_a_search_says_that_it_synchronises_no_batch_norm(tmp_path: Path) -> Non
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="SyncBatchNorm needs two GPUs: it has no CPU path")
 def test_a_training_can_synchronise_batch_norm(tmp_path: Path) -> None:
-    """Then two processes are one with their global batch although statistics move."""
+    """Two processes are then equal to one with their global batch, although statistics move."""
     for world, options in ((1, {"devices": 1}), (2, {"devices": 2, "strategy": "ddp_spawn", "sync_batchnorm": True})):
         torch.manual_seed(11)
         task, data = training(tmp_path, 8 // world)
@@ -241,7 +241,7 @@ class Fail(Callback):
 
 
 class Means(Callback):
-    """Writes down the logged means of the last epoch."""
+    """Saves the logged means of the last epoch."""
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Those of the main process, which are those of all."""
@@ -282,7 +282,7 @@ def test_without_a_folder_of_their_own_artifacts_are_with_the_logs(name: str, tm
 
 
 class Decided(Callback):
-    """Writes down what every process takes for the result."""
+    """Saves the architecture that every process ends with."""
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The found choices."""
@@ -290,7 +290,7 @@ class Decided(Callback):
 
 
 class Tampered(Callback):
-    """Gives every process alphas of its own, just before the decision."""
+    """Gives every process different alphas just before the architecture is read."""
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Other alphas, by rank."""

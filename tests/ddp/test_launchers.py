@@ -28,7 +28,7 @@ TWO = {
 
 
 def environment() -> dict[str, str]:
-    """One thread a process, and nothing of a launcher."""
+    """One thread per process, and no variables of a launcher."""
     mine = {k: v for k, v in os.environ.items() if not k.startswith(("MASTER_", "LOCAL_", "NODE_", "WORLD_"))}
     return {**mine, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
@@ -66,7 +66,7 @@ def free_port() -> int:
 
 
 def test_two_machines_search_as_two_devices_of_one(finished: Path, tmp_path: Path) -> None:
-    """Two agents of torchrun, which know of each other by address and port alone, as on two machines."""
+    """Two agents of torchrun that share nothing but an address and a port, as on two machines."""
     port = str(free_port())
     agents = []
     for node in ("0", "1"):
@@ -94,13 +94,13 @@ def test_two_machines_search_as_two_devices_of_one(finished: Path, tmp_path: Pat
 
 
 def children(pid: int) -> list[int]:
-    """Processes that a process has started."""
+    """Child processes of a process."""
     found = Path(f"/proc/{pid}/task/{pid}/children")
     return [int(child) for child in found.read_text().split()] if found.is_file() else []
 
 
 def running(pid: int) -> bool:
-    """Whether a process computes, or is only still listed."""
+    """Whether a process still runs; a finished one may stay listed for a while."""
     listed = Path(f"/proc/{pid}/stat")
     return listed.is_file() and listed.read_text().rsplit(")", 1)[1].split()[0] not in ("Z", "X")
 

@@ -29,7 +29,7 @@ def task(folder: Path, cost: ExpectedCost, **options: Any) -> Any:
 def test_shares_are_those_of_the_convolutions(tmp_path: Path) -> None:
     cost = ExpectedCost(weight=0.7, uniform=0.5)
     task(tmp_path, cost)
-    # two cells each of 2, 4 and 8 channels; batch norms of a supernet have no weights
+    # two cells each with 2, 4 and 8 channels; the batch norms of a supernet have no weights
     by_hand = torch.tensor([0.0, 2 * (4 + 16 + 64), 2 * 9 * (4 + 16 + 64)]).expand(6, 3)
     expected = by_hand / by_hand.sum() + 0.5 / 18
     assert torch.allclose(cost.costs["cell"], expected)

@@ -308,7 +308,7 @@ def test_a_gradient_scaler_changes_neither_weights_nor_alphas(tmp_path: Path, hy
             alpha_optimizer=lambda p: torch.optim.Adam(p, **ALPHA, fused=fused),
         )
         plugin = MixedPrecision("16-mixed", "cpu", scaler)
-        # the scaler is what is tested: half precision itself would hide a wrong scale in its rounding
+        # half precision itself would hide a wrong scale in its rounding
         plugin.forward_context = contextlib.nullcontext  # type: ignore[method-assign, assignment]
         if scaler is None:
             plugin = Precision()
@@ -328,7 +328,7 @@ def test_half_precision_follows_full_precision(tmp_path: Path) -> None:
         ends.append(torch.cat([p.detach().flatten() for p in task.model.alpha_list]))
     start = torch.cat([p.detach().flatten() for p in make(tmp_path).model.alpha_list])
     moved, difference = (ends[0] - start).norm(), (ends[1] - ends[0]).norm()
-    assert 0 < difference < 0.5 * moved  # Adam's steps are as long, and mostly in the same direction
+    assert 0 < difference < 0.5 * moved  # Adam's steps have the same length, and mostly the same direction
 
 
 @pytest.mark.parametrize("name", ["warmup_epochs", "weight_clip_norm", "alpha_scale", "selection_images"])
@@ -376,6 +376,6 @@ def test_a_checkpoint_of_other_regularizers_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_entropy_of_certain_alphas_is_0(tmp_path: Path) -> None:
-    task = make(tmp_path, alpha_scale=1e5, warmup_epochs=9)  # whose softmax is 0 and 1
+    task = make(tmp_path, alpha_scale=1e5, warmup_epochs=9)  # so that the softmax is 0 or 1
     fit(task, FixedHalves(batches=1))
     assert float(task.trainer.callback_metrics["search/entropy_normal"]) == 0.0

@@ -9,7 +9,7 @@ from tests.helpers import quiet_trainer
 
 
 class Both(LightningModule):
-    """Logs the same numbers by Lightning, every batch, and by the means, every epoch."""
+    """Logs the same numbers through Lightning in every batch and through the means in every epoch."""
 
     def __init__(self) -> None:
         super().__init__()

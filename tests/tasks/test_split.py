@@ -121,7 +121,7 @@ def test_two_splits_are_four_parts_of_the_space(tmp_path: Path) -> None:
     for i in (0, 1):
         given = yaml.safe_load((tmp_path / "a" / f"search_{i}.yaml").read_text())["model"]["init_args"]
         narrowed = NASBench201Space(**given["space"]["init_args"])
-        # a search goes on in the part, and what it leaves is split again
+        # a search continues in one part, and its supernet is split again
         trained = make(
             tmp_path / f"b{i}",
             space=narrowed,

@@ -1,4 +1,4 @@
-"""Drawn and sigmoid relaxations against formulas, ordinary networks and a loop written out by hand."""
+"""Relaxations against their formulas, and whole searches with draws against loops."""
 
 import copy
 import math
@@ -22,6 +22,7 @@ from lightning_nas.differentiable.hypergradient.second_order import SecondOrder
 from lightning_nas.differentiable.regularization.zero_one import ZeroOne
 from lightning_nas.differentiable.relaxation.gumbel_softmax import GumbelSoftmax, HardGumbelSoftmax
 from lightning_nas.differentiable.relaxation.sigmoid import Sigmoid
+from lightning_nas.differentiable.relaxation.softmax import Softmax
 from lightning_nas.errors import ConfigError
 from lightning_nas.spaces.convert import from_per_edge, to_per_edge
 from lightning_nas.spaces.darts.space import DARTSSpace
@@ -31,6 +32,7 @@ from lightning_nas.tasks.bilevel import BilevelTask
 from tests.helpers import FixedHalves, quiet_trainer
 
 SGD = {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-2}
+
 SPACES = {
     "darts": DARTSSpace(nodes=2, channels=4, cells=3),
     "nasbench201": NASBench201Space(channels=4, cells_per_stage=1),
@@ -57,6 +59,17 @@ def make(folder: Path, **options: Any) -> BilevelTask:
         "selection_images": 0,
     }
     return BilevelTask(**{**defaults, **options})
+
+
+def test_softmax() -> None:
+    alphas = torch.randn(9, 8, dtype=torch.float64)
+    found = Softmax(temperature=2.0).relax(alphas)
+    for edge in range(9):
+        total = sum(math.exp(a / 2) for a in alphas[edge].tolist())
+        for o in range(8):
+            assert found[edge, o].item() == pytest.approx(math.exp(alphas[edge, o].item() / 2) / total, abs=1e-12)
+    with pytest.raises(ConfigError):
+        Softmax(temperature=0)
 
 
 @pytest.mark.parametrize("progress", [0.0, 1.0])
@@ -144,7 +157,7 @@ def hard_mixtures(task: BilevelTask, alphas: dict[str, Tensor], phase: str, step
 
 @pytest.mark.parametrize("space", SPACES)
 def test_a_hard_search_is_a_loop_that_moves_what_was_drawn(space: str, tmp_path: Path) -> None:
-    """Every operation has its own momentum there, and no step, decay included, where it was not drawn."""
+    """In the loop every operation has its own momentum; one that was not drawn takes no step and does not decay."""
     data = FixedHalves(batches=3)
     task = make(tmp_path, space=SPACES[space])
     supernet = copy.deepcopy(task.model.supernet).double()
@@ -246,17 +259,3 @@ def test_a_sigmoid_search_moves_its_alphas_by_loss_and_penalty(tmp_path: Path) -
     for name, alpha in alphas.items():
         assert alpha.grad is not None
         torch.testing.assert_close(task.model.alphas[name].detach(), alpha.detach() - alpha.grad, rtol=0, atol=1e-10)
-
-
-def test_the_sigmoid_score_keeps_the_two_edges_with_the_largest_sigmoids() -> None:
-    """Where the softmax, which compares within an edge, keeps others."""
-    space = DARTSSpace(nodes=2, operations=("none", "skip_connect", "sep_conv_3x3"))
-    alphas = torch.full((5, 3), -3.0)
-    alphas[2] = torch.tensor([9.0, 1.0, 0.9])  # `none` takes no part
-    alphas[3] = torch.tensor([-9.0, -1.0, -9.0])  # clear within its edge, but small
-    alphas[4] = torch.tensor([-9.0, 20.0, 30.0])  # both are 1 in single precision
-    found = SigmoidScore().discretize({"normal": alphas, "reduce": alphas}, {}, space)
-    assert "('skip_connect', 0), ('sep_conv_3x3', 2)" in space.text(found)
-    assert SigmoidScore().discretize({"normal": alphas, "reduce": alphas}, {}, space) != SoftmaxScore().discretize(
-        {"normal": alphas, "reduce": alphas}, {}, space
-    )
