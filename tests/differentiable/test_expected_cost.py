@@ -62,7 +62,7 @@ def test_the_cost_of_the_first_supernet_stays(tmp_path: Path) -> None:
     before = cost.costs["cell"].clone()
     allowed = torch.ones(6, 3, dtype=torch.bool)
     allowed[2, 2] = False
-    searched.restrict({"cell": allowed})
+    searched.model.restrict({"cell": allowed})
     assert torch.equal(cost.costs["cell"], before)
     other = ExpectedCost()
     other.load_state_dict(cost.state_dict() | {"weight": 3.0})
