@@ -8,7 +8,10 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -55,6 +58,37 @@ def nothing_executed() -> Iterator[None]:
     executed = EXECUTED.exists()
     EXECUTED.unlink(missing_ok=True)
     assert not executed
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves files without a log, and without waiting for small packets to become large ones."""
+
+    disable_nagle_algorithm = True
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@contextmanager
+def http_server() -> Iterator[str]:
+    """A web server of all files of this machine; the URL of its root."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory="/")) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+ORIGINS = ("path", "file", "http")
+
+
+def located(path: str | Path, origin: str, server: str) -> str:
+    """The name under which a file is found at an origin."""
+    absolute = str(Path(path).absolute())
+    return {"path": str(path), "file": f"file://{absolute}", "http": f"{server}{absolute}"}[origin]
 
 
 def zipped(members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:

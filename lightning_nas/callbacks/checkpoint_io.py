@@ -1,13 +1,14 @@
 """Checkpoints that are written completely or not at all, and read without executing their content."""
 
-from pathlib import Path
+import warnings
 from typing import Any
 
 import torch
+from fsspec.core import url_to_fs
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from lightning_nas.files.artifacts import replacing
-from lightning_nas.files.checkpoints import read_checkpoint
+from lightning_nas.files.checkpoints import is_remote, read_checkpoint
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -16,8 +17,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     A run that is killed while it saves a checkpoint therefore keeps the previous one. Lightning's own class instead
     writes to the system's temporary folder first, and copies from there if that is on another disk.
 
-    Files are read by ``lightning_nas.files.checkpoints.read_checkpoint``, which checks them and executes nothing in
-    them. ``RunFolder`` makes Lightning use this class unless the user has chosen another one.
+    Files of any origin are read by ``lightning_nas.files.checkpoints.read_checkpoint``, which checks them and executes
+    nothing in them. Only single files are deleted. ``RunFolder`` makes Lightning use this class unless the user has
+    chosen another one.
 
     Example:
         ```python
@@ -31,7 +33,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             ArtifactError: The file cannot be written.
         """
-        if "://" in str(path):
+        if is_remote(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         with replacing(path) as file:
@@ -43,11 +45,21 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 raise
 
     def load_checkpoint(self, path: Any, map_location: Any | None = None, weights_only: bool | None = None) -> Any:
-        """Read a checkpoint to the CPU; Lightning's own class reads remote ones, with ``weights_only=True``.
+        """Read a checkpoint to the CPU, from a path or a URL; nothing in it is executed, whatever the arguments are.
 
         Raises:
             CheckpointError: The file cannot be read safely, or was not written by ``lightning-nas fit``.
         """
-        if "://" in str(path):
-            return super().load_checkpoint(path, map_location, weights_only=True)
-        return read_checkpoint(Path(path))
+        return read_checkpoint(path)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Delete the file of a checkpoint. A folder, which Lightning would delete with everything in it, is kept.
+
+        Args:
+            path: A path or a URL.
+        """
+        filesystem, name = url_to_fs(str(path))
+        if filesystem.isdir(name):
+            warnings.warn(f"{path} is a folder, not the file of a checkpoint, and is therefore kept.", stacklevel=2)
+        elif filesystem.exists(name):
+            filesystem.rm_file(name)

@@ -17,11 +17,11 @@ LARGEST_IMAGE = 2**26
 """Number of values in the largest image that the network of a checkpoint is run on."""
 
 
-def trained_network(checkpoint: Path) -> tuple[Any, dict[str, Any]]:
+def trained_network(checkpoint: str | Path) -> tuple[Any, dict[str, Any]]:
     """Build the network of a final training from its checkpoint alone.
 
     Args:
-        checkpoint: Checkpoint of a ``TrainTask``.
+        checkpoint: Path or URL of a checkpoint of a ``TrainTask``.
 
     Returns:
         The network in evaluation mode, and its description in the checkpoint: ``architecture``, ``network`` (sizes),
@@ -139,7 +139,7 @@ def choose_formats(names: Sequence[str] | None) -> "list[Format]":
 
 
 def export_checkpoint(
-    checkpoint: Path,
+    checkpoint: str | Path,
     folder: Path,
     *,
     formats: Sequence[str] | None = None,
@@ -149,7 +149,7 @@ def export_checkpoint(
     """Write the network of a final training in some formats, with a model card, from its checkpoint alone.
 
     Args:
-        checkpoint: Checkpoint of a ``TrainTask``.
+        checkpoint: Path or URL of a checkpoint of a ``TrainTask``.
         folder: Folder for the files.
         formats: Some of ``py`` (``network.py`` and ``network.pt``), ``pt2`` and ``onnx``; by default all whose packages
             are installed, with a printed line for every other one.
@@ -224,7 +224,7 @@ def export(args: list[str]) -> None:
         "and add a model card: network.py (with network.pt), which needs only torch; network.pt2, a program of "
         "torch.export; network.onnx.",
     )
-    parser.add_argument("--ckpt_path", type=Path, required=True, help="checkpoint of a TrainTask")
+    parser.add_argument("--ckpt_path", required=True, help="path or URL of a checkpoint of a TrainTask")
     parser.add_argument(
         "--output_dir", type=Path, default=Path("export"), help="folder for the files (default: export)"
     )

@@ -25,7 +25,7 @@ from lightning_nas.callbacks.step_seed import StepSeed
 from lightning_nas.callbacks.wandb_log import WandbLog
 from lightning_nas.cli.components import print_help
 from lightning_nas.errors import CheckpointError, ConfigError, DataError, NASError
-from lightning_nas.files.checkpoints import CHECKPOINT_KEY, read_checkpoint
+from lightning_nas.files.checkpoints import CHECKPOINT_KEY, local_path, read_checkpoint
 
 _SCHEDULERS = ("scheduler", "weight_scheduler", "alpha_scheduler")
 
@@ -105,13 +105,16 @@ class NASCLI(LightningCLI):
                 "weights_only is false, which would execute code from a checkpoint. Leave it out: checkpoints of "
                 "'lightning-nas fit' don't need it."
             )
-        config.weights_only = True  # also for checkpoints that Lightning finds or downloads itself
+        config.weights_only = True  # also for checkpoints that Lightning finds itself
         path = config.get("ckpt_path")
         words = ("best", "last", "hpc", "registry")  # Lightning finds these checkpoints itself
-        found = path in words or str(path).startswith("registry:") or "://" in str(path)
+        found = path in words or str(path).startswith("registry:")
         if path and (not found or Path(path).is_file()):  # Lightning also accepts a file of such a name
             asked = class_paths(config.model.as_dict(), "model")
-            check_classes(Path(path), asked)
+            check_classes(path, asked)
+            local = local_path(path)
+            if local is not None:  # Lightning recognises the file it resumes from, and keeps it, by its path alone
+                config.ckpt_path = str(local)
 
     def instantiate_classes(self) -> None:
         """Build task, data and trainer, unless the configuration is only checked.
@@ -173,11 +176,11 @@ def check_are_classes(config: Namespace) -> None:
                 )
 
 
-def check_classes(path: Path, asked: Mapping[str, str]) -> None:
+def check_classes(path: str | Path, asked: Mapping[str, str]) -> None:
     """Compare the classes of a configuration with those that a checkpoint was made with.
 
     Args:
-        path: The checkpoint.
+        path: Path or URL of the checkpoint.
         asked: Class paths of the configuration, from ``class_paths``.
 
     Raises:

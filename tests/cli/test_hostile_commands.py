@@ -1,9 +1,12 @@
 """Malicious files through every command: one line says what is wrong, and nothing is executed."""
 
+import contextlib
 import json
 import pickle
+import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,16 @@ from lightning_nas.report.page import write_report
 from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.tasks.train import TrainTask
 from tests.files.test_hostile_single import DARTS, LARGE, refused
-from tests.hostile import EXECUTED, PNG, checkpoint, malicious, nothing_executed, with_pickle
+from tests.hostile import (
+    EXECUTED,
+    PNG,
+    checkpoint,
+    http_server,
+    located,
+    malicious,
+    nothing_executed,
+    with_pickle,
+)
 from tests.report.pages import whole
 from tests.tiny import tiny
 
@@ -48,14 +60,19 @@ def test_the_pickle_of_these_tests_would_be_seen() -> None:
     EXECUTED.unlink()
 
 
-@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict", "export"])
-def test_commands_refuse_a_malicious_checkpoint(config: str, command: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "origin"),
+    [*((command, "path") for command in ("fit", "validate", "test", "predict", "export"))]
+    + [(command, origin) for command in ("fit", "export") for origin in ("file", "http")],
+)
+def test_commands_refuse_a_malicious_checkpoint(config: str, command: str, origin: str) -> None:
     before = Path("x.ckpt").read_bytes()
     args = ["--config", config] if command != "export" else []
-    with pytest.raises(
-        SystemExit, match=r"^lightning-nas: CheckpointError: x\.ckpt is not a checkpoint that can be read"
-    ):
-        main([command, *args, "--ckpt_path", "x.ckpt"])
+    with http_server() as server:
+        place = located("x.ckpt", origin, server)
+        said = f"^lightning-nas: CheckpointError: {re.escape(place)} is not a checkpoint that can be read"
+        with pytest.raises(SystemExit, match=said):
+            main([command, *args, "--ckpt_path", place])
     assert Path("x.ckpt").read_bytes() == before
 
 
@@ -88,8 +105,8 @@ def test_checkpoints_that_lightning_finds_itself_are_checked_too(
 
 
 def test_a_checkpoint_exchanged_after_the_check_is_not_executed(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def check_and_exchange(path: Path, asked: dict[str, str]) -> None:
-        path.write_bytes(with_pickle(malicious()))
+    def check_and_exchange(path: str, asked: dict[str, str]) -> None:
+        Path(path).write_bytes(with_pickle(malicious()))
 
     monkeypatch.setattr(cli, "check_classes", check_and_exchange)
     with pytest.raises((CheckpointError, pickle.UnpicklingError)):
@@ -115,6 +132,37 @@ def test_a_checkpoint_cannot_have_another_file_deleted(config: str) -> None:
     torch.save(content, "x.ckpt")
     cli.run(["fit", "--config", config, "--trainer.max_epochs=3", "--ckpt_path", "x.ckpt"])
     assert Path("precious").read_text() == "kept"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("origin", ["path", "file"])
+def test_a_checkpoint_cannot_have_folders_deleted(config: str, origin: str) -> None:
+    made = cli.run(["fit", "--config", config]).trainer.checkpoint_callback  # type: ignore[union-attr]
+    inside = Path(str(made.dirpath)).absolute()
+    photos = [Path("photos").absolute(), inside / "photos", inside / "photos.ckpt"]
+    content = torch.load(made.best_model_path, weights_only=True)
+    (state,) = [each for each in content["callbacks"].values() if "best_model_path" in each]
+    with http_server() as server:
+        for folder in photos:
+            folder.mkdir()
+            (folder / "one").touch()
+            state["best_model_path"] = f"local://{folder}" if folder.parent != inside else str(folder)
+            torch.save(content, "x.ckpt")
+            args = ["fit", "--config", config, "--trainer.max_epochs=2"]
+            with contextlib.suppress(CheckpointError), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".*is a folder, not the file of a checkpoint")
+                cli.run([*args, "--ckpt_path", located("x.ckpt", origin, server)])
+    assert all((folder / "one").is_file() for folder in photos)
+
+
+@pytest.mark.parametrize("origin", ["file", "http"])
+def test_a_run_goes_on_from_a_checkpoint_of_any_origin(config: str, origin: str) -> None:
+    made = cli.run(["fit", "--config", config]).trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
+    with http_server() as server:
+        place = located(made, origin, server)
+        trainer = cli.run(["fit", "--config", config, "--trainer.max_epochs=2", "--ckpt_path", place]).trainer
+    assert trainer.current_epoch == 2
+    assert Path(made).is_file()
 
 
 def exported(**changes: Any) -> bytes:

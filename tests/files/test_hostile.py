@@ -31,11 +31,14 @@ from lightning_nas.spaces.darts.space import MAX_NODES
 from tests.hostile import (
     ARCHITECTURES,
     CONFIG,
+    ORIGINS,
     PNG,
     PROXIES,
     PROXY,
     checkpoint,
+    http_server,
     images,
+    located,
     malicious,
     members_of,
     nothing_executed,
@@ -260,17 +263,24 @@ def test_headers_of_tensors(data: st.DataObject) -> None:
     outcome("tensors", "x.safetensors", lambda: read_tensors("x.safetensors", repair=""), check)
 
 
-@given(st.data())
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with http_server() as url:
+        yield url
+
+
+@given(data=st.data())
 @many(2500)
-def test_checkpoints(data: st.DataObject) -> None:
+def test_checkpoints(server: str, data: st.DataObject) -> None:
     parts = members_of(CHECKPOINT)
     weak = [name for name in parts if name.endswith("data.pkl")]
     put("x.ckpt", data.draw(rezipped(parts, weak) if data.draw(st.integers(0, 3)) else damaged(CHECKPOINT)))
     asked = class_paths(CONFIG["model"], "model")
+    place = located("x.ckpt", data.draw(st.sampled_from(ORIGINS)), server)
 
     def read() -> dict[str, Any]:
-        check_classes(Path("x.ckpt"), asked)
-        return read_checkpoint(Path("x.ckpt"))
+        check_classes(place, asked)
+        return read_checkpoint(place)
 
     outcome("checkpoint", "x.ckpt", read, check_checkpoint)
 

@@ -20,6 +20,7 @@ from lightning_nas.data.folders import FolderSet
 from lightning_nas.data.images import ArrayDataModule
 from lightning_nas.distill.proxy import Proxy
 from lightning_nas.errors import ArchitectureError, ArtifactError, CheckpointError, DataError, NASError
+from lightning_nas.files import checkpoints as checkpoints_module
 from lightning_nas.files.artifacts import LARGEST_JSON, read_json, read_tensors
 from lightning_nas.files.checkpoints import read_checkpoint
 from lightning_nas.files.torch_files import load_saved
@@ -27,12 +28,15 @@ from lightning_nas.spaces.artifact import load_architecture
 from lightning_nas.spaces.darts.space import DARTSSpace
 from tests.hostile import (
     ARCHITECTURES,
+    ORIGINS,
     PNG,
     PROXIES,
     PROXY,
     Malicious,
     checkpoint,
+    http_server,
     images,
+    located,
     malicious,
     members_of,
     nothing_executed,
@@ -264,10 +268,63 @@ CODEC = b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x08\x00\x00\x00punycode\
         (checkpoint(callbacks={"ModelCheckpoint": {"best_model_path": "local:///home"}}), "such values for callbacks"),
         (checkpoint(callbacks={"ModelCheckpoint": {"last_model_path": "/run/../home"}}), "such values for callbacks"),
         (checkpoint(callbacks={"ModelCheckpoint": {"best_k_models": {"memory::x": 1}}}), "such values for callbacks"),
+        (checkpoint(callbacks={"ModelCheckpoint": {"best_k_models": {"/run/photos": 1}}}), "such values for callbacks"),
+        (checkpoint(callbacks={"ModelCheckpoint": {"best_model_path": "/run/photos"}}), "such values for callbacks"),
+        (checkpoint(callbacks={"ModelCheckpoint": {"last_model_path": "file:///x.ckpt"}}), "such values for callbacks"),
+        (checkpoint(callbacks={"ModelCheckpoint": {"kth_best_model_path": "/a.txt"}}), "such values for callbacks"),
+        (checkpoint(callbacks={"ModelCheckpoint": {"best_model_path": "s3://a/b.ckpt"}}), "such values for callbacks"),
     ],
 )
 def test_checkpoints(content: bytes, match: str) -> None:
     refused(read_checkpoint, "x.ckpt", content, CheckpointError, match)
+    with http_server() as server:
+        for origin in ORIGINS:
+            place = located("x.ckpt", origin, server)
+            with pytest.raises(CheckpointError, match=match) as caught:
+                read_checkpoint(place)
+            assert str(caught.value).startswith(place)
+
+
+def test_a_checkpoint_is_the_same_whatever_its_origin() -> None:
+    Path("x.ckpt").write_bytes(checkpoint())
+    with http_server() as server:
+        found = [read_checkpoint(located("x.ckpt", origin, server)) for origin in ORIGINS]
+    weights = [each.pop("state_dict") for each in found]
+    assert all(torch.equal(each["weight"], weights[0]["weight"]) for each in weights)
+    assert found[0].keys() == found[1].keys() == found[2].keys()
+    assert all(each["callbacks"] == found[0]["callbacks"] for each in found)
+
+
+def test_a_checkpoint_on_another_machine_names_those_beside_it() -> None:
+    with http_server() as server:
+        place = located("x.ckpt", "http", server)
+        for named in (place.replace("x.ckpt", "best.ckpt"), "/run/best.ckpt"):
+            Path("x.ckpt").write_bytes(checkpoint(callbacks={"ModelCheckpoint": {"best_model_path": named}}))
+            assert read_checkpoint(place)["epoch"] == 0
+        for named in (place.replace("x.ckpt", "a/best.ckpt"), place.replace("x.ckpt", "photos"), "file:///best.ckpt"):
+            Path("x.ckpt").write_bytes(checkpoint(callbacks={"ModelCheckpoint": {"best_model_path": named}}))
+            with pytest.raises(CheckpointError, match="such values for callbacks"):
+                read_checkpoint(place)
+
+
+@pytest.mark.parametrize(
+    ("place", "match"),
+    [
+        ("file:///nowhere/x.ckpt", "nowhere/x.ckpt does not exist"),
+        ("scheme://x.ckpt", "x.ckpt is not a checkpoint that can be read safely .*Protocol not known: scheme"),
+        ("http://127.0.0.1:9/x.ckpt", r"http://127.0.0.1:9/x.ckpt (does not exist|is not a checkpoint)"),
+    ],
+)
+def test_origins_without_a_file(place: str, match: str) -> None:
+    with pytest.raises(CheckpointError, match=match):
+        read_checkpoint(place)
+
+
+def test_a_server_cannot_fill_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints_module, "LARGEST_DOWNLOAD", 1000)
+    Path("x.ckpt").write_bytes(checkpoint())
+    with http_server() as server, pytest.raises(CheckpointError, match="it has more than 1000 bytes"):
+        read_checkpoint(located("x.ckpt", "http", server))
 
 
 def test_what_is_no_attack_is_read() -> None:
