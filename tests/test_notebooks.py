@@ -61,6 +61,7 @@ def test_there_are_notebooks() -> None:
     assert "quickstart.ipynb" in [path.name for path in NOTEBOOKS]  # without any, the tests below would say nothing
 
 
+@pytest.mark.slow
 @each
 def test_runs(path: Path, tmp_path: Path) -> None:
     notebook = copy.deepcopy(read(path))

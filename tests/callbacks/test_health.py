@@ -59,6 +59,7 @@ def loss_at(task: BilevelTask, flat: Tensor, images: Tensor, labels: Tensor) -> 
     return F.cross_entropy(torch.func.functional_call(task.model.supernet, state, (images, mixtures)), labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", [DARTS, NASBENCH201], ids=["darts", "nasbench201"])
 def test_the_eigenvalue_is_that_of_the_whole_hessian(space: Any) -> None:
     task = make(space, alpha_scale=1.0).double()
@@ -172,6 +173,7 @@ def test_a_run_with_the_monitor_ends_like_one_without(space: Any) -> None:
     assert torch.equal(ends[0][2], ends[1][2])
 
 
+@pytest.mark.slow
 def test_a_resumed_monitor_knows_what_it_saw_and_the_curves_go_on(tmp_path: Path) -> None:
     def run(name: str, epochs: int, ckpt_path: Path | None = None) -> HealthMonitor:
         monitor = HealthMonitor(skip_limit=1.0, entropy_limit=0.0, entropy_epochs=1)

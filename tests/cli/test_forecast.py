@@ -46,6 +46,7 @@ def printed(capsys: pytest.CaptureFixture[str]) -> tuple[str, dict[str, Any]]:
     return output, json.loads(output.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "batch", "steps"),
     [

@@ -76,6 +76,7 @@ def test_commands_refuse_a_malicious_checkpoint(config: str, command: str, origi
     assert Path("x.ckpt").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_refusal_is_one_line_and_an_exit_code(config: str) -> None:
     args = [sys.executable, "-m", "lightning_nas", "test", "--config", config, "--ckpt_path", "x.ckpt"]
     done = subprocess.run(args, check=False, capture_output=True, text=True, timeout=100)

@@ -173,6 +173,7 @@ def difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     return max(float((a[n].double() - b[n].double()).abs().max()) for n in a if a[n].numel())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MAKERS)
 def test_two_processes_are_one_with_their_global_batch(name: str, tmp_path: Path) -> None:
     for world in (1, 2):
@@ -249,6 +250,7 @@ class Means(Callback):
             torch.save({name: value.clone() for name, value in trainer.callback_metrics.items()}, "means.pt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["first order", "training", "distillation"])
 def test_two_processes_go_on_within_an_epoch(name: str, tmp_path: Path) -> None:
     ends = []

@@ -48,6 +48,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_dir
 
 
+@pytest.mark.slow
 def test_two_devices_make_one_run_folder(finished: Path) -> None:
     assert [p.name for p in finished.parent.iterdir()] == ["run"]
     for stage in ("distill", "search", "train"):
@@ -65,6 +66,7 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+@pytest.mark.slow
 def test_two_machines_search_as_two_devices_of_one(finished: Path, tmp_path: Path) -> None:
     """Two agents of torchrun that share nothing but an address and a port, as on two machines."""
     port = str(free_port())
@@ -105,6 +107,7 @@ def running(pid: int) -> bool:
     return listed.is_file() and listed.read_text().rsplit(")", 1)[1].split()[0] not in ("Z", "X")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for processes in /proc")
 def test_a_signal_to_one_of_two_processes_stops_both_with_a_checkpoint(finished: Path, tmp_path: Path) -> None:
     keep = tmp_path / "kept"

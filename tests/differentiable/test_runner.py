@@ -29,6 +29,7 @@ def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
         torch.testing.assert_close(value, b[name], rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", SPACES, ids=["darts", "nasbench201"])
 @pytest.mark.parametrize("options", [{"channels_last": False}, {"checkpoint_cells": True}])
 def test_settings_change_no_result(tmp_path: Path, space: Any, options: dict[str, Any]) -> None:

@@ -184,6 +184,7 @@ def test_a_search_finds_nothing_outside_its_limits(name: str) -> None:
         assert evaluation.cost["parameters"] == own <= limit
 
 
+@pytest.mark.slow
 def test_no_architecture_within_the_limits() -> None:
     edges = [["none"]] * 4 + [["none", "nor_conv_3x3"]] * 2
     space = {

@@ -100,6 +100,7 @@ def load_onnx(folder: Path) -> Callable[[Tensor], Tensor]:
     return lambda x: torch.from_numpy(session.run(None, {"images": x.numpy()})[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("load", [load_py, load_pt2, load_onnx])
 def test_written_files_do_what_the_network_does(written: Written, load: Callable) -> None:
     original = written.before.eval()

@@ -54,6 +54,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_dir
 
 
+@pytest.mark.slow
 def test_the_run_folder_holds_everything(finished: Path) -> None:
     summary = json.loads((finished / "summary.json").read_text())
     assert summary["proxy_images"] == 80
@@ -127,6 +128,7 @@ def test_random_architectures_are_trained_like_the_found_one(finished: Path) -> 
     )
 
 
+@pytest.mark.slow
 def test_running_again_goes_on_where_it_stopped(
     finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

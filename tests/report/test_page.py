@@ -80,6 +80,7 @@ def test_report_is_self_contained(report: str) -> None:
     assert len(identities) == len(set(identities))
 
 
+@pytest.mark.slow
 def test_the_same_folder_makes_the_same_report(tmp_path: Path, report: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = dict(matplotlib.rcParams)
     monkeypatch.setattr(matplotlib.pyplot, "figure", pytest.fail)

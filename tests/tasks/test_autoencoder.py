@@ -67,6 +67,7 @@ def fit(*args: str, steps: int = 120, callbacks: Any = (), data: Any = None, **m
     return made
 
 
+@pytest.mark.slow
 def test_a_search_samples_learns_and_finds_better_ones() -> None:
     task = fit(steps=300)
     results = task.history.results
@@ -93,6 +94,7 @@ def test_a_search_samples_learns_and_finds_better_ones() -> None:
     assert float(torch.corrcoef(torch.stack([scores, truth]))[0, 1]) > 0.7
 
 
+@pytest.mark.slow
 def test_a_search_gone_on_with_equals_an_uninterrupted_one() -> None:
     whole = fit()
     asked = whole.history.rows()

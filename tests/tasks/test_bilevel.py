@@ -295,6 +295,7 @@ def test_second_order_without_sgd_is_refused_before_training(tmp_path: Path, hyp
         fit(task, FixedHalves(batches=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("hypergradient", [FirstOrder(), SecondOrder(), OneLevel()])
 def test_a_gradient_scaler_changes_neither_weights_nor_alphas(tmp_path: Path, hypergradient: Any, fused: bool) -> None:

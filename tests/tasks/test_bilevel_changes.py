@@ -64,6 +64,7 @@ def test_restricted_in_the_middle_of_a_search(tmp_path: Path, space: Any) -> Non
     space.restrict(allowed).check(task.model.discretize())
 
 
+@pytest.mark.slow
 def test_restricted_search_resumes(tmp_path: Path) -> None:
     """A run that is resumed after operations were removed ends like one without the interruption."""
     space = DARTSSpace(nodes=2, channels=4, cells=3)
@@ -85,6 +86,7 @@ def test_restricted_search_resumes(tmp_path: Path) -> None:
         assert torch.equal(rest.model.space.allowed[name], mask)
 
 
+@pytest.mark.slow
 def test_an_edge_without_operations_takes_no_share(tmp_path: Path) -> None:
 
     allowed = {name: torch.ones(5, 8, dtype=torch.bool) for name in ("normal", "reduce")}

@@ -181,6 +181,7 @@ def test_a_smaller_space_ends_the_search() -> None:
     assert len(task.history.rows()) == 8
 
 
+@pytest.mark.slow
 def test_limits_hold_for_all_that_is_asked_for() -> None:
     for name in STRATEGIES:
         task = fit(strategy=STRATEGIES[name], constraints={"convolutions": 2})
@@ -293,6 +294,7 @@ def test_an_empty_front_is_refused_after_the_first_generation() -> None:
         EvolveTask(NASBench201Space(), NSGA2(), Known())
 
 
+@pytest.mark.slow
 def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(ConfigError, match="budget is 0"):
         EvolveTask(NASBench201Space(), Nothing(), Known(), budget=0)

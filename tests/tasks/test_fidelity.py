@@ -216,6 +216,7 @@ def test_a_stop_comes_after_everything_is_written_and_needs_no_second_evaluation
 # Going on.
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_in_the_middle_goes_on_and_ends_as_an_uninterrupted_one() -> None:
     digits_proxy()
     short = {"steps": 2, "batch_size": 16, "channels": 4, "cells": 1}
@@ -271,6 +272,7 @@ def test_a_checkpoint_of_other_architectures_is_refused() -> None:
 # Faults.
 
 
+@pytest.mark.slow
 def test_what_cannot_work_is_said_before_anything_is_evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = {"proxy": known(fail_at=1)}
     with pytest.raises(ConfigError, match="stop needs a threshold"):

@@ -69,6 +69,7 @@ def test_what_is_no_genotype_is_refused(text: str) -> None:
         DARTSSpace.parse(text)
 
 
+@pytest.mark.slow
 def test_samples_are_uniform_over_the_whole_space() -> None:
     space = DARTSSpace(nodes=2, operations=("none", "skip_connect", "sep_conv_3x3"))
     generator = torch.Generator().manual_seed(0)

@@ -76,6 +76,7 @@ def test_hashes_of_the_table() -> None:
     assert known.named([SPACE.key(known.architecture(row)) for row in rows]).tolist() == rows
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_numbers_of_parameters_of_the_table() -> None:
     known = table()
