@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,7 @@ from benchmarks import reference_darts as reference
 from lightning_nas.differentiable.runner import Compile, SupernetRunner
 from lightning_nas.spaces.base import DifferentiableSpace
 from lightning_nas.spaces.convert import from_per_edge
+from lightning_nas.spaces.darts import fused_edges
 from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.spaces.supernet import Mixture
@@ -199,6 +201,17 @@ def our_step(setting: Setting) -> Step:
     net, (alphas, betas) = Ours(setting, make_reference(setting)), make_alphas(setting)
     sgd, adam = optimizers(net, [*alphas.values(), *(betas or {}).values()], setting.fused or None)
     return partial(lean_step, setting, net, alphas, betas, sgd, adam)
+
+
+def wide_step(setting: Setting) -> Step:
+    """Create steps of the library's supernet that leave small images to the kernel of large ones."""
+    step = our_step(setting)
+
+    def run() -> None:
+        with mock.patch.object(fused_edges, "DENSE_PIXELS", 0):
+            step()
+
+    return run
 
 
 def seconds(step: Step, device: str) -> float:
