@@ -89,7 +89,7 @@ def fit(folder: Path, stage: str, checkpoint: Path | None) -> None:
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
     resume = [] if checkpoint is None else ["--ckpt_path", str(checkpoint)]
-    command(["fit", "--config", str(folder / f"{stage}.yaml"), *resume])
+    command(["fit", "--config", str(folder / f"{stage}.yaml"), *resume, "--run_folder.run", stage])
 
 
 def start(folder: Path, stage: str, checkpoint: Path | None = None) -> Any:

@@ -5,9 +5,11 @@ from lightning_nas.callbacks.checkpoint_io import AtomicCheckpointIO
 from lightning_nas.callbacks.freeze import FreezeArchitecture
 from lightning_nas.callbacks.gradual_pruning import GradualPruning
 from lightning_nas.callbacks.health import HealthMonitor
+from lightning_nas.callbacks.monitor_check import MonitorCheck
 from lightning_nas.callbacks.narrowed_space import NarrowedSpace
 from lightning_nas.callbacks.p_darts import PDARTSPhases
 from lightning_nas.callbacks.preemption import PreemptionCheckpoint
+from lightning_nas.callbacks.resume_check import ResumeCheck
 from lightning_nas.callbacks.run_config import RunConfig
 from lightning_nas.callbacks.run_folder import RunFolder
 from lightning_nas.callbacks.step_seed import StepSeed
@@ -19,9 +21,11 @@ __all__ = [
     "FreezeArchitecture",
     "GradualPruning",
     "HealthMonitor",
+    "MonitorCheck",
     "NarrowedSpace",
     "PDARTSPhases",
     "PreemptionCheckpoint",
+    "ResumeCheck",
     "RunConfig",
     "RunFolder",
     "StepSeed",

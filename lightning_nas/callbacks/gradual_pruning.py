@@ -61,6 +61,10 @@ class GradualPruning(Callback):
         ```
     """
 
+    writes = ("series.json",)
+
+    metrics_logged = ("pruning/operations", "pruning/weight")
+
     def __init__(
         self,
         threshold: float = 0.05,

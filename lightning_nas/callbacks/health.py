@@ -67,6 +67,8 @@ class HealthMonitor(Callback):
         ```
     """
 
+    metrics_logged = ("health/*",)
+
     def __init__(
         self,
         every_n_epochs: int = 1,

@@ -32,6 +32,8 @@ class NarrowedSpace(Callback):
         ```
     """
 
+    writes = ("space.yaml",)
+
     def __init__(self, keep: int) -> None:
         at_least(1, keep=keep)
         self.keep = keep

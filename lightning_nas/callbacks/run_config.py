@@ -10,6 +10,9 @@ from lightning.pytorch.cli import SaveConfigCallback
 
 from lightning_nas.files.checkpoints import CHECKPOINT_KEY
 
+_OF_ONE_RUN = ("config", "ckpt_path", "weights_only", "run_folder")
+"""Keys that another run with the same configuration must not have: it starts anew, and replaces nothing."""
+
 
 class RunConfig(SaveConfigCallback):
     """Saves the full configuration as ``cli_config.yaml`` in the run's own folder, in its loggers and its checkpoints.
@@ -28,7 +31,7 @@ class RunConfig(SaveConfigCallback):
     def content(self) -> dict[str, Any]:
         """The configuration that repeats the run: task, data, trainer and seed, without a checkpoint to resume from."""
         whole = yaml.safe_load(self.parser.dump(self.config, skip_unset=False, format="yaml"))
-        return {key: value for key, value in whole.items() if key not in ("config", "ckpt_path", "weights_only")}
+        return {key: value for key, value in whole.items() if key not in _OF_ONE_RUN}
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write ``cli_config.yaml`` to the folder of every logger, and log the configuration as hyperparameters."""

@@ -217,6 +217,9 @@ def export(args: list[str]) -> None:
 
     Args:
         args: Arguments after the command.
+
+    Raises:
+        ConfigError: The folder has files that the export would replace.
     """
     parser = argparse.ArgumentParser(
         prog="lightning-nas export",
@@ -237,7 +240,16 @@ def export(args: list[str]) -> None:
     parser.add_argument(
         "--licence", default="not stated", help="licence of the network, for its model card (default: not stated)"
     )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace files of another export, and a README.md, in that folder"
+    )
     given = parser.parse_args(args)
+    there = sorted(path.name for name in ("network.*", "README.md") for path in given.output_dir.glob(name))
+    if there and not given.overwrite:
+        raise ConfigError(
+            f"{given.output_dir} has {', '.join(there)}, which the export would replace. Name another --output_dir, or "
+            "add --overwrite."
+        )
     done = export_checkpoint(given.ckpt_path, given.output_dir, formats=given.formats, licence=given.licence)
     for file in done["files"]:
         print(f"{file['path']}: largest difference to the task {file['difference']:.1e}")

@@ -18,7 +18,9 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from lightning_nas.callbacks.alpha_sync import AlphaSyncCheck
+from lightning_nas.callbacks.monitor_check import MonitorCheck
 from lightning_nas.callbacks.preemption import PreemptionCheckpoint
+from lightning_nas.callbacks.resume_check import ResumeCheck
 from lightning_nas.callbacks.run_config import RunConfig
 from lightning_nas.callbacks.run_folder import RunFolder
 from lightning_nas.callbacks.step_seed import StepSeed
@@ -49,7 +51,8 @@ class NASCLI(LightningCLI):
 
     def __init__(self, args: ArgsType = None, run: bool = True, guarded: bool = True) -> None:
         self.build = run
-        guards: list[Callback] = [RunFolder(), AlphaSyncCheck(), StepSeed()] if guarded else []
+        self.guarded = guarded
+        guards: list[Callback] = [ResumeCheck(), MonitorCheck(), AlphaSyncCheck(), StepSeed()] if guarded else []
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -76,6 +79,10 @@ class NASCLI(LightningCLI):
             default=None,
             help="CPU threads of torch (default: torch's own choice). On small images one is often the fastest.",
         )
+        if self.guarded:
+            parser.add_lightning_class_args(RunFolder, "run_folder")
+        else:
+            parser.add_class_arguments(RunFolder, "run_folder", instantiate=False)
         parser.add_lightning_class_args(PreemptionCheckpoint, "preemption")
         parser.add_lightning_class_args(WandbLog, "wandb_log")
         for name in ("num_classes", "image_shape"):
@@ -267,11 +274,14 @@ def _is_no_advert(record: logging.LogRecord) -> bool:
     return "Tip:" not in record.getMessage()
 
 
-def check_config(path: Path) -> None:
+def check_config(path: Path) -> Namespace:
     """Parse a configuration of ``fit`` without building anything.
 
     Args:
         path: YAML file of the configuration.
+
+    Returns:
+        The configuration with the full names of its classes and the defaults of their arguments.
 
     Raises:
         ConfigError: A key is unknown or a value of a wrong type.
@@ -279,6 +289,28 @@ def check_config(path: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", _NOISE[0])
         try:
-            NASCLI(args=["--config", str(path)], run=False)
+            parsed: Namespace = NASCLI(args=["--config", str(path)], run=False).config
         except ArgumentError as error:
             raise ConfigError(f"{path.name}: {' '.join(str(error).split()):.2000}") from None
+    return parsed
+
+
+def build(base: type, config: Any) -> Any:
+    """Build one component of a configuration.
+
+    Args:
+        base: Base class of the component.
+        config: Its part of what ``check_config`` returned.
+
+    Raises:
+        NASError: Its constructor has refused its arguments.
+    """
+    parser = LightningArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(base, "component")
+    try:
+        return parser.instantiate_classes(parser.parse_object({"component": config})).component
+    except ValueError as error:
+        found = _typed(error)
+        if found is None:
+            raise
+        raise found from None

@@ -69,6 +69,19 @@ class ArchitecturesDataModule(LightningDataModule):
             f"count is {self.count}. Set it to at most {len(found)}, or use a larger space."
         )
 
+    def check(self, processes: int = 1, test: bool = False) -> bool:
+        """Check that there are enough architectures. There is no validation set.
+
+        Args:
+            processes: Number of processes of the fit.
+            test: Not used: there is no test.
+
+        Raises:
+            ConfigError: The space has too few.
+        """
+        _ = self.architectures
+        return False
+
     def setup(self, stage: str) -> None:
         """Draw the architectures, so that a space that is too small fails here."""
         _ = self.architectures

@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, Subset
 
 from lightning_nas.checks import at_least, within
 from lightning_nas.data.augmentation import Augmentation
-from lightning_nas.data.inspection import digests, inspect_test_set, inspect_training_set
-from lightning_nas.data.loaders import loader
+from lightning_nas.data.inspection import digests, inspect_held_out, inspect_training_set, note
+from lightning_nas.data.loaders import check_whole_batch, loader
 from lightning_nas.data.sets import Batch, ImageSet, LabelledImages, channel_statistics, check_training_set
 from lightning_nas.data.splits import balanced, derived_seed, stratified
 from lightning_nas.errors import DataError
@@ -42,12 +42,14 @@ class ImageDataModule(LightningDataModule, ABC):
     Images in memory are compared by a hash of their pixels. The log says how many equal training images have different
     labels, and how many test images are also training images.
 
+    Data that come with validation images of their own use them as the validation set.
+
     Args:
         batch_size: Images per batch and process, at least 1.
         augmentations: Random changes of training images, applied in this order; none if null.
         validation_fraction: Fraction of the training images, at least 0 and below 1, that becomes Lightning's
             validation set instead of being trained on. It is taken from every class alike. The default, 0, keeps all
-            images for training.
+            images for training. It has no effect on data that come with validation images, which the log says.
         train_limit: Largest number of training images to use, drawn from all classes alike; all images if null.
         seed: Seed of the order of images and of the augmentations.
         split_seed: Seed of the choice of ``train_limit`` images and of the validation set. It is separate from
@@ -101,6 +103,29 @@ class ImageDataModule(LightningDataModule, ABC):
         Raises:
             DataError: They are missing or damaged.
         """
+
+    def load_validation(self) -> LabelledImages | None:
+        """Open the validation images that come with the data, with the same labels as in training.
+
+        Returns:
+            The images; None, as by default, if the validation set is a part of the training images.
+
+        Raises:
+            DataError: They are damaged.
+        """
+        return None
+
+    def list_train(self) -> LabelledImages:
+        """List all training images. Only their labels are used; subclasses need not read pixels."""
+        return self.load_train()
+
+    def list_validation(self) -> LabelledImages | None:
+        """List the validation images that come with the data, like ``list_train``."""
+        return self.load_validation()
+
+    def list_test(self) -> LabelledImages:
+        """List the test images, like ``list_train``."""
+        return self.load_test()
 
     def statistics(self, images: LabelledImages) -> tuple[list[float], list[float]]:
         """Compute mean and standard deviation of every channel, on a scale from 0 to 1.
@@ -177,11 +202,48 @@ class ImageDataModule(LightningDataModule, ABC):
         inspect_training_set(loaded, hashes)
         whole = self._averaged(loaded)
         mean, std = self.statistics(whole)
-        train, validation = whole, None
+        given = self.load_validation()
+        if given is not None:
+            inspect_held_out("validation", given, frozenset(hashes))
+            given = self._of_shape(given, whole.image_shape, "validation")
+        train, validation = self._parts(whole, given)
+        return _TrainingData(train, validation, mean, std, frozenset(hashes))
+
+    @cached_property
+    def _test(self) -> LabelledImages:
+        loaded = self.load_test()
+        if not len(loaded):
+            raise DataError("The test set is empty. Add images, or leave the test out.")
+        inspect_held_out("test", loaded, self._data.digests)
+        return self._of_shape(loaded, self.image_shape, "test")
+
+    def _of_shape(self, loaded: LabelledImages, shape: tuple[int, int, int], name: str) -> LabelledImages:
+        """Downsample test or validation images, and refuse those of another shape than the training images."""
+        images = self._averaged(loaded)
+        if images.image_shape != shape:
+            raise DataError(
+                f"The {name} images have shape {images.image_shape}, the training images {shape} (channels, height, "
+                "width). Give them the same shape."
+            )
+        return images
+
+    def _parts(
+        self, whole: LabelledImages, given: LabelledImages | None
+    ) -> tuple[LabelledImages, LabelledImages | None]:
+        """The training set and the validation set, by the labels of all training images and what is given."""
+        train, validation = whole, given
         if self.train_limit is not None and self.train_limit < len(train):
             train = train.select(balanced(train.labels, self.train_limit, self.split_seed))
             check_training_set(train, f"Set train_limit to at least {len(train.class_names)}, one image per class.")
-        if self.validation_fraction > 0:
+        if given is not None:
+            if not len(given):
+                raise DataError("The validation set is empty. Add images, or leave it out.")
+            if self.validation_fraction:
+                note(
+                    f"The {len(given)} validation images that come with the data are the validation set; "
+                    f"validation_fraction, which is {self.validation_fraction}, has no effect."
+                )
+        elif self.validation_fraction > 0:
             held_out = stratified(train.labels, self.validation_fraction, self.split_seed)
             validation = train.select(held_out.nonzero().flatten())
             train = train.select((~held_out).nonzero().flatten())
@@ -191,21 +253,45 @@ class ImageDataModule(LightningDataModule, ABC):
                     f"validation_fraction {self.validation_fraction} of {len(train)} images is less than one image. "
                     "Raise it, or set it to 0 for no validation set."
                 )
-        return _TrainingData(train, validation, mean, std, frozenset(hashes))
+        return train, validation
 
-    @cached_property
-    def _test(self) -> LabelledImages:
-        loaded = self.load_test()
-        if not len(loaded):
+    def list_parts(self) -> tuple[LabelledImages, LabelledImages | None]:
+        """List the training set and the validation set, without their pixels where that is possible.
+
+        Raises:
+            DataError: The images cannot be used.
+        """
+        whole = self.list_train()
+        check_training_set(whole)
+        return self._parts(whole, self.list_validation())
+
+    def check(self, processes: int = 1, test: bool = False) -> bool:
+        """Check that a fit finds its images, without their pixels where that is possible.
+
+        Args:
+            processes: Number of processes of the fit.
+            test: Whether a test follows.
+
+        Returns:
+            Whether the fit will have a validation set.
+
+        Raises:
+            DataError: Images are missing, or too few for a batch.
+        """
+        train, validation = self.list_parts()
+        check_whole_batch("training set", len(train), len(train) // processes, processes, self.batch_size)
+        if test:
+            self.check_test()
+        return validation is not None
+
+    def check_test(self) -> None:
+        """Check that there are test images, without their pixels where that is possible.
+
+        Raises:
+            DataError: They are missing.
+        """
+        if not len(self.list_test()):
             raise DataError("The test set is empty. Add images, or leave the test out.")
-        inspect_test_set(loaded, self._data.digests)
-        test = self._averaged(loaded)
-        if test.image_shape != self.image_shape:
-            raise DataError(
-                f"The test images have shape {test.image_shape}, the training images {self.image_shape} "
-                "(channels, height, width). Give them the same shape."
-            )
-        return test
 
     def _averaged(self, images: LabelledImages) -> LabelledImages:
         """Downsample images to ``image_size``, if it is set."""

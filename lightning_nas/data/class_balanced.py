@@ -103,6 +103,27 @@ class ClassBalancedDataModule(WrappedDataModule):
         """Return all training images, normalized, ``(n, channels, height, width)``, and their labels ``(n,)``."""
         return self._training
 
+    def _per_class(self, labels: Tensor, processes: int) -> int:
+        """Images per class, batch and process.
+
+        Raises:
+            DataError: A class has fewer images than there are processes.
+        """
+        smallest = int(torch.bincount(labels).min())
+        per_class = min(self.images_per_class, smallest // processes)
+        if not per_class:
+            raise DataError(
+                f"{processes} processes need as many training images of every class; the smallest class has "
+                f"{smallest}. Use fewer devices, or more images."
+            )
+        return per_class
+
+    def check(self, processes: int = 1, test: bool = False) -> bool:
+        """Check that every class has enough images; see ``ImageDataModule.check``. There is no validation set."""
+        super().check(processes, test)
+        self._per_class(self.data.list_parts()[0].labels, processes)
+        return False
+
     def train_dataloader(self) -> ResumableLoader:
         """Return a loader of class-balanced batches.
 
@@ -112,13 +133,7 @@ class ClassBalancedDataModule(WrappedDataModule):
         images = self.data.train_set
         labels = images.labels.cpu()
         world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer is not None else (1, 0)
-        smallest = int(torch.bincount(labels).min())
-        per_class = min(self.images_per_class, smallest // world)
-        if not per_class:
-            raise DataError(
-                f"{world} processes need as many training images of every class; the smallest class has {smallest}. "
-                "Use fewer devices, or more images."
-            )
+        per_class = self._per_class(labels, world)
         sampler = ClassSampler(labels, per_class, self.steps_per_epoch, self.data.seed, world, rank)
         if self.trainer is not None:
             set_epoch(sampler, self.trainer)

@@ -71,12 +71,42 @@ class FolderSet(LabelledImages):
                 raise DataError(f"{root / name} contains no images; {expected}. Remove the folder or fill it.")
             files += paths
             labels += [names.index(name)] * len(paths)
-        super().__init__(torch.tensor(labels), names)
+        self._hold(files, torch.tensor(labels), names, root, image_size, color(background))
+
+    def _hold(
+        self,
+        files: list[Path],
+        labels: Tensor,
+        class_names: list[str],
+        root: Path,
+        image_size: int,
+        background: tuple[int, int, int],
+        said: bool = False,
+    ) -> None:
+        super().__init__(labels, class_names)
         self.files = files
         self.root = root
         self.image_size = image_size
-        self.background = color(background)
-        self._said = False
+        self.background = background
+        self._said = said
+
+    @classmethod
+    def listed(
+        cls, files: list[Path], labels: Tensor, class_names: list[str], root: Path, image_size: int, background: str
+    ) -> Self:
+        """Make a set of some image files, wherever they are.
+
+        Args:
+            files: The files.
+            labels: Their labels, int64 ``(n,)``.
+            class_names: Names of the classes in the order of the labels.
+            root: What error messages call the files.
+            image_size: Height and width in pixels.
+            background: Colour behind transparent pixels.
+        """
+        made = object.__new__(cls)
+        made._hold(files, labels, class_names, root, image_size, color(background))
+        return made
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -99,10 +129,10 @@ class FolderSet(LabelledImages):
     def select(self, indices: Tensor) -> Self:
         """Keep the files at ``indices``, in that order."""
         chosen = object.__new__(type(self))
-        LabelledImages.__init__(chosen, self.labels[indices], self.class_names)
-        chosen.files = [self.files[index] for index in indices.tolist()]
-        chosen.root, chosen.image_size, chosen.background = self.root, self.image_size, self.background
-        chosen._said = self._said
+        files = [self.files[index] for index in indices.tolist()]
+        chosen._hold(
+            *(files, self.labels[indices], self.class_names, self.root, self.image_size, self.background, self._said)
+        )
         return chosen
 
     def decode(self, indices: Iterable[int]) -> "Decoded":

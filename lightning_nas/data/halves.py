@@ -5,12 +5,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch.utilities import CombinedLoader
+from torch import Tensor
 from torch.utils.data import Subset
 
 from lightning_nas.checks import at_least, one_of, within
 from lightning_nas.data.base import ImageDataModule
-from lightning_nas.data.loaders import EpochSampler, loader
-from lightning_nas.data.sets import Batch
+from lightning_nas.data.loaders import EpochSampler, check_whole_batch, loader
+from lightning_nas.data.sets import Batch, LabelledImages
 from lightning_nas.data.splits import derived_seed, halves
 from lightning_nas.data.wrapped import WrappedDataModule
 from lightning_nas.errors import DataError
@@ -30,7 +31,9 @@ class HalvesDataModule(WrappedDataModule):
         data: Data module that loads the images. Its ``batch_size`` is that of validation and test.
         batch_size: Images per batch, half and process, at least 1 (DARTS: 64).
         search_fraction: Fraction of the training images in the search half, between 0 and 1 (DARTS: 0.5). At 0.5, both
-            halves have the same length and surplus images are left out.
+            halves have the same length and surplus images are left out. By default, the search half is the validation
+            set of ``data`` if it comes with one, such as a folder ``val``, and the train half all training images;
+            otherwise it is 0.5.
         split_seed: Seed of the split, the same on all processes.
 
     Raises:
@@ -52,7 +55,7 @@ class HalvesDataModule(WrappedDataModule):
     """
 
     def __init__(
-        self, data: ImageDataModule, batch_size: int = 64, search_fraction: float = 0.5, split_seed: int = 0
+        self, data: ImageDataModule, batch_size: int = 64, search_fraction: float | None = None, split_seed: int = 0
     ) -> None:
         super().__init__(data)
         at_least(1, batch_size=batch_size)
@@ -61,11 +64,51 @@ class HalvesDataModule(WrappedDataModule):
         self.search_fraction = search_fraction
         self.split_seed = split_seed
 
+    @property
+    def searches_validation(self) -> bool:
+        """Whether the search half is the validation set that comes with ``data``."""
+        return self.search_fraction is None and self.data.list_validation() is not None
+
     @cached_property
     def _halves(self) -> dict[str, Subset[Batch]]:
         images = self.data.train_set
-        train, search = halves(images.labels.cpu(), images.groups, self.search_fraction, self.split_seed)
+        if self.searches_validation:
+            return self._given(images, self.data.validation_set)
+        train, search = self._split(images)
         return {"train": Subset(images, train.tolist()), "search": Subset(images, search.tolist())}
+
+    def _split(self, images: LabelledImages) -> tuple[Tensor, Tensor]:
+        """Indices of both halves of training images."""
+        fraction = 0.5 if self.search_fraction is None else self.search_fraction
+        return halves(images.labels.cpu(), images.groups, fraction, self.split_seed)
+
+    def _given(self, train: LabelledImages, search: LabelledImages) -> dict[str, Subset[Batch]]:
+        """Whole sets as the halves.
+
+        Raises:
+            DataError: The search half lacks a class.
+        """
+        missing = sorted(set(range(len(train.class_names))) - set(search.labels.tolist()))
+        if missing:
+            names = [train.class_names[label] for label in missing]
+            raise DataError(
+                f"The validation images, which are the search half, lack the classes {names}. Add images of them, or "
+                "set search_fraction, such as to 0.5, to split the training images instead."
+            )
+        return {"train": Subset(train, range(len(train))), "search": Subset(search, range(len(search)))}
+
+    def check(self, processes: int = 1, test: bool = False) -> bool:
+        """Check that both halves have a batch for every process; see ``ImageDataModule.check``."""
+        if test:
+            self.data.check_test()
+        images, validation = self.data.list_parts()
+        if self.searches_validation and validation is not None:
+            sizes = {name: len(half) for name, half in self._given(images, validation).items()}
+        else:
+            sizes = dict(zip(("train", "search"), map(len, self._split(images)), strict=True))
+        for name, size in sizes.items():
+            check_whole_batch(f"{name} half", size, size // processes, processes, self.batch_size)
+        return validation is not None
 
     def half(self, name: str) -> Subset[Batch]:
         """Return the images of a half, as ``data`` loaded them.

@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from numpy.lib.format import MAGIC_PREFIX
 
+from lightning_nas.checks import within
 from lightning_nas.data.base import ImageDataModule
+from lightning_nas.data.folder_parts import FolderLayout
 from lightning_nas.data.folders import FolderSet, color
 from lightning_nas.data.loaders import IN_MEMORY
 from lightning_nas.data.pixels import eight_bits
@@ -186,6 +188,14 @@ class ArrayDataModule(ImageDataModule):
 class FolderDataModule(ImageDataModule):
     """Images in folders: ``root/train/<class>/<image>`` and ``root/test/<class>/<image>``.
 
+    Where there is a folder ``root/val/<class>/<image>``, its images are the validation set of a training and, by
+    ``HalvesDataModule``, the search half of a search.
+
+    The images may also be undivided, ``root/<class>/<image>``, with ``test_fraction``. Which of them are test images is
+    then drawn once and stored in ``split.csv``. Such a table, with the columns ``file_name`` (relative to ``root``),
+    ``label`` and ``split`` (``train``, ``validation`` or ``test``), can also be written by hand for images in any
+    folders. Where there is one, it decides.
+
     Each image is turned upright as its EXIF orientation says, becomes RGB with 8 bits per channel, is scaled so that
     its shorter side fits, and is cropped at its centre. Hidden files and folders are skipped. Small sets are decoded
     once, larger ones anew for every batch by ``num_workers`` processes; only the former are compared for equal images.
@@ -195,12 +205,18 @@ class FolderDataModule(ImageDataModule):
     since their scale is unknown: save such images with 8 or 16 bits. Files that cannot be used are named together.
 
     Args:
-        root: Folder that contains the folders ``train`` and ``test``.
+        root: Folder that contains the folders of the training and test images.
         image_size: Height and width in pixels, at least 1.
         stream: Whether images are decoded anew for every batch. If null, they are where all of them together would
             take more than 2 GiB.
         background: Colour behind transparent pixels, as a name or a value such as ``#ffffff``. The default, white, is
             that of most viewers.
+        train: Name of the folder of training images in ``root``.
+        validation: Name of the folder of validation images, which need not exist; null ignores it.
+        test: Name of the folder of test images, which only a test needs.
+        test_fraction: Fraction of the images of every class in an undivided ``root`` that become test images, at least
+            0 and below 1. ``split_seed`` decides which. With the default, 0, such a folder is refused.
+        split_file: Path of the table, relative to ``root``.
         **kwargs: Other arguments of ``ImageDataModule``: batch size, augmentations, splits, seeds.
 
     Example:
@@ -220,22 +236,55 @@ class FolderDataModule(ImageDataModule):
         image_size: int,
         stream: bool | None = None,
         background: str = "white",
+        train: str = "train",
+        validation: str | None = "val",
+        test: str = "test",
+        test_fraction: float = 0.0,
+        split_file: str = "split.csv",
         **kwargs: Any,
     ) -> None:
         super().__init__(image_size=image_size, **kwargs)
         color(background)  # refuses what is not one
+        within("[0, 1)", test_fraction=test_fraction)
         self.root = Path(root)
-        self._side = image_size
         self.stream = stream
-        self.background = background
+        folders = (train, validation, test)
+        self._layout = FolderLayout(
+            self.root, *folders, split_file, test_fraction, self.split_seed, image_size, background
+        )
 
     def load_train(self) -> LabelledImages:
-        """List the images in ``root/train``, and decode them if they fit into memory."""
-        return self._decoded(FolderSet(self.root / "train", self._side, background=self.background))
+        """List the training images, and decode them if they fit into memory."""
+        return self._decoded(self.list_train())
+
+    def load_validation(self) -> LabelledImages | None:
+        """List or decode the validation images, if there are any. Their classes must be among those of training."""
+        listed = self.list_validation()
+        return None if listed is None else self._decoded(listed)
 
     def load_test(self) -> LabelledImages:
-        """List or decode ``root/test`` in the same way. Its classes must be among those of training."""
-        return self._decoded(FolderSet(self.root / "test", self._side, self.class_names, self.background))
+        """List or decode the test images. Their classes must be among those of training."""
+        return self._decoded(self.list_test())
+
+    def list_train(self) -> FolderSet:
+        """List the training images without decoding them."""
+        return self._listed("train")
+
+    def list_validation(self) -> FolderSet | None:
+        """List the validation images without decoding them."""
+        return self._layout.part("validation", self._class_names)
+
+    def list_test(self) -> FolderSet:
+        """List the test images without decoding them."""
+        return self._listed("test")
+
+    def _listed(self, part: str) -> FolderSet:
+        found = self._layout.part(part, self._class_names)
+        assert found is not None
+        return found
+
+    def _class_names(self) -> list[str]:
+        return self.list_train().class_names
 
     def _decoded(self, folder: FolderSet) -> LabelledImages:
         if self.stream if self.stream is not None else folder.nbytes > IN_MEMORY:

@@ -57,16 +57,17 @@ def inspect_training_set(images: LabelledImages, hashes: Sequence[int]) -> None:
         )
 
 
-def inspect_test_set(images: LabelledImages, training: frozenset[int]) -> None:
-    """Say in the log if test images are also training images.
+def inspect_held_out(name: str, images: LabelledImages, training: frozenset[int]) -> None:
+    """Say in the log if test or validation images are also training images.
 
     Args:
-        images: The test images.
+        name: ``test`` or ``validation``.
+        images: These images.
         training: ``digests`` of the training images.
     """
     shared = sum(digest in training for digest in digests(images))
     if shared:
         note(
-            f"{shared} of {len(images)} test images are also training images, so that the test accuracy is too high. "
-            "Remove them from one of the two sets."
+            f"{shared} of {len(images)} {name} images are also training images, so that the {name} accuracy is too "
+            "high. Remove them from one of the two sets."
         )

@@ -140,11 +140,7 @@ def loader(
             sampler = EpochSampler(dataset, world, rank, shuffle=shuffle, seed=seed, drop_last=True)
         else:
             sampler = make_sampler(world, rank)
-        if len(sampler) < batch_size:
-            raise DataError(
-                f"The {name} has {len(dataset)} images for {world} process(es), fewer than one batch of "
-                f"{batch_size} each. Set batch_size to at most {max(len(sampler), 1)}, or use more images."
-            )
+        check_whole_batch(name, len(dataset), len(sampler), world, batch_size)
         if trainer is not None:
             set_epoch(sampler, trainer)
     else:
@@ -165,6 +161,26 @@ def loader(
         # would depend on how many loaders there are
         generator=torch.Generator().manual_seed(seed),
     )
+
+
+def check_whole_batch(name: str, images: int, share: int, processes: int, batch_size: int) -> None:
+    """Refuse images that don't fill a batch on every process.
+
+    Args:
+        name: What the images are, for the error message.
+        images: Number of images.
+        share: Number of images of every process.
+        processes: Number of processes.
+        batch_size: Images per batch and process.
+
+    Raises:
+        DataError: A process has fewer images than a batch.
+    """
+    if share < batch_size:
+        raise DataError(
+            f"The {name} has {images} images for {processes} process(es), fewer than one batch of {batch_size} each. "
+            f"Set batch_size to at most {max(share, 1)}, or use more images."
+        )
 
 
 def set_epoch(sampler: DistributedSampler[int], trainer: Trainer) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 
 from lightning_nas.data.base import ImageDataModule
+from lightning_nas.data.sets import LabelledImages
 
 
 class WrappedDataModule(LightningDataModule):
@@ -42,6 +43,16 @@ class WrappedDataModule(LightningDataModule):
     def std(self) -> list[float]:
         """Standard deviation of every channel of the training images, on a scale from 0 to 1."""
         return self.data.std
+
+    def list_parts(self) -> tuple[LabelledImages, LabelledImages | None]:
+        """List the training set and the validation set of ``data``; see ``ImageDataModule.list_parts``."""
+        return self.data.list_parts()
+
+    def check(self, processes: int = 1, test: bool = False) -> bool:
+        """Check that a fit finds its images; see ``ImageDataModule.check``."""
+        if test:
+            self.data.check_test()
+        return self.data.list_parts()[1] is not None
 
     def prepare_data(self) -> None:
         """Download what ``data`` downloads, in one process per machine."""

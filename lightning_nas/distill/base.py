@@ -101,6 +101,17 @@ class Scheme(nn.Module, ABC):
     def arguments(self) -> dict[str, Any]:
         """Return constructor arguments that make a scheme of the same form, as JSON values."""
 
+    def layout(self, num_classes: int) -> tuple[Tensor, Tensor] | None:
+        """Say what ``proxy`` will return, before ``start``, so that a search on it can be checked before it is made.
+
+        Args:
+            num_classes: Number of classes.
+
+        Returns:
+            Labels and groups of all images, each ``(n,)``; None, as by default, if they are not known beforehand.
+        """
+        return None
+
     def draw(self, seed: int) -> Synthetic:
         """Make the images that one step of matching works on, differentiable; by default all images.
 

@@ -169,6 +169,12 @@ class HallucinatedBases(Scheme):
         images = self.hallucinate().flatten(0, 1)
         return Synthetic(images, labels.repeat_interleave(count), groups.repeat_interleave(count))
 
+    def layout(self, num_classes: int) -> tuple[Tensor, Tensor]:
+        """See ``Scheme.layout``."""
+        labels = torch.arange(num_classes).repeat_interleave(self.bases_per_class)
+        groups = torch.arange(len(labels))
+        return labels.repeat_interleave(self.hallucinators), groups.repeat_interleave(self.hallucinators)
+
     def draw(self, seed: int) -> Synthetic:
         """Make the images of all bases by one random hallucinator; see ``Scheme.draw``."""
         generator = torch.Generator().manual_seed(derived_seed(seed, "draw"))

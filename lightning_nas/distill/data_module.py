@@ -15,7 +15,7 @@ from lightning_nas.checks import at_least
 from lightning_nas.data.augmentation import Augmentation
 from lightning_nas.data.base import ImageDataModule
 from lightning_nas.data.halves import HalvesDataModule
-from lightning_nas.data.loaders import EpochSampler
+from lightning_nas.data.loaders import EpochSampler, check_whole_batch
 from lightning_nas.data.sets import Batch, ImageSet, LabelledImages
 from lightning_nas.data.splits import derived_seed
 from lightning_nas.distill.proxy import Proxy
@@ -131,6 +131,7 @@ class ProxyDataModule(ImageDataModule):
         self.test = test
         self.inputs = {"proxy": [Path(proxy_path), Path(proxy_path).with_suffix(".json")]}
         self.info: dict[str, Any] = {}
+        self._promised: LabelledImages | None = None
 
     def prepare_data(self) -> None:
         """Download the test images, in one process per machine."""
@@ -158,6 +159,24 @@ class ProxyDataModule(ImageDataModule):
         if made.soft_labels is None:
             return ImageSet(images, labels, names, groups, self.proxy_path)
         return SoftImageSet(images, labels, names, groups, made.soft_labels, self.proxy_path)
+
+    def promise(self, labels: Tensor, groups: Tensor, class_names: list[str]) -> None:
+        """Say which images the proxy will have, for a check before it is made.
+
+        Args:
+            labels: Class of every image, int64 ``(n,)``.
+            groups: Group of every image, int64 ``(n,)``.
+            class_names: Name of every class.
+        """
+        self._promised = ImageSet(torch.zeros(len(labels), 1, 1, 1), labels, class_names, groups, self.proxy_path)
+
+    def list_train(self) -> LabelledImages:
+        """List the images of the proxy, or those that it was promised to have."""
+        return self.load_train() if self._promised is None else self._promised
+
+    def list_test(self) -> LabelledImages:
+        """List the test images of ``test``."""
+        return self.load_test() if self.test is None else self.test.list_test()
 
     def load_test(self) -> LabelledImages:
         """Open the test images of ``test``.
@@ -236,6 +255,35 @@ class DistilledDataModule(HalvesDataModule):
         """Download the real images, in one process per machine."""
         if self.held_out is not None:
             self.held_out.prepare_data()
+
+    def promise(self, labels: Tensor, groups: Tensor, class_names: list[str]) -> None:
+        """Say which images the proxy will have; see ``ProxyDataModule.promise``."""
+        self._images.promise(labels, groups, class_names)
+
+    def check(self, processes: int = 1, test: bool = False) -> bool:
+        """Check that both halves have a batch for every process; see ``ImageDataModule.check``.
+
+        Raises:
+            DataError: A half is too small, or there are no held-out images.
+        """
+        if test:
+            self.data.check_test()
+        proxy, _ = self.data.list_parts()
+        groups = torch.arange(len(proxy)) if proxy.groups is None else proxy.groups
+        if self.held_out is None:
+            members = dict(zip(("train", "search"), (groups[half] for half in self._split(proxy)), strict=True))
+        else:
+            real = self.held_out.list_parts()[1]
+            if real is None:
+                raise DataError(
+                    "held_out has no validation set, which is to be the search half. Set its validation_fraction above "
+                    "0, such as to 0.1, or held_out to null."
+                )
+            members = {"train": groups, "search": torch.arange(len(real))}
+        for name, each in members.items():
+            size = int(torch.unique(each, return_counts=True)[1].clamp(max=self.images_per_group or len(each)).sum())
+            check_whole_batch(f"{name} half", size, size // processes, processes, self.batch_size)
+        return False
 
     @cached_property
     def _halves(self) -> dict[str, Subset[Batch]]:

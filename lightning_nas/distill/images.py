@@ -77,6 +77,11 @@ class PlainImages(Scheme):
         labels = self.get_buffer("labels")
         return Synthetic(self.images, labels, torch.arange(len(labels), device=labels.device))
 
+    def layout(self, num_classes: int) -> tuple[Tensor, Tensor]:
+        """See ``Scheme.layout``."""
+        labels = torch.arange(num_classes).repeat_interleave(self.images_per_class)
+        return labels, torch.arange(len(labels))
+
     def arguments(self) -> dict[str, Any]:
         """See ``Scheme.arguments``."""
         return {"images_per_class": self.images_per_class}

@@ -126,6 +126,17 @@ class RelationMappings(Scheme):
         """Make the images of all mappings. Those of a bank are one group."""
         return self._made_by(self.mappings)
 
+    def layout(self, num_classes: int) -> tuple[Tensor, Tensor]:
+        """See ``Scheme.layout``."""
+        return self._labels_and_groups(
+            self.counts["banks"], num_classes, self.counts["mappings"] // self.counts["banks"]
+        )
+
+    @staticmethod
+    def _labels_and_groups(banks: int, classes: int, each: int) -> tuple[Tensor, Tensor]:
+        index = torch.arange(banks * classes * each)
+        return index // each % classes, index // (each * classes)
+
     def draw(self, seed: int) -> Synthetic:
         """Make the images of some random mappings of every bank; see ``Scheme.draw``."""
         generator = torch.Generator().manual_seed(derived_seed(seed, "draw"))
@@ -139,10 +150,9 @@ class RelationMappings(Scheme):
         downscale = self.counts["downscale"]
         if downscale > 1:
             x = F.interpolate(x, scale_factor=downscale, mode="bilinear", align_corners=False)
-        index = torch.arange(len(x), device=x.device)
-        labels = index // each % classes
+        labels, groups = (t.to(x.device) for t in self._labels_and_groups(banks, classes, each))
         soft_labels = self.relations.softmax(1)[labels] if self.softness else None
-        return Synthetic(x, labels, index // (each * classes), soft_labels)
+        return Synthetic(x, labels, groups, soft_labels)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return bases, mappings and soft labels with their learning rates; see ``Scheme.parameter_groups``."""

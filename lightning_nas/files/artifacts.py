@@ -6,8 +6,9 @@ Nothing is unpickled, and a file of any origin either loads or raises an ``Artif
 import contextlib
 import json
 import os
+import re
 import reprlib
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -28,11 +29,16 @@ LARGEST_TENSORS = 4 * 2**30
 """Size in bytes of the largest safetensors file that is read, for the same reason."""
 
 
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.part")
+"""Names of the temporary files that ``replacing`` writes to."""
+
+
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[IO[bytes]]:
     """Open a temporary file that replaces ``path`` when the block ends without an error.
 
-    A run that is killed on the way leaves either the old file or the new one, never a part of it.
+    A run that is killed on the way leaves either the old file or the new one, never a part of it. The temporary file
+    that it may leave beside it is deleted by ``remove_leftovers``. The permissions of the new file follow the umask.
 
     Args:
         path: The file to replace. Missing folders are made.
@@ -47,13 +53,12 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as file:
+        new = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+        with new.open("xb") as file:
+            temporary = new
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
         temporary.replace(path)
     except BaseException as error:
         if temporary is not None:
@@ -65,6 +70,17 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
                 "or name another folder, and resume the run from its last checkpoint."
             ) from error
         raise
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files of writes into a folder that a kill has interrupted.
+
+    Args:
+        folder: The folder, which the caller must have locked: another run may be writing such files.
+    """
+    for path in folder.glob(".*.part"):
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def write_bytes(path: str | Path, data: bytes) -> Path:

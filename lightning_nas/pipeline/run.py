@@ -1,5 +1,6 @@
 """Run the stages of a pipeline, one after the other, in one run folder."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -16,13 +17,16 @@ from typing import Any
 
 import torch
 import yaml
+from jsonargparse import Namespace
 
-from lightning_nas.callbacks.run_folder import lock
+from lightning_nas.callbacks.run_folder import lock, owned
 from lightning_nas.cli import lightning
 from lightning_nas.cli.commands import choose_formats, export_checkpoint
 from lightning_nas.errors import ConfigError, InterruptedTrainingError
-from lightning_nas.files.artifacts import read_json, write_bytes, write_json
-from lightning_nas.pipeline.config import EXPORT, Arguments
+from lightning_nas.files.artifacts import remove_leftovers, write_bytes, write_json
+from lightning_nas.pipeline.config import EXPORT, Arguments, read_yaml
+from lightning_nas.pipeline.preflight import check_needs
+from lightning_nas.pipeline.records import Record, check_unchanged, digests, inputs_of, read_record
 from lightning_nas.pipeline.stages import Stage, resolve
 from lightning_nas.pipeline.summary import summarize, tested_accuracy
 from lightning_nas.report.page import write_report
@@ -53,6 +57,8 @@ class Pipeline:
     command: str
     records: list[dict[str, Any]] = field(default_factory=list)
     child: subprocess.Popen[bytes] | None = None
+    parsed: dict[str, Namespace] = field(default_factory=dict)
+    known: dict[str, Record] = field(default_factory=dict)
 
     @cached_property
     def stages(self) -> list[Stage]:
@@ -67,15 +73,24 @@ class Pipeline:
     def run(self) -> dict[str, Any]:
         """Run all stages that are not done yet, write summary and report, and return the summary.
 
+        What later stages need is checked before the first one starts: configurations, data and their sizes, monitored
+        metrics, and folders. A stage that has not begun may be given another configuration afterwards.
+
         Raises:
-            ConfigError: The run folder holds a run with another configuration, or the configuration of a stage is
-                wrong. Both are raised before the first stage starts, except for what only a constructor knows. A stage
-                that has not begun may then be given another configuration.
-            MissingDependencyError: The packages of a format that the network is to be exported in are not installed.
+            ConfigError: The run folder holds something else or a run with another configuration, or what its stages
+                have read or written was replaced.
+            NASError: A stage would fail.
         """
         if "formats" in self.export_settings:
             choose_formats(self.export_settings["formats"])
-        self._write_configs()
+        self._check_folder()
+        texts = {stage.name: yaml.safe_dump(stage.config, sort_keys=False) for stage in self.stages}
+        self._check_configs(texts)
+        self._check_records()
+        left = {stage.name: stage for stage in self.stages if stage.drawn_from is None and not self._done(stage.name)}
+        check_needs(left, self.parsed, self.run_dir)
+        for name, text in texts.items():
+            write_bytes(self.run_dir / f"{name}.yaml", text.encode())
         for stage in self.stages:
             if stage.drawn_from is not None:
                 self._draw(stage, stage.drawn_from)
@@ -87,51 +102,110 @@ class Pipeline:
         write_report(self.run_dir)
         return summary
 
-    def _write_configs(self) -> None:
-        """Check the configuration of every stage, and write it unless the stage has begun with another one."""
-        texts = {stage.name: yaml.safe_dump(stage.config, sort_keys=False) for stage in self.stages}
-        for name, text in texts.items():
-            path = self.run_dir / f"{name}.yaml"
-            if path.is_file() and path.read_text() != text and self._begun(name):
+    def _check_folder(self) -> None:
+        """Refuse a folder of something else, and delete temporary files that a killed pipeline has left in its own."""
+        there = sorted(path.name for path in self.run_dir.iterdir() if not path.name.startswith("."))
+        if there and not any(f"{stage.name}.yaml" in there for stage in self.stages):
+            raise ConfigError(
+                f"{self.run_dir} is no run folder of this pipeline: it has {', '.join(there):.200}. Name a new or "
+                "empty --run_dir, so that no other results are replaced."
+            )
+        for folder in (self.run_dir, *(self.run_dir / stage.name for stage in self.stages)):
+            remove_leftovers(folder)
+
+    def _check_configs(self, texts: Mapping[str, str]) -> None:
+        """Check and parse the configuration of every stage; refuse another one of a stage that has begun."""
+        for stage in self.stages:
+            path = self.run_dir / f"{stage.name}.yaml"
+            if path.is_file() and self._begun(stage.name) and self._moved(read_yaml(path)) != stage.config:
                 raise ConfigError(
                     f"{path} is of a run with another configuration. Use another --run_dir, or delete "
                     f"{self.run_dir} to start anew."
                 )
+        tested = ""
         with tempfile.TemporaryDirectory() as folder:  # a wrong configuration must not stay in the run folder
             for stage in self.stages:
-                if stage.drawn_from is None:  # the others differ in one path only
-                    lightning.check_config(write_bytes(Path(folder) / f"{stage.name}.yaml", texts[stage.name].encode()))
-        for name, text in texts.items():
-            write_bytes(self.run_dir / f"{name}.yaml", text.encode())
+                if stage.drawn_from is None:
+                    path = write_bytes(Path(folder) / f"{stage.name}.yaml", texts[stage.name].encode())
+                    self.parsed[stage.name] = lightning.check_config(path)
+                    tested = stage.name if stage.test else tested
+                else:  # it differs from the tested stage in one path only
+                    self.parsed[stage.name] = self.parsed[tested].clone()
+                    self.parsed[stage.name].model.init_args.architecture = stage.arguments["architecture"]
+
+    def _moved(self, config: dict[str, Any]) -> dict[str, Any]:
+        """A configuration in the run folder as it would be if the folder had always been where it is now."""
+        trainer = config.get("trainer")
+        before = str(trainer.get("default_root_dir")) if isinstance(trainer, dict) else ""
+
+        def moved(node: Any) -> Any:
+            if isinstance(node, dict):
+                return {key: moved(value) for key, value in node.items()}
+            if isinstance(node, list):
+                return [moved(each) for each in node]
+            inside = isinstance(node, str) and (node == before or node.startswith(f"{before}{os.sep}"))
+            return f"{self.run_dir}{node[len(before) :]}" if before and inside else node
+
+        found: dict[str, Any] = moved(config)
+        return found
+
+    def _check_records(self) -> None:
+        """Refuse to go on with other data, artifacts or packages than the stages so far have used."""
+        rewritten: list[str] = []
+        for stage in self.stages:
+            record = read_record(self.run_dir / stage.name)
+            if record is not None:
+                self.known[stage.name] = record
+            if record is not None and record.seconds is None:
+                rewritten += [str(self._relative(path)) for path in self._rewrites(stage)]
+        begun = {name: record for name, record in self.known.items() if self._begun(name)}
+        check_unchanged(begun, self.run_dir, rewritten)
+
+    def _relative(self, path: Path) -> Path:
+        return path.relative_to(self.run_dir) if path.is_relative_to(self.run_dir) else path
+
+    def _rewrites(self, stage: Stage) -> list[Path]:
+        """Files of earlier stages that a stage adds something to: ``write_to``, and the JSON file beside it."""
+        given = stage.arguments.get("write_to")
+        return [Path(given), Path(given).with_suffix(".json")] if given else []
 
     def _begun(self, name: str) -> bool:
         """Whether a stage has left anything that another configuration would not have made."""
-        folder = self.run_dir / name
-        return (folder / "done.json").is_file() or self._checkpoint(name).is_file()
+        return self._done(name) or self._checkpoint(name).is_file()
+
+    def _done(self, name: str) -> bool:
+        return (self.run_dir / name / "done.json").is_file()
 
     def _checkpoint(self, name: str) -> Path:
         return self.run_dir / name / "checkpoints" / "last.ckpt"
 
     def _stage(self, stage: Stage) -> None:
         """Run a stage, or go on with it, unless it is done."""
-        name, checkpoint = stage.name, self._checkpoint(stage.name)
-        done = self.run_dir / name / "done.json"
-        if done.is_file():
+        name, checkpoint, folder = stage.name, self._checkpoint(stage.name), self.run_dir / stage.name
+        record = self.known.get(name)
+        if record is not None and record.seconds is not None:
             print(f"{name}: done before, in {self.run_dir}")
         else:
             print(f"\n== {name} ==", flush=True)
             start = time.perf_counter()
+            if record is None or not checkpoint.is_file():
+                fresh = Record.new(inputs_of(self.parsed[name], self.run_dir))
+                record = fresh if record is None else replace(fresh, run=record.run)
+                record.begin(folder)
             config = ["--config", str(self.run_dir / f"{name}.yaml")]
             resume = ["--ckpt_path", str(checkpoint)] if checkpoint.is_file() else []
-            self._command(["fit", *config, *resume], stage.config["trainer"])
+            own = ["--run_folder.run", record.run]
+            self._command(["fit", *config, *resume, *own], stage.config["trainer"])
             if not checkpoint.is_file():
                 raise ConfigError(f"{name} left no checkpoint at {checkpoint}. It must train for at least one epoch.")
             if stage.test:
                 self._command(["test", *config, "--ckpt_path", str(checkpoint)], stage.config["trainer"])
-            seconds = time.perf_counter() - start
-            write_json(done, {"seconds": round(seconds, 2), "resumed": bool(resume)})
-        content = read_json(done, repair="Delete it to run the stage again.")
-        self.records.append({"name": name, "seconds": content["seconds"], "resumed": content["resumed"]})
+            output_dir = stage.arguments.get("output_dir")
+            written = owned(Path(output_dir), record.run) if output_dir else []
+            record.outputs = digests([checkpoint, *written, *self._rewrites(stage)], self.run_dir)
+            record.seconds, record.resumed = round(time.perf_counter() - start, 2), bool(resume)
+            record.finish(folder)
+        self.records.append({"name": name, "seconds": record.seconds, "resumed": record.resumed})
 
     def _command(self, args: list[str], trainer: Mapping[str, Any]) -> None:
         """Run one of Lightning's commands, in this process where it needs no other one."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from lightning_nas.cli.commands import size, trained_network
-from lightning_nas.errors import ConfigError
+from lightning_nas.errors import ArtifactError, ConfigError
 from lightning_nas.files.artifacts import read_json
 from lightning_nas.metrics.memory import peak_memory
 from lightning_nas.pipeline.stages import Stage
@@ -27,16 +27,22 @@ def tested_accuracy(folder: Path) -> float:
         folder: Folder of the stage.
 
     Raises:
+        ArtifactError: A file of the log is damaged.
         ConfigError: None was logged.
     """
     found = None
     for path in sorted(folder.glob("version_*/metrics.csv"), key=lambda p: p.stat().st_mtime):
-        with path.open(newline="") as file:
-            for row in csv.DictReader(file):
-                found = row.get("test/accuracy") or found
+        try:
+            with path.open(newline="") as file:
+                logged = [row["test/accuracy"] for row in csv.DictReader(file) if row.get("test/accuracy")]
+            found = float(logged[-1]) if logged else found
+            if found is not None and not 0 <= found <= 1:
+                raise ValueError(f"its test accuracy is {found}")
+        except (csv.Error, ValueError) as error:
+            raise ArtifactError(f"{path} is damaged ({error}). Delete {folder} to run the stage again.") from None
     if found is None:
         raise ConfigError(f"No test accuracy was logged under {folder}. Delete that folder to run the stage again.")
-    return float(found)
+    return found
 
 
 def summarize(

@@ -92,6 +92,8 @@ class AutoEncoderTask(LightningModule):
         ```
     """
 
+    metrics_logged = ("train/reconstruction", "train/rank")
+
     def __init__(
         self,
         space: SearchSpace,
@@ -231,6 +233,11 @@ class AutoEncoderTask(LightningModule):
         return reconstruction + self.rank_weight * rank
 
     # -- the end ------------------------------------------------------------------------------------------------------
+
+    @property
+    def writes(self) -> list[str]:
+        """Names of the files that the run writes to its folder."""
+        return ["architecture.json", "history.json"]
 
     def on_fit_end(self) -> None:
         """Search for codes, spend the rest of the budget, and write the artifacts."""

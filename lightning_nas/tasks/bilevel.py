@@ -114,6 +114,8 @@ class BilevelTask(LightningModule):
         ```
     """
 
+    metrics_logged = ("train/loss", "train/accuracy", "search/loss", "search/entropy_*", "val/loss", "val/accuracy")
+
     def __init__(
         self,
         space: DifferentiableSpace,
@@ -312,6 +314,12 @@ class BilevelTask(LightningModule):
             "seed": self.seed,
             "selection_errors": errors,
         }
+
+    @property
+    def writes(self) -> list[str]:
+        """Names of the files that the run writes to its folder."""
+        supernet = ["supernet.safetensors", "supernet.json"] if self.write_supernet else []
+        return ["architecture.json", "alphas.safetensors", *supernet]
 
     def _finish(self) -> None:
         self._finished = True

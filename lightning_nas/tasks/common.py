@@ -4,10 +4,12 @@ import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -169,14 +171,51 @@ def check_weights(task: LightningModule) -> None:
         )
 
 
+_folders: WeakKeyDictionary[Trainer, Path] = WeakKeyDictionary()
+"""Folders of the runs that have no logger."""
+
+
 def output_folder(trainer: Trainer, output_dir: str | None) -> Path:
-    """The folder of a task's artifacts. All processes must call this: the main one broadcasts the logger's folder.
+    """The folder of a task's artifacts. All processes must call this: the main one decides for all.
+
+    A run has a folder of its own, whatever its logger: ``log_dir`` of the first logger or, where a logger has none,
+    ``NAME/VERSION`` in its ``save_dir`` or ``default_root_dir``, beside the checkpoints. The folder of a run without a
+    logger is the next free ``lightning_logs/version_N`` in ``default_root_dir``, as with a ``CSVLogger``.
 
     Args:
         trainer: The trainer.
-        output_dir: The folder that the user has named; None for the folder of the run's logger.
+        output_dir: The folder that the user has named; None for the run's own folder.
+
+    Raises:
+        ConfigError: The folder of a run without a logger cannot be made.
     """
-    return Path(output_dir or trainer.log_dir or trainer.default_root_dir)
+    if output_dir:
+        return Path(output_dir)
+    own = _own_folder(trainer) if trainer.is_global_zero else Path()
+    return trainer.strategy.broadcast(own)
+
+
+def _own_folder(trainer: Trainer) -> Path:
+    """The folder of the run, on the main process."""
+    for logger in trainer.loggers[:1]:
+        if folder := getattr(logger, "log_dir", None):
+            return Path(folder)
+        version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
+        if logger.name and version:
+            return Path(logger.save_dir or trainer.default_root_dir, logger.name, version)
+    while trainer not in _folders:
+        folder = Path(CSVLogger(trainer.default_root_dir).log_dir)
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:  # another run has just made it
+            continue
+        except OSError as error:
+            raise ConfigError(
+                f"The run cannot make the folder {folder} ({error.strerror or error}). Change the permissions, or "
+                "choose another folder by --trainer.default_root_dir."
+            ) from None
+        _folders[trainer] = folder
+    return _folders[trainer]
 
 
 def kept(task: LightningModule, checkpoint: dict[str, Any], key: str) -> Any:

@@ -63,6 +63,8 @@ class DistillTask(LightningModule):
         ```
     """
 
+    metrics_logged: tuple[str, ...] = ("train/loss", "train/*")
+
     def __init__(
         self,
         scheme: Scheme,
@@ -90,6 +92,8 @@ class DistillTask(LightningModule):
         self.best_epoch = 0
         self.best_tensors: dict[str, Tensor] = {}
         self.inputs = {} if matcher is None else matcher.inputs
+        names = [] if matcher is None else ["loss", *(type(each).__name__ for each in self.regularizers)]
+        self.metrics_logged = tuple(f"train/{name}" for name in names)
         self.outputs: dict[str, list[Path]] = {}
 
     def setup(self, stage: str) -> None:
@@ -175,6 +179,11 @@ class DistillTask(LightningModule):
             self.best, self.best_epoch = loss, self.trainer.current_epoch + 1
             self.best_tensors = {name: tensor.detach().clone() for name, tensor in self.scheme.state_dict().items()}
             self._write(output_folder(self.trainer, self.output_dir))
+
+    @property
+    def writes(self) -> list[str]:
+        """Names of the files that the run writes to its folder."""
+        return ["proxy.safetensors", "proxy.json", "pictures.safetensors"]
 
     def on_fit_end(self) -> None:
         """Write the best proxy of a run that was resumed with another output folder and found no better one."""

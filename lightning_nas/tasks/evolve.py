@@ -90,6 +90,11 @@ class EvolveTask(LightningModule):
         ```
     """
 
+    metrics_logged = (
+        *("best/*", "mean/*", "queries", "seconds", "diversity"),
+        *("front/size", "truth/kendall_tau", "train/loss"),
+    )
+
     def __init__(
         self,
         space: SearchSpace,
@@ -254,6 +259,13 @@ class EvolveTask(LightningModule):
             targets = [next(iter(e.objectives.values())) for e in self.reference.evaluate([a for a, _ in asked])]
             values["truth/kendall_tau"] = kendall_tau([sign * score for score in scores], targets)
         return values
+
+    @property
+    def writes(self) -> list[str]:
+        """Names of the files that the run writes to its folder."""
+        front = ["front.json"] if self.costs_to_minimise else []
+        supernet = [] if self.shifting is None else ["supernet.safetensors", "supernet.json"]
+        return ["architecture.json", "history.json", *front, *supernet]
 
     def on_fit_end(self) -> None:
         """Write the artifacts, after the last checkpoint, so that a run that stops here need not be repeated."""

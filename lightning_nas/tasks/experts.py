@@ -70,6 +70,8 @@ class ExpertsTask(LightningModule):
         ```
     """
 
+    metrics_logged = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
+
     def __init__(
         self,
         optimizer: OptimizerCallable,
@@ -192,6 +194,11 @@ class ExpertsTask(LightningModule):
         if len(self.recorded) % (self.epochs_per_expert + 1) == 0:
             self._write(folder)
             self._begin()
+
+    @property
+    def writes(self) -> list[str]:
+        """Names of the files that the run writes to its folder."""
+        return ["experts.safetensors", "experts.json"]
 
     def on_fit_end(self) -> None:
         """Write the experts of a run that was resumed after its last epoch, if they are not there."""

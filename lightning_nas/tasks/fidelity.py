@@ -70,6 +70,8 @@ class FidelityTask(LightningModule):
         ```
     """
 
+    metrics_logged = ("proxy", "truth", "tau", "regret")
+
     def __init__(
         self,
         proxy: Evaluator,
@@ -211,6 +213,11 @@ class FidelityTask(LightningModule):
             "proxy_seconds": round(seconds["proxy"], 3),
             "truth_seconds": round(seconds["truth"], 3),
         }
+
+    @property
+    def writes(self) -> list[str]:
+        """Names of the files that the run writes to its folder."""
+        return ["fidelity.json"]
 
     def on_fit_end(self) -> None:
         """Write the artifacts, after the last checkpoint, so that a run that stops here need not be repeated.

@@ -79,6 +79,8 @@ class SplitTask(LightningModule):
         ```
     """
 
+    metrics_logged = ("val/loss", "val/accuracy")
+
     def __init__(
         self,
         space: DifferentiableSpace,
@@ -219,6 +221,12 @@ class SplitTask(LightningModule):
             CheckpointError: Names or shapes of its parameters differ.
         """
         check_state(self, checkpoint)
+
+    @property
+    def writes(self) -> list[str]:
+        """Names of the files that the run writes to its folder."""
+        parts = [f"supernet_{i}.{kind}" for i in range(2) for kind in ("safetensors", "json")]
+        return ["split.json", *parts, *(f"search_{i}.yaml" for i in range(2))]
 
     def _finish(self) -> None:
         self._finished = True

@@ -82,6 +82,8 @@ class SupernetTask(LightningModule):
         ```
     """
 
+    metrics_logged: tuple[str, ...] = ("train/loss", "train/accuracy", "val/accuracy", "val/*")
+
     def __init__(
         self,
         space: SupernetSpace,
@@ -111,6 +113,8 @@ class SupernetTask(LightningModule):
         self.reference = reference
         self.objective = objective
         self.ranked = ranked
+        if not ranked:
+            self.metrics_logged = ("train/loss", "train/accuracy")
         self.calibration_images = calibration_images
         self.label_smoothing = label_smoothing
         self.seed = seed
@@ -214,6 +218,11 @@ class SupernetTask(LightningModule):
         """Write the supernet of a run that was resumed after its last epoch."""
         if not self._finished:
             self._finish()
+
+    @property
+    def writes(self) -> list[str]:
+        """Names of the files that the run writes to its folder."""
+        return ["supernet.safetensors", "supernet.json"]
 
     def _finish(self) -> None:
         self._finished = True

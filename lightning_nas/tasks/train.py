@@ -87,6 +87,15 @@ class TrainTask(LightningModule):
         ```
     """
 
+    metrics_logged: tuple[str, ...] = (
+        "train/loss",
+        "train/accuracy",
+        "train/top5",
+        "val/loss",
+        "val/accuracy",
+        "val/top5",
+    )
+
     def __init__(
         self,
         architecture: str | None,
@@ -136,6 +145,8 @@ class TrainTask(LightningModule):
         metrics: dict[str, Metric | MetricCollection] = {"accuracy": MulticlassAccuracy(num_classes, average="micro")}
         if num_classes > 5:
             metrics["top5"] = MulticlassAccuracy(num_classes, top_k=5, average="micro")
+        else:
+            self.metrics_logged = tuple(name for name in self.metrics_logged if not name.endswith("/top5"))
         collections = {s: MetricCollection(metrics, prefix=f"{s}/").clone() for s in ("val", "test")}
         self.metrics = torch.nn.ModuleDict(collections)
         self.means = EpochMeans()  # for training only, where the time of a batch matters

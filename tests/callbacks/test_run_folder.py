@@ -9,18 +9,24 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_nas.__main__ import main
-from lightning_nas.callbacks.run_folder import RunFolder, check_room, lock
+from lightning_nas.callbacks.run_folder import OWNERS, RunFolder, check_room, lock
 from lightning_nas.cli.lightning import run
 from lightning_nas.data.images import ArrayDataModule
 from lightning_nas.data.sets import Batch, ImageSet
 from lightning_nas.errors import ArtifactError, ConfigError, DataError, TrainingError
-from lightning_nas.files.artifacts import write_bytes
+from lightning_nas.files.artifacts import write_bytes, write_json
+from lightning_nas.files.checkpoints import CHECKPOINT_KEY
 from lightning_nas.tasks.bilevel import BilevelTask
+from lightning_nas.tasks.common import output_folder
 from tests.callbacks.test_preemption import STAGES, config, write
+from tests.data.fake import Recorder
 from tests.helpers import FixedHalves, quiet_trainer
 from tests.pipeline.test_run import arguments
 from tests.tasks.test_bilevel import make
@@ -132,6 +138,154 @@ def test_a_second_pipeline_in_a_folder_is_refused(tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "run").iterdir()] == [".pipeline.lock"]
 
 
+# results of other runs
+
+
+class Remote(Logger):
+    """Logs to a server, like MLflow's logger, which has no folder.
+
+    Args:
+        version: Identity of the run on the server.
+    """
+
+    def __init__(self, version: str) -> None:
+        super().__init__()
+        self._version = version
+
+    @property
+    def name(self) -> str:
+        """Name of the project."""
+        return "project"
+
+    @property
+    def version(self) -> str:
+        """Identity of the run."""
+        return self._version
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        """Send them nowhere."""
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Send them nowhere."""
+
+
+class Writes(Recorder):
+    """Writes a file at the end.
+
+    Args:
+        output_dir: Folder of the file.
+    """
+
+    writes = ("result.json",)
+
+    def __init__(self, output_dir: str | None) -> None:
+        super().__init__()
+        self.output_dir = output_dir
+
+    def on_train_end(self) -> None:
+        """Write the file."""
+        self.path = write_json(
+            output_folder(self.trainer, self.output_dir) / "result.json", {"id": os.urandom(8).hex()}
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """As the command line does."""
+        checkpoint[CHECKPOINT_KEY] = {"model": {"class_path": "Writes"}}
+
+
+def write_result(
+    folder: str | None, run: RunFolder, *others: Callback, resume: str | None = None, **options: Any
+) -> Path:
+    task = Writes(folder)
+    trainer = quiet_trainer(**{"max_epochs": 1, "callbacks": [run, *others], **options})
+    trainer.fit(task, DataLoader(TensorDataset(torch.ones(4, 1)), 2), ckpt_path=resume)
+    return task.path
+
+
+LOGGERS: dict[str, Callable[[], Any]] = {
+    "none": lambda: False,
+    "csv": lambda: CSVLogger("."),
+    "server": lambda: Remote(os.urandom(4).hex()),
+    "wandb": lambda: WandbLogger(save_dir=".", offline=True, id=os.urandom(4).hex()),
+}
+
+
+@pytest.mark.parametrize("name", LOGGERS)
+def test_every_run_has_a_folder_of_its_own(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WandbLogger, "experiment", None)  # starts no process
+    for method in ("log_hyperparams", "log_metrics", "finalize"):
+        monkeypatch.setattr(WandbLogger, method, lambda *args, **kwargs: None)
+    paths = [write_result(None, RunFolder(), logger=LOGGERS[name]()).resolve() for _ in range(2)]
+    assert paths[0] != paths[1]
+    assert all(path.is_file() and path.parent != tmp_path and path.is_relative_to(tmp_path) for path in paths)
+
+
+def test_artifacts_of_another_run_are_replaced_only_if_that_is_asked_for(tmp_path: Path) -> None:
+    first = write_result("out", RunFolder())
+    before = first.read_bytes()
+    with pytest.raises(ConfigError, match=r"out has result\.json of another run.*overwrite"):
+        write_result("out", RunFolder(), NoStep())
+    with pytest.raises(ConfigError, match="of another run"):  # a trial would replace it by the result of one batch
+        write_result("out", RunFolder(), NoStep(), fast_dev_run=True)
+    assert first.read_bytes() == before
+    write_result("out", RunFolder(overwrite=True))
+    assert first.read_bytes() != before
+    with pytest.raises(ConfigError, match="of another run"):
+        write_result("out", RunFolder())
+
+
+def test_a_search_says_what_it_writes(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "out" / "alphas.safetensors", b"precious")
+    write_bytes(tmp_path / "out" / "notes.txt", b"")
+    with pytest.raises(ConfigError, match=r"out has alphas\.safetensors of another run"):
+        fit(make(tmp_path / "out"), tmp_path, NoStep())
+    assert (tmp_path / "out" / "alphas.safetensors").read_bytes() == b"precious"
+
+
+def test_a_damaged_list_of_owners_is_refused(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "out" / OWNERS, b"{")
+    with pytest.raises(ConfigError, match="is not a complete JSON file"):
+        write_result("out", RunFolder())
+
+
+def test_a_resumed_run_replaces_its_own_artifacts_wherever_the_folder_is(tmp_path: Path) -> None:
+    def keeper(folder: str) -> ModelCheckpoint:
+        return ModelCheckpoint(f"{folder}/kept", "last", enable_version_counter=False)
+
+    options: dict[str, Any] = {"enable_checkpointing": True}
+    before = write_result("out", RunFolder(), keeper("out"), **options).read_bytes()
+    (tmp_path / "out").rename(tmp_path / "moved")
+    options |= {"resume": "moved/kept/last.ckpt", "max_epochs": 2}
+    after = write_result("moved", RunFolder(), keeper("moved"), **options)
+    assert after.read_bytes() != before
+    options |= {"max_epochs": 3}
+    write_result("moved", RunFolder(run="stage"), keeper("moved"), **options)  # both identities are its own
+
+
+def test_a_run_with_a_name_may_start_again(tmp_path: Path) -> None:
+    write_result("out", RunFolder(run="a"))
+    write_result("out", RunFolder(run="a"))
+    with pytest.raises(ConfigError, match="of another run"):
+        write_result("out", RunFolder(run="b"))
+
+
+def test_what_a_killed_run_has_left_is_deleted(tmp_path: Path) -> None:
+    left = write_bytes(tmp_path / "out" / f".result.json.{'0' * 16}.part", b"half")
+    write_result("out", RunFolder())
+    assert not left.exists()
+
+
+def test_the_configuration_of_a_run_does_not_carry_the_leave_to_overwrite(tmp_path: Path) -> None:
+    made = config(tmp_path, STAGES["distill"])
+    made["trainer"] |= {"logger": {"class_path": "CSVLogger", "init_args": {"save_dir": str(tmp_path)}}}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(made))
+    main(["fit", "--config", "run.yaml", "--run_folder.overwrite", "true"])
+    (written,) = tmp_path.glob("lightning_logs/version_0/cli_config.yaml")
+    assert "run_folder" not in yaml.safe_load(written.read_text())
+    with pytest.raises(SystemExit, match=r"ConfigError: .* has proxy\.safetensors, .* of another run"):
+        main(["fit", "--config", str(written)])
+
+
 # losses that are not finite
 
 
@@ -230,8 +384,6 @@ class DyingDataModule(ArrayDataModule):
 
 
 def test_a_worker_that_dies_is_named_with_its_remedy(tmp_path: Path) -> None:
-    import yaml
-
     made = config(tmp_path, STAGES["train"])
     made["data"]["class_path"] = "tests.callbacks.test_run_folder.DyingDataModule"
     made["data"]["init_args"]["num_workers"] = 1

@@ -1,5 +1,6 @@
 """Every shipped YAML runs, made tiny by its overlay in ``tests/conf``."""
 
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,15 @@ def test_every_stage_fits(name: Path, tmp_path: Path) -> None:
         assert list(tmp_path.glob(f"lightning_logs/**/{artifact}"))
     else:
         run(["test", "--config", "tiny.yaml", "--ckpt_path", cli.trainer.checkpoint_callback.best_model_path])  # type: ignore[union-attr]
+    # what is written is known beforehand, so that no run replaces the results of another one
+    parts = (cli.model, *cli.trainer.callbacks)  # type: ignore[attr-defined]
+    known = {name for part in parts for name in getattr(part, "writes", ())}
+    own = {"cli_config.yaml", "metrics.csv", "hparams.yaml"}
+    found = {path.name for path in Path("lightning_logs/version_0").iterdir() if path.is_file()}
+    assert {name for name in found - own if not name.startswith(".")} <= known
+    logged = {name for part in parts for name in getattr(part, "metrics_logged", ())}
+    metrics = cli.trainer.callback_metrics
+    assert [name for name in metrics if not any(fnmatchcase(name, each) for each in (*logged, "test/*"))] == []
     # what a run writes about itself makes the same run again
     (written,) = tmp_path.glob("lightning_logs/version_0/cli_config.yaml")
     check_config(written)

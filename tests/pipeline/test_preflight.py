@@ -1,0 +1,126 @@
+"""What a later stage lacks is said before the first stage starts."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_nas.__main__ import main
+from lightning_nas.cli import lightning
+from lightning_nas.distill.base import Scheme
+from lightning_nas.distill.bases import HallucinatedBases
+from lightning_nas.distill.images import PlainImages
+from lightning_nas.distill.relations import RelationMappings
+from tests.data.fake import folders, pixels
+from tests.helpers import started
+from tests.pipeline.test_run import arguments
+from tests.tiny import arrays
+
+
+class StartedError(Exception):
+    """The first stage has started."""
+
+
+@pytest.fixture(autouse=True)
+def _no_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(args: list[str]) -> None:
+        raise StartedError
+
+    monkeypatch.setattr(lightning, "run", start)
+
+
+def refused(run_dir: Path, said: str, **changes: Any) -> None:
+    with pytest.raises(SystemExit, match=said) as stopped:
+        main(["pipeline", *arguments(run_dir, **changes)])
+    assert "\n" not in str(stopped.value)
+    assert not list(run_dir.glob("[!.]*"))
+
+
+def starts(run_dir: Path, **changes: Any) -> None:
+    with pytest.raises(StartedError):
+        main(["pipeline", *arguments(run_dir, **changes)])
+
+
+@pytest.fixture
+def root(quick: Path) -> dict[str, Any]:
+    """Options for a pipeline on a folder with ``train``, ``val`` and ``test``."""
+    parts = {
+        f"{part}/{name}": pixels(n, seed=n) for part, n in (("train", 60), ("val", 40), ("test", 9)) for name in "ab"
+    }
+    folder = folders(quick / "images", parts)
+    small = {"stages__search__data__init_args__batch_size": 4, "stages__train__data__init_args__batch_size": 8}
+    return {"data__class_path": "FolderDataModule", "data__root": folder, "data__image_size": 8, **small}
+
+
+def test_a_missing_test_folder_is_found_before_the_first_stage(root: dict[str, Any], quick: Path) -> None:
+    starts(quick / "run", **root)
+    shutil.rmtree(Path(root["data__root"]) / "test")
+    refused(quick / "other", r"DataError: Stage train: .*images/test is not a folder", **root)
+
+
+def test_a_batch_larger_than_a_later_stages_images(root: dict[str, Any], quick: Path) -> None:
+    large = {"stages__train__data__init_args__batch_size": 121}
+    refused(quick / "run", "DataError: Stage train: The training set has 120 images .*at most 120", **root | large)
+    # the proxy is not there yet: its scheme says what it will hold
+    large = {"stages__search__data__init_args__batch_size": 9}
+    refused(quick / "run", "DataError: Stage search: The train half has 8 images .*at most 8", **root | large)
+    held_out = {**large, "stages__search__data__init_args__held_out": "${data}"}
+    starts(quick / "run", **root | held_out)  # 16 images of the proxy, 80 of val
+
+
+def test_a_monitor_of_a_later_stage(root: dict[str, Any], quick: Path) -> None:
+    keeper = "[{class_path: ModelCheckpoint, init_args: {monitor: val/accuracy}}]"
+    monitored = {"stages__train__trainer__callbacks": keeper}
+    starts(quick / "run", **root | monitored)
+    said = (
+        r"ConfigError: Stage train: ModelCheckpoint monitors 'val/accuracy', but the run has no validation.*train/loss"
+    )
+    refused(quick / "other", said, **root | monitored | {"data__validation": "null"})
+    wrong = {"stages__search__trainer__callbacks": keeper.replace("val/accuracy", "val_loss")}
+    refused(quick / "other", "Stage search: .*'val_loss', which nothing", **root | wrong)
+
+
+def test_a_folder_that_cannot_be_written_to(root: dict[str, Any], quick: Path) -> None:
+    (quick / "file").write_text("")
+    refused(quick / "run", "cannot write to .*file", **root, stages__search__model__init_args__output_dir="file/below")
+
+
+def test_a_folder_of_something_else_is_left_alone(quick: Path) -> None:
+    (quick / "run").mkdir()
+    (quick / "run" / "architecture.json").write_text("{}")
+    with pytest.raises(SystemExit, match=r"no run folder of this pipeline: it has architecture\.json"):
+        main(["pipeline", *arguments(quick / "run")])
+
+
+def test_data_without_these_checks_are_left_to_their_stage(quick: Path) -> None:
+    path = arrays(quick / "images.npz")
+    with np.load(path) as content:
+        assert len(content["x_train"]) == 48
+    starts(
+        quick / "run",
+        data__class_path="ArrayDataModule",
+        data__path=path,
+        stages__search__data__init_args__batch_size=4,
+        stages__train__data__init_args__batch_size=8,
+    )
+
+
+SCHEMES: dict[str, Scheme] = {
+    "plain": PlainImages(3),
+    "bases": HallucinatedBases(3, hallucinators=2),
+    "relations": RelationMappings(4, 4, banks=2),
+}
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_a_scheme_says_what_it_will_hold(name: str) -> None:
+    scheme = SCHEMES[name]
+    expected = scheme.layout(2)
+    labels = torch.arange(12) % 2
+    made = started(scheme, torch.randn(12, 3, 8, 8), labels).proxy()
+    assert expected is not None
+    assert torch.equal(expected[0], made.labels)
+    assert torch.equal(expected[1], made.groups)
