@@ -11,7 +11,7 @@ from pydoc import locate
 from typing import Any
 
 import torch
-from jsonargparse import Namespace, set_parsing_settings
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from jsonargparse.typing import PositiveInt
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
@@ -305,12 +305,9 @@ def build(base: type, config: Any) -> Any:
     Raises:
         NASError: Its constructor has refused its arguments.
     """
-    parser = LightningArgumentParser(exit_on_error=False)
+    parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(base, "component")
     try:
-        return parser.instantiate_classes(parser.parse_object({"component": config})).component
-    except ValueError as error:
-        found = _typed(error)
-        if found is None:
-            raise
-        raise found from None
+        return parser.instantiate(parser.parse_object({"component": config})).component
+    except Exception as error:  # a constructor may raise anything
+        raise _refusal(error) from None

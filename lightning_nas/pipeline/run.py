@@ -56,7 +56,7 @@ class Pipeline:
     base: Path
     command: str
     records: list[dict[str, Any]] = field(default_factory=list)
-    child: subprocess.Popen[bytes] | None = None
+    child: "subprocess.Popen[bytes] | None" = None
     parsed: dict[str, Namespace] = field(default_factory=dict)
     known: dict[str, Record] = field(default_factory=dict)
 

@@ -270,8 +270,9 @@ def test_on_several_devices_every_stage_is_a_process_of_its_own(
         return SimpleNamespace(wait=lambda: 0 if "distill" in str(command) else 3)
 
     monkeypatch.setattr(subprocess, "Popen", record)
+    smaller = {"stages__search__data__init_args__batch_size": 20}
     with pytest.raises(SystemExit, match=r"fit .*search\.yaml.* failed"):
-        main(["pipeline", *arguments(tmp_path / "run", trainer__devices=2, stages__fidelity="null")])
+        main(["pipeline", *arguments(tmp_path / "run", trainer__devices=2, stages__fidelity="null", **smaller)])
     assert [command[1:4] for command in ran] == [["-m", "lightning_nas", "fit"]] * 2
     assert [Path(command[5]).name for command in ran] == ["distill.yaml", "search.yaml"]
     assert (tmp_path / "run" / "distill" / "done.json").is_file()
