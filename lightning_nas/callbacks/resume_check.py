@@ -108,6 +108,8 @@ class ResumeCheck(Callback):
 
 def _optimizer_differences(optimizer: Optimizer, state: Mapping[str, Any]) -> Iterator[str]:
     """Settings of an optimizer that its state in a checkpoint would override."""
+    if "param_groups" not in state:  # Lightning's stand-in for the optimizer of a task that has none
+        return
     own, kept = optimizer.param_groups, state["param_groups"]
     if len(own) != len(kept):
         yield f"{type(optimizer).__name__} has {len(kept)} parameter groups in the checkpoint, {len(own)} here"

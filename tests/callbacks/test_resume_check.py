@@ -122,6 +122,26 @@ def test_settings_that_a_checkpoint_would_override_are_refused(name: str, tmp_pa
         fit(4, optimizer, scheduler, resume=True)
 
 
+@pytest.mark.filterwarnings("ignore:.*returned `None`")
+def test_a_task_without_an_optimizer_goes_on(tmp_path: Path) -> None:
+    class Still(Line):
+        """Trains nothing."""
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
+            """Nothing."""
+
+        def configure_optimizers(self) -> None:
+            """None."""
+
+    def run(epochs: int, path: str | None) -> int:
+        keep: list[Callback] = [ResumeCheck(), ModelCheckpoint("kept", "last", enable_version_counter=False)]
+        trainer = quiet_trainer(max_epochs=epochs, callbacks=keep, enable_checkpointing=True)
+        trainer.fit(Still(None, None), Data(), ckpt_path=path)
+        return trainer.current_epoch
+
+    assert [run(1, None), run(3, "kept/last.ckpt")] == [1, 3]
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [

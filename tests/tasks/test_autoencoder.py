@@ -63,7 +63,7 @@ def fit(*args: str, steps: int = 120, callbacks: Any = (), data: Any = None, **m
         "trainer": {**quiet, "max_epochs": 1, "log_every_n_steps": 50, "callbacks": [keep, *callbacks]},
     }
     Path("run.yaml").write_text(yaml.safe_dump(config))
-    made: AutoEncoderTask = run(["fit", "--config", "run.yaml", *args]).model
+    made: AutoEncoderTask = run(["fit", "--config", "run.yaml", "--run_folder.overwrite", "true", *args]).model
     return made
 
 

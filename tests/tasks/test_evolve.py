@@ -132,7 +132,7 @@ def fit(*args: str, trainer: Any = None, **model: Any) -> EvolveTask:
         "trainer": {**quiet, "max_epochs": 1, "log_every_n_steps": 1, "callbacks": [keep], **(trainer or {})},
     }
     Path("run.yaml").write_text(yaml.safe_dump(config))
-    made: EvolveTask = run(["fit", "--config", "run.yaml", *args]).model
+    made: EvolveTask = run(["fit", "--config", "run.yaml", "--run_folder.overwrite", "true", *args]).model
     return made
 
 

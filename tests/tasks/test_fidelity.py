@@ -85,7 +85,7 @@ def fit(*args: str, count: int = 6, data: Any = None, trainer: Any = None, **mod
         "trainer": {**quiet, "max_epochs": 1, "log_every_n_steps": 1, "callbacks": [keep], **(trainer or {})},
     }
     Path("run.yaml").write_text(yaml.safe_dump(config))
-    return run(["fit", "--config", "run.yaml", *args]).model
+    return run(["fit", "--config", "run.yaml", "--run_folder.overwrite", "true", *args]).model
 
 
 def written(folder: str = "out") -> dict[str, Any]:
