@@ -104,13 +104,15 @@ class Pipeline:
 
     def _check_folder(self) -> None:
         """Refuse a folder of something else, and delete temporary files that a killed pipeline has left in its own."""
+        names = [stage.name for stage in self.stages]
         there = sorted(path.name for path in self.run_dir.iterdir() if not path.name.startswith("."))
-        if there and not any(f"{stage.name}.yaml" in there for stage in self.stages):
+        others = [name for name in there if name not in names]
+        if others and not any(f"{name}.yaml" in others for name in names):
             raise ConfigError(
-                f"{self.run_dir} is no run folder of this pipeline: it has {', '.join(there):.200}. Name a new or "
+                f"{self.run_dir} is no run folder of this pipeline: it has {', '.join(others):.200}. Name a new or "
                 "empty --run_dir, so that no other results are replaced."
             )
-        for folder in (self.run_dir, *(self.run_dir / stage.name for stage in self.stages)):
+        for folder in (self.run_dir, *(self.run_dir / name for name in names)):
             remove_leftovers(folder)
 
     def _check_configs(self, texts: Mapping[str, str]) -> None:
