@@ -1,11 +1,13 @@
 """Lightning's commands ``fit``, ``validate``, ``test`` and ``predict`` for the tasks of this library."""
 
 import logging
+import os
 import sys
 import traceback
 import warnings
 from argparse import ArgumentError
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from pydoc import locate
 from typing import Any
@@ -14,8 +16,9 @@ import torch
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from jsonargparse.typing import PositiveInt
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningDataModule, LightningModule
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.strategies import DDPStrategy
 
 from lightning_nas.callbacks.alpha_sync import AlphaSyncCheck
 from lightning_nas.callbacks.monitor_check import MonitorCheck
@@ -26,8 +29,10 @@ from lightning_nas.callbacks.run_folder import RunFolder
 from lightning_nas.callbacks.step_seed import StepSeed
 from lightning_nas.callbacks.wandb_log import WandbLog
 from lightning_nas.cli.components import print_help
+from lightning_nas.data.dummy import DummyDataModule
 from lightning_nas.errors import CheckpointError, ConfigError, DataError, NASError
 from lightning_nas.files.checkpoints import CHECKPOINT_KEY, local_path, read_checkpoint
+from lightning_nas.files.classes import class_path
 
 _SCHEDULERS = ("scheduler", "weight_scheduler", "alpha_scheduler")
 
@@ -88,7 +93,8 @@ class NASCLI(LightningCLI):
         for name in ("num_classes", "image_shape"):
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
         for name in _SCHEDULERS:
-            parser.link_arguments("trainer.max_epochs", f"model.init_args.{name}.init_args.T_max")
+            target = f"model.init_args.{name}.init_args.T_max"
+            parser.link_arguments(("trainer.max_epochs", "data"), target, compute_fn=schedule_length)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the command line, and refuse what would call anything but a class, or a checkpoint of another task.
@@ -100,11 +106,13 @@ class NASCLI(LightningCLI):
         Raises:
             CheckpointError: The checkpoint was made with other classes than the configuration names, or by another
                 program.
-            ConfigError: A ``class_path`` does not name a class, or ``weights_only`` is false.
+            ConfigError: A ``class_path`` does not name a class, the seed is out of its range, or ``weights_only`` is
+                false.
         """
         super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand] if self.build else self.config
         check_are_classes(config)
+        check_seed(config.get("seed_everything"))
         if not self.build:
             return
         if config.get("weights_only") is False:
@@ -139,6 +147,31 @@ class NASCLI(LightningCLI):
             super().instantiate_classes()
         except (TypeError, ValueError, ImportError) as error:
             raise _refusal(error) from error
+
+    def instantiate_trainer(self, **options: Any) -> Trainer:
+        """Make the trainer. With one process, ``ddp`` has nothing to reduce, and one device does the same."""
+        given = self.config_init[self.config.subcommand].trainer.callbacks
+
+        def make(**more: Any) -> Trainer:  # with a list of its own, to which Lightning adds
+            callbacks = list(given) if isinstance(given, list) else given
+            return super(NASCLI, self).instantiate_trainer(**{"callbacks": callbacks, **options, **more})
+
+        trainer = make()
+        alone = trainer.world_size == 1 and isinstance(trainer.strategy, DDPStrategy)
+        return make(strategy="auto") if alone else trainer
+
+
+def schedule_length(max_epochs: int | None, data: Any) -> int | None:
+    """The number of steps of a cosine schedule: one per epoch, or one per step of a ``DummyDataModule``.
+
+    Args:
+        max_epochs: Number of epochs of the training.
+        data: Configuration of the data.
+    """
+    arguments = data.get("init_args") if isinstance(data, Namespace) else None
+    if max_epochs is None or arguments is None or data.class_path != class_path(DummyDataModule):
+        return max_epochs
+    return max_epochs * int(arguments.steps)
 
 
 def class_paths(config: Any, where: str) -> dict[str, str]:
@@ -181,6 +214,27 @@ def check_are_classes(config: Namespace) -> None:
                     f"{place} has the class_path {path}, which is not a class. Name a class that this argument "
                     "accepts, such as torch.optim.SGD for an optimizer."
                 )
+
+
+def check_seed(seed: bool | int | None) -> None:
+    """Refuse seeds that random generators refuse.
+
+    Args:
+        seed: The seed; true takes that of the environment variable ``PL_GLOBAL_SEED``, or any where it is not set.
+
+    Raises:
+        ConfigError: The seed is not an integer in the range.
+    """
+    name = "seed_everything"
+    given: Any = seed
+    if seed is True and "PL_GLOBAL_SEED" in os.environ:
+        name, given = "The environment variable PL_GLOBAL_SEED", os.environ["PL_GLOBAL_SEED"]
+        with suppress(ValueError):
+            given = int(given)
+    if given is None or isinstance(given, bool):
+        return
+    if not isinstance(given, int) or not 0 <= given < 2**32:
+        raise ConfigError(f"{name} is {given!r:.50}; a seed must be an integer from 0 to {2**32 - 1}.")
 
 
 def check_classes(path: str | Path, asked: Mapping[str, str]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from torch.utils.data import DataLoader, DistributedSampler, Subset
+from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler, Subset
 
 from lightning_nas.data.sets import Batch, ImageSet, LabelledImages
 from lightning_nas.errors import ConfigError, DataError
@@ -67,6 +67,42 @@ class EpochSampler(DistributedSampler[int]):
     def __iter__(self) -> Iterator[int]:
         start, self.start = self.start, 0
         return islice(super().__iter__(), start, None)
+
+
+class RepeatedSampler(SequentialSampler):
+    """Gives the order of epoch 0 in every epoch, for ``overfit_batches`` of the trainer.
+
+    Lightning replaces samplers of any other class by the order of the data set, which has no batches with images of
+    every class or group.
+
+    Args:
+        sampler: Sampler of a process.
+
+    Attributes:
+        epoch: The present epoch.
+        start: Number of images that the next pass skips.
+    """
+
+    def __init__(self, sampler: EpochSampler) -> None:
+        super().__init__(sampler.dataset)  # type: ignore[arg-type]  # a data set with a length
+        self.sampler = sampler
+        self.epoch = 0
+        self.start = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Remember the epoch.
+
+        Args:
+            epoch: Index of the epoch.
+        """
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        self.sampler.start, self.start = self.start, 0
+        return iter(self.sampler)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
 
 
 class UnpaddedSampler(DistributedSampler[int]):
@@ -134,13 +170,15 @@ def loader(
     if shuffle and not drop_last:
         raise ConfigError("shuffle=True needs drop_last=True: only training shuffles, and it takes whole batches.")
     world, rank = (trainer.world_size, trainer.global_rank) if trainer is not None else (1, 0)
-    sampler: DistributedSampler[int]
+    sampler: DistributedSampler[int] | RepeatedSampler
     if drop_last:
         if make_sampler is None:
             sampler = EpochSampler(dataset, world, rank, shuffle=shuffle, seed=seed, drop_last=True)
         else:
             sampler = make_sampler(world, rank)
         check_whole_batch(name, len(dataset), len(sampler), world, batch_size)
+        if getattr(trainer, "overfit_batches", 0):
+            sampler = RepeatedSampler(sampler)
         if trainer is not None:
             set_epoch(sampler, trainer)
     else:
@@ -183,7 +221,7 @@ def check_whole_batch(name: str, images: int, share: int, processes: int, batch_
         )
 
 
-def set_epoch(sampler: DistributedSampler[int], trainer: Trainer) -> None:
+def set_epoch(sampler: DistributedSampler[int] | RepeatedSampler, trainer: Trainer) -> None:
     """Tell a sampler which epoch the trainer is in.
 
     Lightning does so too late for worker processes, so that a resumed run would start in the order of epoch 0:

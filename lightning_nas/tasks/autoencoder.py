@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
@@ -21,10 +20,12 @@ from lightning_nas.spaces.constrained import ConstrainedSpace
 from lightning_nas.strategies.history import QueryHistory
 from lightning_nas.strategies.random_search import RandomSearch
 from lightning_nas.strategies.tnao import CodeSearch
+from lightning_nas.tasks.base import Task
 from lightning_nas.tasks.common import kept, output_folder
+from lightning_nas.tasks.optimization import configure
 
 
-class AutoEncoderTask(LightningModule):
+class AutoEncoderTask(Task):
     """Evaluates random architectures, trains an auto-encoder on them, and evaluates what it then finds (TNAO).
 
     Training and search are separate stages:
@@ -93,6 +94,7 @@ class AutoEncoderTask(LightningModule):
     """
 
     metrics_logged = ("train/reconstruction", "train/rank")
+    one_process = True
 
     def __init__(
         self,
@@ -182,13 +184,8 @@ class AutoEncoderTask(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer of the auto-encoder, and its scheduler."""
-        optimizer = self.make_optimizer(self.autoencoder.parameters())
-        if self.make_scheduler is None:
-            return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"},
-        }
+        parameters = self.autoencoder.parameters()
+        return configure(parameters, self.make_optimizer, self.make_scheduler, self.trainer, interval="step")
 
     # -- samples and steps --------------------------------------------------------------------------------------------
 
@@ -197,7 +194,9 @@ class AutoEncoderTask(LightningModule):
 
         Raises:
             DataError: The space has too few architectures.
+            ConfigError: The schedule has another length than the training.
         """
+        super().on_train_start()
         sampler = RandomSearch()
         sampler.start(self.history.space, self.history.objective, derived_seed(self.seed, "samples"))
         if not self.history.results:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
@@ -27,10 +26,10 @@ from lightning_nas.spaces.attention import Attention
 from lightning_nas.spaces.base import DifferentiableSpace
 from lightning_nas.spaces.convert import inherit_optimizer
 from lightning_nas.spaces.supernet import Supernet
+from lightning_nas.tasks.base import MIXED, Task
 from lightning_nas.tasks.common import (
     Batch,
     EpochMeans,
-    check_schedulers,
     check_state,
     fixed_images,
     gradient_scaler,
@@ -41,8 +40,9 @@ from lightning_nas.tasks.common import (
     output_folder,
     reaching,
     remaining_scale,
-    step_schedulers,
+    synchronised,
 )
+from lightning_nas.tasks.optimization import build_optimizer, build_schedule, step_schedules
 from lightning_nas.tasks.search_files import (
     check_length,
     check_supernet_file,
@@ -51,7 +51,7 @@ from lightning_nas.tasks.search_files import (
 )
 
 
-class BilevelTask(LightningModule):
+class BilevelTask(Task):
     """Searches by gradients: alphas follow the search half of the training data, weights the train half, in turns.
 
     Every batch ``{"train": (images, labels), "search": (images, labels)}`` has two phases. First the hypergradient of
@@ -115,6 +115,9 @@ class BilevelTask(LightningModule):
     """
 
     metrics_logged = ("train/loss", "train/accuracy", "search/loss", "search/entropy_*", "val/loss", "val/accuracy")
+    precisions = (*MIXED, "64-true")
+    overfits = True
+    clip_option = "--model.weight_clip_norm"
 
     def __init__(
         self,
@@ -178,6 +181,7 @@ class BilevelTask(LightningModule):
         self.objective = SearchObjective(self.model, self.regularizers, seed)
         self.model.observers.append(self._follow)
         self.start_epoch = 0
+        self.schedules: list[dict[str, Any]] = []
         self.history: list[dict[str, Tensor]] = []
         self.means = EpochMeans()
         self.found: Architecture | None = None
@@ -202,6 +206,11 @@ class BilevelTask(LightningModule):
     def alphas_move(self) -> bool:
         """Whether the alphas are trained in this epoch."""
         return not self.warming_up and not self.model.frozen
+
+    @property
+    def own_schedules(self) -> list[tuple[Any, str]]:
+        """The schedulers of both optimizers, and when they step."""
+        return [(schedule["scheduler"], schedule["interval"]) for schedule in self.schedules]
 
     def setup(self, stage: str) -> None:
         """Start the means of the epoch anew."""
@@ -271,13 +280,14 @@ class BilevelTask(LightningModule):
             torch.nn.utils.clip_grad_norm_(list(self.model.weights.values()), self.weight_clip_norm * scale)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Stop at a loss that is not finite."""
+        """Step schedules that step after every batch, and stop at a loss that is not finite."""
+        step_schedules(self.schedules, "step", self.trainer.callback_metrics)
         self.means.check(self, batch_idx)
 
     def on_train_epoch_end(self) -> None:
         """Log the means, step the schedulers and keep the factors of this epoch."""
         self.means.log(self)
-        step_schedulers(self)
+        step_schedules(self.schedules, "epoch", self.trainer.callback_metrics)
         with torch.no_grad():
             mixtures = self.model.mixtures()
         self.history.append({name: mixture.operations.clone().cpu() for name, mixture in mixtures.items()})
@@ -334,10 +344,11 @@ class BilevelTask(LightningModule):
         trainer = self._trainer
         if trainer is None or not trainer.optimizers:
             return
-        if trainer.world_size > 1 and trainer.training:
+        if synchronised(trainer) and trainer.training:
             raise ConfigError(
-                f"The supernet cannot change while {trainer.world_size} processes train it together. Change it before "
-                "the run, or use one device."
+                f"The supernet cannot change while {trainer.world_size} processes train it together, by strategy "
+                f"{type(trainer.strategy).__name__}. Change it before the run, or use --trainer.devices 1 "
+                "--trainer.strategy auto."
             )
         if new:
             self.start_epoch = self.current_epoch
@@ -349,12 +360,16 @@ class BilevelTask(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Weights first, alphas second: checkpoints keep them by position."""
-        parameters = (self.model.supernet.parameters(), self.model.alpha_list)
-        optimizers = [make(each) for make, each in zip(self.make_optimizers, parameters, strict=True)]
+        parameters = {"weight": self.model.supernet.parameters(), "alpha": self.model.alpha_list}
+        made = zip(parameters.items(), self.make_optimizers, strict=True)
+        optimizers = [build_optimizer(make, each, f"{name}_optimizer") for (name, each), make in made]
         self.hypergradient.unrolled_step(optimizers[0], self.model.weights)  # refuses what it cannot unroll
-        schedulers = [make(each) for make, each in zip(self.make_schedulers, optimizers, strict=True) if make]
-        check_schedulers(schedulers)
-        return optimizers, schedulers
+        self.schedules = [
+            build_schedule(make, optimizer, self.trainer.max_epochs, f"{name}_scheduler")
+            for name, make, optimizer in zip(parameters, self.make_schedulers, optimizers, strict=True)
+            if make is not None
+        ]
+        return optimizers, [schedule["scheduler"] for schedule in self.schedules]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the history of the factors, the form of the supernet and the state of the regularizers.

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from lightning_nas.errors import CheckpointError, ConfigError, TrainingError
 
@@ -341,42 +341,26 @@ def loss_scale(trainer: Trainer) -> float:
     return 1.0 if scaler is None else float(scaler.get_scale())
 
 
-def check_schedulers(schedulers: Iterable[Any]) -> None:
-    """Refuse a learning-rate scheduler that a manually optimized task cannot step.
+def synchronised(trainer: Trainer) -> bool:
+    """Whether gradients are reduced over processes, be it one: a gradient of every parameter is waited for then.
 
     Args:
-        schedulers: The schedulers of the task.
-
-    Raises:
-        ConfigError: One of them needs a metric.
+        trainer: The trainer.
     """
-    if any(isinstance(scheduler, ReduceLROnPlateau) for scheduler in schedulers):
-        raise ConfigError("ReduceLROnPlateau needs a metric, which a search does not have. Use another scheduler.")
-
-
-def step_schedulers(task: LightningModule) -> None:
-    """Step the learning-rate schedulers of a task that optimizes manually; for ``on_train_epoch_end``.
-
-    Args:
-        task: The task; none of its schedulers needs a metric.
-    """
-    schedulers: Any = task.lr_schedulers()
-    for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
-        if scheduler is not None:
-            scheduler.step()
+    return isinstance(trainer.strategy, DDPStrategy)
 
 
 def reaching(loss: Tensor, parameters: Iterable[Tensor], trainer: Trainer) -> Tensor:
     """A loss that gives every parameter a gradient, of zero where it has none of its own.
 
-    Data-parallel training waits for a gradient of every parameter. With one process the loss is returned as it is.
+    Data-parallel training waits for a gradient of every parameter. On a single device the loss is returned as it is.
 
     Args:
         loss: The loss, a scalar.
         parameters: Parameters that the loss may not reach.
         trainer: The trainer.
     """
-    if trainer.world_size == 1:
+    if not synchronised(trainer):
         return loss
     return loss + 0.0 * torch.stack([p.sum() for p in parameters]).sum()
 

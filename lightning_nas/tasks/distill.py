@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
@@ -16,10 +15,12 @@ from lightning_nas.distill.base import Matcher, ProxyRegularizer, Scheme, Synthe
 from lightning_nas.distill.proxy import Proxy
 from lightning_nas.errors import ConfigError
 from lightning_nas.files.artifacts import write_tensors
-from lightning_nas.tasks.common import EpochMeans, check_state, check_weights, kept, output_folder
+from lightning_nas.tasks.base import MIXED, Task
+from lightning_nas.tasks.common import EpochMeans, check_state, check_weights, kept, output_folder, synchronised
+from lightning_nas.tasks.optimization import configure
 
 
-class DistillTask(LightningModule):
+class DistillTask(Task):
     """Condenses the training images into a small proxy.
 
     The scheme says how the proxy is stored, the matcher what it must have in common with the real images. Data come
@@ -80,6 +81,8 @@ class DistillTask(LightningModule):
             raise ConfigError(
                 "A matcher needs an optimizer, and an optimizer or regularizers need a matcher; a control has neither."
             )
+        # the features of controls are those of a network in float32
+        self.precisions = MIXED if matcher is None else (*MIXED, "64-true")
         self.scheme = scheme
         self.matcher = matcher
         self.regularizers = torch.nn.ModuleList(regularizers or [])
@@ -95,6 +98,11 @@ class DistillTask(LightningModule):
         names = [] if matcher is None else ["loss", *(type(each).__name__ for each in self.regularizers)]
         self.metrics_logged = tuple(f"train/{name}" for name in names)
         self.outputs: dict[str, list[Path]] = {}
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is anything to train: a control has nothing."""
+        return self.matcher is not None
 
     def setup(self, stage: str) -> None:
         """Start the scheme from the real training images; a checkpoint replaces its values afterwards.
@@ -137,7 +145,7 @@ class DistillTask(LightningModule):
             added = regularizer.loss(batch, self.scheme, seed)
             means[f"train/{type(regularizer).__name__}"] = added
             loss = loss + added
-        if self.trainer.world_size > 1:
+        if synchronised(self.trainer):
             # data-parallel training waits for a gradient of every parameter, even of soft labels that nothing uses
             loss = loss + 0 * torch.stack([p.sum() for p in self.scheme.parameters() if p.requires_grad]).sum()
         self.means.add(means, len(batch[1]))
@@ -165,10 +173,7 @@ class DistillTask(LightningModule):
             return None
         assert self.matcher is not None
         groups = [*self.scheme.parameter_groups(), *self.matcher.parameter_groups()]
-        optimizer = self.make_optimizer(groups)
-        if self.make_scheduler is None:
-            return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}
+        return configure(groups, self.make_optimizer, self.make_scheduler, self.trainer)
 
     def on_train_epoch_end(self) -> None:
         """Log the mean losses, and write the proxy if it is the best so far."""

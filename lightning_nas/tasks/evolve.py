@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import nn
 
 from lightning_nas.architecture import Architecture
@@ -27,10 +26,12 @@ from lightning_nas.strategies.base import Result, Strategy
 from lightning_nas.strategies.history import QueryHistory
 from lightning_nas.strategies.nsga import FrontStrategy
 from lightning_nas.strategies.shifting import Shifting
+from lightning_nas.tasks.base import Task
 from lightning_nas.tasks.common import kept, last_good, output_folder
+from lightning_nas.tasks.optimization import build_optimizer
 
 
-class EvolveTask(LightningModule):
+class EvolveTask(Task):
     """Searches for the best architecture by queries: a strategy proposes architectures, an evaluator evaluates them.
 
     A training step is one generation: the strategy asks, the evaluator evaluates, the strategy is told.
@@ -94,6 +95,9 @@ class EvolveTask(LightningModule):
         *("best/*", "mean/*", "queries", "seconds", "diversity"),
         *("front/size", "truth/kendall_tau", "train/loss"),
     )
+    one_process = True
+    ends_by = "the budget"
+    clip_option = "--model.shifting.clip_norm"
 
     def __init__(
         self,
@@ -140,6 +144,11 @@ class EvolveTask(LightningModule):
         self.seed = seed
         self.output_dir = output_dir
         self.outputs: dict[str, list[Path]] = {}
+
+    @property
+    def trains(self) -> bool:
+        """Whether a supernet is trained."""
+        return self.shifting is not None
 
     def prepare_data(self) -> None:
         """Download what the evaluators need."""
@@ -198,7 +207,8 @@ class EvolveTask(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer of the supernet. Without one, Lightning still counts one step per generation."""
-        return None if self.shifting is None else self.shifting.optimizer(self.scores)
+        shifting = self.shifting
+        return None if shifting is None else build_optimizer(shifting.optimizer, self.scores, "shifting.optimizer")
 
     # -- a generation -------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
@@ -18,10 +17,12 @@ from lightning_nas.distill.experts import Experts
 from lightning_nas.distill.siamese import SiameseAugmentation
 from lightning_nas.errors import CheckpointError, ConfigError
 from lightning_nas.files.artifacts import LARGEST_TENSORS
+from lightning_nas.tasks.base import MIXED, Task
 from lightning_nas.tasks.common import EpochMeans, check_state, check_weights, kept, output_folder
+from lightning_nas.tasks.optimization import build_optimizer
 
 
-class ExpertsTask(LightningModule):
+class ExpertsTask(Task):
     """Trains several networks on the real images, one after another, and keeps their weights after every epoch.
 
     It writes ``experts.safetensors`` and ``experts.json``, which ``TrajectoryMatching`` follows, anew whenever an
@@ -71,6 +72,9 @@ class ExpertsTask(LightningModule):
     """
 
     metrics_logged = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
+    precisions = (*MIXED, "64-true")
+    overfits = True
+    length_from = "experts and epochs_per_expert"
 
     def __init__(
         self,
@@ -139,7 +143,7 @@ class ExpertsTask(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Make the optimizer."""
-        return self.make_optimizer(self.parameters())
+        return build_optimizer(self.make_optimizer, self.parameters())
 
     def on_train_start(self) -> None:
         """Begin an expert, unless the checkpoint has begun it."""

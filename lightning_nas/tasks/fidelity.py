@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_nas.architecture import Architecture
@@ -15,6 +14,7 @@ from lightning_nas.errors import CheckpointError, ConfigError, FidelityError, Tr
 from lightning_nas.evaluation.base import Evaluator
 from lightning_nas.files.artifacts import read_json, write_json
 from lightning_nas.metrics.ranking import bootstrap_interval, kendall_tau, regret
+from lightning_nas.tasks.base import Task
 from lightning_nas.tasks.common import kept, output_folder
 
 INFORMATIVE = 32
@@ -23,11 +23,8 @@ INFORMATIVE = 32
 LEVEL = 0.95
 """Confidence level of the interval."""
 
-PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
-"""The precisions of the trainer that are allowed; others give networks another dtype than the images have."""
 
-
-class FidelityTask(LightningModule):
+class FidelityTask(Task):
     """Evaluates random architectures twice, on a proxy and by a reference, and compares the two rankings.
 
     A training step evaluates one architecture of ``ArchitecturesDataModule`` in float32; one epoch covers all of them.
@@ -71,6 +68,8 @@ class FidelityTask(LightningModule):
     """
 
     metrics_logged = ("proxy", "truth", "tau", "regret")
+    one_process = True
+    length_from = "the count of architectures in its data"
 
     def __init__(
         self,
@@ -97,6 +96,11 @@ class FidelityTask(LightningModule):
         self.inputs = {"proxy": files} if files else {}
         self.outputs: dict[str, list[Path]] = {}
 
+    @property
+    def trains(self) -> bool:
+        """False: the evaluators train networks of their own."""
+        return False
+
     def prepare_data(self) -> None:
         """Download what the evaluators need."""
         self.proxy.prepare_data()
@@ -106,16 +110,16 @@ class FidelityTask(LightningModule):
         """Forget earlier results, which a checkpoint replaces by its own.
 
         Raises:
-            ConfigError: There are several processes or epochs, the precision is too low, the data are not an
+            ConfigError: There are several processes or epochs, the data are not an
                 ``ArchitecturesDataModule``, or proxy and reference have the same seed.
             ArtifactError: The proxy at ``write_to`` has no ``proxy.json``.
         """
         trainer = self.trainer
-        if trainer.world_size > 1 or trainer.max_epochs != 1 or trainer.precision not in PRECISIONS:
+        if trainer.world_size > 1 or trainer.max_epochs != 1:
             raise ConfigError(
-                f"There are {trainer.world_size} processes, max_epochs is {trainer.max_epochs} and precision "
-                f"{trainer.precision}; every architecture is evaluated once, in one process and in float32. Use "
-                "--trainer.devices 1 --trainer.num_nodes 1 --trainer.max_epochs 1 --trainer.precision 32-true."
+                f"There are {trainer.world_size} processes and max_epochs is {trainer.max_epochs}; every "
+                "architecture is evaluated once, in one process. Use --trainer.devices 1 --trainer.num_nodes 1 "
+                "--trainer.max_epochs 1."
             )
         seeds = [getattr(evaluator, "seed", None) for evaluator in (self.proxy, self.reference)]
         if seeds[0] is not None and seeds[0] == seeds[1]:

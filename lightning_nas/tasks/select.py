@@ -14,7 +14,7 @@ from lightning_nas.errors import ConfigError
 from lightning_nas.spaces.base import DifferentiableSpace
 from lightning_nas.spaces.supernet import Mixture
 from lightning_nas.tasks.bilevel import BilevelTask
-from lightning_nas.tasks.common import check_fixed_images, kept
+from lightning_nas.tasks.common import check_fixed_images, kept, synchronised
 
 Batch = tuple[Tensor, Tensor]
 
@@ -129,6 +129,8 @@ class SelectTask(BilevelTask):
         ```
     """
 
+    length_from = "epochs_between and the edges and nodes of the space"
+
     def __init__(
         self,
         supernet_path: str,
@@ -175,7 +177,7 @@ class SelectTask(BilevelTask):
                 f"selection take {self.plan.length} epochs. Set trainer.max_epochs to {self.plan.length}."
             )
         check_fixed_images("The selection", self.trainer)
-        self.model.mask.compute_all = self.trainer.world_size > 1
+        self.model.mask.compute_all = synchronised(self.trainer)
 
     def on_train_epoch_start(self) -> None:
         """Make the steps that are due."""

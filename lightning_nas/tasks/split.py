@@ -8,7 +8,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import yaml
-from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from lightning_nas.differentiable.discretization.softmax_score import SoftmaxScore
@@ -22,6 +21,7 @@ from lightning_nas.metrics.gradient_matching import Split, best_split, disagreem
 from lightning_nas.spaces.base import DifferentiableSpace
 from lightning_nas.spaces.convert import inherit
 from lightning_nas.spaces.supernet import Mixture
+from lightning_nas.tasks.base import MIXED, Task
 from lightning_nas.tasks.common import check_state, halves_of, log_validation, output_folder
 from lightning_nas.tasks.search_files import start_from
 
@@ -29,7 +29,7 @@ Place = tuple[str, int, Split]
 """Cell type, edge, and the best two groups of the edge's operations."""
 
 
-class SplitTask(LightningModule):
+class SplitTask(Task):
     """Divides a supernet in two at the edge whose operations' gradients disagree most; nothing is trained.
 
     Every training step looks at one batch of the train half. Each operation of an edge in turn is alone on its edge,
@@ -80,6 +80,8 @@ class SplitTask(LightningModule):
     """
 
     metrics_logged = ("val/loss", "val/accuracy")
+    precisions = (*MIXED, "64-true")
+    one_process = True
 
     def __init__(
         self,
@@ -127,6 +129,11 @@ class SplitTask(LightningModule):
         self.split: Place | None = None
         self.outputs: dict[str, list[Path]] = {}
         self._finished = False
+
+    @property
+    def trains(self) -> bool:
+        """False: only gradients are compared."""
+        return False
 
     @property
     def sums(self) -> dict[str, Tensor]:

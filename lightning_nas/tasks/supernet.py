@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim import Optimizer
@@ -23,10 +22,12 @@ from lightning_nas.supernets.artifact import TrainedSupernet
 from lightning_nas.supernets.sampling import PathSampler, UniformPaths
 from lightning_nas.supernets.scoring import fixed_images, score_paths
 from lightning_nas.supernets.unused_weights import UnusedWeightGuard
+from lightning_nas.tasks.base import MIXED, Task
 from lightning_nas.tasks.common import EpochMeans, check_state, output_folder, reaching
+from lightning_nas.tasks.optimization import configure
 
 
-class SupernetTask(LightningModule):
+class SupernetTask(Task):
     """Trains a supernet on sampled paths (SPOS), and compares its ranking of architectures with a reference.
 
     A step minimizes the mean loss of the architectures that ``paths`` draws. The draw depends on the seed and the step
@@ -83,6 +84,8 @@ class SupernetTask(LightningModule):
     """
 
     metrics_logged: tuple[str, ...] = ("train/loss", "train/accuracy", "val/accuracy", "val/*")
+    precisions = (*MIXED, "64-true")
+    overfits = True
 
     def __init__(
         self,
@@ -236,10 +239,7 @@ class SupernetTask(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Make the optimizer, and the scheduler if there is one."""
-        optimizer = self.make_optimizer(self.supernet.parameters())
-        if self.make_scheduler is None:
-            return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}
+        return configure(self.supernet.parameters(), self.make_optimizer, self.make_scheduler, self.trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the sums of the epoch.

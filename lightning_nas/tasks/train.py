@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
@@ -20,13 +19,15 @@ from lightning_nas.errors import CheckpointError, ConfigError
 from lightning_nas.spaces.artifact import build_space, load_architecture
 from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
+from lightning_nas.tasks.base import MIXED, Task
 from lightning_nas.tasks.common import EpochMeans, check_state
+from lightning_nas.tasks.optimization import configure
 
 NetworkCallable = Callable[[tuple[int, int, int], int], nn.Module]
 """Maps ``(channels, height, width)`` of an image and the number of classes to a network."""
 
 
-class TrainTask(LightningModule):
+class TrainTask(Task):
     """Trains the network of an architecture, or any other network, from scratch, and tests it.
 
     The loss is
@@ -95,6 +96,8 @@ class TrainTask(LightningModule):
         "val/accuracy",
         "val/top5",
     )
+    precisions = (*MIXED, "bf16-true", "16-true", "64-true")
+    overfits = True
 
     def __init__(
         self,
@@ -233,10 +236,7 @@ class TrainTask(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Make the optimizer, and the scheduler if there is one."""
-        optimizer = self.make_optimizer(self.parameters())
-        if self.make_scheduler is None:
-            return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}
+        return configure(self.parameters(), self.make_optimizer, self.make_scheduler, self.trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store what an export needs, so that it works from the checkpoint alone.

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from lightning_nas.__main__ import main
 from lightning_nas.cli.lightning import NASCLI, run
@@ -140,6 +141,32 @@ def test_a_component_of_the_users_own_is_found_in_the_working_directory(
 def test_a_cosine_lasts_as_long_as_the_training(search: Path) -> None:
     cli = run(["fit", "--config", str(search), "--trainer.max_epochs=3"])
     assert cli.trainer.lr_scheduler_configs[0].scheduler.T_max == 3
+
+
+def test_a_cosine_by_steps_lasts_as_long_as_the_steps(configs: Path) -> None:
+    for epochs in (1, 2):
+        args = ["--config", str(configs / "predict" / "tnao.yaml"), "--trainer.max_epochs", str(epochs)]
+        config = NASCLI(args=args, run=False).config
+        assert config.model.init_args.scheduler.init_args.T_max == epochs * config.data.init_args.steps
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**32), "abc"])
+def test_a_seed_out_of_range_is_refused(seed: str, search: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PL_GLOBAL_SEED", seed)
+    with pytest.raises(SystemExit, match=f"ConfigError: The environment variable PL_GLOBAL_SEED is '?{seed}"):
+        main(["fit", "--config", str(search), "--seed_everything", "true"])
+    if seed != "abc":
+        with pytest.raises(SystemExit, match=f"ConfigError: seed_everything is {seed}; a seed must be an integer"):
+            main(["fit", "--config", str(search), "--seed_everything", seed])
+
+
+def test_the_overlay_for_several_devices_runs_on_one(search: Path, configs: Path) -> None:
+    overlay = ["--config", str(configs / "trainer" / "ddp.yaml")]
+    cli = run(["fit", "--config", str(search), *overlay, "--trainer.accelerator=cpu", "--trainer.devices=1"])
+    assert isinstance(cli.trainer.strategy, SingleDeviceStrategy)
+    assert cli.trainer.precision == "bf16-mixed"
+    kinds = [type(each) for each in cli.trainer.callbacks]  # type: ignore[attr-defined]
+    assert len(kinds) == len(set(kinds))
 
 
 def test_a_search_goes_on_as_if_it_had_not_stopped(search: Path, tmp_path: Path) -> None:

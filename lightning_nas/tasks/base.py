@@ -1,0 +1,222 @@
+"""What all tasks have in common: they refuse options of the trainer that they cannot follow."""
+
+from typing import Any, ClassVar
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.trainer.states import TrainerFn
+
+from lightning_nas.errors import ConfigError
+from lightning_nas.tasks.common import synchronised
+from lightning_nas.tasks.optimization import check_cycle
+
+MIXED = ("32-true", "16-mixed", "bf16-mixed")
+"""Precisions that keep weights in float32."""
+
+
+class Task(LightningModule):
+    """A task that says which options of the trainer it follows.
+
+    Attributes:
+        precisions: Precisions of the trainer that the task computes with.
+        overfits: Whether ``overfit_batches`` repeats batches, which it does where batches are images in any order.
+        one_process: Whether the task runs in one process only.
+        length_from: What the number of epochs and steps follows from, if nothing may end the task before that.
+        ends_by: What ends the task, if nothing may prolong it beyond that.
+        clip_option: Option that clips gradients where the trainer cannot, because the task steps its own optimizers.
+    """
+
+    precisions: tuple[str, ...] = MIXED
+    overfits: ClassVar[bool] = False
+    one_process: ClassVar[bool] = False
+    length_from: ClassVar[str] = ""
+    ends_by: ClassVar[str] = ""
+    clip_option: ClassVar[str] = ""
+
+    @property
+    def trains(self) -> bool:
+        """Whether the trainer steps an optimizer."""
+        return True
+
+    @property
+    def own_schedules(self) -> list[tuple[Any, str]]:
+        """Schedulers that the task steps itself, and when: after every ``epoch`` or ``step``."""
+        return []
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Refuse what the task cannot follow: of all hooks, Lightning calls this one first.
+
+        Returns:
+            A callback that counts the batches of a task with several optimizers, whose steps Lightning would count.
+
+        Raises:
+            ConfigError: An option of the trainer does not fit.
+        """
+        trainer = self.trainer
+        check_precision(self, trainer)
+        if trainer.state.fn != TrainerFn.FITTING:
+            return []
+        check_length(self, trainer)
+        check_processes(self, trainer)
+        check_gradients(self, trainer)
+        return [] if self.automatic_optimization or not self.trains else [BatchLimit()]
+
+    def on_train_start(self) -> None:
+        """Refuse a schedule of another length than the training, which is known by now.
+
+        Raises:
+            ConfigError: A ``OneCycleLR`` has another length.
+        """
+        configs = [(config.scheduler, config.interval) for config in self.trainer.lr_scheduler_configs]
+        for scheduler, interval in configs if self.automatic_optimization else self.own_schedules:
+            if interval == "step":
+                check_cycle(scheduler, self.trainer)
+
+
+class BatchLimit(Callback):
+    """Ends a training after ``max_steps`` batches, of which Lightning counts the steps of every optimizer."""
+
+    def __init__(self) -> None:
+        self.limit = -1
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take over the limit of the trainer."""
+        self.limit = trainer.max_steps
+        trainer.fit_loop.epoch_loop.max_steps = -1
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Train no further where a checkpoint has reached the limit."""
+        self._stop_at_limit(trainer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop at the limit."""
+        self._stop_at_limit(trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the limit back to the trainer."""
+        if self.limit != -1:
+            trainer.fit_loop.epoch_loop.max_steps = self.limit
+
+    def _stop_at_limit(self, trainer: Trainer) -> None:
+        if self.limit != -1 and trainer.fit_loop.total_batch_idx + 1 >= self.limit:
+            trainer.should_stop = True
+
+
+def _is_trial(trainer: Trainer) -> bool:
+    return bool(getattr(trainer, "fast_dev_run", False))
+
+
+def check_precision(task: Task, trainer: Trainer) -> None:
+    """Refuse a precision that the task does not compute with.
+
+    Args:
+        task: The task.
+        trainer: Its trainer.
+
+    Raises:
+        ConfigError: The precision is another one.
+    """
+    if trainer.precision not in task.precisions:
+        raise ConfigError(
+            f"The trainer has precision {trainer.precision}; {type(task).__name__} computes with one of "
+            f"{', '.join(task.precisions)}. bf16-mixed saves most of the memory and time that lower precision can."
+        )
+
+
+def check_length(task: Task, trainer: Trainer) -> None:
+    """Refuse a training without a step, and limits that the task has no use for.
+
+    Args:
+        task: The task.
+        trainer: Its trainer.
+
+    Raises:
+        ConfigError: An option of the trainer does not fit.
+    """
+    name = type(task).__name__
+    given = {key: getattr(trainer, key) for key in ("max_epochs", "max_steps", "limit_train_batches")}
+    for key, value in given.items():
+        if value == 0:
+            raise ConfigError(f"trainer.{key} is 0, with which nothing is computed. Raise it, or leave it out.")
+    timers = [each for each in trainer.callbacks if isinstance(each, Timer)]  # type: ignore[attr-defined]
+    if any(timer.time_remaining() == 0 for timer in timers):
+        raise ConfigError("trainer.max_time is 0, with which nothing is computed. Raise it, or leave it out.")
+    if task.length_from and (timers or trainer.max_steps != -1):
+        option = "fast_dev_run" if _is_trial(trainer) else "max_time" if timers else "max_steps"
+        raise ConfigError(
+            f"trainer.{option} would end {name} before it is complete: its length follows from {task.length_from}. "
+            f"Leave {option} out."
+        )
+    if task.ends_by and (trainer.min_epochs or trainer.min_steps):
+        option = "min_steps" if trainer.min_steps else "min_epochs"
+        raise ConfigError(f"trainer.{option} cannot prolong {name}, which {task.ends_by} ends. Leave {option} out.")
+    if not task.automatic_optimization and trainer.min_steps:
+        raise ConfigError(
+            f"trainer.min_steps is {trainer.min_steps}, of which Lightning would count two per batch of {name}. Use "
+            "min_epochs."
+        )
+    overfit = getattr(trainer, "overfit_batches", 0)
+    if overfit and (not task.overfits or synchronised(trainer)):
+        where = name if not task.overfits else f"strategy {type(trainer.strategy).__name__}"
+        raise ConfigError(
+            f"trainer.overfit_batches is {overfit}, but {where} cannot repeat the same batches. "
+            "Leave it out; --trainer.limit_train_batches shortens an epoch."
+        )
+
+
+def check_processes(task: Task, trainer: Trainer) -> None:
+    """Refuse strategies that distribute the task in a way that it does not know.
+
+    Args:
+        task: The task.
+        trainer: Its trainer.
+
+    Raises:
+        ConfigError: The strategy is another one.
+    """
+    single = isinstance(trainer.strategy, SingleDeviceStrategy)
+    if not single and not synchronised(trainer):
+        raise ConfigError(
+            f"trainer.strategy is {type(trainer.strategy).__name__}; tasks run on one device or by data parallelism. "
+            "Use --trainer.strategy auto or ddp."
+        )
+    # with several processes, setup says why
+    if not single and trainer.world_size == 1 and (task.one_process or not task.trains):
+        raise ConfigError(
+            f"trainer.strategy is {type(trainer.strategy).__name__}, but {type(task).__name__} runs in one process "
+            "that has nothing to synchronise. Use --trainer.strategy auto."
+        )
+
+
+def check_gradients(task: Task, trainer: Trainer) -> None:
+    """Refuse options for gradients that the trainer does not handle.
+
+    Args:
+        task: The task.
+        trainer: Its trainer.
+
+    Raises:
+        ConfigError: Gradients are to be clipped or accumulated, but the trainer has none.
+    """
+    name = type(task).__name__
+    clip, batches = trainer.gradient_clip_val, trainer.accumulate_grad_batches
+    if task.trains and task.automatic_optimization:
+        return
+    if clip and task.trains:
+        raise ConfigError(
+            f"trainer.gradient_clip_val is {clip}, but {name} clips the gradients of its weights itself. Set "
+            f"{task.clip_option} {clip} instead, and leave gradient_clip_val out."
+        )
+    if batches != 1 and task.trains:
+        raise ConfigError(
+            f"trainer.accumulate_grad_batches is {batches}, but {name} takes its steps itself, after every batch. Use "
+            "a larger batch_size, and leave accumulate_grad_batches out."
+        )
+    if clip or batches != 1:
+        option = f"gradient_clip_val is {clip}" if clip else f"accumulate_grad_batches is {batches}"
+        raise ConfigError(
+            f"trainer.{option}, but this {name} trains no weights by gradients of the trainer. Leave it out."
+        )
