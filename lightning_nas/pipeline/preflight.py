@@ -14,15 +14,19 @@ from lightning_nas.callbacks.monitor_check import check_monitor
 from lightning_nas.callbacks.run_folder import lock
 from lightning_nas.cli.lightning import build
 from lightning_nas.distill.base import Scheme
-from lightning_nas.errors import NASError
+from lightning_nas.errors import ConfigError, NASError
 from lightning_nas.pipeline.stages import Stage
 
 Promised = dict[str, tuple[Tensor, Tensor, list[str]] | None]
 """Labels, groups and class names of the proxies that stages will make, by path; None where they are not known."""
 
 
+_PRECISIONS = {"None": "32-true", "64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
+"""What Lightning's short names of precisions stand for."""
+
+
 def check_needs(stages: Mapping[str, Stage], parsed: Mapping[str, Namespace], run_dir: Path) -> None:
-    """Check the data of every stage, what its callbacks monitor, and that its folders can be written to.
+    """Check data and trainer of every stage, what its callbacks monitor, and that its folders can be written to.
 
     Data are listed, not read, where that is possible. A proxy that an earlier stage will make is known by its scheme.
 
@@ -40,6 +44,7 @@ def check_needs(stages: Mapping[str, Stage], parsed: Mapping[str, Namespace], ru
         try:
             data = build(LightningDataModule, config.data)
             validates = _check_data(data, config.trainer, stage.test, promised)
+            _check_trainer(_class(config.model.class_path), config.trainer)
             _check_monitors(config, validates)
             promised |= _promises(data, config.model.init_args)
         except NASError as error:
@@ -77,6 +82,23 @@ def _check_data(data: Any, trainer: Namespace, test: bool, promised: Promised) -
         data.promise(*made)
     validates = not hasattr(data, "check") or bool(data.check(processes(trainer), test))
     return validates and trainer.limit_val_batches != 0
+
+
+def _check_trainer(task: Any, trainer: Namespace) -> None:
+    """Refuse a precision that a task does not compute with, and several processes for a task that runs in one."""
+    precision = _PRECISIONS.get(str(trainer.precision), str(trainer.precision))
+    allowed = getattr(task, "precisions", (precision,))
+    if precision not in allowed:
+        raise ConfigError(
+            f"The trainer has precision {precision}; {task.__name__} computes with one of {', '.join(allowed)}. Set "
+            "trainer.precision of this stage."
+        )
+    count = processes(trainer)
+    if count > 1 and getattr(task, "one_process", False):
+        raise ConfigError(
+            f"There are {count} processes; {task.__name__} runs in one. Set trainer.devices and trainer.num_nodes of "
+            "this stage to 1."
+        )
 
 
 def _promises(data: Any, arguments: Namespace) -> Promised:

@@ -83,6 +83,13 @@ def test_a_monitor_of_a_later_stage(root: dict[str, Any], quick: Path) -> None:
     refused(quick / "other", "Stage search: .*'val_loss', which nothing", **root | wrong)
 
 
+def test_a_trainer_that_a_later_stage_cannot_follow(root: dict[str, Any], quick: Path) -> None:
+    said = "ConfigError: Stage fidelity: There are 2 processes; FidelityTask runs in one"
+    refused(quick / "run", said, **root, stages__fidelity__trainer__devices=2)
+    said = "ConfigError: Stage fidelity: The trainer has precision bf16-true; FidelityTask computes with one of 32-true"
+    refused(quick / "run", said, **root, stages__fidelity__trainer__precision="bf16-true")
+
+
 def test_a_folder_that_cannot_be_written_to(root: dict[str, Any], quick: Path) -> None:
     (quick / "file").write_text("")
     refused(quick / "run", "cannot write to .*file", **root, stages__search__model__init_args__output_dir="file/below")
