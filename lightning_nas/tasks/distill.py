@@ -64,6 +64,7 @@ class DistillTask(Task):
         ```
     """
 
+    precisions: tuple[str, ...] = (*MIXED, "64-true")
     metrics_logged: tuple[str, ...] = ("train/loss", "train/*")
 
     def __init__(
