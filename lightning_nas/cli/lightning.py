@@ -6,8 +6,9 @@ import sys
 import traceback
 import warnings
 from argparse import ArgumentError
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from numbers import Integral
 from pathlib import Path
 from pydoc import locate
 from typing import Any
@@ -90,11 +91,45 @@ class NASCLI(LightningCLI):
             parser.add_class_arguments(RunFolder, "run_folder", instantiate=False)
         parser.add_lightning_class_args(PreemptionCheckpoint, "preemption")
         parser.add_lightning_class_args(WandbLog, "wandb_log")
-        for name in ("num_classes", "image_shape"):
-            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+        for name, compute in (("num_classes", self._num_classes), ("image_shape", self._image_shape)):
+            parser.link_arguments("data", f"model.init_args.{name}", compute_fn=compute, apply_on="instantiate")
         for name in _SCHEDULERS:
             target = f"model.init_args.{name}.init_args.T_max"
             parser.link_arguments(("trainer.max_epochs", "data"), target, compute_fn=schedule_length)
+
+    def _num_classes(self, data: Any) -> int | None:
+        """The number of classes of the data, for tasks that take it."""
+        return self._of_data(data)[0] if self._takes("num_classes") else None
+
+    def _image_shape(self, data: Any) -> tuple[int, int, int] | None:
+        """The shape of the images, for tasks that take it."""
+        return self._of_data(data)[1] if self._takes("image_shape") else None
+
+    def _takes(self, name: str) -> bool:
+        """Whether the configured task has an argument."""
+        return name in self.config[self.config.subcommand].model.init_args
+
+    def _of_data(self, data: Any) -> tuple[int, tuple[int, int, int]]:
+        """The number of classes of a data module, and the shape of its images.
+
+        Raises:
+            ConfigError: The data module does not say what the task needs.
+        """
+        task = self.config[self.config.subcommand].model.class_path.rpartition(".")[2]
+        classes, shape = getattr(data, "num_classes", None), getattr(data, "image_shape", None)
+        wrong = []
+        if self._takes("num_classes") and not _is_count(classes):
+            wrong.append("no num_classes" if classes is None else f"num_classes = {classes!r:.50}")
+        if self._takes("image_shape") and not _is_shape(shape):
+            wrong.append("no image_shape" if shape is None else f"image_shape = {shape!r:.50}")
+        if wrong:
+            raise ConfigError(
+                f"{task} needs to know the classes and images of {type(data).__name__}, which has "
+                f"{' and '.join(wrong)}. Give the data module two attributes in its constructor: num_classes, the "
+                "number of classes, such as self.num_classes = 10, and image_shape, (channels, height, width), such as "
+                "self.image_shape = (3, 32, 32)."
+            )
+        return classes, shape  # type: ignore[return-value]  # of a task that doesn't take one, it may be None
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the command line, and refuse what would call anything but a class, or a checkpoint of another task.
@@ -172,6 +207,18 @@ def schedule_length(max_epochs: int | None, data: Any) -> int | None:
     if max_epochs is None or arguments is None or data.class_path != class_path(DummyDataModule):
         return max_epochs
     return max_epochs * int(arguments.steps)
+
+
+def _is_count(value: Any) -> bool:
+    """Whether a value is a positive integer, also one of NumPy."""
+    return isinstance(value, Integral) and int(value) > 0
+
+
+def _is_shape(shape: Any) -> bool:
+    """Whether a value is ``(channels, height, width)``."""
+    if not isinstance(shape, Sequence) or isinstance(shape, str) or len(shape) != 3:
+        return False
+    return all(map(_is_count, shape))
 
 
 def class_paths(config: Any, where: str) -> dict[str, str]:
@@ -269,6 +316,7 @@ _NOISE = (
     "Starting from v1.9.0, `tensorboardX` has been removed",  # curves go to CSV files
     ".*does not have many workers",  # small data sets are one tensor in memory
     "`LightningModule.configure_optimizers` returned `None`",  # a control has nothing to train
+    "Using ModelCheckpoint with manual optimization and every_n_train_steps",  # a generation is saved when it is over
     "`training_step` returned `None`",  # a control has nothing to train
     ".*Experiment logs directory .* exists and is not empty",  # a resumed run
     ".*Checkpoint directory .* exists and is not empty",  # a resumed run

@@ -1,6 +1,6 @@
 """Evaluators: performance and costs of architectures, from tables, trainings, supernets or zero-cost scores."""
 
-from lightning_nas.evaluation.base import Evaluation, Evaluator
+from lightning_nas.evaluation.base import Evaluation, Evaluator, evaluate_each
 from lightning_nas.evaluation.costs import CostEvaluator
 from lightning_nas.evaluation.executors import Executor, Processes, RayWorkers, Serial, Threads
 from lightning_nas.evaluation.parallel import Parallel
@@ -27,7 +27,8 @@ __all__ = [
     "SupernetEvaluator",
     "TableLookup",
     "Threads",
-    "innermost",
     "ZeroCost",
     "ZeroCostScore",
+    "evaluate_each",
+    "innermost",
 ]

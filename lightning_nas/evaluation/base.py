@@ -9,7 +9,11 @@ import torch
 from torch import Tensor
 
 from lightning_nas.architecture import Architecture
+from lightning_nas.errors import ConfigError, NASError, TrainingError
 from lightning_nas.metrics.cost import CostSource
+
+LONGEST_REASON = 500
+"""Number of characters that are kept of the reason for which an evaluation failed."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,7 @@ class Evaluation:
             (``parameters``, ``latency_ms``, ...).
         features: Numbers that describe the architecture, for strategies that compare architectures by them, such as
             ``DCNAS``; None where the evaluator has none.
+        failure: Why the evaluation failed; None where it succeeded. A failed evaluation has no objectives.
 
     Example:
         ```python
@@ -33,6 +38,18 @@ class Evaluation:
     objectives: dict[str, float]
     cost: dict[str, float] = field(default_factory=dict)
     features: Tensor | None = None
+    failure: str | None = None
+
+    @classmethod
+    def failed(cls, reason: BaseException | str) -> "Evaluation":
+        """Return a failed evaluation.
+
+        Args:
+            reason: The error that ended it, or a sentence.
+        """
+        if isinstance(reason, BaseException):
+            reason = f"{type(reason).__name__}: {reason}"
+        return cls({}, failure=" ".join(reason.split())[:LONGEST_REASON])
 
 
 class Evaluator(CostSource):
@@ -45,6 +62,9 @@ class Evaluator(CostSource):
         version: Counts how often the meaning of the evaluations has changed, for example because a supernet was
             trained in between. Evaluations of different versions are not comparable.
         stochastic: Whether ``evaluate`` may use torch's global random generator.
+        joint: Whether ``evaluate`` should be called for many architectures at once, because that is faster or because
+            their evaluations depend on each other, as ranks do. Otherwise a search calls it for one architecture at a
+            time, so that an error costs the evaluation of one.
 
     Example:
         ```python
@@ -56,6 +76,7 @@ class Evaluator(CostSource):
 
     version: int = 0
     stochastic: bool = True
+    joint: bool = False
 
     def prepare_data(self) -> None:  # noqa: B027
         """Download what is needed. Called in one process per machine; does nothing by default."""
@@ -98,5 +119,67 @@ class Evaluator(CostSource):
             architectures: The architectures; the same one may occur several times.
 
         Returns:
-            One evaluation per architecture, in the order of the architectures.
+            One evaluation per architecture, in the order of the architectures. Where one fails, the evaluator raises
+            an error, or returns an evaluation with a ``failure``; see ``evaluate_each``.
         """
+
+
+def is_failure(error: BaseException) -> bool:
+    """Whether an error is the failure of one evaluation, after which a search goes on.
+
+    Errors of this library about data, files and the configuration are not: they would return at every evaluation. Nor
+    are requests to stop, such as Ctrl-C.
+
+    Args:
+        error: An error that an evaluator has raised.
+    """
+    if isinstance(error, NASError):
+        return isinstance(error, TrainingError)
+    return isinstance(error, (Exception, SystemExit))
+
+
+def evaluate_each(evaluator: Evaluator, architectures: Sequence[Architecture]) -> list[Evaluation]:
+    """Evaluate architectures so that an error costs the evaluation of one architecture.
+
+    If an evaluator of many architectures at once fails, each of them is evaluated again by itself.
+
+    Args:
+        evaluator: The evaluator.
+        architectures: The architectures.
+
+    Returns:
+        One evaluation per architecture, in the order of the architectures; those that failed have a ``failure``.
+
+    Raises:
+        NASError: The evaluator cannot work at all, see ``is_failure``.
+    """
+    if evaluator.joint and len(architectures) > 1:
+        try:
+            return _evaluate(evaluator, architectures)
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+    found = []
+    for architecture in architectures:
+        try:
+            found += _evaluate(evaluator, [architecture])
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            found.append(Evaluation.failed(error))
+    return found
+
+
+def _evaluate(evaluator: Evaluator, architectures: Sequence[Architecture]) -> list[Evaluation]:
+    """Call the evaluator and count its answers.
+
+    Raises:
+        ConfigError: There are fewer or more answers than architectures.
+    """
+    found = evaluator.evaluate(architectures)
+    if len(found) != len(architectures):
+        raise ConfigError(
+            f"{type(evaluator).__name__} returned {len(found)} evaluations for {len(architectures)} architectures. Let "
+            "its evaluate return one per architecture, in their order."
+        )
+    return found

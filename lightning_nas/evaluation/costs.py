@@ -12,7 +12,7 @@ from torch import nn
 from lightning_nas.architecture import Architecture
 from lightning_nas.checks import at_least
 from lightning_nas.errors import CheckpointError, ConfigError
-from lightning_nas.evaluation.base import Evaluation, Evaluator
+from lightning_nas.evaluation.base import Evaluation, Evaluator, is_failure
 from lightning_nas.evaluation.wrapper import EvaluatorWrapper
 from lightning_nas.metrics.cost import activation_memory, latency, macs, parameters
 from lightning_nas.spaces.artifact import build_space
@@ -145,12 +145,22 @@ class CostEvaluator(EvaluatorWrapper):
         return found
 
     def evaluate(self, architectures: Sequence[Architecture]) -> list[Evaluation]:
-        """The evaluations of the wrapped evaluator, with all costs."""
+        """The evaluations of the wrapped evaluator, with all costs.
+
+        An evaluation fails if a cost cannot be measured, for example for lack of memory.
+        """
         found = self.evaluator.evaluate(architectures)
-        return [
-            replace(evaluation, cost={**evaluation.cost, **self.costs(architecture)})
-            for architecture, evaluation in zip(architectures, found, strict=True)
-        ]
+        return [self._with_costs(*pair) for pair in zip(architectures, found, strict=True)]
+
+    def _with_costs(self, architecture: Architecture, evaluation: Evaluation) -> Evaluation:
+        if evaluation.failure is not None:
+            return evaluation
+        try:
+            return replace(evaluation, cost={**evaluation.cost, **self.costs(architecture)})
+        except Exception as error:
+            if not is_failure(error):
+                raise
+            return Evaluation.failed(error)
 
     def _settings(self) -> dict[str, Any]:
         """The arguments that the costs depend on, as JSON values."""

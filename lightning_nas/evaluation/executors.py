@@ -1,33 +1,24 @@
 """Where evaluations run: in this process, in threads or processes of this machine, or on a Ray cluster."""
 
 import importlib
-import os
 import pickle
-import signal
 import threading
-import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 import torch
 
-from lightning_nas.checks import at_least
+from lightning_nas.checks import at_least, greater_than
 from lightning_nas.errors import ConfigError, MissingDependencyError, TrainingError
+from lightning_nas.evaluation.process_pool import ProcessPool, unpicklable
+from lightning_nas.evaluation.worker import Outcome, Worker, error_of
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-Failure = tuple[type[Exception], tuple[Any, ...], dict[str, Any]]
-"""The class, the arguments and the attributes of an exception."""
-
-Outcome = tuple[Any, Failure | None]
-"""The result of a call, or its failure."""
 
 Run = Callable[[Sequence[Any]], Iterator[Outcome]]
 """Calls a function in workers."""
@@ -67,8 +58,20 @@ class Executor(ABC):
             The results, in the order of the items.
         """
 
+    def attempt(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result | BaseException]:
+        """Call the function once per item, so that a call that fails costs no other one.
+
+        Args:
+            function: The function; executors with workers pickle it.
+            items: The arguments of the calls.
+
+        Returns:
+            The result of every call, or the error that it raised, in the order of the items.
+        """
+        return self.map(partial(_caught, function), items)
+
     def close(self) -> None:  # noqa: B027
-        """End all workers; the next call of ``map`` starts new ones."""
+        """End all workers; the next call starts new ones."""
 
 
 class Serial(Executor):
@@ -139,6 +142,19 @@ class Workers(Executor):
             self.close()
             raise
 
+    def attempt(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result | BaseException]:
+        """Call the function in the workers, which stay if a call fails; see ``Executor.attempt``.
+
+        Raises:
+            ConfigError: The function, an item or a result cannot be pickled, or no worker can start.
+            TrainingError: A worker ended without an answer, in an executor that cannot tell which call it was.
+        """
+        try:
+            return [error_of(outcome) or outcome[0] for outcome in self._outcomes(function, items)]
+        except BaseException:
+            self.close()
+            raise
+
     def _outcomes(self, function: Any, items: Sequence[Any]) -> Iterator[Outcome]:
         # an error of the function itself is in its outcome
         try:
@@ -148,10 +164,7 @@ class Workers(Executor):
                 self._run, self._function = self.start(pickled), pickled
             yield from self._run(items)
         except (pickle.PicklingError, TypeError, AttributeError) as error:
-            raise ConfigError(
-                f"The function, its arguments or its results cannot be sent to another process: {error}. Use the "
-                "executor Serial, or leave out what cannot be pickled, such as lambda functions and open files."
-            ) from None
+            raise ConfigError(unpicklable(error)) from None
         except self.lost:
             raise TrainingError(
                 "A worker process ended without an answer: it was killed, perhaps for memory, or could not start. Use "
@@ -200,36 +213,44 @@ class Threads(Workers):
         with _one_thread():
             return super().map(function, items)
 
+    def attempt(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result | BaseException]:
+        """Call the function in the threads; see ``Workers.attempt``."""
+        with _one_thread():
+            return super().attempt(function, items)
+
 
 class Processes(Workers):
     """Processes of this machine.
 
     They are spawned, not forked, so that they can use a GPU, and they end when this process ends, however that happens.
+    A process that dies or exceeds the timeout costs the call that it was working on, and is replaced.
 
     Args:
         workers: Number of processes, at least 1.
+        timeout: Seconds that a call may take, greater than 0; a process that takes longer is killed. Null for any time.
 
     Raises:
-        ConfigError: ``workers`` is less than 1.
+        ConfigError: ``workers`` is less than 1, or ``timeout`` is not greater than 0.
 
     Example:
         ```yaml
-        executor: {class_path: Processes, init_args: {workers: 4}}
+        executor: {class_path: Processes, init_args: {workers: 4, timeout: 600}}
         ```
     """
 
+    def __init__(self, workers: int = 2, timeout: float | None = None) -> None:
+        super().__init__(workers)
+        greater_than(0, timeout=timeout)
+        self.timeout = timeout
+
     def start(self, function: bytes) -> Run:
         """Start the processes; see ``Workers.start``."""
-        context = get_context("spawn")
-        # only this process holds the writing end: when it closes, by whatever means, the workers end
-        life, self._life = context.Pipe(duplex=False)
-        self._pool = ProcessPoolExecutor(self.workers, context, _begin_process, (function, life))
-        return partial(self._pool.map, _call)
+        self._pool = ProcessPool(self.workers, function, self.timeout)
+        return self._pool.run
 
     def stop(self) -> None:
         """End the processes at once; see ``Workers.stop``."""
-        self._life.close()
-        self._pool.shutdown(cancel_futures=True)
+        self._pool.kill()
 
 
 class RayWorkers(Workers):
@@ -275,7 +296,7 @@ class RayWorkers(Workers):
                 "GPUs. Use fewer workers, or connect to a larger cluster with ray.init first."
             )
         held = ray.put(function)
-        actor = ray.remote(num_cpus=1, num_gpus=self.gpus)(_Worker)
+        actor = ray.remote(num_cpus=1, num_gpus=self.gpus)(Worker)
         self._actors = [actor.remote(held) for _ in range(self.workers)]
         pool = importlib.import_module("ray.util").ActorPool(self._actors)
         return partial(pool.map, lambda actor, item: actor.call.remote(item))
@@ -292,38 +313,12 @@ class RayWorkers(Workers):
         return found
 
 
-class _Worker:
-    """Holds the function in a worker.
-
-    Args:
-        function: The pickled function, which is read at the first call, so that an error of it has a message.
-    """
-
-    def __init__(self, function: bytes) -> None:
-        self._pickled = function
-        self._function: Callable[[Any], Any] | None = None
-
-    def call(self, item: Any) -> Outcome:
-        """Call the function.
-
-        An exception is taken apart: one whose arguments differ from those of its constructor cannot be unpickled.
-        """
-        try:
-            if self._function is None:
-                torch.set_num_threads(1)
-                self._function = pickle.loads(self._pickled)
-            return self._function(item), None
-        except Exception as error:
-            error.add_note(f"In a worker:\n{traceback.format_exc()}")
-            return None, (type(error), error.args, vars(error))
-
-
 _local = threading.local()
-"""Has the ``worker`` of this thread, or of the main thread of this process."""
+"""Has the ``worker`` of this thread."""
 
 
 def _hold(function: bytes) -> None:
-    _local.worker = _Worker(function)
+    _local.worker = Worker(function)
 
 
 def _call(item: Any) -> Outcome:
@@ -331,27 +326,19 @@ def _call(item: Any) -> Outcome:
     return outcome
 
 
-def _begin_process(function: bytes, life: Connection) -> None:
-    # Ctrl-C reaches all processes of a terminal; this one ends with its parent
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(life,), daemon=True).start()
-    _hold(function)
-
-
-def _end_with(life: Connection) -> None:
-    with suppress(EOFError, OSError):
-        life.recv_bytes()
-    os._exit(1)
+def _caught(function: Callable[[Item], Result], item: Item) -> Result | BaseException:
+    """The result of a call, or its error."""
+    try:
+        return function(item)
+    except (Exception, SystemExit) as error:
+        return error
 
 
 def _result(outcome: Outcome) -> Any:
-    result, failure = outcome
-    if failure is None:
-        return result
-    kind, arguments, attributes = failure
-    error = kind.__new__(kind, *arguments)
-    vars(error).update(attributes)
-    raise error
+    error = error_of(outcome)
+    if error is not None:
+        raise error
+    return outcome[0]
 
 
 @contextmanager

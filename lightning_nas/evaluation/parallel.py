@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_nas.architecture import Architecture
 from lightning_nas.data.splits import derived_seed
 from lightning_nas.errors import ConfigError
-from lightning_nas.evaluation.base import Evaluation, Evaluator
+from lightning_nas.evaluation.base import Evaluation, Evaluator, is_failure
 from lightning_nas.evaluation.executors import Executor
 from lightning_nas.evaluation.wrapper import EvaluatorWrapper
 
@@ -21,6 +21,9 @@ class Parallel(EvaluatorWrapper):
 
     The evaluations are the same whatever the executor and however many workers it has: the random numbers of an
     evaluation depend only on its architecture. Only ``seconds`` differ, as they are measured where an evaluation runs.
+
+    An error costs the evaluation of one architecture, which has a ``failure``; so does a worker that is lost. With the
+    executor ``Processes``, an evaluation can have a timeout.
 
     ``ShortTraining`` gains most. An evaluator whose state changes while it evaluates, such as ``TableLookup`` with its
     count of queries, is refused, because the change would be lost in the worker. For the same reason ``CostEvaluator``
@@ -53,6 +56,11 @@ class Parallel(EvaluatorWrapper):
         self.executor = executor
         self._round: int | None = None
 
+    @property
+    def joint(self) -> bool:  # type: ignore[override]  # an attribute of other evaluators, read-only here
+        """Whether it should be called for many architectures at once: always."""
+        return True
+
     def begin(self, round: int) -> None:
         """Begin a round in the wrapped evaluator."""
         self._round = round
@@ -64,19 +72,24 @@ class Parallel(EvaluatorWrapper):
         super().close()
 
     def evaluate(self, architectures: Sequence[Architecture]) -> list[Evaluation]:
-        """Evaluate in the executor; see ``Evaluator.evaluate`` and ``Executor.map``.
+        """Evaluate in the executor; see ``Evaluator.evaluate`` and ``Executor.attempt``.
 
         Raises:
             ConfigError: The state of the wrapped evaluator has changed.
+            NASError: The evaluator cannot work at all, see ``is_failure``.
         """
         items = [(self._round, architecture) for architecture in architectures]
         if self._round is not None:
             super().begin(0)  # what is sent to the workers is the same in every round, so that they stay
         try:
-            return self.executor.map(partial(_evaluate, self.evaluator), items)
+            found = self.executor.attempt(partial(_evaluate, self.evaluator), items)
         finally:
             if self._round is not None:
                 super().begin(self._round)
+        for each in found:
+            if isinstance(each, BaseException) and not is_failure(each):
+                raise each
+        return [Evaluation.failed(each) if isinstance(each, BaseException) else each for each in found]
 
 
 def _evaluate(evaluator: Evaluator, item: tuple[int | None, Architecture]) -> Evaluation:

@@ -151,10 +151,13 @@ class PriorEvaluator(EvaluatorWrapper):
         if self.prior is not None:
             logs = [each.objectives["log_prior"] for each in self.prior.evaluate(architectures)]
         found = self.evaluator.evaluate(architectures)
-        return [
-            replace(evaluation, objectives={"prior_loss": self._prior_loss(evaluation, log), **evaluation.objectives})
-            for evaluation, log in zip(found, logs, strict=True)
-        ]
+        return [self._with_prior(*pair) for pair in zip(found, logs, strict=True)]
+
+    def _with_prior(self, evaluation: Evaluation, log_prior: float) -> Evaluation:
+        if evaluation.failure is not None:
+            return evaluation
+        objectives = {"prior_loss": self._prior_loss(evaluation, log_prior), **evaluation.objectives}
+        return replace(evaluation, objectives=objectives)
 
     def _prior_loss(self, evaluation: Evaluation, log_prior: float) -> float:
         missing = [] if "loss" in evaluation.objectives else ["the objective loss"]

@@ -62,6 +62,7 @@ class SupernetEvaluator(Evaluator):
     """
 
     stochastic = False
+    joint = True
 
     def __init__(
         self,

@@ -50,6 +50,7 @@ class TableLookup(Evaluator):
     """
 
     stochastic = False
+    joint = True
 
     def __init__(
         self,

@@ -25,7 +25,10 @@ class EvaluatorWrapper(Evaluator):
         class ErrorRate(EvaluatorWrapper):
             def evaluate(self, architectures):
                 found = self.evaluator.evaluate(architectures)
-                return [replace(each, objectives={"error_loss": 1 - each.objectives["accuracy"]}) for each in found]
+                return [each if each.failure else self.turned(each) for each in found]
+
+            def turned(self, evaluation):
+                return replace(evaluation, objectives={"error_loss": 1 - evaluation.objectives["accuracy"]})
         ```
     """
 
@@ -41,6 +44,11 @@ class EvaluatorWrapper(Evaluator):
     def stochastic(self) -> bool:  # type: ignore[override]  # an attribute of other evaluators, read-only here
         """Whether the wrapped evaluator may use torch's global random generator."""
         return self.evaluator.stochastic
+
+    @property
+    def joint(self) -> bool:  # type: ignore[override]  # an attribute of other evaluators, read-only here
+        """Whether the wrapped evaluator should be called for many architectures at once."""
+        return self.evaluator.joint
 
     def prepare_data(self) -> None:
         """Download what the wrapped evaluator needs."""

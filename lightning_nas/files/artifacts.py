@@ -210,4 +210,5 @@ def _read_bytes(path: Path, largest: int, repair: str) -> bytes:
     except FileNotFoundError:
         raise ArtifactError(f"{path} does not exist. {repair}") from None
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
-        raise ArtifactError(f"{path} cannot be read ({error}). {repair}") from None
+        said = error.strerror if isinstance(error, OSError) else error  # str(error) would name the path again
+        raise ArtifactError(f"{str(path):.300} cannot be read ({said}). {repair}") from None

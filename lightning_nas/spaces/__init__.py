@@ -22,6 +22,7 @@ from lightning_nas.spaces.operations import (
     SkipConnection,
 )
 from lightning_nas.spaces.per_edge import PerEdgeSupernet
+from lightning_nas.spaces.published import parse_published
 from lightning_nas.spaces.single_path.blocks import ChoiceBlock, ShuffleBlock, XceptionBlock
 from lightning_nas.spaces.single_path.space import SinglePathSpace
 from lightning_nas.spaces.supernet import Mixture, Supernet
@@ -64,5 +65,6 @@ __all__ = [
     "inherit",
     "inherit_optimizer",
     "load_architecture",
+    "parse_published",
     "to_per_edge",
 ]

@@ -40,6 +40,10 @@ def to_per_edge(supernet: Supernet, values: Mapping[str, Tensor] | None = None) 
 def from_per_edge(state: Mapping[str, Tensor], supernet: Supernet, *, surplus: bool = False) -> None:
     """Load a state in the public naming into a supernet.
 
+    Public supernets of NAS-Bench-201 have biases in the convolutions before batch norms, which those of this library
+    leave out, because a batch norm cancels them: they change neither what a supernet computes in training nor, once its
+    running means are lowered by them, in evaluation.
+
     Args:
         state: Parameters and buffers, for instance of a published checkpoint.
         supernet: Supernet of the same space and sizes.
@@ -48,6 +52,7 @@ def from_per_edge(state: Mapping[str, Tensor], supernet: Supernet, *, surplus: b
     Raises:
         DataError: A tensor is missing, unknown, or has another shape.
     """
+    state = _without_biases(state, {public for public, *_ in supernet.per_edge()})
     own = {name: value.clone(memory_format=torch.contiguous_format) for name, value in supernet.state_dict().items()}
     used = _fill(supernet, state, own)
     rest = [name for name in own if name not in used]
@@ -59,6 +64,23 @@ def from_per_edge(state: Mapping[str, Tensor], supernet: Supernet, *, surplus: b
             "cells, nodes and operations."
         )
     supernet.load_state_dict(own)
+
+
+def _without_biases(state: Mapping[str, Tensor], known: set[str]) -> State:
+    """Take biases of convolutions into the running means of the batch norms that follow them.
+
+    Args:
+        state: A state in the public naming, where modules that follow each other have successive numbers.
+        known: Names that the supernet has; other biases are taken.
+    """
+    found = dict(state)
+    for name in [name for name in state if name.endswith(".bias") and name not in known]:
+        parent, _, number = name.removesuffix(".bias").rpartition(".")
+        mean = f"{parent}.{int(number) + 1}.running_mean" if number.isdecimal() else ""
+        weight = state.get(f"{parent}.{number}.weight")
+        if mean in state and weight is not None and weight.dim() == 4 and state[name].shape == state[mean].shape:
+            found[mean] = state[mean] - found.pop(name)
+    return found
 
 
 def _fill(supernet: Supernet, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> set[str]:

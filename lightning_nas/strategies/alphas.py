@@ -99,6 +99,14 @@ class AlphaEvolution(Strategy):
         super().tell(results)
         self._due = self.rescore and not self.alive().keys() <= self.evaluated.keys()
 
+    def tell_failed(self, architectures: Sequence[Architecture]) -> None:
+        """Let the generation go on without these architectures; see ``Strategy.tell_failed``."""
+        super().tell_failed(architectures)
+        kept = [key not in self.failed for key in self.keys]
+        due = self._due
+        self.enter(self.members[kept])
+        self._due = due and not (self.rescore and self.alive().keys() <= self.evaluated.keys())
+
     def training_paths(self) -> list[Architecture]:
         """All architectures of the current generation, known ones too, so that a supernet trains on each of them."""
         return list(self.generation)
@@ -136,15 +144,15 @@ class AlphaEvolution(Strategy):
         return torch.rand(count, *self.masks.shape, dtype=torch.float64, generator=self.generator) * self.masks
 
     def valid(self, alphas: Tensor) -> Tensor:
-        """Those of the alphas that stand for architectures of the space."""
+        """Those of the alphas that stand for architectures of the space, apart from those whose evaluation failed."""
         return alphas[[self._is_architecture(choices) for choices in self.decode(alphas).tolist()]]
 
     def _is_architecture(self, choices: list[int]) -> bool:
         try:
-            self.space.architecture(choices)
+            architecture = self.space.architecture(choices)
         except ArchitectureError:
             return False
-        return True
+        return not self.failed or self.space.key(architecture) not in self.failed
 
     def unseen_alphas(self) -> Tensor:
         """Alphas of random architectures without an evaluation; none where the space is exhausted."""

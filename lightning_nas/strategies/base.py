@@ -1,5 +1,6 @@
 """The contract of search strategies."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 from lightning_nas.architecture import Architecture
 from lightning_nas.data.splits import derived_seed
 from lightning_nas.errors import CheckpointError, ConfigError, TrainingError
-from lightning_nas.evaluation.base import Evaluation, Evaluator
+from lightning_nas.evaluation.base import Evaluation, Evaluator, evaluate_each
 from lightning_nas.spaces.base import SearchSpace
 
 DRAWS = 1000
@@ -34,6 +35,8 @@ class Strategy(ABC):
         evaluated: All architectures with a known evaluation, by their keys, in the order in which they were told.
         fitness: The objective of each of these architectures, by the same keys, with the sign changed where lower is
             better: higher fitness is always better.
+        failed: All architectures whose evaluation failed, by their keys. A strategy learns no number of them: they have
+            no fitness, never become parents or winners, and are not proposed again.
 
     Example:
         ```python
@@ -42,7 +45,7 @@ class Strategy(ABC):
                 if len(self.evaluated) < 20:
                     return self.sample_unseen(count)
                 near = self.space.neighbours(self.best())
-                return [a for a in near if self.space.key(a) not in self.evaluated][:count]
+                return [a for a in near if not self.seen(a)][:count]
         ```
     """
 
@@ -52,6 +55,7 @@ class Strategy(ABC):
     round: int = 0
     evaluated: dict[str, Architecture]
     fitness: dict[str, float]
+    failed: dict[str, Architecture]
 
     def start(self, space: SearchSpace, objective: str = "accuracy", seed: int = 0) -> None:
         """Begin a new search and forget the previous one.
@@ -66,10 +70,11 @@ class Strategy(ABC):
         self.generator = torch.Generator().manual_seed(derived_seed(seed, type(self).__name__))
         self.evaluated = {}
         self.fitness = {}
+        self.failed = {}
 
     @abstractmethod
     def ask(self, count: int) -> list[Architecture]:
-        """Propose architectures that have not been evaluated, no two of them the same network.
+        """Propose architectures without an evaluation or a failed one, no two of them the same network.
 
         Args:
             count: The largest number of architectures to propose.
@@ -93,6 +98,26 @@ class Strategy(ABC):
             self.evaluated[key] = architecture
             self.fitness[key] = self._fitness(architecture, evaluation)
 
+    def tell_failed(self, architectures: Sequence[Architecture]) -> None:
+        """Learn that evaluations failed, by an error or without a finite objective.
+
+        A strategy that waits for evaluations must stop waiting for these: a generation goes on without them, and a
+        restart or a final has one architecture less.
+
+        Args:
+            architectures: The architectures, whether they were asked for or not.
+        """
+        self.failed |= {self.space.key(a): a for a in architectures}
+
+    def seen(self, architecture: Architecture) -> bool:
+        """Whether an architecture has an evaluation, or a failed one.
+
+        Args:
+            architecture: An architecture of the space.
+        """
+        key = self.space.key(architecture)
+        return key in self.evaluated or key in self.failed
+
     def _fitness(self, architecture: Architecture, evaluation: Evaluation) -> float:
         if self.objective not in evaluation.objectives:
             raise ConfigError(
@@ -114,15 +139,18 @@ class Strategy(ABC):
     def best(self) -> Architecture:
         """The architecture with the highest fitness; among equals the first.
 
+        One whose later evaluation failed comes after all others.
+
         Raises:
             ConfigError: Nothing has been evaluated yet.
         """
         if not self.fitness:
             raise ConfigError("Nothing has been evaluated yet, so there is no best architecture. Evaluate some first.")
-        return self.evaluated[max(self.fitness, key=self.fitness.__getitem__)]
+        known = [key for key in self.fitness if key not in self.failed] or list(self.fitness)
+        return self.evaluated[max(known, key=self.fitness.__getitem__)]
 
     def sample_unseen(self, count: int, exclude: Sequence[Architecture] = ()) -> list[Architecture]:
-        """Sample architectures uniformly that have not been evaluated, no two of them the same network.
+        """Sample architectures uniformly without an evaluation or a failed one, no two of them the same network.
 
         Args:
             count: Number of architectures.
@@ -138,7 +166,7 @@ class Strategy(ABC):
             drawn = self.space.sample(self.generator)
             key = self.space.key(drawn)
             failed += 1
-            if key not in self.evaluated and key not in excluded and key not in found:
+            if key not in self.evaluated and key not in self.failed and key not in excluded and key not in found:
                 found[key] = drawn
                 failed = 0
         return list(found.values())
@@ -150,6 +178,7 @@ class Strategy(ABC):
             "generator": self.generator.get_state(),
             "choices": [list(a.choices) for a in self.evaluated.values()],
             "fitness": list(self.fitness.values()),
+            "failed": [list(a.choices) for a in self.failed.values()],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -170,10 +199,14 @@ class Strategy(ABC):
         architectures = [self.space.architecture(choices) for choices in state["choices"]]
         self.evaluated = {self.space.key(a): a for a in architectures}
         self.fitness = dict(zip(self.evaluated, state["fitness"], strict=True))
+        failed = [self.space.architecture(choices) for choices in state.get("failed", [])]
+        self.failed = {self.space.key(a): a for a in failed}
 
 
 def sort_by_score(architectures: Sequence[Architecture], evaluator: Evaluator) -> list[Architecture]:
     """Sort architectures by the one objective of an evaluator, best first; equals keep their order.
+
+    Architectures whose evaluation failed, or has no finite objective, come last.
 
     Args:
         architectures: The architectures.
@@ -183,12 +216,16 @@ def sort_by_score(architectures: Sequence[Architecture], evaluator: Evaluator) -
         ConfigError: The evaluator has several objectives.
     """
     values = []
-    for evaluation in evaluator.evaluate(architectures):
+    for evaluation in evaluate_each(evaluator, architectures):
+        if evaluation.failure is not None:
+            values.append(math.inf)
+            continue
         if len(evaluation.objectives) != 1:
             raise ConfigError(
                 f"order gives {sorted(evaluation.objectives)}; a single objective was expected. Choose another "
                 "evaluator."
             )
         ((name, value),) = evaluation.objectives.items()
-        values.append(value if name.endswith("loss") else -value)
+        signed = value if name.endswith("loss") else -value
+        values.append(math.inf if math.isnan(signed) else signed)
     return [architectures[i] for i in sorted(range(len(architectures)), key=values.__getitem__)]

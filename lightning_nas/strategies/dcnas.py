@@ -129,7 +129,7 @@ class DCNAS(Strategy):
         self._near[place] = [near[i] for i in torch.randperm(len(near), generator=self.generator).tolist()]
 
     def _unknown(self, place: int) -> list[Architecture]:
-        return [a for a in self._near[place] if self.space.key(a) not in self.evaluated]
+        return [a for a in self._near[place] if not self.seen(a)]
 
     def _choose(self) -> None:
         """Give the next turn to the cluster that gained most in its last one, if its winner has unknown neighbours."""

@@ -73,9 +73,12 @@ class LocalSearch(Strategy):
             if self.current is None and not self._restart():
                 return []
             assert self.current is not None
+            if self._value(self.current) is None and self.seen(self.current):  # its evaluation failed
+                self.current = None
+                continue
             if self._value(self.current) is None:
                 return [self.current]
-            unknown = [a for a in self._near if self._value(a) is None]
+            unknown = [a for a in self._near if not self.seen(a)]
             better = self._better()
             if better is not None and (self.first_improvement or not unknown):
                 self._move(better)

@@ -1,5 +1,6 @@
 """Evolution of alphas by fitness and novelty: NEvoNAS (Sinha and Chen, GECCO 2022)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -100,6 +101,14 @@ class NEvoNAS(AlphaEvolution):
         choices = self.decode(self.survivors).tolist()
         survivors = zip(self.survivor_keys, map(self.space.architecture, choices), strict=True)
         return {**dict(survivors), **super().alive()}
+
+    def tell_failed(self, architectures: Sequence[Architecture]) -> None:
+        """Let survivors and generation go on without these architectures; see ``Strategy.tell_failed``."""
+        failed = {self.space.key(a) for a in architectures}
+        kept = [key not in failed for key in self.survivor_keys]
+        self.survivors, self._places = self.survivors[kept], self._places[kept]
+        self.survivor_keys = [key for key in self.survivor_keys if key not in failed]
+        super().tell_failed(architectures)
 
     def breed(self) -> Tensor:
         """Select the survivors, then cross and mutate them; see ``AlphaEvolution.breed``."""

@@ -145,7 +145,7 @@ class NSGA2(FrontStrategy):
         while len(children) < count and failed < DRAWS:
             child = self.draw_child()
             key = self.space.key(child)
-            new = key not in self.evaluated and key not in children
+            new = not self.seen(child) and key not in children
             failed = 0 if new else failed + 1
             if new:
                 children[key] = child

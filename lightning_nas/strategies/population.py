@@ -107,7 +107,8 @@ class PopulationEvolution(Strategy):
         while len(found) < count and failed < TRIES:
             child = make(parents)
             key = self.space.key(child)
-            new = key not in found and (self.rescore or key not in self.evaluated)
+            known = key in self.evaluated and not self.rescore
+            new = key not in found and key not in self.failed and not known
             failed = 0 if new else failed + 1
             if new:
                 found[key] = child

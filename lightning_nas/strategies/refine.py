@@ -125,6 +125,16 @@ class Refine(Strategy):
         known = {self.space.key(architecture) for architecture, _ in results}
         self._due = [key for key in self._due if key not in known]
 
+    def tell_failed(self, architectures: Sequence[Architecture]) -> None:
+        """Leave architectures out of this and all later rounds; see ``Strategy.tell_failed``."""
+        super().tell_failed(architectures)
+        self._begun = self._without_failed(self._begun)
+        self._field = self._without_failed(self._field)
+        self._due = [key for key in self._due if key not in self.failed]
+
+    def _without_failed(self, architectures: Sequence[Architecture]) -> list[Architecture]:
+        return [a for a in architectures if self.space.key(a) not in self.failed]
+
     def best(self) -> Architecture:
         """The best architecture of the current round so far; see ``Strategy.best``."""
         known = [a for a in self._field if self.space.key(a) not in self._due]

@@ -65,8 +65,8 @@ class RegularizedEvolution(Strategy):
             key = self.space.key(child)
             if key in self.evaluated:
                 self.alive.append(key)
-            failed = failed + 1 if key in self.evaluated or key in children else 0
-            if key not in self.evaluated:
+            failed = failed + 1 if self.seen(child) or key in children else 0
+            if not self.seen(child):
                 children.setdefault(key, child)
         return list(children.values())
 

@@ -51,7 +51,7 @@ class Screen(Strategy):
     def _enter(self, architectures: Sequence[Architecture]) -> None:
         """Ask for new architectures, then for all of them, to have all ranks among the same population."""
         new = {self.space.key(a): a for a in architectures}
-        new = {key: a for key, a in new.items() if key not in self._asked}
+        new = {key: a for key, a in new.items() if key not in self._asked and key not in self.failed}
         self._asked |= new
         self._due = [*new.values(), *self._asked.values()] if new else []
 
@@ -66,6 +66,12 @@ class Screen(Strategy):
             architecture = self._due.pop(0)
             asked[self.space.key(architecture)] = architecture
         return list(asked.values())
+
+    def tell_failed(self, architectures: Sequence[Architecture]) -> None:
+        """Ask for these no more; see ``Strategy.tell_failed``."""
+        super().tell_failed(architectures)
+        self._asked = {key: a for key, a in self._asked.items() if key not in self.failed}
+        self._due = [a for a in self._due if self.space.key(a) not in self.failed]
 
     def state_dict(self) -> dict[str, Any]:
         """See ``Strategy.state_dict``."""

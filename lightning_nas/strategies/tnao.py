@@ -55,7 +55,7 @@ class CodeSearch(Strategy):
             codes = torch.cat([self.autoencoder.encode(part) for part in choices.split(1000)])
         self.explore(codes, torch.tensor(list(self.fitness.values())))
         self.autoencoder.train(training)
-        unknown = [found for key, found in self._found.items() if key not in self.evaluated]
+        unknown = [found for found in self._found.values() if not self.seen(found[1])]
         return [architecture for _, architecture in sorted(unknown, key=lambda found: -found[0])[:count]]
 
     @abstractmethod

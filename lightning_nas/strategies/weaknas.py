@@ -79,6 +79,12 @@ class WeakPredictors(Strategy):
         if self.first is not None:
             self.first.tell(results)
 
+    def tell_failed(self, architectures: Sequence[Architecture]) -> None:
+        """Learn that evaluations failed; see ``Strategy.tell_failed``."""
+        super().tell_failed(architectures)
+        if self.first is not None:
+            self.first.tell_failed(architectures)
+
     def candidates(self) -> dict[str, Architecture]:
         """The pool of random architectures by their keys, which is the same after a search is resumed."""
         if not self._drawn:
@@ -99,7 +105,7 @@ class WeakPredictors(Strategy):
         ranked = sorted(self.evaluated, key=self.fitness.__getitem__, reverse=True)
         for key in ranked[: self.parents]:
             candidates |= {self.space.key(a): a for a in self.space.neighbours(self.evaluated[key])}
-        unknown = [a for key, a in candidates.items() if key not in self.evaluated]
+        unknown = [a for key, a in candidates.items() if key not in self.evaluated and key not in self.failed]
         if not unknown:
             return self.sample_unseen(count)
         num_values = self.space.num_values

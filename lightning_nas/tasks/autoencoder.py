@@ -17,6 +17,7 @@ from lightning_nas.predictors.autoencoder import ArchitectureAutoEncoder
 from lightning_nas.predictors.rank_losses import PairwiseLogistic, RankLoss
 from lightning_nas.spaces.base import SearchSpace
 from lightning_nas.spaces.constrained import ConstrainedSpace
+from lightning_nas.strategies.base import Strategy
 from lightning_nas.strategies.history import QueryHistory
 from lightning_nas.strategies.random_search import RandomSearch
 from lightning_nas.strategies.tnao import CodeSearch
@@ -72,6 +73,8 @@ class AutoEncoderTask(Task):
             ``architecture.json``; null leaves this out.
         seed: Seed of all random choices.
         output_dir: Folder for the files; by default that of the run's logger.
+        max_failures: Number of queries that may fail, at least 0, before the search ends with an error; see
+            ``QueryHistory``.
 
     Raises:
         ConfigError: A number is out of its range.
@@ -119,6 +122,7 @@ class AutoEncoderTask(Task):
         final_evaluator: Evaluator | None = None,
         seed: int = 0,
         output_dir: str | None = None,
+        max_failures: int = 10,
     ) -> None:
         super().__init__()
         at_least(2, samples=samples, batch_size=batch_size)
@@ -127,7 +131,7 @@ class AutoEncoderTask(Task):
         if budget <= samples:
             raise ConfigError(f"budget is {budget}; it must be more than samples, {samples}. Raise it.")
         constrained = ConstrainedSpace(space, evaluator.costs, constraints) if constraints else space
-        self.history = QueryHistory(constrained, evaluator, budget, objective)
+        self.history = QueryHistory(constrained, evaluator, budget, objective, max_failures=max_failures)
         self.strategy = strategy
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
@@ -199,13 +203,14 @@ class AutoEncoderTask(Task):
         super().on_train_start()
         sampler = RandomSearch()
         sampler.start(self.history.space, self.history.objective, derived_seed(self.seed, "samples"))
-        if not self.history.results:
-            self.history.step(sampler, self.samples)
+        sampler.tell(self.history.results)
+        sampler.tell_failed([each.architecture for each in self.history.failures])
+        while (missing := self.samples - len(self.history.results)) > 0 and self._step(sampler, missing):
+            pass
         if len(self.history.results) < self.samples:
             raise DataError(
                 f"samples is {self.samples}; the space has only {len(self.history.results)} architectures. Lower it."
             )
-        sampler.tell(self.history.results)
         sampler.generator.manual_seed(derived_seed(self.seed, "unlabelled"))
         others = sampler.sample_unseen(self.unlabelled) or [a for a, _ in self.history.results]
         sign = -1.0 if self.history.objective.endswith("loss") else 1.0
@@ -214,6 +219,24 @@ class AutoEncoderTask(Task):
         self.choices = self._choices([a for a, _ in samples])
         self.performance = torch.tensor(values, device=self.device)
         self.others = self._choices(others)
+
+    def _step(self, strategy: Strategy, count: int) -> bool:
+        """Run a generation, and write every query so far; whether there was one."""
+        try:
+            return bool(self.history.step(strategy, count))
+        finally:
+            if self.history.queries:
+                self.history.write_progress(self._folder, **self._provenance)
+
+    @property
+    def _folder(self) -> Path:
+        """The folder of the artifacts."""
+        return output_folder(self.trainer, self.output_dir)
+
+    @property
+    def _provenance(self) -> dict[str, Any]:
+        """What the artifacts say about their origin."""
+        return {"strategy": type(self.strategy).__name__, "samples": self.samples, "seed": self.seed}
 
     def _choices(self, architectures: Any) -> Tensor:
         return torch.tensor([a.choices for a in architectures], device=self.device)
@@ -243,14 +266,11 @@ class AutoEncoderTask(Task):
         self.autoencoder.cpu()
         self.strategy.start(self.history.space, self.history.objective, self.seed)
         self.strategy.tell(self.history.results)
+        self.strategy.tell_failed([each.architecture for each in self.history.failures])
         self.strategy.autoencoder = self.autoencoder
-        while self.history.left and self.history.step(self.strategy, self.history.left):
+        while self.history.left and self._step(self.strategy, self.history.left):
             pass
-        folder = output_folder(self.trainer, self.output_dir)
-        name = type(self.strategy).__name__
-        self.outputs = self.history.write(
-            folder, self.final_evaluator, strategy=name, samples=self.samples, seed=self.seed
-        )
+        self.outputs = self.history.write(self._folder, self.final_evaluator, **self._provenance)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the query history."""

@@ -1,7 +1,7 @@
 """What several tasks share: means of an epoch, checks of batches and checkpoints, images to measure on."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -14,7 +14,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_nas.errors import CheckpointError, ConfigError, TrainingError
+from lightning_nas.errors import CheckpointError, ConfigError, DataError, TrainingError
 
 Batch = tuple[Tensor, Tensor]
 
@@ -168,6 +168,56 @@ def check_weights(task: LightningModule) -> None:
             f"{len(wrong)} parameters, the first {wrong[0]}, are not finite after batch "
             f"{task.trainer.fit_loop.epoch_loop.batch_idx} of epoch {task.trainer.current_epoch}; no checkpoint of "
             f"them was written. {last_good(task.trainer)} Lower the learning rates, or clip gradients."
+        )
+
+
+def check_sizes(task: LightningModule, num_classes: int, image_shape: Sequence[int]) -> None:
+    """Compare the classes and images that a task was made for with those of the data.
+
+    Args:
+        task: The task, in its ``setup``.
+        num_classes: Number of classes of the task.
+        image_shape: Shape of the images of the task, ``(channels, height, width)``.
+
+    Raises:
+        ConfigError: The data module says otherwise.
+    """
+    data = getattr(task.trainer, "datamodule", None)
+    made = {"num_classes": num_classes, "image_shape": tuple(image_shape)}
+    given = {"num_classes": getattr(data, "num_classes", None), "image_shape": getattr(data, "image_shape", None)}
+    wrong = [
+        f"{name} is {made[name]} here and {value} in the data"
+        for name, value in given.items()
+        if value is not None and made[name] != (tuple(value) if name == "image_shape" else value)
+    ]
+    if wrong:
+        raise ConfigError(
+            f"{type(task).__name__} was made for other data than those of {type(data).__name__}: {'; '.join(wrong)}. "
+            "Make it with num_classes and image_shape of the data, as the command line does."
+        )
+
+
+def check_labels(labels: Tensor, num_classes: int, batch_idx: int) -> None:
+    """Refuse labels that a network has no output for.
+
+    Every batch is looked at on the CPU, and the first one of an epoch on a GPU, where a look waits for the device.
+
+    Args:
+        labels: Labels of a batch, ``(batch,)``, or probabilities of classes, ``(batch, classes)``.
+        num_classes: Number of outputs.
+        batch_idx: Index of the batch in its epoch.
+
+    Raises:
+        DataError: A label is negative or too large.
+    """
+    if labels.ndim != 1 or not len(labels) or (batch_idx and labels.device.type != "cpu"):
+        return
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        raise DataError(
+            f"A batch has labels from {low} to {high}; the network has {num_classes} outputs, for labels from 0 to "
+            f"{num_classes - 1}. Number the classes from 0, and make the task with their number as num_classes; the "
+            "command line takes it from the attribute num_classes of the data module."
         )
 
 

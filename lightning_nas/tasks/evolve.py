@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
 from lightning_nas.architecture import Architecture
 from lightning_nas.checks import at_least
 from lightning_nas.data.dummy import DummyDataModule
 from lightning_nas.errors import ConfigError, TrainingError
-from lightning_nas.evaluation.base import Evaluator
+from lightning_nas.evaluation.base import Evaluator, evaluate_each
 from lightning_nas.evaluation.supernet import SupernetEvaluator
 from lightning_nas.evaluation.wrapper import innermost
 from lightning_nas.files.artifacts import write_json
@@ -37,8 +39,12 @@ class EvolveTask(Task):
     A training step is one generation: the strategy asks, the evaluator evaluates, the strategy is told.
     ``DummyDataModule`` supplies the steps. Most strategies propose only architectures that have not been evaluated, so
     that every proposal is one query. The search ends when the budget is spent, or when the strategy has nothing left to
-    propose. A checkpoint can be taken after every generation, and holds the whole search. At the end,
-    ``architecture.json`` holds the best architecture, and ``history.json`` every query in order.
+    propose. After every generation, ``history.json`` holds every query in order, and ``last.ckpt`` the whole search,
+    unless the trainer has a ``ModelCheckpoint`` with arguments of its own, or none is wanted. At the end,
+    ``architecture.json`` holds the best architecture.
+
+    An evaluation that fails, by an error or because its objective is not finite, costs one query, and is recorded with
+    its reason; see ``QueryHistory``.
 
     With ``costs_to_minimise``, ``front.json`` holds the Pareto front: the architectures that no other evaluated one
     dominates, where one dominates another if it is nowhere worse in the objective and these costs, and better in at
@@ -71,6 +77,8 @@ class EvolveTask(Task):
             ``architecture.json``; null leaves this out.
         seed: Seed of the strategy.
         output_dir: Folder for the files; by default that of the run's logger.
+        max_failures: Number of queries that may fail, at least 0, before the search ends with an error. The default
+            forgives single failures and soon ends a search whose evaluator cannot work.
 
     Raises:
         ConfigError: A number is too small, ``shifting`` has no supernet to train, or a strategy that searches for a
@@ -114,12 +122,13 @@ class EvolveTask(Task):
         final_evaluator: Evaluator | None = None,
         seed: int = 0,
         output_dir: str | None = None,
+        max_failures: int = 10,
     ) -> None:
         super().__init__()
         at_least(1, generation_size=generation_size)
         self.space = space
         constrained = ConstrainedSpace(space, evaluator.costs, constraints) if constraints else space
-        self.history = QueryHistory(constrained, evaluator, budget, objective)
+        self.history = QueryHistory(constrained, evaluator, budget, objective, costs_to_minimise, max_failures)
         self.strategy = strategy
         self.generation_size = generation_size
         self.costs_to_minimise = tuple(costs_to_minimise)
@@ -210,23 +219,47 @@ class EvolveTask(Task):
         shifting = self.shifting
         return None if shifting is None else build_optimizer(shifting.optimizer, self.scores, "shifting.optimizer")
 
+    def configure_callbacks(self) -> list[Callback]:
+        """Save a checkpoint after every generation, instead of after every epoch as Lightning does by default.
+
+        Returns:
+            Callbacks of ``Task``, and the ``ModelCheckpoint`` that takes the place of Lightning's.
+
+        Raises:
+            ConfigError: An option of the trainer does not fit.
+        """
+        callbacks = super().configure_callbacks()
+        keepers = [c for c in self.trainer.callbacks if isinstance(c, ModelCheckpoint)]  # type: ignore[attr-defined]
+        default = ModelCheckpoint()
+        names = ("state_key", "dirpath", "filename", "save_last", "save_top_k")
+        if len(keepers) != 1 or any(getattr(keepers[0], name) != getattr(default, name) for name in names):
+            return callbacks
+        return [*callbacks, ModelCheckpoint(filename="last", every_n_train_steps=1)]
+
     # -- a generation -------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """Run one generation."""
         start = time.perf_counter()
         with torch.autocast(self.device.type, enabled=False):
-            asked = self.history.step(
-                self.strategy, self.generation_size, None if self.shifting is None else self._train
-            )
+            try:
+                asked = self.history.step(
+                    self.strategy, self.generation_size, None if self.shifting is None else self._train
+                )
+            finally:
+                if self.history.queries:
+                    self.history.write_progress(self._folder, **self._provenance)
         if not asked or not self.history.left:
             self.trainer.should_stop = True
-        objective = self.history.objective
-        values = {f"best/{objective}": self.history.best[1].objectives[objective]}
-        values |= {"queries": float(len(self.history.results)), "seconds": time.perf_counter() - start}
-        values |= self._generation_values(asked)
-        if self.costs_to_minimise:
-            values["front/size"] = float(len(self._front.members))
+        values = {"queries": float(self.history.queries), "seconds": time.perf_counter() - start}
+        if self.history.failures:
+            values["failed"] = float(len(self.history.failures))
+        if self.history.results or not asked:
+            objective = self.history.objective
+            values[f"best/{objective}"] = self.history.best[1].objectives[objective]
+            values |= self._generation_values([result for result in asked if result[1].failure is None])
+            if self.costs_to_minimise:
+                values["front/size"] = float(len(self._front.members))
         self.log_dict(values, prog_bar=True, on_step=True, on_epoch=False, batch_size=1)
         self._show_total(batch_idx + 1)
 
@@ -237,6 +270,16 @@ class EvolveTask(Task):
             bar.total = done + -(-self.history.left // self.generation_size)
 
     @property
+    def _folder(self) -> Path:
+        """The folder of the artifacts."""
+        return output_folder(self.trainer, self.output_dir)
+
+    @property
+    def _provenance(self) -> dict[str, Any]:
+        """What the artifacts say about their origin."""
+        return {"strategy": type(self.strategy).__name__, "seed": self.seed}
+
+    @property
     def _front(self) -> Front:
         """The Pareto front of the comparable results."""
         return Front(self.history.comparable, self.history.objective, self.costs_to_minimise)
@@ -245,7 +288,7 @@ class EvolveTask(Task):
         """Train the supernet on a generation."""
         assert self.shifting is not None
         paths = self.strategy.training_paths() or asked
-        number = len(self.history.results)
+        number = self.history.queries
         loss = self.shifting.train(self.scores, self.optimizers(), paths, number, self.manual_backward)
         if not math.isfinite(loss):
             raise TrainingError(
@@ -266,8 +309,14 @@ class EvolveTask(Task):
         values["diversity"] = float(differing.sum() / (len(asked) * (len(asked) - 1)))
         if self.reference is not None:
             sign = -1.0 if objective.endswith("loss") else 1.0
-            targets = [next(iter(e.objectives.values())) for e in self.reference.evaluate([a for a, _ in asked])]
-            values["truth/kendall_tau"] = kendall_tau([sign * score for score in scores], targets)
+            known = evaluate_each(self.reference, [a for a, _ in asked])
+            pairs = [
+                (sign * score, next(iter(each.objectives.values())))
+                for score, each in zip(scores, known, strict=True)
+                if each.failure is None
+            ]
+            if len(pairs) > 1:
+                values["truth/kendall_tau"] = kendall_tau(*map(list, zip(*pairs, strict=True)))
         return values
 
     @property
@@ -279,11 +328,10 @@ class EvolveTask(Task):
 
     def on_fit_end(self) -> None:
         """Write the artifacts, after the last checkpoint, so that a run that stops here need not be repeated."""
-        folder = output_folder(self.trainer, self.output_dir)
-        name = type(self.strategy).__name__
-        self.outputs = self.history.write(folder, self.final_evaluator, strategy=name, seed=self.seed)
+        folder = self._folder
+        self.outputs = self.history.write(folder, self.final_evaluator, **self._provenance)
         if self.costs_to_minimise:
-            found = {"strategy": name, "seed": self.seed, **self._front.to_dict()}
+            found = {**self._provenance, **self._front.to_dict()}
             self.outputs["front"] = [write_json(folder / "front.json", found)]
         if self.shifting is not None:
             info = {**self.scores.loaded.info, "shifted_generations": self.scores.version}

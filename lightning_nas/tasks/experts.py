@@ -18,7 +18,7 @@ from lightning_nas.distill.siamese import SiameseAugmentation
 from lightning_nas.errors import CheckpointError, ConfigError
 from lightning_nas.files.artifacts import LARGEST_TENSORS
 from lightning_nas.tasks.base import MIXED, Task
-from lightning_nas.tasks.common import EpochMeans, check_state, check_weights, kept, output_folder
+from lightning_nas.tasks.common import EpochMeans, check_sizes, check_state, check_weights, kept, output_folder
 from lightning_nas.tasks.optimization import build_optimizer
 
 
@@ -130,10 +130,12 @@ class ExpertsTask(Task):
         """Forget an earlier training; a checkpoint restores its trajectories afterwards.
 
         Raises:
-            ConfigError: ``max_epochs`` is not the number of epochs of all experts.
+            ConfigError: ``max_epochs`` is not the number of epochs of all experts, or the data module names another
+                number of classes or another shape of images.
         """
         self.means.clear()
         self.recorded.clear()
+        check_sizes(self, self.arguments["num_classes"], self.arguments["image_shape"])
         epochs = self.experts * self.epochs_per_expert
         if stage == "fit" and self.trainer.max_epochs != epochs:
             raise ConfigError(

@@ -23,7 +23,7 @@ from lightning_nas.supernets.sampling import PathSampler, UniformPaths
 from lightning_nas.supernets.scoring import fixed_images, score_paths
 from lightning_nas.supernets.unused_weights import UnusedWeightGuard
 from lightning_nas.tasks.base import MIXED, Task
-from lightning_nas.tasks.common import EpochMeans, check_state, output_folder, reaching
+from lightning_nas.tasks.common import EpochMeans, check_sizes, check_state, output_folder, reaching
 from lightning_nas.tasks.optimization import configure
 
 
@@ -140,7 +140,7 @@ class SupernetTask(Task):
             self.reference.prepare_data()
 
     def setup(self, stage: str) -> None:
-        """Check that the data are images.
+        """Check that the data are images of the shape and the classes of the supernet.
 
         Raises:
             ConfigError: They are not.
@@ -152,6 +152,7 @@ class SupernetTask(Task):
                 f"{type(self).__name__} needs a data module of images, such as CIFAR10DataModule; the data "
                 f"are {type(data).__name__}."
             )
+        check_sizes(self, *self.sizes)
 
     def forward(self, x: Tensor, architecture: Architecture) -> Tensor:
         """Compute the logits ``(batch, classes)`` of one architecture."""

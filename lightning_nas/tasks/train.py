@@ -17,10 +17,9 @@ from lightning_nas.checks import at_least, within
 from lightning_nas.data.sets import Batch, classes_of
 from lightning_nas.errors import CheckpointError, ConfigError
 from lightning_nas.spaces.artifact import build_space, load_architecture
-from lightning_nas.spaces.darts.space import DARTSSpace
-from lightning_nas.spaces.nasbench201.space import NASBench201Space
+from lightning_nas.spaces.published import is_published, parse_published
 from lightning_nas.tasks.base import MIXED, Task
-from lightning_nas.tasks.common import EpochMeans, check_state
+from lightning_nas.tasks.common import EpochMeans, check_labels, check_sizes, check_state
 from lightning_nas.tasks.optimization import configure
 
 NetworkCallable = Callable[[tuple[int, int, int], int], nn.Module]
@@ -43,8 +42,8 @@ class TrainTask(Task):
 
     Args:
         architecture: Path of an ``architecture.json``, or the architecture itself in its published form:
-            ``Genotype(normal=[...], ...)`` of DARTS or ``|nor_conv_3x3~0|+...`` of NAS-Bench-201. Null if ``network``
-            is given.
+            ``Genotype(normal=[...], ...)`` of DARTS or ``|nor_conv_3x3~0|+...`` of NAS-Bench-201, with or without a
+            name before it; see ``parse_published``. Null if ``network`` is given.
         optimizer: Optimizer of the network weights (DARTS: SGD with lr 0.025, momentum 0.9, weight decay 3e-4).
         scheduler: Learning rate scheduler, stepped after every epoch (DARTS: cosine down to 0); a constant rate if
             null.
@@ -122,11 +121,9 @@ class TrainTask(Task):
         self.architecture: Architecture | None = None
         self.inputs: dict[str, list[Path]] = {}
         if architecture is not None:
-            # published forms of architectures start like this, and no path does
-            published = {"Genotype(": DARTSSpace.parse, "|": NASBench201Space.parse}
-            starts = [start for start in published if architecture.lstrip().startswith(start)]
-            self.architecture = published[starts[0]](architecture) if starts else load_architecture(architecture)
-            self.inputs = {} if starts else {"architecture": [Path(architecture)]}
+            published = is_published(architecture)
+            self.architecture = parse_published(architecture) if published else load_architecture(architecture)
+            self.inputs = {} if published else {"architecture": [Path(architecture)]}
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
         self.auxiliary_weight = auxiliary_weight
@@ -175,8 +172,13 @@ class TrainTask(Task):
         return logits
 
     def setup(self, stage: str) -> None:
-        """Forget the sums of an earlier training."""
+        """Forget the sums of an earlier training, and compare the network with the data.
+
+        Raises:
+            ConfigError: The data module names another number of classes or another shape of images.
+        """
         self.means.clear()
+        check_sizes(self, self.network_arguments["num_classes"], self.network_arguments["image_shape"])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss on one batch."""
@@ -188,6 +190,7 @@ class TrainTask(Task):
             logits, auxiliary = self.network.forward_auxiliary(images)
         else:
             logits, auxiliary = self(images), None
+        check_labels(labels, logits.shape[1], batch_idx)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         if auxiliary is not None:
             loss = loss + self.auxiliary_weight * F.cross_entropy(
@@ -207,11 +210,13 @@ class TrainTask(Task):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log loss and accuracy on the validation set."""
         logits = self(batch[0])
+        check_labels(batch[1], logits.shape[1], batch_idx)
         self._log("val", logits, batch[1], F.cross_entropy(logits, batch[1]))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Log loss and accuracy on the test set."""
         logits = self(batch[0])
+        check_labels(batch[1], logits.shape[1], batch_idx)
         self._log("test", logits, batch[1], F.cross_entropy(logits, batch[1]))
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:

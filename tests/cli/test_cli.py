@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -6,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch.strategies import SingleDeviceStrategy
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_nas.__main__ import main
 from lightning_nas.cli.lightning import NASCLI, run
@@ -104,6 +107,47 @@ def test_data_tell_the_task_how_many_classes_and_which_shape(search: Path) -> No
     cli = run(["fit", "--config", str(search)])
     assert cli.model.model.supernet.classifier.out_features == 3
     assert cli.model.model.supernet.stem[0].in_channels == 3
+
+
+class Plain(LightningDataModule):
+    """Three classes, of which it says nothing unless it is asked to.
+
+    Args:
+        attributes: What it says.
+    """
+
+    def __init__(self, attributes: dict[str, Any] | None = None) -> None:
+        super().__init__()
+        vars(self).update(attributes or {})
+
+    def train_dataloader(self) -> Any:
+        """One batch."""
+        return DataLoader(TensorDataset(torch.randn(6, 3, 16, 16), torch.arange(6) % 3), 6)
+
+
+PLAIN = {"distill": "experts", "search": "darts", "supernet": "uniform", "train": "digits"}
+
+
+@pytest.mark.parametrize("folder", PLAIN)
+def test_data_that_do_not_tell_are_refused_by_every_task(folder: str, tmp_path: Path) -> None:
+    content = tiny(f"{folder}/{PLAIN[folder]}.yaml", tmp_path)
+    Path("plain.yaml").write_text(yaml.safe_dump({**content, "data": {"class_path": "tests.cli.test_cli.Plain"}}))
+    with pytest.raises(ConfigError, match="Plain, which has no num_classes and no image_shape. Give the data module"):
+        run(["fit", "--config", "plain.yaml"])
+    for name, value in (("num_classes", 0), ("image_shape", [16, 16]), ("num_classes", "ten")):
+        wrong = {"num_classes": 3, "image_shape": [3, 16, 16], name: value}
+        with pytest.raises(ConfigError, match=f"{name} = "):
+            run(["fit", "--config", "plain.yaml", "--data.attributes", json.dumps(wrong)])
+
+
+def test_data_of_the_users_own_are_trained_on(tmp_path: Path) -> None:
+    content = tiny("train/digits.yaml", tmp_path)
+    told = {"num_classes": 3, "image_shape": [3, 16, 16]}
+    own = {"class_path": "tests.cli.test_cli.Plain", "init_args": {"attributes": told}}
+    Path("plain.yaml").write_text(yaml.safe_dump({**content, "data": own}))
+    task = run(["fit", "--config", "plain.yaml"]).model
+    assert task.network_arguments["num_classes"] == 3
+    assert tuple(task.network_arguments["image_shape"]) == (3, 16, 16)
 
 
 def test_components_are_swapped_on_the_command_line(search: Path) -> None:

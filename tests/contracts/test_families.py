@@ -376,6 +376,41 @@ def member_asks(member: Any, strategy: Strategy, space: SearchSpace, folder: Pat
     return list(fresh.ask(5))
 
 
+@pytest.mark.parametrize("member", members(Strategy))
+def test_strategies_go_on_without_what_failed(member: Any, tmp_path: Path) -> None:
+    space, strategy = NASBench201Space(), begun(member, 1)
+    failed: set[str] = set()
+    for step, count in enumerate((7, 30, 3, 40, 1, 30)):
+        asked = strategy.ask(count)
+        assert asked or isinstance(strategy, CodeSearch) or strategy.round
+        assert not failed & {space.key(a) for a in asked}
+        bad = asked if step == 4 else asked[step % 3 :: 3]
+        played(strategy, [a for a in asked if a not in bad])
+        strategy.tell_failed(bad)
+        failed |= {space.key(a) for a in bad}
+        assert set(strategy.failed) == failed
+        assert not strategy.fitness or space.key(strategy.best()) not in failed
+        torch.save(strategy.state_dict(), tmp_path / "state.pt")
+        again = begun(member, step)
+        again.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+        assert set(again.failed) == failed
+        assert again.ask(5) == member_asks(member, strategy, space, tmp_path)
+
+
+@pytest.mark.parametrize("member", [m for m in members(Strategy) if not issubclass(m, CodeSearch)])
+def test_strategies_end_where_evaluations_fail(member: Any) -> None:
+    space, strategy = NASBench201Space(("skip_connect", "nor_conv_3x3")), member()
+    for share in (2, 1):
+        strategy.start(space, seed=1)
+        asked = 0
+        while more := strategy.ask(9):
+            asked += len(more)
+            assert asked < 400
+            played(strategy, [a for i, a in enumerate(more) if i % share])
+            strategy.tell_failed(more[::share])
+        assert strategy.failed
+
+
 @pytest.mark.parametrize("member", [m for m in members(Strategy) if not issubclass(m, CodeSearch)])
 def test_strategies_forget_at_a_start_and_end(member: Any) -> None:
     space, strategy = NASBench201Space(("skip_connect", "nor_conv_3x3")), member()

@@ -23,6 +23,12 @@ def behave(item: Any) -> Any:
         raise MissingDependencyError("ray", "a test", "ray")
     if item == "die":
         os.kill(os.getpid(), signal.SIGKILL)
+    if item == "exit":
+        sys.exit(9)
+    if item == "leave":
+        os._exit(4)
+    if item == "sleep":
+        time.sleep(600)
     return os.getpid(), torch.get_num_threads(), item
 
 
@@ -49,13 +55,41 @@ def test_a_worker_stays_until_it_fails() -> None:
         executor.map(behave, ["die", 2])
 
 
+@pytest.mark.slow
+def test_a_failure_costs_one_call() -> None:
+    executor = Processes(2, timeout=2)
+    items = [0, "die", 1, "exit", 2, "sleep", 3, "leave", DataError("raised"), 4]
+    found = executor.attempt(behave, items)
+    assert [each[2] for each in found if isinstance(each, tuple)] == [0, 1, 2, 3, 4]
+    errors = {str(item): str(each) for item, each in zip(items, found, strict=True) if not isinstance(each, tuple)}
+    assert "ended without an answer (signal 9)" in errors["die"]
+    assert "sys.exit(9)" in errors["exit"]
+    assert "longer than its timeout of 2 seconds" in errors["sleep"]
+    assert "ended without an answer (exit code 4)" in errors["leave"]
+    assert isinstance(found[8], DataError)
+    assert os.getpid() not in {each[0] for each in found if isinstance(each, tuple)}
+    again = executor.attempt(behave, [5, 6])
+    assert [each[2] for each in again if isinstance(each, tuple)] == [5, 6]
+    executor.close()
+
+
+def test_threads_survive_an_exit() -> None:
+    executor = Threads(2)
+    found = executor.attempt(behave, [1, "exit", DataError("raised"), 2])
+    assert [type(each) for each in found] == [tuple, TrainingError, DataError, tuple]
+    executor.close()
+
+
 SCRIPT = """
-import os, signal, sys, time
+import ctypes, os, signal, sys, time
 from pathlib import Path
 
 def work(number):
     Path(f"worker{number}").touch()
-    time.sleep(600)
+    if number:
+        time.sleep(600)
+    signal.signal(signal.SIGTERM, lambda *args: None)
+    ctypes.PyDLL(None).sleep(600)  # holds Python's lock
 
 if __name__ == "__main__":
     # tests that a shell has started in the background inherit that the signal is ignored
@@ -66,7 +100,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_interruption_leaves_no_process_behind(number: signal.Signals) -> None:
     Path("script.py").write_text(SCRIPT)
     # who reads the end of a pipe knows that all are gone who could write to it
@@ -106,6 +140,9 @@ def test_wrong_arguments_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(ConfigError, match=r"cannot be sent to another process.*the executor Serial"):
             executor.map(lambda item: item, [1])
     monkeypatch.setitem(sys.modules, "ray", None)
+    for timeout in (0.0, float("nan")):
+        with pytest.raises(ConfigError, match="timeout is"):
+            Processes(1, timeout=timeout)
     with pytest.raises(MissingDependencyError, match=r"lightning_nas\[ray\]"):
         RayWorkers(1).map(behave, [1])
 

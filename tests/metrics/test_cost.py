@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision import models
 from torchvision.models import mobilenet_v3_small
 
 from lightning_nas.errors import ConfigError
@@ -98,6 +99,20 @@ def test_module_is_left_as_it_was() -> None:
 def test_operations_in_place_are_counted() -> None:
     """A published figure: 56.5 million for MobileNetV3-small, with hard swish and ReLU in place."""
     assert macs(mobilenet_v3_small(), (3, 224, 224)) == 56_510_400
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    ["vgg11", "alexnet", "squeezenet1_1", "mobilenet_v2", "shufflenet_v2_x0_5", "mnasnet0_5", "efficientnet_b0"]
+    + ["resnet18", "densenet121", "regnet_x_400mf", "mobilenet_v3_large"],
+)
+def test_networks_of_torchvision_have_their_published_size(name: str) -> None:
+    meta = models.get_model_weights(name).DEFAULT.meta
+    network = models.get_model(name)
+    assert parameters(network) == meta["num_params"]
+    assert macs(network, (3, 224, 224)) / 1e9 == pytest.approx(meta["_ops"], abs=6e-4)  # in 1e9, with three digits
+    assert activation_memory(network, (3, 64, 64)) > 3 * 64 * 64 * 4
 
 
 class Clocked(nn.Module):

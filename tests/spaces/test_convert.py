@@ -44,6 +44,37 @@ def test_what_is_wrong_with_a_state_is_named() -> None:
         from_per_edge({**state, "stem.0.weight": torch.zeros(1)}, net)
 
 
+def test_biases_before_batch_norms_change_nothing() -> None:
+    """The convolutions of public supernets of NAS-Bench-201 have biases."""
+    space = NASBench201Space(channels=4, cells_per_stage=1)
+    pair = Pair(space)
+    plain = pair.plain.net
+    state = to_per_edge(plain)
+    modules = dict(plain.named_modules())
+    biases = {}
+    for public, name, *_ in plain.per_edge():
+        module = modules[name.rpartition(".")[0]]
+        if isinstance(module, nn.Conv2d) and ".edges." in name and name.endswith("weight"):
+            module.bias = nn.Parameter(torch.randn(module.out_channels).double())
+            biases[public.replace(".weight", ".bias")] = module.bias.detach().clone()
+    assert len(biases) == 2 * space.edges * 3
+    fused = space.supernet(**IMAGES).double()
+    from_per_edge({**state, **biases}, fused)
+    without = space.supernet(**IMAGES).double()
+    from_per_edge(state, without)
+    images = torch.randn(6, 3, 32, 32).double()
+    alphas = {"cell": torch.randn(space.edges, len(space.operations)).double()}
+    for training in (True, False):
+        nets = [Searched(net.train(training), space) for net in (plain, fused, without)]
+        expected, found, other = (net(images, alphas) for net in nets)
+        close(found, expected)
+        if not training:
+            assert (other - expected).abs().max() > 1e-3
+    unknown = {name.replace(".op.1.", ".op.7."): bias for name, bias in biases.items()}
+    with pytest.raises(DataError, match="does not have"):
+        from_per_edge({**state, **unknown}, fused)
+
+
 @pytest.mark.parametrize("space", [DARTSSpace(nodes=2, channels=4, cells=3), NASBench201Space(channels=3)])
 def test_the_owner_of_a_tensor_is_its_operation(space: Any) -> None:
     nets = [space.supernet(**IMAGES), space.per_edge_supernet(**IMAGES)]

@@ -15,7 +15,7 @@ from torch.optim import SGD
 from lightning_nas.architecture import Architecture
 from lightning_nas.cli.lightning import run
 from lightning_nas.data.images import ArrayDataModule
-from lightning_nas.errors import ArchitectureError, CheckpointError, ConfigError
+from lightning_nas.errors import ArchitectureError, CheckpointError, ConfigError, DataError, TrainingError
 from lightning_nas.evaluation.base import Evaluation, Evaluator
 from lightning_nas.evaluation.supernet import SupernetEvaluator
 from lightning_nas.evaluation.wrapper import EvaluatorWrapper
@@ -70,7 +70,7 @@ class Known(Evaluator):
 
     Args:
         objective: Its name.
-        fail_at: Call at which the machine fails.
+        fail_at: Call at which nothing works any more.
     """
 
     def __init__(self, objective: str = "accuracy", fail_at: int | None = None) -> None:
@@ -84,11 +84,34 @@ class Known(Evaluator):
     def evaluate(self, architectures: Sequence[Architecture]) -> list[Evaluation]:
         self.calls += 1
         if self.calls == self.fail_at:
-            raise RuntimeError("the power is gone")
+            raise DataError("the power is gone")
         return [
             Evaluation({self.objective: sum(c * 1.01**i for i, c in enumerate(a.choices))}, self.costs(a))
             for a in architectures
         ]
+
+
+class Flaky(Known):
+    """Fails at its sixth evaluation.
+
+    Args:
+        mode: How: it raises an error, ends the process, or finds nothing that is a number.
+    """
+
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        self.mode = mode
+        self.rows: list[int] = []
+
+    def evaluate(self, architectures: Sequence[Architecture]) -> list[Evaluation]:
+        path = Path("out/history.json")
+        self.rows.append(read_json(path, repair="")["queries"] if path.exists() else 0)
+        found = super().evaluate(architectures)
+        if self.calls == 6 and self.mode == "raise":
+            raise RuntimeError("CUDA out of memory")
+        if self.calls == 6 and self.mode == "exit":
+            raise SystemExit(5)
+        return [Evaluation({"accuracy": float("nan")}, each.cost) if self.calls == 6 else each for each in found]
 
 
 class Wrapped(EvaluatorWrapper):
@@ -154,6 +177,46 @@ def test_a_search_spends_its_budget_and_leaves_the_best(name: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "mode"), [*((name, "raise") for name in STRATEGIES), ("random", "exit"), ("random", "nan")]
+)
+def test_one_failed_evaluation_costs_one_query(name: str, mode: str) -> None:
+    flaky = {"class_path": f"{HERE}.Flaky", "init_args": {"mode": mode}}
+    task = fit(strategy=STRATEGIES[name], evaluator=flaky)
+    written = read_json(Path("out/history.json"), repair="")
+    assert (written["queries"], written["failed"], len(written["history"])) == (23, 1, 22)
+    assert written["failures"][0]["query"] == 6
+    evaluator: Any = task.history.evaluator
+    assert len(evaluator.rows) == 23
+    # every generation begins with what those before it have written
+    assert evaluator.rows == sorted(evaluator.rows)
+    assert len(set(evaluator.rows)) > 5
+    again = fit("--ckpt_path", "kept/last.ckpt", strategy=STRATEGIES[name], evaluator=flaky, budget=27)
+    assert again.history.failures == task.history.failures
+    assert again.history.rows()[:22] == task.history.rows()
+    assert again.history.queries == 27
+
+
+def test_a_search_keeps_a_checkpoint_by_default() -> None:
+    stopped = {"class_path": f"{HERE}.Known", "init_args": {"fail_at": 14}}
+    with pytest.raises(DataError, match="power"):
+        fit(evaluator=stopped, trainer={"callbacks": None})
+    (kept,) = Path().glob("lightning_logs/*/checkpoints/*.ckpt")
+    assert kept.name == "last.ckpt"
+    again = fit("--ckpt_path", str(kept), trainer={"callbacks": None})
+    assert again.history.evaluator.calls == 23 - 12  # type: ignore[attr-defined]
+    with pytest.raises(DataError, match="power"):
+        fit(evaluator=stopped, trainer={"callbacks": None, "enable_checkpointing": False, "default_root_dir": "none"})
+    assert not list(Path("none").rglob("*.ckpt"))
+
+
+def test_too_many_failures_end_a_search() -> None:
+    flaky = {"class_path": f"{HERE}.Flaky", "init_args": {"mode": "raise"}}
+    with pytest.raises(TrainingError, match="1 of 8 evaluations failed, more than max_failures = 0; .*out of memory"):
+        fit(evaluator=flaky, max_failures=0)
+    assert read_json(Path("out/history.json"), repair="")["failed"] == 1
+
+
 def test_the_progress_bar_ends_with_the_budget() -> None:
     # the default bar is another one where rich is installed
     task = fit(trainer={"enable_progress_bar": True, "callbacks": [{"class_path": "TQDMProgressBar"}]})
@@ -164,8 +227,12 @@ def test_the_progress_bar_ends_with_the_budget() -> None:
 @pytest.mark.parametrize("name", list(STRATEGIES))
 def test_a_search_gone_on_with_equals_an_uninterrupted_one(name: str) -> None:
     whole = fit(strategy=STRATEGIES[name]).history.rows()
-    with pytest.raises(RuntimeError, match="power"):
-        fit(strategy=STRATEGIES[name], evaluator={"class_path": f"{HERE}.Known", "init_args": {"fail_at": 4}})
+    with pytest.raises(DataError, match="power"):
+        fit(strategy=STRATEGIES[name], evaluator={"class_path": f"{HERE}.Known", "init_args": {"fail_at": 14}})
+    so_far = read_json(Path("out/history.json"), repair="")
+    assert not so_far["finished"]
+    assert so_far["history"] == whole[: so_far["queries"]]
+    assert so_far["queries"] > 8
     again = fit("--ckpt_path", "kept/last.ckpt", strategy=STRATEGIES[name])
     assert again.history.rows() == whole
     assert again.history.evaluator.calls < len(whole)  # type: ignore[attr-defined]
@@ -289,7 +356,7 @@ def test_an_empty_front_is_refused_after_the_first_generation() -> None:
     for name in ("random", "front"):
         with pytest.raises(ConfigError, match=r"the costs \['convolutions', 'seconds'\], not \['volume'\]"):
             fit(strategy=STRATEGIES[name], costs_to_minimise=["seconds", "volume"])
-        assert not Path("out/history.json").exists()
+        assert not Path("out/architecture.json").exists()
     with pytest.raises(ConfigError, match="NSGA2 searches for a front, but costs_to_minimise is empty"):
         EvolveTask(NASBench201Space(), NSGA2(), Known())
 

@@ -100,8 +100,35 @@ def test_architectures_come_from_files_too(tmp_path: Path) -> None:
         make(str(tmp_path / "other.json"))
     with pytest.raises(ArchitectureError, match="genotype"):
         make("Genotype(normal=3)")
+    assert make(f"DARTS_V2 = {DARTS_V2}").architecture == make(DARTS_V2).architecture
+    with pytest.raises(ArtifactError) as caught:
+        make("a" * 5000)
+    assert len(str(caught.value)) < 600
     with pytest.raises(DataError, match="too small"):
         make(image_shape=(3, 2, 2))
+
+
+class Numbered(Stripes):
+    """Says how many classes it has, and how large its images are."""
+
+    num_classes = 12
+    image_shape = (3, 8, 8)
+
+
+def test_a_network_for_other_data_is_refused() -> None:
+    trainer = quiet_trainer(max_epochs=1)
+    with pytest.raises(ConfigError, match=r"num_classes is 3 here and 12 in the data\. Make it with num_classes and"):
+        trainer.fit(make(), datamodule=Numbered())
+    with pytest.raises(ConfigError, match=r"image_shape is \(3, 16, 16\) here and \(3, 8, 8\) in the data"):
+        trainer.fit(make(num_classes=12, image_shape=(3, 16, 16)), datamodule=Numbered())
+    trainer.fit(make(num_classes=12), datamodule=Numbered())
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test"])
+def test_labels_without_an_output_are_refused(command: str) -> None:
+    trainer = quiet_trainer(max_epochs=1, num_sanity_val_steps=0)
+    with pytest.raises(DataError, match="labels from 0 to 2; the network has 2 outputs, for labels from 0 to 1"):
+        getattr(trainer, command)(make(num_classes=2), datamodule=Stripes())
 
 
 def make_for_network(**options: Any) -> TrainTask:

@@ -1,5 +1,6 @@
 """The evaluator that scores untrained networks."""
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from lightning_nas.architecture import Architecture
 from lightning_nas.checks import at_least
 from lightning_nas.data.base import ImageDataModule
 from lightning_nas.data.splits import derived_seed
-from lightning_nas.errors import ConfigError
+from lightning_nas.errors import ConfigError, TrainingError
 from lightning_nas.evaluation.base import Evaluation, Evaluator
 from lightning_nas.evaluation.zero_cost.az_nas import Expressivity, Progressivity
 from lightning_nas.evaluation.zero_cost.base import Probe, ZeroCostScore
@@ -72,6 +73,7 @@ class ZeroCost(Evaluator):
     """
 
     stochastic = False
+    joint = True
 
     def __init__(
         self,
@@ -155,7 +157,11 @@ class ZeroCost(Evaluator):
                 cells=self.cells,
             )
         probe = Probe(network, images, labels, classes, self.seed)
-        return [score.score(probe) for score in self.scores]
+        values = [score.score(probe) for score in self.scores]
+        undefined = [score.name for score, value in zip(self.scores, values, strict=True) if math.isnan(value)]
+        if undefined:  # one rank that is not a number would spoil those of all architectures
+            raise TrainingError(f"The zero-cost score {', '.join(undefined)} of an architecture is not a number.")
+        return values
 
     def state_dict(self) -> dict[str, Any]:
         """The scores so far, which the ranks are taken among; nothing where there is one score, without ranks."""

@@ -2,7 +2,6 @@
 
 import ast
 from collections.abc import Sequence
-from itertools import islice
 from typing import Any, NamedTuple
 
 from lightning_nas.architecture import Architecture
@@ -16,6 +15,7 @@ from lightning_nas.spaces.darts.fused_edges import FusedEdges
 from lightning_nas.spaces.darts.network import DARTSNetwork
 from lightning_nas.spaces.darts.stack import DARTSStack
 from lightning_nas.spaces.darts.supernet import DARTSSupernet
+from lightning_nas.spaces.literals import expression, literal, without_name
 from lightning_nas.spaces.operations import BUILT_IN, OPERATIONS, Operation
 from lightning_nas.spaces.rebuildable import PlainForm
 from lightning_nas.spaces.supernet import Supernet
@@ -209,35 +209,81 @@ class DARTSSpace(CellSpace):
 
     @classmethod
     def parse(cls, text: str) -> Architecture:
-        """Read the published textual form; ``range(2, 6)`` is understood as well as ``[2, 3, 4, 5]``.
+        """Read a published textual form.
 
         Args:
-            text: ``Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=..., reduce=..., reduce_concat=...)``.
+            text: ``Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=..., reduce=..., reduce_concat=...)``,
+                with or without a name before it (``DARTS_V2 = Genotype(...)``), or a dictionary with these keys. Pairs
+                may be grouped by node, all lists may be tuples, and ``range(2, 6)`` is understood as well as
+                ``[2, 3, 4, 5]``.
 
         Raises:
             ArchitectureError: The text is not a genotype, or not a point of the space with all operations of the paper.
+                The message names what is different.
         """
         try:
-            call = ast.parse(text.strip(), mode="eval").body
-            if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.func.id != "Genotype":
-                raise ValueError("it is not Genotype(...)")
-            fields = dict(zip(Genotype._fields, (_value(v) for v in call.args), strict=False))
-            fields |= {str(k.arg): _value(k.value) for k in call.keywords}
-            genotype = Genotype(**fields)  # type: ignore[arg-type]  # wrong values are found below
-            nodes = len(genotype.normal) // 2
-            if {tuple(genotype.normal_concat), tuple(genotype.reduce_concat)} != {tuple(range(2, 2 + nodes))}:
-                raise ValueError(f"the output must concatenate all {nodes} inner nodes")
+            genotype = _genotype(expression(without_name(text)))
+            cells = [_flat_pairs(cell) for cell in (genotype.normal, genotype.reduce)]
+            wrong = _foreign(cells, (genotype.normal_concat, genotype.reduce_concat))
+            if wrong:
+                raise ArchitectureError(f"Not an architecture of the DARTS space: {'; '.join(wrong)}.")
             names = tuple(OPERATIONS)
-            choices = [
-                v for cell in (genotype.normal, genotype.reduce) for name, s in cell for v in (s, names.index(name))
-            ]
+            choices = [v for cell in cells for name, s in cell for v in (s, names.index(name))]
         except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError) as error:  # the last two: too deep
-            raise ArchitectureError(f"Not a genotype: {error}; received {text[:120]!r}.") from None
-        return cls(nodes=nodes).architecture(choices)
+            said = str(error).partition(" (<unknown>")[0]
+            raise ArchitectureError(f"Not a genotype: {said:.200}; received {text[:120]!r}.") from None
+        return cls(nodes=len(cells[0]) // 2).architecture(choices)
 
 
-def _value(node: ast.expr) -> list[tuple[str, int]] | list[int]:
-    """Evaluate a literal, or a ``range`` of literals."""
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range":
-        return list(islice(range(*(ast.literal_eval(a) for a in node.args)), MAX_NODES + 1))
-    return list(ast.literal_eval(node))
+def _genotype(node: ast.expr) -> Genotype:
+    """Read ``Genotype(...)``, or a dictionary with the same keys.
+
+    Raises:
+        ValueError: It is something else.
+        TypeError: A key is missing or unknown.
+    """
+    if isinstance(node, ast.Dict):
+        return Genotype(**{ast.literal_eval(k): literal(v) for k, v in zip(node.keys, node.values, strict=True) if k})
+    if not isinstance(node, ast.Call) or getattr(node.func, "attr", getattr(node.func, "id", "")) != "Genotype":
+        raise ValueError("it is not Genotype(...)")
+    fields = dict(zip(Genotype._fields, map(literal, node.args), strict=False))
+    return Genotype(**{**fields, **{str(k.arg): literal(k.value) for k in node.keywords}})
+
+
+def _flat_pairs(cell: Any) -> list[tuple[str, int]]:
+    """The pairs of a cell, which may be grouped by node.
+
+    Raises:
+        ValueError: There are other things than pairs of a name and a number.
+    """
+    pairs = []
+    for each in cell:
+        pairs += [each] if len(each) == 2 and isinstance(each[0], str) else list(each)
+    for name, source in pairs:
+        if not isinstance(name, str) or type(source) is not int:
+            raise ValueError(f"{(name, source)!r:.50} is not a pair of an operation and the state that it reads")
+    return [(name, source) for name, source in pairs]
+
+
+def _foreign(cells: Sequence[Sequence[tuple[str, int]]], concats: Sequence[Sequence[int]]) -> list[str]:
+    """What a genotype has that no architecture of the DARTS space has."""
+    wrong = []
+    names = {name for cell in cells for name, _ in cell}
+    unknown = sorted(names - set(OPERATIONS))
+    if unknown:
+        known = ", ".join(name for name in OPERATIONS if name != "none")
+        wrong.append(f"it has the operations {', '.join(unknown):.200}; the operations of the space are {known}")
+    if "none" in names:
+        wrong.append("it has 'none' on an edge; every node reads two states through other operations")
+    nodes = [len(cell) // 2 for cell in cells]
+    if any(len(cell) % 2 for cell in cells) or nodes[0] != nodes[1] or not nodes[0]:
+        wrong.append(
+            f"it has {len(cells[0])} pairs in the normal cell and {len(cells[1])} in the reduction cell; both cells "
+            "have two per node, and equally many nodes"
+        )
+    elif any(sorted(concat) != list(range(2, 2 + nodes[0])) for concat in concats):
+        lists = " and ".join(f"{list(concat)!r:.80}" for concat in concats)
+        wrong.append(
+            f"its outputs concatenate the states {lists}; those of the space concatenate all {nodes[0]} inner nodes"
+        )
+    return wrong

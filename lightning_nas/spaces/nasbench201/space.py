@@ -9,6 +9,7 @@ from lightning_nas.spaces.attention import Attention
 from lightning_nas.spaces.base import AllowedNames, Graph
 from lightning_nas.spaces.cell_space import CellSpace
 from lightning_nas.spaces.cells import CellGraph
+from lightning_nas.spaces.literals import expression, literal, without_name
 from lightning_nas.spaces.nasbench201.fused_edges import FusedEdges
 from lightning_nas.spaces.nasbench201.network import CELL_OPERATIONS, NODES, STAGES, NASBench201Network
 from lightning_nas.spaces.nasbench201.stack import NASBench201Stack
@@ -182,23 +183,52 @@ class NASBench201Space(CellSpace):
 
     @classmethod
     def parse(cls, text: str) -> Architecture:
-        """Read the published textual form.
+        """Read a published textual form.
 
         Args:
-            text: ``|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|avg_pool_3x3~2|``.
+            text: ``|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|avg_pool_3x3~2|``, or the same as nested
+                tuples or lists of pairs: ``((('nor_conv_3x3', 0),), (('none', 0), ('skip_connect', 1)), ...)``. A name
+                may stand before it (``arch: |...``).
 
         Raises:
-            ArchitectureError: The text is not a cell of the space with all operations of the paper.
+            ArchitectureError: The text is not a cell of the space with all operations of the paper. The message names
+                what is different.
         """
-        words = text.strip().replace("+", "").replace("||", "|").strip("|").split("|")
-        names = [word.rpartition("~")[0] for word in words]
         space = cls()
-        if len(names) == space.edges and all(name in space.operations for name in names):
-            architecture = space.architecture([space.operations.index(name) for name in names])
-            if space.text(architecture) == text.strip():
-                return architecture
-        raise ArchitectureError(
-            f"Not a cell of NAS-Bench-201: received {text[:200]!r}. The form is "
-            "'|op~0|+|op~0|op~1|+|op~0|op~1|op~2|' with operations from "
-            f"{list(space.operations)}."
-        )
+        try:
+            nodes = _nodes(without_name(text))
+            unknown = sorted({name for node in nodes for name, _ in node} - set(space.operations))
+            if unknown:
+                raise ValueError(f"it has the operations {', '.join(unknown):.200}")
+            read = [sorted(source for _, source in node) for node in nodes]
+            if read != [list(range(node)) for node in range(1, NODES)]:
+                raise ValueError(f"its nodes read the states {read!r:.100} instead of {[[0], [0, 1], [0, 1, 2]]}")
+        except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError) as error:  # the last two: too deep
+            said = str(error).partition(" (<unknown>")[0]
+            raise ArchitectureError(
+                f"Not a cell of NAS-Bench-201: {said:.300}; received {text[:200]!r}. The form is "
+                f"'|op~0|+|op~0|op~1|+|op~0|op~1|op~2|' with operations from {list(space.operations)}."
+            ) from None
+        chosen = [name for node in nodes for name, _ in sorted(node, key=lambda pair: pair[1])]
+        return space.architecture([space.operations.index(name) for name in chosen])
+
+
+def _nodes(text: str) -> list[list[tuple[str, int]]]:
+    """The operation and the source of every edge, by node.
+
+    Raises:
+        SyntaxError: The text is neither of the published form nor a Python literal.
+        ValueError: It has other things than pairs of a name and a number.
+    """
+    if text.startswith("|"):
+        parts = [node.strip() for node in text.split("+")]
+        if any(len(part) < 2 or part[0] != "|" or part[-1] != "|" for part in parts):
+            raise ValueError("its nodes are not '|...|' with '+' between them")
+        words = [[word.rpartition("~") for word in part[1:-1].split("|")] for part in parts]
+        return [[(name, int(source)) for name, _, source in node] for node in words]
+    found = literal(expression(text))
+    nodes = [[(name, source) for name, source in node] for node in found]
+    wrong = [pair for node in nodes for pair in node if not isinstance(pair[0], str) or type(pair[1]) is not int]
+    if wrong:
+        raise ValueError(f"{wrong[0]!r:.50} is not a pair of an operation and the state that it reads")
+    return nodes
