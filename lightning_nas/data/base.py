@@ -206,6 +206,11 @@ class ImageDataModule(LightningDataModule, ABC):
         if given is not None:
             inspect_held_out("validation", given, frozenset(hashes))
             given = self._of_shape(given, whole.image_shape, "validation")
+            if self.validation_fraction:
+                note(
+                    f"The {len(given)} validation images that come with the data are the validation set; "
+                    f"validation_fraction, which is {self.validation_fraction}, has no effect."
+                )
         train, validation = self._parts(whole, given)
         return _TrainingData(train, validation, mean, std, frozenset(hashes))
 
@@ -238,11 +243,6 @@ class ImageDataModule(LightningDataModule, ABC):
         if given is not None:
             if not len(given):
                 raise DataError("The validation set is empty. Add images, or leave it out.")
-            if self.validation_fraction:
-                note(
-                    f"The {len(given)} validation images that come with the data are the validation set; "
-                    f"validation_fraction, which is {self.validation_fraction}, has no effect."
-                )
         elif self.validation_fraction > 0:
             held_out = stratified(train.labels, self.validation_fraction, self.split_seed)
             validation = train.select(held_out.nonzero().flatten())

@@ -26,6 +26,12 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in PACKAGES}
 
 
+LARGEST = 4 * 2**30
+"""Number of bytes of a file or folder up to which all of them are read for its digest."""
+
+_EDGE = 2**16
+"""Number of bytes at both ends of a file that count for the digest of something larger."""
+
 _LONGEST = 1024
 """Number of characters of the longest text that may be a path."""
 
@@ -181,7 +187,8 @@ def _texts_in(node: Any) -> Iterator[str]:
 def digest_of(path: Path, run_dir: Path) -> str | None:
     """Digest of the content of a file, or of all files in a folder with their names; None if there is no such path.
 
-    Hidden files don't count, and neither does the run folder.
+    Hidden files don't count, and neither does the run folder. Of more than ``LARGEST`` bytes, only the size of
+    every file and its first and last bytes count.
 
     Args:
         path: The file or folder.
@@ -189,31 +196,38 @@ def digest_of(path: Path, run_dir: Path) -> str | None:
     """
     try:
         if path.is_file():
-            return _digest(path)
+            return _digest(path, path.stat().st_size <= LARGEST)
         if not path.is_dir() or path.resolve() == run_dir:
             return None
     except OSError:
         return None
-    whole = hashlib.blake2b(digest_size=16)
+    found: list[Path] = []
     for folder, folders, files in os.walk(path):
         folders[:] = sorted(f for f in folders if not f.startswith(".") and Path(folder, f).resolve() != run_dir)
-        for name in sorted(f for f in files if not f.startswith(".")):
-            each = Path(folder, name)
-            if each.is_file():  # opening a pipe would block
-                whole.update(
-                    f"{each.relative_to(path).as_posix()}\n{_digest(each)}\n".encode("utf-8", "surrogateescape")
-                )
+        paths = (Path(folder, name) for name in sorted(files) if not name.startswith("."))
+        found += [each for each in paths if each.is_file()]  # opening a pipe would block
+    all_bytes = sum(each.stat().st_size for each in found) <= LARGEST
+    whole = hashlib.blake2b(digest_size=16)
+    for each in found:
+        line = f"{each.relative_to(path).as_posix()}\n{_digest(each, all_bytes)}\n"
+        whole.update(line.encode("utf-8", "surrogateescape"))
     return whole.hexdigest()
 
 
-_known: dict[tuple[str, int, int, int], str] = {}
+_known: dict[tuple[str, bool, int, int, int], str] = {}
 """Digests of files by path and state: several stages read the same data."""
 
 
-def _digest(path: Path) -> str:
+def _digest(path: Path, all_bytes: bool) -> str:
     state = path.stat()
-    key = (str(path.resolve()), state.st_ino, state.st_size, state.st_mtime_ns)
+    key = (str(path.resolve()), all_bytes, state.st_ino, state.st_size, state.st_mtime_ns)
     if key not in _known:
         with path.open("rb") as file:
-            _known[key] = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+            if all_bytes or state.st_size <= 2 * _EDGE:
+                found = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
+            else:
+                found = hashlib.blake2b(f"{state.st_size}\n".encode() + file.read(_EDGE), digest_size=16)
+                file.seek(-_EDGE, os.SEEK_END)
+                found.update(file.read())
+        _known[key] = found.hexdigest()
     return _known[key]

@@ -151,6 +151,23 @@ def test_data_in_a_folder_are_compared_by_content(quick: Path) -> None:
     assert records.digest_of(quick / "data", quick / "data" / "run") != first
 
 
+@pytest.mark.parametrize("at", [0, 150_000, 299_999])
+def test_of_large_data_the_ends_of_files_count(at: int, quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = bytearray(300_000)
+    write_bytes(quick / "data" / "a.bin", content)
+    write_bytes(quick / "data" / "b.bin", b"")
+    whole = records.digest_of(quick / "data", quick / "run")
+    content[at] = 1
+    write_bytes(quick / "data" / "a.bin", content)
+    assert records.digest_of(quick / "data", quick / "run") != whole
+    monkeypatch.setattr(records, "LARGEST", 299_999)
+    changed = records.digest_of(quick / "data", quick / "run")
+    write_bytes(quick / "data" / "a.bin", bytes(300_000))
+    assert (records.digest_of(quick / "data", quick / "run") == changed) == (at == 150_000)
+    write_bytes(quick / "data" / "c.bin", b"")
+    assert records.digest_of(quick / "data", quick / "run") != changed
+
+
 def test_other_versions_are_refused(start: Callable[..., Stages], quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start(quick / "run", killed="search")
     now = records.versions()
