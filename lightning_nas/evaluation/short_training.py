@@ -33,6 +33,11 @@ class ShortTraining(Evaluator):
     In a search with rounds, such as one by ``Refine``, each round can have its own number of steps and of trainings,
     whose mean is the score. Every round draws new seeds, and its scores are not comparable with those of other rounds.
 
+    Two options make a training cheaper or its ranks better. ``online`` takes the mean loss of the batches in the last
+    half of the steps, before each is learned, instead of a pass over the search half. ``classes`` trains on a few
+    random classes per seed, which all architectures share: where there are many classes, networks cannot tell them
+    apart after so few steps.
+
     Objectives: ``loss`` (lower is better) and ``accuracy`` (a fraction). Costs: ``seconds`` and ``parameters``.
 
     Args:
@@ -45,7 +50,11 @@ class ShortTraining(Evaluator):
         image_size: Side length in pixels that images are averaged to; null leaves them unchanged.
         learning_rate: Learning rate of the first step.
         augmentations: Augmentations of the training images; none by default.
-        seed: Seed of the weights, the batches and the augmentations.
+        seed: Seed of the weights, the batches, the augmentations and the choice of classes.
+        online: Whether scores are those of the training batches in the last half of the steps. The search half is not
+            used then.
+        classes: Number of random classes that each training is restricted to, at least 2; null, the default, trains
+            on all.
 
     Raises:
         ConfigError: A number is too small.
@@ -73,11 +82,14 @@ class ShortTraining(Evaluator):
         learning_rate: float = 0.1,
         augmentations: list[Augmentation] | None = None,
         seed: int = 0,
+        online: bool = False,
+        classes: int | None = None,
     ) -> None:
         self.steps = [steps] if isinstance(steps, int) else list(steps)
         self.repeats = [repeats] if isinstance(repeats, int) else list(repeats)
         at_least(2, batch_size=batch_size)
         at_least(1, channels=channels, cells=cells, image_size=image_size)
+        at_least(2, classes=classes)
         for name, values in (("steps", self.steps), ("repeats", self.repeats)):
             if min(values, default=0) < 1:
                 raise ConfigError(f"{name} is {values}; every round needs at least 1.")
@@ -89,6 +101,8 @@ class ShortTraining(Evaluator):
         self.learning_rate = learning_rate
         self.augmentations = augmentations or []
         self.seed = seed
+        self.online = online
+        self.classes = classes
         self.device = torch.device("cpu")
         self._halves: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -138,26 +152,55 @@ class ShortTraining(Evaluator):
             derived_seed(self.seed, "round", self.version, i) if self.version or i else self.seed
             for i in range(repeats)
         ]
-        networks = [self.train(architecture, seed) for seed in seeds]
-        scores = [self.score(network) for network in networks]
+        trained = [self._train(architecture, seed) for seed in seeds]
+        networks = [network for network, _ in trained]
+        scores = [
+            online if self.online else self._score(network, seed)
+            for (network, online), seed in zip(trained, seeds, strict=True)
+        ]
         objectives = {name: sum(each[name] for each in scores) / len(scores) for name in scores[0]}
         cost = {"seconds": time.perf_counter() - start, "parameters": float(parameters(networks[0]))}
         return Evaluation(objectives, cost)
+
+    def _images(self, name: str, seed: int) -> tuple[Tensor, Tensor, int]:
+        """Images, labels and number of classes that a training with this seed uses of a half."""
+        images, labels = self._half(name)
+        number = self.data.num_classes
+        if self.classes is None or self.classes >= number:
+            return images, labels, number
+        if labels.ndim != 1:
+            raise ConfigError(
+                "classes restricts trainings to some classes, but the labels are probabilities over all of them. Use "
+                "data with hard labels, or classes: null."
+            )
+        generator = torch.Generator().manual_seed(derived_seed(seed, "classes"))
+        chosen = torch.randperm(number, generator=generator)[: self.classes].sort().values.to(labels.device)
+        kept = torch.isin(labels, chosen)
+        if not bool(kept.any()) or (name == "train" and int(kept.sum()) < self.batch_size):
+            raise DataError(
+                f"{self.classes} of {number} classes have {int(kept.sum())} images in the {name} half, fewer than a "
+                f"batch of {self.batch_size}. Use more classes, a smaller batch_size or more images."
+            )
+        return images[kept], torch.searchsorted(chosen, labels[kept]), self.classes
 
     def train(self, architecture: Architecture, seed: int) -> nn.Module:
         """Train a network of an architecture, with as many steps as the current round has.
 
         Args:
             architecture: The architecture.
-            seed: Seed of the weights, the batches and the augmentations.
+            seed: Seed of the weights, the batches, the augmentations and the choice of classes.
         """
+        return self._train(architecture, seed)[0]
+
+    def _train(self, architecture: Architecture, seed: int) -> tuple[nn.Module, dict[str, float]]:
+        """The trained network, and its mean loss and accuracy on the batches of the last half of the steps."""
         steps = self.steps[min(self.version, len(self.steps) - 1)]
-        images, labels = self._half("train")
+        images, labels, classes = self._images("train", seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = build_space(architecture.space).network(
                 architecture,
-                num_classes=self.data.num_classes,
+                num_classes=classes,
                 image_shape=tuple(images.shape[1:]),
                 channels=self.channels,
                 cells=self.cells,
@@ -172,31 +215,47 @@ class ShortTraining(Evaluator):
         # augmentations need a generator of their own device; on the CPU one generator serves all
         draws = generator if images.device.type == "cpu" else torch.Generator(images.device).manual_seed(seed)
         order = torch.empty(0, dtype=torch.long)
-        for _ in range(steps):
+        losses, hits = [], []
+        for step in range(steps):
             if len(order) < self.batch_size:
                 order = torch.randperm(len(labels), generator=generator)
             batch, order = order[: self.batch_size], order[self.batch_size :]
-            x = images[batch]
+            x, y = images[batch], labels[batch]
             for augmentation in self.augmentations:
                 x = augmentation(x, draws)
             optimizer.zero_grad()
-            F.cross_entropy(network(x), labels[batch]).backward()
+            logits = network(x)
+            loss = F.cross_entropy(logits, y)
+            loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
             optimizer.step()
             scheduler.step()
-        return network
+            if step >= steps // 2:
+                losses.append(loss.detach())
+                hits.append((logits.detach().argmax(1) == classes_of(y)).float().mean())
+        return network, {"loss": float(torch.stack(losses).mean()), "accuracy": float(torch.stack(hits).mean())}
 
     def score(self, network: nn.Module) -> dict[str, float]:
-        """Loss and accuracy of a network in training mode on the search half.
+        """Loss and accuracy of a network of all classes in training mode on the search half.
 
         The batches have between half and 1.5 times ``SCORED`` images, if there are as many.
+
+        Args:
+            network: The network.
         """
-        images, labels = self._half("search")
-        loss = hits = 0.0
-        with torch.no_grad():
-            chunks = max(1, round(len(labels) / SCORED))
-            for x, y in zip(images.tensor_split(chunks), labels.tensor_split(chunks), strict=True):
-                logits = network(x)
-                loss += float(F.cross_entropy(logits, y, reduction="sum"))
-                hits += float((logits.argmax(1) == classes_of(y)).sum())
-        return {"loss": loss / len(labels), "accuracy": hits / len(labels)}
+        return _scored(network, *self._half("search"))
+
+    def _score(self, network: nn.Module, seed: int) -> dict[str, float]:
+        images, labels, _ = self._images("search", seed)
+        return _scored(network, images, labels)
+
+
+def _scored(network: nn.Module, images: Tensor, labels: Tensor) -> dict[str, float]:
+    loss = hits = 0.0
+    with torch.no_grad():
+        chunks = max(1, round(len(labels) / SCORED))
+        for x, y in zip(images.tensor_split(chunks), labels.tensor_split(chunks), strict=True):
+            logits = network(x)
+            loss += float(F.cross_entropy(logits, y, reduction="sum"))
+            hits += float((logits.argmax(1) == classes_of(y)).sum())
+    return {"loss": loss / len(labels), "accuracy": hits / len(labels)}

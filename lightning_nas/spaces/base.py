@@ -30,12 +30,23 @@ class Graph:
         nodes: Labels of the nodes.
         edges: Source, target and label of every edge; nodes are given by index.
         weighted: Labels of operations with trained weights, which are drawn in another colour.
+        inputs: Number of input nodes; they come first, and the output is the last node.
     """
 
     name: str
     nodes: tuple[str, ...]
     edges: tuple[tuple[int, int, str], ...]
     weighted: frozenset[str] = frozenset()
+    inputs: int = 1
+
+    @property
+    def connected(self) -> bool:
+        """Whether a path leads from an input to the output."""
+        reached, new = set(), {len(self.nodes) - 1}
+        while new:
+            reached |= new
+            new = {source for source, target, _ in self.edges if target in new} - reached
+        return any(node in reached for node in range(self.inputs))
 
 
 class SearchSpace(ABC):

@@ -291,7 +291,7 @@ class CellSpace(DifferentiableSpace):
 
     def largest(self) -> Architecture:
         """Return the architecture that has the selectable operation with the most parameters on every kept edge."""
-        counts = [sum(p.numel() for p in each.module(16, 1, True).parameters()) for each in self.candidates]
+        counts = [operation.parameter_count for operation in self.candidates]
         return self.select(
             {name: torch.tensor(counts, device="cpu").expand(self.edges, -1) for name in self.cell_types}
         )
@@ -339,7 +339,7 @@ class CellSpace(DifferentiableSpace):
                 if not self.candidates[o].is_none
             ]
             edges += [(inputs + i, inputs + count, "") for i in range(count)] if joined else []
-            graphs.append(Graph(name, tuple(labels), tuple(edges), self.weighted))
+            graphs.append(Graph(name, tuple(labels), tuple(edges), self.weighted, inputs))
         return graphs
 
     @property

@@ -140,23 +140,40 @@ class ConstrainedSpace(SearchSpace):
         return near[int(torch.randint(len(near), (1,), generator=generator))] if near else architecture
 
     def largest(self) -> Architecture:
-        """Descend from the largest architecture of the underlying space until all constraints are satisfied.
+        """Search for the largest connected architecture that satisfies the constraints.
 
-        Each step moves to the neighbour with the smallest ``excess``.
+        The search descends from the largest architecture of the underlying space in the smallest steps that come closer
+        to the constraints, until all are satisfied, and then climbs again to larger neighbours. The size is the cost
+        ``parameters`` where it is known, otherwise the largest ratio of a cost to its bound. Cells without a path from
+        an input to the output are passed over, however large they are. A local optimum: exchanging two operations at
+        once may lead to a larger one.
 
         Raises:
             ConfigError: The descent gets stuck before it satisfies the constraints.
         """
         current = self.space.largest()
         while (excess := self.excess(current)) > 1:
-            nearest = min(self.space.neighbours(current), key=self.excess)
-            if self.excess(nearest) >= excess:
+            near = [n for n in self.space.neighbours(current) if self.excess(n) < excess and self._connected(n)]
+            if not near:
                 raise ConfigError(
                     f"No neighbour of {self.space.text(current)} is closer to satisfying the constraints "
                     f"{self.constraints}. Relax them, or start the search from another architecture."
                 )
-            current = nearest
+            current = max(near, key=self._size)
+        while larger := [n for n in self.space.neighbours(current) if self._size(n) > self._size(current)]:
+            larger.sort(key=self._size, reverse=True)
+            found = next((n for n in larger if self._connected(n) and self.allows(n)), None)
+            if found is None:
+                break
+            current = found
         return current
+
+    def _size(self, architecture: Architecture) -> float:
+        costs = self.costs(architecture)
+        return costs["parameters"] if "parameters" in costs else self.excess(architecture)
+
+    def _connected(self, architecture: Architecture) -> bool:
+        return all(graph.connected for graph in self.space.graphs(architecture))
 
     def network(self, architecture: Architecture, *, image_shape: Sequence[int], **options: Any) -> nn.Module:
         """Build the network of an architecture; see the underlying space."""

@@ -96,8 +96,13 @@ class Operation(Rebuildable, ABC):
     @cached_property
     def has_weights(self) -> bool:
         """Whether the operation has trained parameters where it keeps height and width."""
-        with torch.device("meta"):
-            return any(True for _ in self.module(16, 1, True).parameters())
+        return self.parameter_count > 0
+
+    @property
+    def parameter_count(self) -> int:
+        """Number of trained parameters for 16 channels, where the operation keeps height and width."""
+        with torch.device("meta"):  # so that no weights are drawn from the global generator
+            return sum(p.numel() for p in self.module(16, 1, True).parameters())
 
 
 class NoConnection(Operation):

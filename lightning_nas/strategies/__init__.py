@@ -8,6 +8,7 @@ from lightning_nas.strategies.nevonas import NEvoNAS
 from lightning_nas.strategies.nsga import NSGA2, FrontStrategy
 from lightning_nas.strategies.pevonas import PEvoNAS
 from lightning_nas.strategies.population import PopulationEvolution
+from lightning_nas.strategies.race import Race
 from lightning_nas.strategies.random_search import RandomSearch
 from lightning_nas.strategies.refine import Refine
 from lightning_nas.strategies.regularized_evolution import RegularizedEvolution
@@ -27,6 +28,7 @@ __all__ = [
     "PEvoNAS",
     "PopulationEvolution",
     "QueryHistory",
+    "Race",
     "RandomSearch",
     "Refine",
     "RegularizedEvolution",

@@ -270,6 +270,8 @@ SMALL_SPACES: dict[Any, dict[str, Any]] = {
 def test_spaces_hold_what_they_sample(member: Any) -> None:
     space = member(**SMALL_SPACES.get(member, {}))
     generator = torch.Generator().manual_seed(0)
+    before = torch.get_rng_state()
+    largest = space.largest()
     for _ in range(10):
         architecture = space.sample(generator)
         space.check(architecture)
@@ -281,10 +283,12 @@ def test_spaces_hold_what_they_sample(member: Any) -> None:
         assert len(space.num_values) == len(architecture.choices)
         assert all(0 <= c < n for c, n in zip(architecture.choices, space.num_values, strict=True))
         assert space.text(architecture)
+        assert all(graph.connected or "none" in space.text(architecture) for graph in space.graphs(architecture))
+    assert torch.equal(torch.get_rng_state(), before)  # only the generator is drawn from
     again = torch.Generator().manual_seed(0)
     assert space.sample(again) == member(**SMALL_SPACES.get(member, {})).sample(torch.Generator().manual_seed(0))
     options = {"num_classes": 3, "image_shape": (3, 8, 8), "channels": 4, "cells": 2}
-    assert space.network(space.largest(), **options)(torch.randn(2, 3, 8, 8)).shape == (2, 3)
+    assert space.network(largest, **options)(torch.randn(2, 3, 8, 8)).shape == (2, 3)
 
 
 @pytest.mark.parametrize("member", members(ChoiceBlock))

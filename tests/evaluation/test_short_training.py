@@ -105,3 +105,49 @@ def test_rounds_of_short_trainings_have_their_own_length_and_seeds() -> None:
     assert second["loss"] == pytest.approx(sum(single) / 2, abs=1e-7)
     with pytest.raises(ConfigError, match=r"repeats is \[0\]"):
         trained(repeats=0)
+
+
+def test_online_scores_are_those_of_the_batches_before_they_are_learned() -> None:
+    evaluator = ShortTraining(data(), steps=5, batch_size=4, channels=4, cells=3, learning_rate=0.05, online=True)
+    (found,) = evaluator.evaluate([SPACE.largest()])
+    losses, hits = [], []
+    torch.manual_seed(0)
+    network = SPACE.network(SPACE.largest(), num_classes=3, image_shape=(3, 8, 8), channels=4, cells=3)
+    generator = torch.Generator().manual_seed(0)
+    images, labels = data().fixed_batch("train", 12, 0)
+    optimizer = torch.optim.SGD(network.parameters(), 0.05, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 5)
+    order: list[int] = []
+    for _ in range(5):
+        if len(order) < 4:
+            order = torch.randperm(12, generator=generator).tolist()
+        batch, order = order[:4], order[4:]
+        logits = network(images[batch])
+        loss = F.cross_entropy(logits, labels[batch])
+        losses.append(loss.item())
+        hits.append(float((logits.argmax(1) == labels[batch]).float().mean()))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+        optimizer.step()
+        scheduler.step()
+    assert found.objectives["loss"] == pytest.approx(sum(losses[2:]) / 3, abs=1e-5)
+    assert found.objectives["accuracy"] == pytest.approx(sum(hits[2:]) / 3)
+
+
+@pytest.mark.parametrize("online", [False, True])
+def test_trainings_may_be_restricted_to_random_classes(online: bool) -> None:
+    def trained(seed: int, **options: Any) -> ShortTraining:
+        halves = HalvesDataModule(DigitsDataModule(), batch_size=32)
+        return ShortTraining(halves, steps=20, channels=4, cells=1, seed=seed, online=online, **options)
+
+    cell = NASBench201Space().largest()
+    (all_classes,), (two,), (others,) = (
+        trained(seed, classes=classes).evaluate([cell]) for seed, classes in ((1, None), (1, 2), (2, 2))
+    )
+    assert two.objectives["accuracy"] > 0.8 > all_classes.objectives["accuracy"]
+    assert two.objectives["loss"] != others.objectives["loss"]
+    assert two.cost["parameters"] < all_classes.cost["parameters"]  # fewer outputs
+    assert trained(1, classes=10).evaluate([cell])[0].objectives == all_classes.objectives
+    with pytest.raises(ConfigError, match="classes is 1"):
+        trained(1, classes=1)
