@@ -420,7 +420,7 @@ class SearchModel(nn.Module):
         """Make the supernet that the weights of a checkpoint belong to, before they are loaded.
 
         A state of cells with other nodes or operations changes nothing: the names and shapes of its weights differ,
-        and whoever loads them finds that out.
+        so that loading them fails with an error.
 
         Args:
             state: What ``save_state`` returned.

@@ -92,7 +92,7 @@ def _on_files(name: str, entry: Any, config: Mapping[str, Any], base: Path) -> d
     layers = given if isinstance(given, list) and given else [given]
     if not re.fullmatch(r"\w[\w-]*", str(name)) or not all(isinstance(layer, str | dict) for layer in layers):
         raise ConfigError(
-            f"stages.{name} has the config {given!r}; expected is the path of a stage file, or a list of files and "
+            f"stages.{name} has the config {given!r}; it must be the path of a stage file, or a list of files and "
             "changes. The name of a stage is made of letters, digits, '_' and '-'."
         )
     merged: Any = {"trainer": config.get("trainer") or {}}

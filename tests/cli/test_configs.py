@@ -28,11 +28,10 @@ ARTIFACT = {
 """What a stage leaves, by its folder or by its file; a training of a network is tested instead."""
 
 
-SLOW = ("evolve/refine_search.yaml", "predict/tnao_nasbench101.yaml", "search/darts_pt.yaml")
+SLOW = ("evolve/race.yaml", "evolve/refine_search.yaml", "predict/tnao_nasbench101.yaml", "search/darts_pt.yaml")
 PARAMETERS = [pytest.param(name, marks=pytest.mark.slow if str(name) in SLOW else (), id=str(name)) for name in STAGES]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_every_stage_fits(name: Path, tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny(name, tmp_path)))

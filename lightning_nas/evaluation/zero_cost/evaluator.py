@@ -37,7 +37,7 @@ class ZeroCost(Evaluator):
 
     By default the scores are the number of parameters, synaptic flow, expressivity and progressivity of AZ-NAS, and the
     shortest path. Their sum was chosen on CIFAR-10's results in NAS-Bench-201 for networks of 8 channels and one cell
-    per stage; see the documentation's results for what each score is worth in other spaces.
+    per stage; see the documentation's results for the ranks of each score in other spaces.
 
     ``features`` of an evaluation has the values of the scores in their order; its cost is ``seconds``.
 
