@@ -106,8 +106,8 @@ class Derivatives:
     """First and second derivatives of the cross-entropy of a ``ConvNet``, derived by hand.
 
     Autograd finds the same values, but also computes second derivatives with respect to the weights, which are
-    not needed: ``benchmarks/distill_speed.py`` measures what that costs. Here, the gradient of ``turn . dL/dweights`` with
-    respect to the images takes two passes. The forward pass computes how all values change when the weights move along
+    not needed: ``benchmarks/distill_speed.py`` measures what that costs. Here, the gradient of ``turn . dL/dweights``
+    with respect to the images takes two passes. The forward pass computes how all values change when the weights move along
     ``turn``. The backward pass reuses the derivatives that the backward pass of ``dL/dweights`` found. The biases of
     the convolutions are left out: instance norm subtracts them, so that their gradients are 0.
 

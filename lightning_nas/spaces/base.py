@@ -349,8 +349,8 @@ class DifferentiableSpace(SupernetSpace):
             unknown = sorted({name for row in rows for name in row} - set(self.operations))
             if cell not in masks or len(rows) != self.edges or unknown:
                 raise ConfigError(
-                    f"allowed[{cell!r}] has {len(rows)} edges and names {unknown or 'known operations'}. Give a cell type "
-                    f"of {list(self.cell_types)} and {self.edges} lists, one per edge, with names from "
+                    f"allowed[{cell!r}] has {len(rows)} edges and names {unknown or 'known operations'}. Give a cell "
+                    f"type of {list(self.cell_types)} and {self.edges} lists, one per edge, with names from "
                     f"{list(self.operations)}."
                 )
             masks[cell] = torch.tensor(
