@@ -2,7 +2,6 @@
 
 from lightning_nas.differentiable.alpha_mask import AlphaMask
 from lightning_nas.differentiable.attention.channel import ChannelAttention
-from lightning_nas.differentiable.attention.operation import OperationAttention
 from lightning_nas.differentiable.discretization.base import Discretizer
 from lightning_nas.differentiable.discretization.joint_score import JointScore
 from lightning_nas.differentiable.discretization.product_score import ProductScore
@@ -49,7 +48,6 @@ __all__ = [
     "JointSoftmax",
     "Normalization",
     "OneLevel",
-    "OperationAttention",
     "ProductScore",
     "Regularizer",
     "Relaxation",

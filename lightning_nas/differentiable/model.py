@@ -49,7 +49,7 @@ class SearchModel(nn.Module):
         discretizer: Reads an architecture from the alphas.
         relaxation: Turns the alphas of an edge into factors; the softmax of DARTS by default.
         normalization: Makes the factors of different edges comparable; None, as in DARTS, leaves every edge alone.
-        attention: Weights channels or operations inside the supernet; None, as in DARTS, uses no attention.
+        attention: Weights channels inside the supernet; None, as in DARTS, uses no attention.
         num_classes: Number of classes.
         image_shape: ``(channels, height, width)`` of an image.
         alpha_scale: Standard deviation of the initial alphas (DARTS: 1e-3).
@@ -101,7 +101,7 @@ class SearchModel(nn.Module):
             "compile": compile,
         }
         self.check_space(space)
-        self.relaxation.check(attention, compile)
+        self.relaxation.check(compile)
         if normalization is not None:
             normalization.check(self.relaxation)
         random = [operation.name for operation in space.candidates if operation.is_random]

@@ -107,9 +107,9 @@ class Derivatives:
 
     Autograd finds the same values, but also computes second derivatives with respect to the weights, which are
     not needed: ``benchmarks/distill_speed.py`` measures what that costs. Here, the gradient of ``turn . dL/dweights``
-    with respect to the images takes two passes. The forward pass computes how all values change when the weights move along
-    ``turn``. The backward pass reuses the derivatives that the backward pass of ``dL/dweights`` found. The biases of
-    the convolutions are left out: instance norm subtracts them, so that their gradients are 0.
+    with respect to the images takes two passes. The forward pass computes how all values change when the weights move
+    along ``turn``. The backward pass reuses the derivatives that the backward pass of ``dL/dweights`` found. The biases
+    of the convolutions are left out: instance norm subtracts them, so that their gradients are 0.
 
     Args:
         network: The network. Only the memory format of its weights is changed.

@@ -284,7 +284,7 @@ class DifferentiableSpace(SupernetSpace):
         Args:
             num_classes: Number of classes.
             image_shape: Shape of an image, ``(channels, height, width)``.
-            attention: Attention over channels or operations inside the mixtures, or None.
+            attention: Attention over channels inside the mixtures, or None.
 
         Raises:
             DataError: The images are too small.

@@ -395,7 +395,7 @@ class CellSpace(DifferentiableSpace):
         Args:
             num_classes: Number of classes.
             image_shape: Shape of an image, ``(channels, height, width)``.
-            attention: Attention over channels or operations inside the mixtures, or None.
+            attention: Attention over channels inside the mixtures, or None.
         """
         layers = self.stack.layers(
             self.graph,

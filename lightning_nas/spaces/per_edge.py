@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_nas.spaces.attention import Attention, apply_scores
+from lightning_nas.spaces.attention import Attention
 from lightning_nas.spaces.cells import CellGraph, Layers, Place
 from lightning_nas.spaces.operations import Operation
 from lightning_nas.spaces.supernet import Entry, Mixture, Supernet
@@ -22,7 +22,7 @@ class PerEdgeCell(nn.Module):
         operations: The operations, in the order of the mixture's columns.
         allowed: Operations that every edge has a module for, bool ``(edges, operations)``.
         partial_channels: Only a ``partial_channels``-th of the channels enters the operations; the others pass by.
-        attention: Attention over channels or operations, or None.
+        attention: Attention over channels, or None.
 
     Attributes:
         skip_dropout: Share of the values passed by skip connections of stride 1 that training sets to zero.
@@ -44,7 +44,6 @@ class PerEdgeCell(nn.Module):
         self.cell_type = place.cell_type
         self.partial_channels = partial_channels
         self.inner = place.channels // partial_channels
-        self.operation_count = len(operations)
         self.pairs = [(node, source) for node, read in enumerate(graph.sources) for source in read]
         self.strides = [place.stride if source < graph.inputs else 1 for _, source in self.pairs]
         self.skips = [column for column, operation in enumerate(operations) if operation.is_skip]
@@ -62,8 +61,7 @@ class PerEdgeCell(nn.Module):
         )
         self.read = sorted({source for _, source in self.pairs})
         gates = [attention.channel_gate(self.inner) for _ in self.read] if attention is not None else []
-        self.gates = nn.ModuleList(gate for gate in gates if gate is not None)
-        self.scores = attention.operation_scores(self.inner, len(operations)) if attention is not None else None
+        self.gates = nn.ModuleList(gates)
 
     def forward(self, states: Sequence[Tensor], mixture: Mixture) -> Tensor:
         """Map the outputs of the layers before to the output of the cell.
@@ -102,13 +100,7 @@ class PerEdgeCell(nn.Module):
             size = (-(-length // self.strides[edge]) for length in x.shape[2:])
             return x.new_zeros(*x.shape[:2], *size)
         factors = mixture.operations[edge]
-        if self.scores is None:
-            terms = [factors[column] * y for column, y in outputs.items()]
-        else:
-            zero = x.new_zeros(x.shape[:2])
-            pooled = [outputs[c].mean((2, 3)) if c in outputs else zero for c in range(self.operation_count)]
-            scaled = apply_scores(factors.unsqueeze(0), torch.stack(pooled, dim=1).unsqueeze(1), self.scores)
-            terms = [scaled[:, 0, column, None, None, None] * y for column, y in outputs.items()]
+        terms = [factors[column] * y for column, y in outputs.items()]
         return sum(terms[1:], terms[0])
 
     def _output(self, edge: int, column: int, module: nn.Module, x: Tensor) -> Tensor:
@@ -142,7 +134,7 @@ class PerEdgeSupernet(Supernet):
         allowed: Operations that every edge has modules for, bool ``(edges, operations)``, by cell type.
         partial_channels: Only a ``partial_channels``-th of the channels enters the operations; the others pass by
             (PC-DARTS, Xu et al., ICLR 2020). 1 is a full connection.
-        attention: Attention over channels or operations, or None.
+        attention: Attention over channels, or None.
         renames: Regular expressions and their replacements, which turn the names of tensors here into those of the
             public code of the space, one after the other.
     """
@@ -186,7 +178,7 @@ class PerEdgeSupernet(Supernet):
     def per_edge(self) -> Iterator[Entry]:
         """Yield the tensors in the naming of the public code; see ``Supernet.per_edge``."""
         for name, value in self.state_dict().items():
-            if ".gates." not in name and ".scores." not in name:
+            if ".gates." not in name:
                 shape = tuple(value.shape)
                 yield self._public(name), name, shape, (), shape
 

@@ -81,7 +81,7 @@ class BilevelTask(Task):
         weight_scheduler: Schedule of the weights' learning rate, one step per epoch (DARTS: cosine down to 0.001).
         alpha_scheduler: Schedule of the alphas' learning rate, one step per epoch (DARTS: none).
         relaxation: Turns the alphas of an edge into factors; the softmax of DARTS by default.
-        attention: Weights channels or operations inside the supernet (DARTS: none).
+        attention: Weights channels inside the supernet (DARTS: none).
         normalization: Makes the factors of different edges comparable (DARTS: none).
         regularizers: Terms of the alphas' loss, or of the weights' (DARTS: none).
         warmup_epochs: Epochs at the start in which only the weights move.

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from lightning_nas.differentiable.attention.channel import ChannelAttention
-from lightning_nas.differentiable.attention.operation import OperationAttention
 from lightning_nas.errors import ConfigError
 
 
@@ -18,11 +17,3 @@ def test_channel_gate_is_one_at_the_start_and_broadcasts() -> None:
     torch.testing.assert_close(gate(x)[:, :, 0, 0], expected)
     with pytest.raises(ConfigError):
         ChannelAttention(kernel_size=2)
-
-
-def test_operation_scores() -> None:
-    scores = OperationAttention(temperature=0.5).operation_scores(4, 3)
-    pooled = torch.randn(2, 5, 3, 4)
-    assert torch.equal(scores(pooled), torch.zeros(2, 5, 3))
-    scores.query.data = torch.tensor([1.0, -1.0, 0.0, 2.0])
-    torch.testing.assert_close(scores(pooled), 2 * (pooled[..., 0] - pooled[..., 1] + 2 * pooled[..., 3]))

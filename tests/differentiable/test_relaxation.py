@@ -13,7 +13,6 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 from lightning_nas.data.splits import derived_seed
-from lightning_nas.differentiable.attention.operation import OperationAttention
 from lightning_nas.differentiable.discretization.sigmoid_score import SigmoidScore
 from lightning_nas.differentiable.discretization.softmax_score import SoftmaxScore
 from lightning_nas.differentiable.hypergradient.first_order import FirstOrder
@@ -221,7 +220,6 @@ def test_a_resumed_search_draws_what_an_uninterrupted_one_draws(
     [
         ({"hypergradient": SecondOrder()}, "compares passes"),
         ({"compile": True}, "other operations in every step"),
-        ({"attention": OperationAttention()}, "computes only one of them"),
         ({"regularizers": [ZeroOne()]}, "relaxation is HardGumbelSoftmax"),
     ],
 )

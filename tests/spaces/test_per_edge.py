@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from lightning_nas.differentiable.attention.channel import ChannelAttention
-from lightning_nas.differentiable.attention.operation import OperationAttention
 from lightning_nas.differentiable.discretization.softmax_score import SoftmaxScore
 from lightning_nas.differentiable.hypergradient.first_order import FirstOrder
 from lightning_nas.spaces import Attention, DARTSSpace, Mixture, NASBench201Space, to_per_edge
@@ -69,7 +68,7 @@ def mixtures(space: PyramidSpace) -> dict[str, Mixture]:
     return {name: Mixture(f, torch.rand(space.edges)) for name, f in factors.items()}
 
 
-@pytest.mark.parametrize("attention", [None, ChannelAttention(), OperationAttention(0.5)])
+@pytest.mark.parametrize("attention", [None, ChannelAttention()])
 @pytest.mark.parametrize("k", [1, 2])
 def test_a_space_of_ones_own_has_a_supernet(attention: Attention | None, k: int) -> None:
     space = PyramidSpace(partial_channels=k)

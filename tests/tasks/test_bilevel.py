@@ -15,7 +15,6 @@ from torch import Tensor
 
 from lightning_nas.data.images import DigitsDataModule
 from lightning_nas.differentiable.attention.channel import ChannelAttention
-from lightning_nas.differentiable.attention.operation import OperationAttention
 from lightning_nas.differentiable.discretization.joint_score import JointScore
 from lightning_nas.differentiable.discretization.product_score import ProductScore
 from lightning_nas.differentiable.discretization.sigmoid_score import SigmoidScore
@@ -174,7 +173,7 @@ def test_one_level_moves_both_by_one_gradient_on_both_halves(tmp_path: Path) -> 
     [
         {},
         {"normalization": EdgeSoftmax(), "discretizer": ProductScore(), "attention": ChannelAttention()},
-        {"attention": OperationAttention(), "space": DARTSSpace(nodes=2, channels=4, cells=3, partial_channels=2)},
+        {"attention": ChannelAttention(), "space": DARTSSpace(nodes=2, channels=4, cells=3, partial_channels=2)},
     ],
 )
 def test_parameters_are_weights_or_alphas_and_each_is_optimized_once(tmp_path: Path, options: dict[str, Any]) -> None:
@@ -187,7 +186,7 @@ def test_parameters_are_weights_or_alphas_and_each_is_optimized_once(tmp_path: P
     assert by_alphas == [id(a) for a in task.model.alpha_list]
 
 
-@pytest.mark.parametrize("attention", [None, ChannelAttention(), OperationAttention()])
+@pytest.mark.parametrize("attention", [None, ChannelAttention()])
 @pytest.mark.parametrize(
     ("normalization", "discretizer"),
     [(None, SoftmaxScore()), (EdgeSoftmax(), ProductScore()), (JointSoftmax(), JointScore())],

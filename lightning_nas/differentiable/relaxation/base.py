@@ -7,7 +7,6 @@ from torch import Tensor
 
 from lightning_nas.differentiable.runner import Compile
 from lightning_nas.errors import ConfigError
-from lightning_nas.spaces.attention import Attention
 
 
 class Relaxation(ABC):
@@ -28,16 +27,14 @@ class Relaxation(ABC):
     stochastic: bool = False
     hard: bool = False
 
-    def check(self, attention: Attention | None, compile: Compile) -> None:
+    def check(self, compile: Compile) -> None:
         """Refuse what this relaxation does not go with.
 
         Args:
-            attention: Attention inside the supernet, if there is any.
             compile: How the supernet is compiled; see ``SupernetRunner``.
 
         Raises:
-            ConfigError: Operations with the factor 0 are not computed, but the supernet is compiled or has attention
-                over operations.
+            ConfigError: Operations with the factor 0 are not computed, but the supernet is compiled.
         """
         if not self.hard:
             return
@@ -45,11 +42,6 @@ class Relaxation(ABC):
             raise ConfigError(
                 f"{type(self).__name__} computes other operations in every step, and compile: {compile} would compile "
                 "a program for each combination of them. Use compile: false."
-            )
-        if attention is not None and attention.operation_scores(1, 1) is not None:
-            raise ConfigError(
-                f"{type(attention).__name__} weights the operations of an edge against each other, but "
-                f"{type(self).__name__} computes only one of them. Leave the attention out, or use another relaxation."
             )
 
     @abstractmethod

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from lightning_nas.errors import ConfigError
-from lightning_nas.spaces.attention import OperationScores
 from lightning_nas.spaces.darts.edge_weights import EdgeWeights
 from lightning_nas.spaces.darts.kernel_base import EdgeKernel
 from lightning_nas.spaces.darts.kernel_dense import DenseKernel
@@ -65,7 +64,6 @@ class FusedEdges(nn.Module):
         self,
         states: Sequence[Tensor],
         factors: Tensor,
-        scores: OperationScores | None = None,
         active: Tensor | None = None,
     ) -> Tensor:
         """Compute the weighted sum at every node.
@@ -73,7 +71,6 @@ class FusedEdges(nn.Module):
         Args:
             states: The channels that enter the operations, ``(batch, channels, height, width)`` each.
             factors: Factors of the operations, ``(targets, sources, operations)``; zero where one is not allowed.
-            scores: Scores of operations, see ``Attention.operation_scores``.
             active: Operations to compute, bool on the CPU with the shape of ``factors``; None computes all.
 
         Returns:
@@ -83,4 +80,4 @@ class FusedEdges(nn.Module):
             self.weights.count_batch()
         height, width = states[0].shape[2:]
         kind: type[EdgeKernel] = DenseKernel if height * width <= DENSE_PIXELS else WideKernel
-        return kind(self.weights, states, self.skip_dropout).mix(factors, scores, active)
+        return kind(self.weights, states, self.skip_dropout).mix(factors, active)

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_nas.spaces.attention import OperationScores, apply_scores
 from lightning_nas.spaces.darts.edge_weights import EdgeSlice, EdgeWeights
 from lightning_nas.spaces.darts.rectangles import take
 from lightning_nas.spaces.kernels import EPS, MOMENTUM, Moments, fold
@@ -36,7 +35,7 @@ class EdgeKernel(ABC):
         self.height_out = -(-self.height // weights.stride)
         self.width_out = -(-self.width // weights.stride)
 
-    def mix(self, factors: Tensor, scores: OperationScores | None, active: Tensor | None) -> Tensor:
+    def mix(self, factors: Tensor, active: Tensor | None) -> Tensor:
         """Compute the weighted sum at every node; see ``FusedEdges.forward``."""
         chunks = self.weights.chunks(self.one_by_one, active)
         slices = [part for _, _, of_chunk in chunks for part in of_chunk]
@@ -44,18 +43,13 @@ class EdgeKernel(ABC):
         free = self.weights.active_free(active)
         self.free = self.compute_free(free)
         split = factors.split(1) if self.one_by_one else [factors]
-        totals = [
-            self._mix_plain(*chunk, of_chunk, free)
-            if scores is None
-            else self._mix_scored(*chunk, of_chunk, free, scores)
-            for chunk, of_chunk in zip(chunks, split, strict=True)
-        ]
+        totals = [self._mix_chunk(*chunk, of_chunk, free) for chunk, of_chunk in zip(chunks, split, strict=True)]
         return totals[0] if len(totals) == 1 else torch.cat(totals, dim=1)
 
-    def _mix_plain(
+    def _mix_chunk(
         self, first: int, count: int, slices: list[EdgeSlice], factors: Tensor, free: Sequence[int]
     ) -> Tensor:
-        """Sum of one chunk with the same factors for all images."""
+        """Sum of one chunk."""
         weights = self.weights
         # one split costs less than separate slices: its gradient is a single concatenation
         ordered = factors.index_select(2, weights.order).transpose(1, 2)
@@ -69,83 +63,21 @@ class EdgeKernel(ABC):
                 inputs = self.convolve(part)
                 scale = take(take(of_kinds, 0, rows), 1, [kind.position for kind in part.kinds])
                 weight, bias = self._last(part, inputs, take(scale, 2, part.sources).reshape(-1))
-                total = self.project(part, inputs, weight, bias.sum((1, 2)), None)
+                total = self.project(part, inputs, weight, bias.sum((1, 2)))
             if part.reduces:
                 scale = take(take(of_reduction, 0, rows), 2, part.sources)
                 weight, bias = self._reduction(part, scale.reshape(-1))
-                total = self.project_halves(part, weight, bias.sum(1), None, total)
+                total = self.project_halves(part, weight, bias.sum(1), total)
             results.append((rows, total))
         total = self._assembled(count, results)
         if self.free is not None:
             chosen = [weights.free.index(column) for column in free]
-            total = self.add_free(take(of_free, 1, chosen).flatten(1), None, total)
-        return self.finish(total, count)
-
-    def _mix_scored(
-        self,
-        first: int,
-        count: int,
-        slices: list[EdgeSlice],
-        factors: Tensor,
-        free: Sequence[int],
-        scores: OperationScores,
-    ) -> Tensor:
-        """Sum of one chunk with factors that the scores make different for every image."""
-        weights, operations = self.weights, factors.shape[2]
-        pooled = factors.new_zeros(self.batch, count, weights.sources, operations, weights.channels)
-        made = []
-        for part in slices:
-            rows = [t - first for t in part.targets]
-            inputs, last, reduction = None, None, None
-            if part.kinds:
-                inputs = self.convolve(part)
-                last = self._last(part, inputs, None)
-                # the mean of an affine map's output is the map of the mean
-                mean = torch.einsum("tksoc,tkscb->btsko", last[0], self.pooled_inputs(part, inputs))
-                pooled = self._filled(pooled, rows, part.sources, self._columns(part), mean + last[1].transpose(1, 2))
-            if part.reduces:
-                reduction = self._reduction(part, None)
-                mean = torch.einsum("tsoc,scb->btso", reduction[0], self.pooled_halves(part)) + reduction[1]
-                pooled = self._filled(pooled, rows, part.sources, [weights.columns[-1]], mean.unsqueeze(3))
-            made.append((part, rows, inputs, last, reduction))
-        if free:
-            mean = self.pooled_free().permute(3, 1, 0, 2).unsqueeze(1).expand(-1, count, -1, -1, -1)
-            pooled = self._filled(pooled, range(count), range(weights.sources), free, mean)
-        scaled = apply_scores(factors.flatten(0, 1), pooled.flatten(1, 2), scores)
-        changed = scaled.unflatten(1, factors.shape[:2])  # (B, T, S, operations)
-        results = []
-        for part, rows, inputs, last, reduction in made:
-            share = take(take(changed, 1, rows), 2, part.sources)
-            total = None
-            if last is not None:
-                of_kinds = share[..., self._columns(part)].transpose(2, 3)
-                bias = torch.einsum("btks,tkso->bto", of_kinds, last[1])
-                total = self.project(part, inputs, last[0], bias, of_kinds)
-            if reduction is not None:
-                of_skip = share[..., weights.columns[-1]]
-                bias = torch.einsum("bts,tso->bto", of_skip, reduction[1])
-                total = self.project_halves(part, reduction[0], bias, of_skip, total)
-            results.append((rows, total))
-        total = self._assembled(count, results)
-        if free:
-            total = self.add_free(None, changed[..., list(free)].transpose(2, 3).flatten(2), total)
+            total = self.add_free(take(of_free, 1, chosen).flatten(1), total)
         return self.finish(total, count)
 
     def passed_by_skips(self) -> Tensor:
         """Return the states as skip connections pass them, with dropout in training."""
         return F.dropout(self.x, self.skip_dropout) if self.skip_dropout and self.training else self.x
-
-    def _columns(self, part: EdgeSlice) -> list[int]:
-        """Columns of the convolutions of a slice in the mixture."""
-        return [self.weights.columns[kind.position] for kind in part.kinds]
-
-    def _filled(
-        self, x: Tensor, targets: Sequence[int], sources: Sequence[int], columns: Sequence[int], values: Tensor
-    ) -> Tensor:
-        """Put values ``(B, targets, sources, columns, C)`` into their places."""
-        t, s, o = (torch.tensor(list(indices), device=x.device) for indices in (targets, sources, columns))
-        b = torch.arange(self.batch, device=x.device)
-        return x.to(values.dtype).index_put((b[:, None, None, None], t[:, None, None], s[:, None], o), values)
 
     def _assembled(self, count: int, results: list[tuple[list[int], Tensor | None]]) -> Tensor | None:
         """Add the sums of slices, each of which serves some of the targets."""
@@ -165,12 +97,12 @@ class EdgeKernel(ABC):
         zeros = next(torch.zeros_like(piece) for piece in pieces if piece is not None)
         return self.stack([zeros if piece is None else piece for piece in pieces])
 
-    def _last(self, part: EdgeSlice, inputs: Any, scale: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _last(self, part: EdgeSlice, inputs: Any, scale: Tensor) -> tuple[Tensor, Tensor]:
         """Last pointwise maps with batch norm and factors: ``(T, K, S, out, C)`` and ``(T, K, S, out)``."""
         measured = self.measure(part, inputs) if self.training else None
         return self.fold(part, "2", part.weights["pointwise_2"], measured, scale)
 
-    def _reduction(self, part: EdgeSlice, scale: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _reduction(self, part: EdgeSlice, scale: Tensor) -> tuple[Tensor, Tensor]:
         """Both convolutions of the strided skip as one map: ``(T, S, out, 2 * C)`` and ``(T, S, out)``."""
         first, second = part.weights["reduce_1"], part.weights["reduce_2"]
         channels = self.weights.channels
@@ -235,40 +167,24 @@ class EdgeKernel(ABC):
         """Measure the moments of the inputs of the strided skip, with groups in the order (T, S)."""
 
     @abstractmethod
-    def pooled_inputs(self, part: EdgeSlice, inputs: Any) -> Tensor:
-        """Average the inputs of the last pointwise maps over the pixels: ``(T, K, S, C, B)``."""
-
-    @abstractmethod
-    def pooled_halves(self, part: EdgeSlice) -> Tensor:
-        """Average the inputs of the strided skip over the pixels: ``(S, 2 * C, B)``."""
-
-    @abstractmethod
-    def pooled_free(self) -> Tensor:
-        """Average the operations without weights over the pixels: ``(operations, S, C, B)``."""
-
-    @abstractmethod
-    def project(self, part: EdgeSlice, inputs: Any, weight: Tensor, bias: Tensor, factors: Tensor | None) -> Tensor:
+    def project(self, part: EdgeSlice, inputs: Any, weight: Tensor, bias: Tensor) -> Tensor:
         """Apply the last pointwise maps and sum over kinds and sources.
 
         Args:
             part: The slice that was convolved.
             inputs: What ``convolve`` returned.
             weight: ``(T, K, S, out, C)``.
-            bias: ``(T, out)``, or ``(B, T, out)`` with factors.
-            factors: Factors for every image, ``(B, T, K, S)``, unless the weight already contains them.
+            bias: ``(T, out)``.
         """
 
     @abstractmethod
-    def project_halves(
-        self, part: EdgeSlice, weight: Tensor, bias: Tensor, factors: Tensor | None, total: Tensor | None
-    ) -> Tensor:
+    def project_halves(self, part: EdgeSlice, weight: Tensor, bias: Tensor, total: Tensor | None) -> Tensor:
         """Apply the strided skip, sum over sources, and add the result to a total.
 
         Args:
             part: The slice.
             weight: ``(T, S, out, 2 * C)``.
-            bias: ``(T, out)``, or ``(B, T, out)`` with factors.
-            factors: Factors for every image, ``(B, T, S)``, unless the weight already contains them.
+            bias: ``(T, out)``.
             total: The total, or None for zero.
         """
 
@@ -281,12 +197,11 @@ class EdgeKernel(ABC):
         """
 
     @abstractmethod
-    def add_free(self, factors: Tensor | None, by_image: Tensor | None, total: Tensor | None) -> Tensor:
+    def add_free(self, factors: Tensor, total: Tensor | None) -> Tensor:
         """Add the weighted operations without weights to a total.
 
         Args:
-            factors: Factors ``(T, operations * S)``, or None where they differ from image to image.
-            by_image: Factors for every image, ``(B, T, operations * S)``, or None.
+            factors: Factors ``(T, operations * S)``.
             total: The total, or None for zero.
         """
 

@@ -111,62 +111,22 @@ class DenseKernel(EdgeKernel):
         mean, covariance = moments(take(self.halves, 0, part.sources), None)
         return mean.repeat(len(part.targets), 1), covariance.repeat(len(part.targets), 1, 1), self.columns
 
-    def _pool(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:-1], -1, self.batch).mean(-2)
-
-    def pooled_inputs(self, part: EdgeSlice, inputs: Tensor) -> Tensor:
+    def project(self, part: EdgeSlice, inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """See ``EdgeKernel``."""
-        return self._pool(inputs)
-
-    def pooled_halves(self, part: EdgeSlice) -> Tensor:
-        """See ``EdgeKernel``."""
-        return self._pool(take(self.halves, 0, part.sources))
-
-    def pooled_free(self) -> Tensor:
-        """See ``EdgeKernel``."""
-        assert self.free is not None
-        return self._pool(self.free)
-
-    def _scaled(self, x: Tensor, factors: Tensor) -> Tensor:
-        """Multiply ``(..., C, N)`` by factors ``(B, ...)``."""
-        factors = factors.movedim(0, -1).unsqueeze(-2).unsqueeze(-2)
-        return (x.view(*x.shape[:-1], -1, self.batch) * factors).flatten(-2)
-
-    def _bias(self, bias: Tensor) -> Tensor:
-        """Expand ``(T, out)`` or ``(B, T, out)`` so that it can be added to ``(T, out, N)``."""
-        if bias.dim() == 2:
-            return bias.unsqueeze(2)
-        return bias.permute(1, 2, 0).repeat(1, 1, self.columns // self.batch)
-
-    def project(self, part: EdgeSlice, inputs: Tensor, weight: Tensor, bias: Tensor, factors: Tensor | None) -> Tensor:
-        """See ``EdgeKernel``."""
-        x = inputs if factors is None else self._scaled(inputs, factors)
         weight = weight.permute(0, 3, 1, 2, 4).flatten(2)  # (T, out, K * S * C)
-        return torch.baddbmm(self._bias(bias), weight, x.flatten(1, 3))
+        return torch.baddbmm(bias.unsqueeze(2), weight, inputs.flatten(1, 3))
 
-    def project_halves(
-        self, part: EdgeSlice, weight: Tensor, bias: Tensor, factors: Tensor | None, total: Tensor | None
-    ) -> Tensor:
+    def project_halves(self, part: EdgeSlice, weight: Tensor, bias: Tensor, total: Tensor | None) -> Tensor:
         """See ``EdgeKernel``."""
         halves = take(self.halves, 0, part.sources)
         weight = weight.transpose(1, 2).flatten(2)  # (T, out, S * 2 * C)
-        if factors is None:
-            y = (weight.flatten(0, 1) @ halves.flatten(0, 1)).view(*weight.shape[:2], -1) + self._bias(bias)
-        else:
-            y = torch.baddbmm(self._bias(bias), weight, self._scaled(halves, factors).flatten(1, 2))
+        y = (weight.flatten(0, 1) @ halves.flatten(0, 1)).view(*weight.shape[:2], -1) + bias.unsqueeze(2)
         return y if total is None else total + y
 
-    def add_free(self, factors: Tensor | None, by_image: Tensor | None, total: Tensor | None) -> Tensor:
+    def add_free(self, factors: Tensor, total: Tensor | None) -> Tensor:
         """See ``EdgeKernel``."""
         assert self.free is not None
-        shape = (-1, self.weights.channels, self.columns)
-        planes = self.free.flatten(0, 1).flatten(1)
-        if by_image is not None:
-            samples = self.free.flatten(0, 1).unflatten(-1, (-1, self.batch))
-            y = torch.einsum("btk,kcpb->tcpb", by_image, samples).reshape(shape)
-        else:
-            assert factors is not None
-            y = (factors @ planes).view(shape)
+        y = (factors @ self.free.flatten(0, 1).flatten(1)).view(-1, self.weights.channels, self.columns)
         return y if total is None else total + y
 
     def unstack(self, y: Tensor, targets: int) -> Sequence[Tensor]:

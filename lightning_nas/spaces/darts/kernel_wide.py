@@ -174,34 +174,12 @@ class WideKernel(EdgeKernel):
         mean, covariance = self.half_moments[part.sources]
         return mean.repeat(len(part.targets), 1), covariance.repeat(len(part.targets), 1, 1), self.count
 
-    def pooled_inputs(self, part: EdgeSlice, inputs: list[Tensor]) -> Tensor:
+    def project(self, part: EdgeSlice, inputs: list[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
         """See ``EdgeKernel``."""
-        shape = (-1, self.batch, len(part.targets), len(part.sources), self.weights.channels)
-        pooled = [x.mean((2, 3)).view(shape).mean(0) for x in inputs]  # also averages the sub-grids of an image
-        return torch.stack(pooled).permute(2, 0, 3, 4, 1)
-
-    def pooled_halves(self, part: EdgeSlice) -> Tensor:
-        """See ``EdgeKernel``."""
-        return self.halves.selected(part).mean((2, 3)).view(self.batch, len(part.sources), -1).permute(1, 2, 0)
-
-    def pooled_free(self) -> Tensor:
-        """See ``EdgeKernel``."""
-        assert self.free is not None
-        pooled: Tensor = self.free.mean((2, 3)).unflatten(0, (-1, self.weights.sources))
-        return pooled.transpose(2, 3)
-
-    def project(
-        self, part: EdgeSlice, inputs: list[Tensor], weight: Tensor, bias: Tensor, factors: Tensor | None
-    ) -> Tensor:
-        """See ``EdgeKernel``."""
-        channels = self.weights.channels
         total: Tensor | None = None
         gridded: Tensor | None = None
         for i, (x, w) in enumerate(zip(inputs, weight.unbind(1), strict=True)):
-            if factors is not None:
-                per_channel = factors[:, :, i].flatten(1).repeat_interleave(channels, dim=1)
-                x = x * per_channel.repeat(x.shape[0] // self.batch, 1)[:, :, None, None]
-            constant = bias.flatten() if i == 0 and factors is None else None
+            constant = bias.flatten() if i == 0 else None
             y = pointwise(x, w.transpose(1, 2).flatten(2), constant)  # weight (T, out, S * C)
             if self.grids and part.kinds[i].dilation == 2:
                 gridded = y if gridded is None else gridded.add_(y)
@@ -210,31 +188,18 @@ class WideKernel(EdgeKernel):
         if gridded is not None:
             total = from_grids(gridded) if total is None else total.add_(from_grids(gridded))
         assert total is not None
-        return total if factors is None else total + bias.flatten(1)[:, :, None, None]
+        return total
 
-    def project_halves(
-        self, part: EdgeSlice, weight: Tensor, bias: Tensor, factors: Tensor | None, total: Tensor | None
-    ) -> Tensor:
+    def project_halves(self, part: EdgeSlice, weight: Tensor, bias: Tensor, total: Tensor | None) -> Tensor:
         """See ``EdgeKernel``."""
-        halves = self.halves.selected(part)
         weight = weight.transpose(1, 2).flatten(2)  # (T, out, S * 2 * C)
-        if factors is None:
-            y = F.conv2d(halves, weight.reshape(-1, weight.shape[2], 1, 1), bias.flatten())
-        else:
-            per_channel = factors.repeat_interleave(2 * self.weights.channels, dim=2).flatten(1)
-            x = torch.cat([halves] * len(part.targets), dim=1) * per_channel[:, :, None, None]
-            y = pointwise(x, weight, None)
-            y = y + bias.flatten(1)[:, :, None, None]
+        y = F.conv2d(self.halves.selected(part), weight.reshape(-1, weight.shape[2], 1, 1), bias.flatten())
         return y if total is None else total + y
 
-    def add_free(self, factors: Tensor | None, by_image: Tensor | None, total: Tensor | None) -> Tensor:
+    def add_free(self, factors: Tensor, total: Tensor | None) -> Tensor:
         """See ``EdgeKernel``."""
         assert self.free is not None
-        if by_image is not None:
-            y = torch.einsum("btk,kbhwc->bhwtc", by_image, self.free)
-        else:
-            assert factors is not None
-            y = (factors @ self.free.flatten(1)).view(-1, *self.free.shape[1:]).movedim(0, 3)
+        y = (factors @ self.free.flatten(1)).view(-1, *self.free.shape[1:]).movedim(0, 3)
         if total is None:
             return y.flatten(3).permute(0, 3, 1, 2)
         pixels: Tensor = total.permute(0, 2, 3, 1).unflatten(3, (-1, self.weights.channels))

@@ -30,7 +30,7 @@ class MixedCell(nn.Module):
         reduction_before: Whether the cell before was a reduction cell.
         partial_channels: Only a ``partial_channels``-th of the channels enters the operations; the others pass by
             (PC-DARTS).
-        attention: Attention over channels or operations, or None.
+        attention: Attention over channels, or None.
     """
 
     rows: Tensor
@@ -69,11 +69,8 @@ class MixedCell(nn.Module):
             for i, of_edges in enumerate(allowed[self.order].split(self.sizes))
         )
         self.gates = nn.ModuleList()
-        self.scores: nn.Module | None = None
         if attention is not None:
-            gates = [attention.channel_gate(self.inner) for _ in range(1 + nodes)]
-            self.gates.extend(gate for gate in gates if gate is not None)
-            self.scores = attention.operation_scores(self.inner, len(operations))
+            self.gates.extend(attention.channel_gate(self.inner) for _ in range(1 + nodes))
 
     def forward(self, s0: Tensor, s1: Tensor, mixture: Mixture) -> Tensor:
         """Map the outputs of the two cells before to ``(batch, nodes * channels, height, width)``.
@@ -97,7 +94,7 @@ class MixedCell(nn.Module):
             entering = [self._entering(first + j, state) for j, state in enumerate(sources)]
             shape = (self.sizes[i] // len(sources), len(sources))
             wanted = None if active is None else active[i].unflatten(0, shape)
-            mixed = edges(entering, factors[i].unflatten(0, shape), self.scores, wanted)
+            mixed = edges(entering, factors[i].unflatten(0, shape), wanted)
             waiting = mixed if waiting is None else waiting + mixed
             if of_edges is not None:
                 passed = self._passing(sources, of_edges[i].view(shape), self.reduction and i == 0)

@@ -16,7 +16,7 @@ def per_edge_entries(supernet: nn.Module) -> Iterator[Entry]:
     Args:
         supernet: A ``DARTSSupernet``, or a module that holds one.
     """
-    own = (".fused_edges.", ".gates.", ".scores.")
+    own = (".fused_edges.", ".gates.")
     for name, value in supernet.state_dict().items():
         if not any(part in name for part in own):
             shape = tuple(value.shape)

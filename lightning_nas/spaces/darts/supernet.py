@@ -25,7 +25,7 @@ class DARTSSupernet(Supernet):
         channels: Channels of the first cell's operations.
         cells: Number of cells; those at a third and two thirds are reduction cells.
         partial_channels: K of partial connections.
-        attention: What weights channels or operations.
+        attention: What weights channels.
     """
 
     def __init__(

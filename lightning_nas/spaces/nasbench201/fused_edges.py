@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_nas.errors import ConfigError
-from lightning_nas.spaces.attention import OperationScores, apply_scores
 from lightning_nas.spaces.kernels import EPS, MOMENTUM, average_pool, fold, moments
 from lightning_nas.spaces.operations import NASBENCH201_OPERATIONS, Operation
 
@@ -198,20 +197,13 @@ class FusedEdges(nn.Module):
         columns = [self.operations.index(n) if n in self.operations else None for n in names]
         return KindTargets(*([t for t, row in enumerate(on) if c is not None and row[c]] for c in columns))
 
-    def forward(
-        self,
-        x: Tensor,
-        factors: Mapping[str, Tensor],
-        active: Sequence[Sequence[bool]] | None,
-        scores: OperationScores | None = None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, factors: Mapping[str, Tensor], active: Sequence[Sequence[bool]] | None) -> Tensor:
         """Compute the weighted sum at every target.
 
         Args:
             x: The state, ``(batch, channels, height, width)``, in channels_last memory.
             factors: Factors ``(targets,)`` of every operation, by its name.
             active: Operations to compute, flags ``(targets, operations)``; None computes all.
-            scores: Scores of operations, see ``Attention.operation_scores``.
 
         Returns:
             ``(batch, targets * channels, height, width)``.
@@ -220,8 +212,6 @@ class FusedEdges(nn.Module):
         if active is not None:
             asked = self.targets_by_kind(active)
             use = KindTargets(*([t for t in a if t in b] for a, b in zip(self.stored, asked, strict=True)))
-        if scores is not None:
-            return self._scored(x, factors, use, scores)
         relu = x.relu() if use.conv_3x3 or use.conv_1x1 else None
         weight = bias = None
         if relu is not None and use.conv_1x1:
@@ -321,31 +311,3 @@ class FusedEdges(nn.Module):
                 row = x.new_zeros(self.channels) if bias is None else bias[t]
                 parts.append(row.to(dtype).view(1, -1, 1, 1).expand_as(x))
         return torch.cat(parts, dim=1).contiguous(memory_format=torch.channels_last)
-
-    def _scored(self, x: Tensor, factors: Mapping[str, Tensor], use: KindTargets, scores: OperationScores) -> Tensor:
-        """Compute the sums with factors that the scores make different for every image."""
-        outputs: list[dict[str, Tensor]] = [{} for _ in range(self.targets)]
-        relu = x.relu()
-        if use.conv_3x3:
-            blocks = self._normalized_3x3(relu, use.conv_3x3, None, None).chunk(len(use.conv_3x3), dim=1)
-            for t, y in zip(use.conv_3x3, blocks, strict=True):
-                outputs[t][CONV_3X3] = y
-        if use.conv_1x1:
-            weight, bias = self._folded_1x1(relu, use.conv_1x1, None)
-            y = F.conv2d(relu, weight[:, :, None, None], bias.flatten())
-            for t in use.conv_1x1:
-                outputs[t][CONV_1X1] = y.chunk(self.targets, dim=1)[t]
-        pooled = average_pool(x, 1) if use.pool else x
-        for name, each, y in ((SKIP, use.skip, x), (POOL, use.pool, pooled)):
-            for t in each:
-                outputs[t][name] = y
-        zero = x.new_zeros(x.shape[:2])
-        means = [[row[n].mean((2, 3)) if n in row else zero for n in self.operations] for row in outputs]
-        before = torch.stack([factors[name] for name in self.operations], dim=1)
-        changed = apply_scores(before, torch.stack([torch.stack(row, dim=1) for row in means], dim=1), scores)
-        column = {name: i for i, name in enumerate(self.operations)}
-        totals = []
-        for t, row in enumerate(outputs):
-            weighted = [y * changed[:, t, column[name], None, None, None] for name, y in row.items()]
-            totals.append(sum(weighted[1:], weighted[0]) if weighted else torch.zeros_like(x))
-        return torch.cat(totals, dim=1)

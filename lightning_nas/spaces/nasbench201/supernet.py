@@ -27,7 +27,7 @@ class NASBench201MixedCell(nn.Module):
         operations: The operations, in the order of the mixture's columns.
         allowed: Operations that each edge may take, bool ``(edges, operations)``.
         channels: Channels of a state.
-        attention: Attention over channels or operations, or None.
+        attention: Attention over channels, or None.
     """
 
     def __init__(
@@ -37,8 +37,7 @@ class NASBench201MixedCell(nn.Module):
         self.channels = channels
         self.fused_edges = nn.ModuleList(FusedEdges(operations, allowed[rows], channels) for rows in source_rows())
         gates = [attention.channel_gate(channels) for _ in self.fused_edges] if attention is not None else []
-        self.gates = nn.ModuleList(gate for gate in gates if gate is not None)
-        self.scores = attention.operation_scores(channels, len(operations)) if attention is not None else None
+        self.gates = nn.ModuleList(gates)
 
     def forward(self, x: Tensor, factors: Sequence[Mapping[str, Tensor]], active: Sequence[Any]) -> Tensor:
         """Map ``(batch, channels, height, width)`` to the same shape.
@@ -52,7 +51,7 @@ class NASBench201MixedCell(nn.Module):
         for i, edges in enumerate(self.fused_edges):
             x = x.contiguous(memory_format=torch.channels_last)
             entering = x * self.gates[i](x) if len(self.gates) else x
-            mixed: Tensor = edges(entering, factors[i], active[i], self.scores)
+            mixed: Tensor = edges(entering, factors[i], active[i])
             if waiting is not None:
                 mixed.add_(waiting)
             if i == len(self.fused_edges) - 1:
@@ -80,7 +79,7 @@ class NASBench201Supernet(Supernet, BatchedPathScoring):
         channels_in: Channels of an image.
         channels: Channels of the first stage.
         cells_per_stage: Number of cells of a stage.
-        attention: Attention over channels or operations, or None.
+        attention: Attention over channels, or None.
     """
 
     order: Tensor
@@ -164,7 +163,7 @@ def per_edge_entries(supernet: nn.Module) -> Iterator[Entry]:
     Args:
         supernet: A ``NASBench201Supernet``, or a module that holds one.
     """
-    own = (".fused_edges.", ".gates.", ".scores.")
+    own = (".fused_edges.", ".gates.")
     for name, value in supernet.state_dict().items():
         if not any(part in name for part in own):
             shape = tuple(value.shape)
