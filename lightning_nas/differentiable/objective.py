@@ -11,7 +11,7 @@ from lightning_nas.data.splits import derived_seed
 from lightning_nas.differentiable.hypergradient.base import Batch, BilevelProblem, VirtualStep, Weights
 from lightning_nas.differentiable.model import SearchModel
 from lightning_nas.differentiable.regularization.base import Regularizer, WeightStep
-from lightning_nas.errors import CheckpointError
+from lightning_nas.errors import CheckpointError, ConfigError
 from lightning_nas.spaces.supernet import Mixture
 
 
@@ -139,7 +139,7 @@ class SearchObjective:
     def penalty(self) -> Tensor:
         """The regularizers' terms of the alphas' loss, a scalar."""
         alphas = self.model.masked_alphas(-torch.inf)
-        terms = [regularizer.penalty(alphas, self.progress) for regularizer in self.regularizers]
+        terms = [_scalar(each, each.penalty(alphas, self.progress)) for each in self.regularizers]
         return torch.stack(terms).sum() if terms else self.model.alpha_list[0].new_zeros(())
 
     def weight_loss(self, batch: Batch, *, with_alphas: bool) -> WeightLoss:
@@ -158,7 +158,7 @@ class SearchObjective:
         total = loss + self.penalty() if with_alphas else loss
         for regularizer in self.regularizers:
             term = regularizer.weight_penalty(WeightStep(images, logits, self.model))
-            total = total if term is None else total + term
+            total = total if term is None else total + _scalar(regularizer, term)
         return WeightLoss(total, loss, logits)
 
     def state_dict(self) -> dict[str, Any]:
@@ -188,3 +188,14 @@ class SearchObjective:
 
     def _mixtures(self, phase: str) -> dict[str, Mixture]:
         return self.model.drawn_mixtures(self.progress, derived_seed(self.seed, "relaxation", phase, self.step))
+
+
+def _scalar(regularizer: Regularizer, term: Any) -> Tensor:
+    """A regularizer's term, refused if it is not a scalar tensor: a sum would broadcast anything else silently."""
+    if not isinstance(term, Tensor) or term.ndim:
+        received = f"a tensor of shape {tuple(term.shape)}" if isinstance(term, Tensor) else repr(term)
+        raise ConfigError(
+            f"{type(regularizer).__name__} returned {received}; a penalty must be a tensor with one value and no "
+            "dimension. Reduce it, for example by sum()."
+        )
+    return term

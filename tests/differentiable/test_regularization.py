@@ -1,13 +1,18 @@
 """Penalties on the alphas against their formulas, written as loops."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from lightning_nas.differentiable import Regularizer, SearchModel, SoftmaxScore
+from lightning_nas.differentiable.objective import SearchObjective
 from lightning_nas.differentiable.regularization.beta_decay import BetaDecay
 from lightning_nas.differentiable.regularization.edge_variance import EdgeVariance
+from lightning_nas.errors import ConfigError
 from lightning_nas.spaces.darts.space import DARTSSpace
 
 SPACE = DARTSSpace(nodes=3)
@@ -34,3 +39,20 @@ def test_edge_variance(alphas: Tensor) -> None:
     zeros = torch.zeros(4, 3, requires_grad=True)
     EdgeVariance().penalty({"normal": zeros}, 0.5).backward()
     assert torch.isfinite(zeros.grad).all()
+
+
+class Broken(Regularizer):
+    """A penalty that is no scalar tensor."""
+
+    def __init__(self, term: Any) -> None:
+        self.term = term
+
+    def penalty(self, alphas: Mapping[str, Tensor], progress: float) -> Any:
+        return self.term
+
+
+@pytest.mark.parametrize(("term", "received"), [(torch.ones(3), r"shape \(3,\)"), (0.5, "0.5"), (None, "None")])
+def test_a_penalty_that_is_no_scalar_is_refused(term: Any, received: str) -> None:
+    model = SearchModel(SPACE, SoftmaxScore(), image_shape=(3, 8, 8), num_classes=3)
+    with pytest.raises(ConfigError, match=rf"Broken returned .*{received}.*one value and no"):
+        SearchObjective(model, [Broken(term)], seed=0).penalty()
