@@ -15,7 +15,7 @@ USAGE = """usage: lightning-nas COMMAND [options]      (lightning-nas COMMAND --
 
 A whole search:
   pipeline   run a chain of stages from one YAML file: distill, search, train, test and export
-  report     write report.html for the folder of a pipeline or of a search
+  report     write report.html for the folder of a pipeline, or of a search by queries
   export     write a trained network as plain Python, torch program and ONNX, with a model card
 
 Tables of known results:

@@ -23,6 +23,10 @@ class ArtifactError(NASError):
     """A file that one stage hands to the next is missing, truncated, foreign or of a newer schema."""
 
 
+class UnknownClassError(ArtifactError):
+    """An artifact names a class that is not imported."""
+
+
 class CheckpointError(NASError):
     """The checkpoint cannot be read, or belongs to another task or other components than the configuration."""
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_nas.errors import CheckpointError, ConfigError, NASError
+from lightning_nas.errors import CheckpointError, ConfigError, NASError, UnknownClassError
+from lightning_nas.files.classes import import_modules
 from lightning_nas.spaces.artifact import architecture_from_dict, build_space
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def trained_network(checkpoint: str | Path) -> tuple[Any, dict[str, Any]]:
 
     Raises:
         CheckpointError: The file is not a checkpoint of a final training, or it is damaged.
+        UnknownClassError: It names a class that is not imported, such as one of the user's own.
     """
     import torch
 
@@ -55,6 +57,8 @@ def trained_network(checkpoint: str | Path) -> tuple[Any, dict[str, Any]]:
             raise CheckpointError("its weights are not of the network that it describes")
         network = space.network(architecture, **kept["network"])
         network.load_state_dict(weights)
+    except UnknownClassError:
+        raise
     except (NASError, LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise CheckpointError(
             f"{checkpoint} is damaged or was tampered with, and has no network to export ({str(error):.300}). Use "
@@ -243,7 +247,9 @@ def export(args: list[str]) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace files of another export, and a README.md, in that folder"
     )
+    _add_imports(parser)
     given = parser.parse_args(args)
+    import_modules(given.imports)
     there = sorted(path.name for name in ("network.*", "README.md") for path in given.output_dir.glob(name))
     if there and not given.overwrite:
         raise ConfigError(
@@ -265,10 +271,24 @@ def report(args: list[str]) -> None:
     from lightning_nas.report.page import write_report
 
     parser = argparse.ArgumentParser(
-        prog="lightning-nas report", description="Write report.html for the folder of a pipeline or of a search."
+        prog="lightning-nas report",
+        description="Write report.html for the folder of a pipeline, or of a search by queries.",
     )
     parser.add_argument("run_dir", type=Path, help="folder of a pipeline's run, or of a search by queries")
-    print(write_report(parser.parse_args(args).run_dir))
+    _add_imports(parser)
+    given = parser.parse_args(args)
+    import_modules(given.imports)
+    print(write_report(given.run_dir))
+
+
+def _add_imports(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--imports",
+        nargs="+",
+        default=[],
+        metavar="MODULE",
+        help="modules of your own classes that the files name, looked for in the working directory too",
+    )
 
 
 def table(args: list[str]) -> None:

@@ -33,7 +33,7 @@ from lightning_nas.cli.components import print_help
 from lightning_nas.data.dummy import DummyDataModule
 from lightning_nas.errors import CheckpointError, ConfigError, DataError, NASError
 from lightning_nas.files.checkpoints import CHECKPOINT_KEY, local_path, read_checkpoint
-from lightning_nas.files.classes import class_path
+from lightning_nas.files.classes import class_path, import_modules
 
 _SCHEDULERS = ("scheduler", "weight_scheduler", "alpha_scheduler")
 
@@ -84,6 +84,13 @@ class NASCLI(LightningCLI):
             type=PositiveInt | None,
             default=None,
             help="CPU threads of torch (default: torch's own choice). On small images one is often the fastest.",
+        )
+        parser.add_argument(
+            "--imports",
+            type=str | list[str],
+            default=[],
+            help="Modules to import first: those of your own classes which are named by an artifact that is read, and "
+            "not by the configuration.",
         )
         if self.guarded:
             parser.add_lightning_class_args(RunFolder, "run_folder")
@@ -148,6 +155,7 @@ class NASCLI(LightningCLI):
         config = self.config[self.config.subcommand] if self.build else self.config
         check_are_classes(config)
         check_seed(config.get("seed_everything"))
+        import_modules(config.imports)
         if not self.build:
             return
         if config.get("weights_only") is False:

@@ -3,8 +3,9 @@
 import contextlib
 import importlib
 import sys
+from collections.abc import Sequence
 
-from lightning_nas.errors import ArtifactError
+from lightning_nas.errors import ConfigError, UnknownClassError
 
 _MOST_PARTS = 10
 
@@ -46,7 +47,7 @@ def find_class(class_path: str, base: type) -> type:
         The class.
 
     Raises:
-        ArtifactError: There is no such class, or it does not inherit from ``base``.
+        UnknownClassError: There is no such class, or it does not inherit from ``base``.
     """
     module_name, _, name = class_path.rpartition(".")
     parts = module_name.split(".")
@@ -61,8 +62,27 @@ def find_class(class_path: str, base: type) -> type:
         found = getattr(sys.modules.get(place), name, None)
         if isinstance(found, type) and issubclass(found, base):
             return found
-    raise ArtifactError(
-        f"{class_path!r:.200} is not a {base.__name__} class that has been imported. If it is your own class, import "
-        "its module before you read the artifact (naming it in the configuration does so); otherwise the file cannot "
-        "be used."
+    raise UnknownClassError(
+        f"{class_path!r:.200} is not an imported class that derives from {base.__name__}. If it is your own class, let "
+        f"--imports (or the key imports of the configuration) name its module, {module_name!r:.200}, or import it in "
+        "Python before you read the artifact; otherwise the file cannot be used."
     )
+
+
+def import_modules(names: str | Sequence[str]) -> None:
+    """Import the modules of the user's own classes, so that artifacts which name these classes can be read.
+
+    Args:
+        names: Dotted name of a module, or several.
+
+    Raises:
+        ConfigError: A module cannot be imported.
+    """
+    for name in [names] if isinstance(names, str) else names:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # a module runs code of its own, which can raise anything
+            raise ConfigError(
+                f"imports names the module {name!r}, which cannot be imported ({type(error).__name__}: {error}). "
+                "Modules are looked for among the installed packages and in the working directory."
+            ) from error

@@ -10,7 +10,7 @@ import yaml
 
 from lightning_nas.errors import ConfigError
 
-KEYS = ("seed_everything", "num_threads", "data", "trainer", "stages")
+KEYS = ("seed_everything", "num_threads", "imports", "data", "trainer", "stages")
 """Keys of a pipeline's configuration."""
 
 EXPORT = "export"
@@ -187,6 +187,9 @@ def _check_values(config: dict[str, Any], path: Path) -> None:
         raise ConfigError(f"seed_everything is {seed!r}; it must be an integer of at least 0.")
     if not isinstance(config.get("trainer"), dict | None):
         raise ConfigError(f"trainer is {config['trainer']!r}; it must be a mapping.")
+    imports = config.setdefault("imports", [])
+    if not isinstance(imports, str | list) or not all(isinstance(name, str) for name in imports):
+        raise ConfigError(f"imports is {imports!r}; it must be the name of a module, or a list of names.")
     data = config["data"]
     if not isinstance(data.get("class_path"), str) or not isinstance(data.get("init_args"), dict | None):
         raise ConfigError(f"data in {path} needs a class_path, such as DigitsDataModule, and a mapping init_args.")

@@ -24,6 +24,7 @@ from lightning_nas.cli import lightning
 from lightning_nas.cli.commands import choose_formats, export_checkpoint
 from lightning_nas.errors import ConfigError, InterruptedTrainingError
 from lightning_nas.files.artifacts import remove_leftovers, write_bytes, write_json
+from lightning_nas.files.classes import import_modules
 from lightning_nas.pipeline.config import EXPORT, Arguments, read_yaml
 from lightning_nas.pipeline.preflight import check_needs
 from lightning_nas.pipeline.records import Record, check_unchanged, digests, inputs_of, read_record
@@ -278,6 +279,7 @@ def main(arguments: Arguments) -> None:
         ConfigError: The run folder cannot be written to, another pipeline runs in it, or a configuration is wrong.
         InterruptedTrainingError: SIGTERM has stopped the pipeline.
     """
+    import_modules(arguments.config["imports"])
     named = arguments.run_dir
     run_dir = (named or Path("runs") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")).resolve()
     command = " ".join(["lightning-nas pipeline", *arguments.given])

@@ -102,6 +102,8 @@ def _on_files(name: str, entry: Any, config: Mapping[str, Any], base: Path) -> d
             layer = read_yaml(path if path.is_file() else base / path)
         merged = merge(merged, layer)
     merged["seed_everything"] = config.get("seed_everything", 0)
+    if config.get("imports"):
+        merged["imports"] = config["imports"]
     if config.get("num_threads") is not None:
         merged["num_threads"] = config["num_threads"]
     return dict(merge(merged, entry))

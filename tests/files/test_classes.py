@@ -74,7 +74,7 @@ def test_a_class_of_the_user_is_named_by_its_module() -> None:
     ],
 )
 def test_other_names_are_refused(name: str) -> None:
-    with pytest.raises(ArtifactError, match="is not a SearchSpace class that has been imported"):
+    with pytest.raises(ArtifactError, match="is not an imported class that derives from SearchSpace"):
         find_class(name, SearchSpace)
 
 

@@ -164,7 +164,7 @@ class WithoutAttribute(SqueezeExcite):
     [
         (ScaledChannels, "not an Operation"),
         (nn.Identity(), "not an Operation"),
-        (["os.system", []], "not a Operation class that has been imported"),
+        (["os.system", []], "not an imported class that derives from Operation"),
         (["lightning_nas.spaces.SeparableConvolution", [["kernel", 2]]], "positive odd integer"),
         (["lightning_nas.spaces.SeparableConvolution", [["size", 3]]], "which is not a valid Operation"),
         (WithoutName(), "one word"),
@@ -205,7 +205,7 @@ def test_architectures_with_an_operation_that_is_not_imported_are_refused() -> N
     content = own().largest().to_dict()
     operations = content["space"]["arguments"]["operations"]
     content["space"]["arguments"]["operations"] = (*operations[:2], ("absent.Operation", ()))
-    with pytest.raises((ArtifactError, ArchitectureError), match="not a Operation class that has been imported"):
+    with pytest.raises((ArtifactError, ArchitectureError), match="not an imported class that derives from Operation"):
         architecture_from_dict(content)
 
 

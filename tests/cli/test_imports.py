@@ -1,0 +1,88 @@
+"""Artifacts that name classes of the user's own, in commands whose configuration names none of them."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lightning_nas.__main__ import main
+from lightning_nas.pipeline.config import parse
+from lightning_nas.pipeline.stages import resolve
+from lightning_nas.spaces import NASBench201Space
+
+MODULE = '''
+from torch import nn
+
+from lightning_nas.spaces import Operation
+
+
+class Plain(Operation):
+    """A 3x3 convolution."""
+
+    name = "plain_conv"
+
+    def module(self, channels, stride, affine):
+        return nn.Sequential(nn.Conv2d(channels, channels, 3, stride, 1), nn.BatchNorm2d(channels, affine=affine))
+'''
+
+TRAIN = """
+model:
+  class_path: TrainTask
+  init_args: {architecture: cell.json, channels: 2, cells: 1, optimizer: torch.optim.SGD}
+data: {class_path: DigitsDataModule, init_args: {train_limit: 64, batch_size: 32}}
+trainer: {accelerator: cpu, max_epochs: 1, enable_progress_bar: false, enable_model_summary: false}
+"""
+
+
+@pytest.fixture
+def cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An architecture with an operation of a module that is in the working directory, and not imported."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "own_plain_conv.py").write_text(MODULE)
+    from own_plain_conv import Plain  # type: ignore[import-not-found]  # written above
+
+    space = NASBench201Space(("skip_connect", Plain()))
+    path = space.largest().save(tmp_path / "cell.json")
+    del sys.modules["own_plain_conv"]
+    (tmp_path / "train.yaml").write_text(TRAIN)
+    yield path
+    sys.modules.pop("own_plain_conv", None)
+
+
+def refusal(args: list[str]) -> str:
+    with pytest.raises(SystemExit) as ended:
+        main(args)
+    return str(ended.value)
+
+
+@pytest.mark.slow
+def test_a_network_of_ones_own_operation_is_trained_and_exported(cell: Path) -> None:
+    fit = ["fit", "--config", "train.yaml"]
+    assert "let --imports (or the key imports of the configuration) name its module, 'own_plain_conv'" in refusal(fit)
+    main([*fit, "--imports", "own_plain_conv"])
+    (checkpoint,) = cell.parent.glob("lightning_logs/**/*.ckpt")
+    del sys.modules["own_plain_conv"]
+    export = ["export", "--ckpt_path", str(checkpoint), "--formats", "py"]
+    assert refusal(export).startswith(
+        "lightning-nas: UnknownClassError: 'own_plain_conv.Plain' is not an imported class"
+    )
+    main([*export, "--imports", "own_plain_conv"])
+    assert (cell.parent / "export" / "network.py").is_file()
+
+
+def test_a_module_that_cannot_be_imported_is_named(cell: Path) -> None:
+    (cell.parent / "broken_module.py").write_text("1 / 0")
+    args = ["export", "--ckpt_path", "x.ckpt", "--imports"]
+    assert "'own_plain_cnv', which cannot be imported (ModuleNotFoundError" in refusal([*args, "own_plain_cnv"])
+    assert "'broken_module', which cannot be imported (ZeroDivisionError" in refusal([*args, "broken_module"])
+
+
+def test_all_stages_of_a_pipeline_import_the_modules(tmp_path: Path) -> None:
+    config = Path(__file__).parents[2] / "configs" / "pipeline" / "digits.yaml"
+    arguments = parse(["--config", str(config), "--imports", "[json, math]"])
+    assert {tuple(stage.config["imports"]) for stage in resolve(arguments.config, tmp_path, arguments.base)} == {
+        ("json", "math")
+    }
+    assert "imports is 3" in refusal(["pipeline", "--config", str(config), "--imports", "3"])
