@@ -136,6 +136,14 @@ class Strategy(ABC):
         """The architectures that a supernet should be trained on next; by default none."""
         return []
 
+    def winner(self) -> Architecture | None:
+        """The architecture that the search ends with, where that is not the best of the latest evaluations.
+
+        A strategy whose evaluations are noisy, and which weighs several of them, overrides this. None, the default,
+        leaves the decision to the evaluations.
+        """
+        return None
+
     def best(self) -> Architecture:
         """The architecture with the highest fitness; among equals the first.
 

@@ -85,6 +85,7 @@ class QueryHistory:
         self.max_failures = max_failures
         self.results: list[Result]
         self.failures: list[FailedQuery]
+        self._winner: Architecture | None
         self._version: tuple[int, int]  # the evaluator's version, and the first query that it has evaluated
         self.clear()
 
@@ -92,6 +93,7 @@ class QueryHistory:
         """Forget all queries."""
         self.results = []
         self.failures = []
+        self._winner = None
         self._version = (self.evaluator.version, 0)
 
     @property
@@ -134,6 +136,7 @@ class QueryHistory:
         strategy.tell(good)
         first = self.queries + 1
         self.results += good
+        self._winner = strategy.winner()
         failed = [FailedQuery(first + i, a, e.failure) for i, (a, e) in enumerate(found) if e.failure is not None]
         if failed:
             self._record(failed, strategy)
@@ -167,7 +170,7 @@ class QueryHistory:
 
     @property
     def best(self) -> Result:
-        """The best result of the evaluator's current version; among equals the first.
+        """What the strategy decides for, or the best result of the evaluator's current version, among equals the first.
 
         Raises:
             ConfigError: Nothing has been evaluated.
@@ -193,6 +196,9 @@ class QueryHistory:
             )
         sign = -1.0 if self.objective.endswith("loss") else 1.0
         places = range(self._version[1], len(self.results))
+        if self._winner is not None:
+            key = self.space.key(self._winner)
+            return max(i for i, (architecture, _) in enumerate(self.results) if self.space.key(architecture) == key)
         return max(places, key=lambda i: sign * self.results[i][1].objectives[self.objective])
 
     def rows(self) -> list[dict[str, Any]]:
@@ -202,6 +208,7 @@ class QueryHistory:
     def _row(self, architecture: Architecture, evaluation: Evaluation) -> dict[str, Any]:
         return {
             "architecture": self.space.text(architecture),
+            "choices": list(architecture.choices),
             "objectives": dict(evaluation.objectives),
             "cost": dict(evaluation.cost),
         }
@@ -282,6 +289,7 @@ class QueryHistory:
         return {
             "evaluator": self.evaluator.state_dict(),
             "version": list(self._version),
+            "winner": None if self._winner is None else list(self._winner.choices),
             "results": [
                 {"choices": list(a.choices), "objectives": dict(e.objectives), "cost": dict(e.cost)}
                 for a, e in self.results
@@ -300,6 +308,8 @@ class QueryHistory:
         """
         self.evaluator.load_state_dict(state["evaluator"])
         self._version = tuple(state["version"])
+        winner = state.get("winner")
+        self._winner = None if winner is None else self.space.architecture(winner)
         self.results = [
             (self.space.architecture(row["choices"]), Evaluation(dict(row["objectives"]), dict(row["cost"])))
             for row in state["results"]

@@ -154,13 +154,15 @@ class Race(Strategy):
 
     def ask(self, count: int) -> list[Architecture]:
         """Propose what is left of the round, or the next round; finalists come again in every round."""
-        if not self._due and self._go_on():
+        if not self._due and self._left and self._go_on():
             self.round += 1
             self._due = list(self._left)
         return [self.finalists[key] for key in self._due[:count]]
 
     def _go_on(self) -> bool:
         """Drop finalists after a round, and say whether there is another one."""
+        if any(not self.scores[key] for key in self._left):
+            return False  # all evaluations of the first round failed
         ranked = sorted(self._left, key=self._mean, reverse=True)
         leader, others = ranked[0], ranked[1:]
         if self.round + 1 >= self.rounds or not others:
@@ -185,6 +187,19 @@ class Race(Strategy):
             if key in self._due:
                 self._due.remove(key)
                 self.scores[key].append(self.fitness[key])
+
+    def tell_failed(self, architectures: Sequence[Architecture]) -> None:
+        """Drop finalists whose evaluation failed; the next one becomes the incumbent if it was that."""
+        super().tell_failed(architectures)
+        for key in self.failed:
+            self.finalists.pop(key, None)
+            self.scores.pop(key, None)
+        self._left = [key for key in self._left if key in self.finalists]
+        self._due = [key for key in self._due if key in self.finalists]
+
+    def winner(self) -> Architecture | None:
+        """What ``best`` returns, once anything is known."""
+        return self.best() if self.fitness else None
 
     def best(self) -> Architecture:
         """The leader if it is ahead of the incumbent with ``confidence``, else the incumbent."""

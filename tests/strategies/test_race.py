@@ -1,5 +1,6 @@
 """A race on noisy losses whose truth is known."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,10 @@ from scipy.stats import ttest_1samp
 
 from lightning_nas.architecture import Architecture
 from lightning_nas.errors import ArtifactError, ConfigError
-from lightning_nas.evaluation import Evaluation
+from lightning_nas.evaluation import Evaluation, Evaluator
 from lightning_nas.files.artifacts import write_json
 from lightning_nas.spaces import ConstrainedSpace, NASBench201Space
-from lightning_nas.strategies import Race
+from lightning_nas.strategies import QueryHistory, Race
 from lightning_nas.strategies.race import confidence_above_zero
 
 SPACE = NASBench201Space()
@@ -123,3 +124,38 @@ def test_wrong_input_is_refused(files: dict[str, Any], tmp_path: Path) -> None:
     broken = write_json(tmp_path / "broken.json", {"objective": "loss", "history": [{"objectives": {}}]})
     with pytest.raises(ArtifactError, match=r"broken\.json has no queries"):
         Race(screened=str(broken)).start(SPACE, "loss")
+
+
+class Noisy(Evaluator):
+    """The losses of ``losses``, noise of the round, and a failure of one cell in round 1."""
+
+    def __init__(self, fails: Architecture | None = None) -> None:
+        self.truth = losses(0.5, 0.2, 0.6, 0.7, 0.8)
+        self.fails = fails
+
+    def begin(self, round: int) -> None:
+        self.version = round
+
+    def evaluate(self, architectures: Sequence[Architecture]) -> list[Evaluation]:
+        if self.version == 1 and self.fails in architectures:
+            raise RuntimeError("out of memory")
+        draws = torch.Generator().manual_seed(self.version)
+        return [
+            Evaluation({"loss": self.truth[a.choices] + 0.02 * float(torch.randn((), generator=draws))})
+            for a in architectures
+        ]
+
+
+@pytest.mark.parametrize("fails", [None, CELLS[0], CELLS[2]])
+def test_a_search_ends_with_the_winner_of_the_race(files: dict[str, Any], fails: Architecture | None) -> None:
+    history = QueryHistory(SPACE, Noisy(fails), budget=100, objective="loss")
+    race = Race(**files)
+    race.start(SPACE, "loss", 0)
+    while history.step(race, 3):
+        pass
+    assert history.best[0] == race.winner() == CELLS[1]
+    assert len(history.failures) == (fails is not None)
+    assert fails not in race.finalists.values()
+    again = QueryHistory(SPACE, Noisy(), budget=100, objective="loss")
+    again.load_state_dict(history.state_dict())
+    assert again.best[0] == CELLS[1]
