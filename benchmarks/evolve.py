@@ -136,7 +136,7 @@ class Bench:
         whole = merge(merge(merge(read_yaml(CONFIGS / config), own), {"trainer": quiet}), changes)
         written = folder / "config.yaml"
         written.write_text(yaml.safe_dump(whole))
-        return run(["fit", "--config", str(written)]).model
+        return run(["fit", "--config", str(written), "--run_folder.overwrite", "true"]).model
 
     def train(
         self,

@@ -178,7 +178,7 @@ def configured(problem: Problem, method: str, budget: int, seed: int) -> dict[st
         config["trainer"] |= {**quiet, "enable_model_summary": False, "default_root_dir": folder}
         written = Path(folder) / "config.yaml"
         written.write_text(yaml.safe_dump(config))
-        task = run(["fit", "--config", str(written)]).model
+        task = run(["fit", "--config", str(written), "--run_folder.overwrite", "true"]).model
     best, _ = task.history.best
     return outcome(problem, task.history.evaluator, budget, best)
 

@@ -104,7 +104,7 @@ def fit(name: str, config: dict[str, Any], folder: Path, command: str = "fit") -
     whole = merge(config, {"trainer": {**quiet, "devices": 1, "default_root_dir": str(folder)}})
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(whole))
-    return run([command, "--config", str(path)])
+    return run([command, "--config", str(path), "--run_folder.overwrite", "true"])
 
 
 class Bench:

@@ -183,7 +183,7 @@ class Bench:
         written = folder / "config.yaml"
         written.write_text(yaml.safe_dump(config))
         start = time.perf_counter()
-        task = run(["fit", "--config", str(written)]).model
+        task = run(["fit", "--config", str(written), "--run_folder.overwrite", "true"]).model
         seconds = time.perf_counter() - start
         self.step_seconds += next(each for each in task.trainer.callbacks if hasattr(each, "step_seconds")).step_seconds
         return task, seconds

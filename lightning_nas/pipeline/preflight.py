@@ -14,7 +14,7 @@ from lightning_nas.callbacks.monitor_check import check_monitor
 from lightning_nas.callbacks.run_folder import lock
 from lightning_nas.cli.lightning import build
 from lightning_nas.distill.base import Scheme
-from lightning_nas.errors import ConfigError, NASError
+from lightning_nas.errors import ConfigError, DataError, NASError
 from lightning_nas.pipeline.stages import Stage
 
 Promised = dict[str, tuple[Tensor, Tensor, list[str]] | None]
@@ -80,8 +80,20 @@ def _check_data(data: Any, trainer: Namespace, test: bool, promised: Promised) -
         if made is None:
             return False
         data.promise(*made)
-    validates = not hasattr(data, "check") or bool(data.check(processes(trainer), test))
+    if hasattr(data, "check"):
+        validates = bool(data.check(processes(trainer), test))
+    else:
+        validates = _has(data, "val_dataloader")
+        if test and not _has(data, "test_dataloader"):
+            raise DataError(
+                f"{type(data).__name__} has no test_dataloader, which the test of this stage needs. Add it."
+            )
     return validates and trainer.limit_val_batches != 0
+
+
+def _has(data: LightningDataModule, hook: str) -> bool:
+    """Whether a data module overrides a hook of Lightning's class."""
+    return getattr(type(data), hook) is not getattr(LightningDataModule, hook)
 
 
 def _check_trainer(task: Any, trainer: Namespace) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import LightningDataModule
 
 from lightning_nas.__main__ import main
 from lightning_nas.cli import lightning
@@ -113,6 +114,30 @@ def test_data_without_these_checks_are_left_to_their_stage(quick: Path) -> None:
         stages__search__data__init_args__batch_size=4,
         stages__train__data__init_args__batch_size=8,
     )
+
+
+class Untested(LightningDataModule):
+    """Data of a user's own, which cannot be listed."""
+
+    num_classes = 10
+    image_shape = (1, 8, 8)
+
+    def train_dataloader(self) -> Any:
+        """Not reached."""
+        raise NotImplementedError
+
+
+def test_data_of_ones_own_need_what_their_stage_does(quick: Path) -> None:
+    own = {"stages__train__data": "{class_path: tests.pipeline.test_preflight.Untested}"}
+    refused(quick / "run", "DataError: Stage train: Untested has no test_dataloader", **own)
+    keeper = "[{class_path: ModelCheckpoint, init_args: {monitor: val/accuracy}}]"
+    Untested.test_dataloader = Untested.train_dataloader  # type: ignore[method-assign]
+    try:
+        starts(quick / "run", **own)
+        monitored = {**own, "stages__train__trainer__callbacks": keeper}
+        refused(quick / "other", "Stage train: ModelCheckpoint monitors 'val/accuracy', but", **monitored)
+    finally:
+        del Untested.test_dataloader
 
 
 SCHEMES: dict[str, Scheme] = {
