@@ -39,6 +39,7 @@ def check_needs(stages: Mapping[str, Stage], parsed: Mapping[str, Namespace], ru
         NASError: A stage would fail; the message names it.
     """
     promised: Promised = {}
+    writers: dict[Path, str] = {}
     for name, stage in stages.items():
         config = parsed[name]
         try:
@@ -47,6 +48,7 @@ def check_needs(stages: Mapping[str, Stage], parsed: Mapping[str, Namespace], ru
             _check_trainer(_class(config.model.class_path), config.trainer)
             _check_monitors(config, validates)
             promised |= _promises(data, config.model.init_args)
+            _check_writes(name, config, writers)
         except NASError as error:
             error.args = (f"Stage {name}: {error}",)
             raise
@@ -136,6 +138,16 @@ def _check_monitors(config: Namespace, validates: bool) -> None:
     for kind, arguments in callbacks:
         if monitor := arguments.get("monitor"):
             check_monitor(kind.__name__, monitor, metrics, validates)
+
+
+def _check_writes(name: str, config: Namespace, writers: dict[Path, str]) -> None:
+    """Refuse a stage that would replace the artifacts of an earlier one; ``writers`` are the stages so far, by file."""
+    folder = config.model.init_args.get("output_dir")
+    files = [Path(folder) / file for file in getattr(_class(config.model.class_path), "writes", ())] if folder else []
+    for file in files:
+        if file in writers:
+            raise ConfigError(f"It would replace {file}, which stage {writers[file]} writes. Set another output_dir.")
+    writers |= dict.fromkeys(files, name)
 
 
 def _class(path: str) -> Any:

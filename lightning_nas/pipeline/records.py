@@ -224,10 +224,9 @@ def _digest(path: Path, all_bytes: bool) -> str:
     if key not in _known:
         with path.open("rb") as file:
             if all_bytes or state.st_size <= 2 * _EDGE:
-                found = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
+                _known[key] = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
             else:
-                found = hashlib.blake2b(f"{state.st_size}\n".encode() + file.read(_EDGE), digest_size=16)
+                ends = f"{state.st_size}\n".encode() + file.read(_EDGE)
                 file.seek(-_EDGE, os.SEEK_END)
-                found.update(file.read())
-        _known[key] = found.hexdigest()
+                _known[key] = hashlib.blake2b(ends + file.read(), digest_size=16).hexdigest()
     return _known[key]

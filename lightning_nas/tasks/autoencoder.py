@@ -96,6 +96,7 @@ class AutoEncoderTask(Task):
         ```
     """
 
+    writes = ("architecture.json", "history.json")
     metrics_logged = ("train/reconstruction", "train/rank")
     one_process = True
 
@@ -255,11 +256,6 @@ class AutoEncoderTask(Task):
         return reconstruction + self.rank_weight * rank
 
     # -- the end ------------------------------------------------------------------------------------------------------
-
-    @property
-    def writes(self) -> list[str]:
-        """Names of the files that the run writes to its folder."""
-        return ["architecture.json", "history.json"]
 
     def on_fit_end(self) -> None:
         """Search for codes, spend the rest of the budget, and write the artifacts."""

@@ -25,6 +25,7 @@ class Task(LightningModule):
         length_from: What the number of epochs and steps follows from, if nothing may end the task before that.
         ends_by: What ends the task, if nothing may prolong it beyond that.
         clip_option: Option that clips gradients where the trainer cannot, because the task steps its own optimizers.
+        writes: Names of the files that the task writes to its folder, so that they replace those of no other run.
     """
 
     precisions: tuple[str, ...] = MIXED
@@ -33,6 +34,7 @@ class Task(LightningModule):
     length_from: ClassVar[str] = ""
     ends_by: ClassVar[str] = ""
     clip_option: ClassVar[str] = ""
+    writes: tuple[str, ...] = ()
 
     @property
     def trains(self) -> bool:

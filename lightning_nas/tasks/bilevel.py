@@ -114,6 +114,7 @@ class BilevelTask(Task):
         ```
     """
 
+    writes: tuple[str, ...] = ("architecture.json", "alphas.safetensors")
     metrics_logged = ("train/loss", "train/accuracy", "search/loss", "search/entropy_*", "val/loss", "val/accuracy")
     precisions = (*MIXED, "64-true")
     overfits = True
@@ -161,6 +162,8 @@ class BilevelTask(Task):
         self.seed = seed
         self.output_dir = output_dir
         self.write_supernet = write_supernet
+        if write_supernet:
+            self.writes = (*self.writes, "supernet.safetensors", "supernet.json")
         self.model = SearchModel(
             space,
             discretizer,
@@ -324,12 +327,6 @@ class BilevelTask(Task):
             "seed": self.seed,
             "selection_errors": errors,
         }
-
-    @property
-    def writes(self) -> list[str]:
-        """Names of the files that the run writes to its folder."""
-        supernet = ["supernet.safetensors", "supernet.json"] if self.write_supernet else []
-        return ["architecture.json", "alphas.safetensors", *supernet]
 
     def _finish(self) -> None:
         self._finished = True

@@ -65,6 +65,7 @@ class DistillTask(Task):
     """
 
     precisions: tuple[str, ...] = (*MIXED, "64-true")
+    writes = ("proxy.safetensors", "proxy.json", "pictures.safetensors")
     metrics_logged: tuple[str, ...] = ("train/loss", "train/*")
 
     def __init__(
@@ -185,11 +186,6 @@ class DistillTask(Task):
             self.best, self.best_epoch = loss, self.trainer.current_epoch + 1
             self.best_tensors = {name: tensor.detach().clone() for name, tensor in self.scheme.state_dict().items()}
             self._write(output_folder(self.trainer, self.output_dir))
-
-    @property
-    def writes(self) -> list[str]:
-        """Names of the files that the run writes to its folder."""
-        return ["proxy.safetensors", "proxy.json", "pictures.safetensors"]
 
     def on_fit_end(self) -> None:
         """Write the best proxy of a run that was resumed with another output folder and found no better one."""

@@ -99,6 +99,7 @@ class EvolveTask(Task):
         ```
     """
 
+    writes: tuple[str, ...] = ("architecture.json", "history.json")
     metrics_logged = (
         *("best/*", "mean/*", "queries", "seconds", "diversity"),
         *("front/size", "truth/kendall_tau", "train/loss"),
@@ -140,6 +141,10 @@ class EvolveTask(Task):
                 )
             strategy.costs = self.costs_to_minimise
         self.shifting = shifting
+        if costs_to_minimise:
+            self.writes = (*self.writes, "front.json")
+        if shifting is not None:
+            self.writes = (*self.writes, "supernet.safetensors", "supernet.json")
         self.scores: Any = innermost(evaluator)
         if shifting is not None and not isinstance(self.scores, SupernetEvaluator):
             raise ConfigError(
@@ -318,13 +323,6 @@ class EvolveTask(Task):
             if len(pairs) > 1:
                 values["truth/kendall_tau"] = kendall_tau(*map(list, zip(*pairs, strict=True)))
         return values
-
-    @property
-    def writes(self) -> list[str]:
-        """Names of the files that the run writes to its folder."""
-        front = ["front.json"] if self.costs_to_minimise else []
-        supernet = [] if self.shifting is None else ["supernet.safetensors", "supernet.json"]
-        return ["architecture.json", "history.json", *front, *supernet]
 
     def on_fit_end(self) -> None:
         """Write the artifacts, after the last checkpoint, so that a run that stops here need not be repeated."""

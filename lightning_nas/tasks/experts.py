@@ -71,6 +71,7 @@ class ExpertsTask(Task):
         ```
     """
 
+    writes = ("experts.safetensors", "experts.json")
     metrics_logged = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
     precisions = (*MIXED, "64-true")
     overfits = True
@@ -200,11 +201,6 @@ class ExpertsTask(Task):
         if len(self.recorded) % (self.epochs_per_expert + 1) == 0:
             self._write(folder)
             self._begin()
-
-    @property
-    def writes(self) -> list[str]:
-        """Names of the files that the run writes to its folder."""
-        return ["experts.safetensors", "experts.json"]
 
     def on_fit_end(self) -> None:
         """Write the experts of a run that was resumed after its last epoch, if they are not there."""

@@ -67,6 +67,7 @@ class FidelityTask(Task):
         ```
     """
 
+    writes = ("fidelity.json",)
     metrics_logged = ("proxy", "truth", "tau", "regret")
     one_process = True
     length_from = "the count of architectures in its data"
@@ -217,11 +218,6 @@ class FidelityTask(Task):
             "proxy_seconds": round(seconds["proxy"], 3),
             "truth_seconds": round(seconds["truth"], 3),
         }
-
-    @property
-    def writes(self) -> list[str]:
-        """Names of the files that the run writes to its folder."""
-        return ["fidelity.json"]
 
     def on_fit_end(self) -> None:
         """Write the artifacts, after the last checkpoint, so that a run that stops here need not be repeated.

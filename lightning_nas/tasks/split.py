@@ -79,6 +79,10 @@ class SplitTask(Task):
         ```
     """
 
+    writes = (
+        *("split.json", "supernet_0.safetensors", "supernet_0.json", "supernet_1.safetensors", "supernet_1.json"),
+        *("search_0.yaml", "search_1.yaml"),
+    )
     metrics_logged = ("val/loss", "val/accuracy")
     precisions = (*MIXED, "64-true")
     one_process = True
@@ -228,12 +232,6 @@ class SplitTask(Task):
             CheckpointError: Names or shapes of its parameters differ.
         """
         check_state(self, checkpoint)
-
-    @property
-    def writes(self) -> list[str]:
-        """Names of the files that the run writes to its folder."""
-        parts = [f"supernet_{i}.{kind}" for i in range(2) for kind in ("safetensors", "json")]
-        return ["split.json", *parts, *(f"search_{i}.yaml" for i in range(2))]
 
     def _finish(self) -> None:
         self._finished = True

@@ -83,6 +83,7 @@ class SupernetTask(Task):
         ```
     """
 
+    writes = ("supernet.safetensors", "supernet.json")
     metrics_logged: tuple[str, ...] = ("train/loss", "train/accuracy", "val/accuracy", "val/*")
     precisions = (*MIXED, "64-true")
     overfits = True
@@ -222,11 +223,6 @@ class SupernetTask(Task):
         """Write the supernet of a run that was resumed after its last epoch."""
         if not self._finished:
             self._finish()
-
-    @property
-    def writes(self) -> list[str]:
-        """Names of the files that the run writes to its folder."""
-        return ["supernet.safetensors", "supernet.json"]
 
     def _finish(self) -> None:
         self._finished = True

@@ -15,6 +15,7 @@ from lightning_nas.distill.base import Scheme
 from lightning_nas.distill.bases import HallucinatedBases
 from lightning_nas.distill.images import PlainImages
 from lightning_nas.distill.relations import RelationMappings
+from tests.conftest import ROOT
 from tests.data.fake import folders, pixels
 from tests.helpers import started
 from tests.pipeline.test_run import arguments
@@ -114,6 +115,22 @@ def test_data_without_these_checks_are_left_to_their_stage(quick: Path) -> None:
         stages__search__data__init_args__batch_size=4,
         stages__train__data__init_args__batch_size=8,
     )
+
+
+def test_a_stage_that_would_replace_the_results_of_another(quick: Path) -> None:
+    path = arrays(quick / "images.npz")
+    args = ["--config", str(ROOT / "configs" / "pipeline" / "nasbench201_cpu.yaml"), "--run_dir", str(quick / "run")]
+    args += ["--data.class_path", "ArrayDataModule", "--data.path", str(path)]
+    for key in ("stages.search.data.init_args", "stages.train.data.init_args"):
+        args += [f"--{key}.batch_size", "4"]
+    with pytest.raises(StartedError):
+        main(["pipeline", *args])
+    shutil.rmtree(quick / "run")
+    same = ["--stages.search.model.init_args.output_dir", "${run_dir}"]
+    with pytest.raises(
+        SystemExit, match=r"Stage refine: It would replace .*/architecture\.json, which stage search writes"
+    ):
+        main(["pipeline", *args, *same])
 
 
 class Untested(LightningDataModule):
