@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lightning_nas import __version__
 from lightning_nas.errors import InterruptedTrainingError, NASError
+from lightning_nas.interruption import interruptible
 
 USAGE = """usage: lightning-nas COMMAND [options]      (lightning-nas COMMAND --help says more)
 
@@ -45,7 +46,7 @@ def main(args: list[str] | None = None) -> None:
 
     Raises:
         SystemExit: Help was asked for, or a command ended with an error of this library, which is printed. The exit
-            code is 1, and 143 for a training that SIGTERM has stopped.
+            code is 1, and 143 where SIGTERM has stopped the command.
     """
     given = sys.argv[1:] if args is None else args
     command, rest = (given[0], given[1:]) if given else ("--help", [])
@@ -59,7 +60,7 @@ def main(args: list[str] | None = None) -> None:
         only_forecast, rest = take_forecast(rest)
         command = "forecast" if only_forecast else "fit"
     try:
-        with importable_working_directory():
+        with importable_working_directory(), interruptible(f"'lightning-nas {command}'"):
             run_command(command, rest)
     except InterruptedTrainingError as error:
         if os.environ.get("LOCAL_RANK", "0") != "0":
@@ -126,13 +127,13 @@ def resume_line(args: list[str], checkpoint: Path | None) -> str:
 
     Args:
         args: Arguments of the command that was stopped.
-        checkpoint: Checkpoint to continue from; without one the training starts anew.
+        checkpoint: Checkpoint to continue from; without one the command is given again.
     """
-    args = [a for a in args if not a.startswith("--ckpt_path=")]
-    if "--ckpt_path" in args:
-        place = args.index("--ckpt_path")
-        del args[place : place + 2]
     if checkpoint is not None and args[0] == "fit":
+        args = [a for a in args if not a.startswith("--ckpt_path=")]
+        if "--ckpt_path" in args:
+            place = args.index("--ckpt_path")
+            del args[place : place + 2]
         args = [*args, "--ckpt_path", str(checkpoint)]
     return f"Go on with: lightning-nas {shlex.join(args)}"
 

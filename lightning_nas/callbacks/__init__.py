@@ -8,6 +8,7 @@ from lightning_nas.callbacks.health import HealthMonitor
 from lightning_nas.callbacks.monitor_check import MonitorCheck
 from lightning_nas.callbacks.narrowed_space import NarrowedSpace
 from lightning_nas.callbacks.p_darts import PDARTSPhases
+from lightning_nas.callbacks.prediction_file import PredictionFile
 from lightning_nas.callbacks.preemption import PreemptionCheckpoint
 from lightning_nas.callbacks.resume_check import ResumeCheck
 from lightning_nas.callbacks.run_config import RunConfig
@@ -24,6 +25,7 @@ __all__ = [
     "MonitorCheck",
     "NarrowedSpace",
     "PDARTSPhases",
+    "PredictionFile",
     "PreemptionCheckpoint",
     "ResumeCheck",
     "RunConfig",

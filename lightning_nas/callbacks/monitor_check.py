@@ -37,7 +37,7 @@ def check_monitor(who: str, monitor: str, metrics: Sequence[str], validates: boo
 
 
 class MonitorCheck(Callback):
-    """Refuses callbacks that monitor a metric which the run will not have, before its first step.
+    """Refuses callbacks and schedulers that monitor a metric which the run will not have, before its first step.
 
     Lightning finds out after the first epoch: then the run ends with an error, or it saves no checkpoint. The command
     line adds this callback to every ``fit``. The metrics of a task, and of callbacks that log some, are in their
@@ -60,7 +60,8 @@ class MonitorCheck(Callback):
             return
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         metrics = [name for part in (task, *callbacks) for name in getattr(part, "metrics_logged", ())]
-        for callback in callbacks:
+        schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+        for callback in (*callbacks, *schedulers):
             monitor = getattr(callback, "monitor", None)
             if isinstance(monitor, str):
                 check_monitor(type(callback).__name__, monitor, metrics, bool(trainer.enable_validation))

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_nas.checks import at_least
 from lightning_nas.errors import InterruptedTrainingError
+from lightning_nas.tasks.common import INTERRUPTED
 
 
 class PreemptionCheckpoint(Callback):
@@ -84,6 +85,24 @@ class PreemptionCheckpoint(Callback):
         self.within_epochs = False
         if self._requested_anywhere(trainer):
             raise _stopped("after the last epoch", self.checkpoint(trainer))
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Stop a run in which something has swallowed the error that the signal raised.
+
+        Raises:
+            InterruptedTrainingError: A signal arrived after the last epoch.
+        """
+        if stage == "fit" and self.requested and not self.within_epochs:
+            raise _stopped("after the last epoch", self.checkpoint(trainer))
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Stop a run in which something has turned that error into one of its own.
+
+        Raises:
+            InterruptedTrainingError: A signal arrived after the last epoch.
+        """
+        if self.requested and not self.within_epochs and not isinstance(exception, InterruptedTrainingError):
+            raise _stopped("after the last epoch", self.checkpoint(trainer)) from exception
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
@@ -165,7 +184,7 @@ class PreemptionCheckpoint(Callback):
         keeper = self._keeper(trainer)
         if keeper is None:
             return None
-        self._own = self._last(trainer) or Path(str(keeper.dirpath)) / "interrupted.ckpt"
+        self._own = self._last(trainer) or Path(str(keeper.dirpath)) / INTERRUPTED
         trainer.save_checkpoint(self._own, weights_only=False)
         return self._own
 

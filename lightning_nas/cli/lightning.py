@@ -17,12 +17,13 @@ import torch
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from jsonargparse.typing import PositiveInt
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import DDPStrategy
 
 from lightning_nas.callbacks.alpha_sync import AlphaSyncCheck
 from lightning_nas.callbacks.monitor_check import MonitorCheck
+from lightning_nas.callbacks.prediction_file import PredictionFile
 from lightning_nas.callbacks.preemption import PreemptionCheckpoint
 from lightning_nas.callbacks.resume_check import ResumeCheck
 from lightning_nas.callbacks.run_config import RunConfig
@@ -58,7 +59,7 @@ class NASCLI(LightningCLI):
     def __init__(self, args: ArgsType = None, run: bool = True, guarded: bool = True) -> None:
         self.build = run
         self.guarded = guarded
-        guards: list[Callback] = [ResumeCheck(), MonitorCheck(), AlphaSyncCheck(), StepSeed()] if guarded else []
+        guards = [ResumeCheck(), MonitorCheck(), AlphaSyncCheck(), StepSeed(), PredictionFile()] if guarded else []
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -163,6 +164,8 @@ class NASCLI(LightningCLI):
                 "weights_only is false, which would execute code from a checkpoint. Leave it out: checkpoints of "
                 "'lightning-nas fit' don't need it."
             )
+        if self.config.subcommand == "predict" and not config.get("ckpt_path"):
+            raise ConfigError("predict needs the weights of a training. Name its checkpoint by --ckpt_path.")
         config.weights_only = True  # also for checkpoints that Lightning finds itself
         path = config.get("ckpt_path")
         words = ("best", "last", "hpc", "registry")  # Lightning finds these checkpoints itself

@@ -159,7 +159,9 @@ class FolderSet(LabelledImages):
             DataError: Some files cannot be used; the message says how many, and names the first five.
         """
         batches: Any = DataLoader(_Decoding(self), 256, num_workers=num_workers, collate_fn=whole)
-        return ImageSet(self._joined(batches), self.labels, self.class_names, source=str(self.root))
+        decoded = ImageSet(self._joined(batches), self.labels, self.class_names, source=str(self.root))
+        decoded.files = self.files
+        return decoded
 
     def _joined(self, batches: Iterable["Decoded"]) -> Tensor:
         """Join decoded images, ``(n, 3, height, width)``, unless there are errors."""

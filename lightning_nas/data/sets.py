@@ -1,6 +1,8 @@
 """Labelled images that are read a whole batch at a time, and checks of them."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Self
 
 import torch
@@ -39,12 +41,14 @@ class LabelledImages(Dataset[Batch], ABC):
         labels: Indices into ``class_names``, int64 ``(n,)``.
         class_names: Name of every class, in the order of the labels.
         groups: Group of every image, int64 ``(n,)``, or None.
+        files: File of every image; empty where images do not come from files of their own.
     """
 
     def __init__(self, labels: Tensor, class_names: list[str], groups: Tensor | None = None) -> None:
         self.labels = labels
         self.class_names = class_names
         self.groups = groups
+        self.files: Sequence[Path] = ()
 
     @property
     @abstractmethod
@@ -118,7 +122,9 @@ class ImageSet(LabelledImages):
         """
         parts = [F.adaptive_avg_pool2d(part.float(), size) for part in self.images.split(4096)]
         pixels = [part.round().to(torch.uint8) if self.images.dtype == torch.uint8 else part for part in parts]
-        return ImageSet(torch.cat(pixels), self.labels, self.class_names, self.groups)
+        smaller = ImageSet(torch.cat(pixels), self.labels, self.class_names, self.groups)
+        smaller.files = self.files
+        return smaller
 
     def __getitems__(self, indices: list[int]) -> Batch:
         """Return images ``(batch, channels, height, width)`` and labels ``(batch,)`` on the device of the images."""
@@ -128,7 +134,9 @@ class ImageSet(LabelledImages):
     def select(self, indices: Tensor) -> Self:
         """Copy the images at ``indices``, in that order."""
         groups = None if self.groups is None else self.groups[indices]
-        return type(self)(self.images[indices], self.labels[indices], self.class_names, groups)
+        chosen = type(self)(self.images[indices], self.labels[indices], self.class_names, groups)
+        chosen.files = [self.files[index] for index in indices.tolist()] if self.files else ()
+        return chosen
 
     def to(self, device: torch.device) -> Self:
         """Move the images and labels to ``device``, where batches come from afterwards."""

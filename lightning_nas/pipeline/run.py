@@ -1,14 +1,11 @@
 """Run the stages of a pipeline, one after the other, in one run folder."""
 
 import os
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
@@ -25,6 +22,7 @@ from lightning_nas.cli.commands import choose_formats, export_checkpoint
 from lightning_nas.errors import ConfigError, InterruptedTrainingError
 from lightning_nas.files.artifacts import remove_leftovers, write_bytes, write_json
 from lightning_nas.files.classes import import_modules
+from lightning_nas.interruption import interruptible
 from lightning_nas.pipeline.config import EXPORT, Arguments, read_yaml
 from lightning_nas.pipeline.preflight import check_needs
 from lightning_nas.pipeline.records import Record, check_unchanged, digests, inputs_of, read_record
@@ -221,31 +219,26 @@ class Pipeline:
             code = self.child.wait()
         finally:
             self.child = None
-        if code == InterruptedTrainingError.exit_code:
+        if self.asked or code == InterruptedTrainingError.exit_code:  # also where it was not yet able to answer
             raise InterruptedTrainingError(f"'lightning-nas {' '.join(args)}' was asked to stop and did.")
         if code:
             raise ConfigError(f"'lightning-nas {' '.join(args)}' failed; its own message is above.")
 
-    @contextmanager
-    def stoppable(self) -> Iterator[None]:
-        """Hand SIGTERM on to the process of a stage; elsewhere it ends the pipeline at once.
+    def pass_on(self, number: int) -> bool:
+        """Pass a signal on to the process of a stage.
 
-        A training in this process answers it by itself, see ``lightning_nas.callbacks.preemption``.
+        Args:
+            number: The signal.
+
+        Returns:
+            Whether there is such a process. A training in this process answers by itself, see
+            ``lightning_nas.callbacks.preemption``.
         """
-
-        def answer(number: int, frame: Any) -> None:
-            if self.child is None:
-                raise InterruptedTrainingError("The pipeline was asked to stop and did.")
-            self.child.send_signal(number)
-
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = signal.signal(signal.SIGTERM, answer)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
+        if self.child is None:
+            return False
+        self.asked = True
+        self.child.send_signal(number)
+        return True
 
     def _draw(self, stage: Stage, source: Path) -> None:
         """Write the random architecture that a stage trains: uniform over the space of the found one."""
@@ -287,7 +280,7 @@ def main(arguments: Arguments) -> None:
     if arguments.print_config:
         print(yaml.safe_dump({stage.name: stage.config for stage in pipeline.stages}, sort_keys=False), end="")
         return
-    with lock(run_dir, ".pipeline.lock"), pipeline.stoppable():
+    with lock(run_dir, ".pipeline.lock"), interruptible("the pipeline", pipeline.pass_on):
         try:
             summary = pipeline.run()
         except InterruptedTrainingError as error:

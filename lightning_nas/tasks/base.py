@@ -57,6 +57,10 @@ class Task(LightningModule):
         """
         trainer = self.trainer
         check_precision(self, trainer)
+        if trainer.state.fn == TrainerFn.PREDICTING and type(self).predict_step is LightningModule.predict_step:
+            raise ConfigError(
+                f"{type(self).__name__} predicts nothing. Train its result with TrainTask, and predict with that."
+            )
         if trainer.state.fn != TrainerFn.FITTING:
             return []
         check_length(self, trainer)

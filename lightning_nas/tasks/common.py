@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
@@ -17,6 +18,9 @@ from torch.optim import Optimizer
 from lightning_nas.errors import CheckpointError, ConfigError, DataError, TrainingError
 
 Batch = tuple[Tensor, Tensor]
+
+INTERRUPTED = "interrupted.ckpt"
+"""Name of the checkpoint that SIGTERM leaves within an epoch, where none is replaced by every epoch."""
 
 CHECK_EVERY = 50
 """Number of batches between two looks at the losses on a GPU or in several processes."""
@@ -149,8 +153,22 @@ def last_good(trainer: Trainer) -> str:
     Args:
         trainer: The trainer.
     """
-    path = getattr(trainer.checkpoint_callback, "best_model_path", "")
-    return f"The last good checkpoint is {path}." if path else "There is no earlier checkpoint."
+    path = last_checkpoint(trainer)
+    return f"The last good checkpoint is {path}." if path is not None else "There is no earlier checkpoint."
+
+
+def last_checkpoint(trainer: Trainer) -> Path | None:
+    """The newest checkpoint of the run that is still there; None if there is none.
+
+    Args:
+        trainer: The trainer.
+    """
+    found = []
+    for keeper in trainer.checkpoint_callbacks:
+        if isinstance(keeper, ModelCheckpoint) and keeper.dirpath:
+            found += [keeper.best_model_path, keeper.last_model_path, f"{keeper.dirpath}/{INTERRUPTED}"]
+    there = [Path(path) for path in found if path and Path(path).exists()]
+    return max(there, key=lambda path: path.stat().st_mtime, default=None)
 
 
 def check_weights(task: LightningModule) -> None:
