@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,12 @@ if TYPE_CHECKING:
     from lightning_nas.export.formats import Description, Format
 
 
-LARGEST_IMAGE = 2**26
+LARGEST_IMAGE = 2**23
 """Number of values in the largest image that the network of a checkpoint is run on."""
+
+LARGEST_STATE = 2**26
+"""Largest product of pixels and channels of the network of a checkpoint, which an export runs on several images. A state
+of its first cell then takes a few gigabytes."""
 
 
 def trained_network(checkpoint: str | Path) -> tuple[Any, dict[str, Any]]:
@@ -76,8 +81,13 @@ def _check_kept(kept: Any, tensors: int) -> None:
     network = kept["network"]
     shape, cells = network["image_shape"], network["cells"]
     numbers = [*shape, network["num_classes"], network["channels"], cells]
-    if not all(type(n) is int and n > 0 for n in numbers) or len(shape) != 3 or math.prod(shape) > LARGEST_IMAGE:
-        raise CheckpointError(f"its sizes are {str(network):.200}")
+    if not all(type(n) is int and n > 0 for n in numbers) or len(shape) != 3:
+        raise CheckpointError(f"its sizes are {reprlib.repr(network)}")
+    if math.prod(shape) > LARGEST_IMAGE or math.prod(shape[1:]) * network["channels"] > LARGEST_STATE:
+        raise CheckpointError(
+            f"its images of shape {tuple(shape)}, with {network['channels']} channels of the network, are too large to "
+            f"run it on: at most {LARGEST_IMAGE} values, and {LARGEST_STATE} pixels times channels"
+        )
     if cells > max(100, tensors):  # building a cell takes time, and most cells have weights of their own
         raise CheckpointError(f"it has {tensors} tensors for {cells} cells")
     lists = {"class_names": (str,), "mean": (float, int), "std": (float, int)}
@@ -86,9 +96,13 @@ def _check_kept(kept: Any, tensors: int) -> None:
         values = kept[key]
         fits = isinstance(values, list) and all(type(v) in kinds for v in values)
         if not fits or len(values) not in (0, lengths[key]):
-            raise CheckpointError(f"its {key} are {str(values):.100}, not {lengths[key]} values")
+            raise CheckpointError(f"its {key} are {reprlib.repr(values)}, not {lengths[key]} values")
     if not all(math.isfinite(v) for v in (*kept["mean"], *kept["std"])) or not all(v > 0 for v in kept["std"]):
         raise CheckpointError("its mean and std are not finite, or a standard deviation is not above 0")
+    data = kept.get("data", {})
+    kinds_of_data = {"class": str, "train_images": int}
+    if not isinstance(data, dict) or any(type(v) is not kinds_of_data.get(k) for k, v in data.items()):
+        raise CheckpointError(f"its data are {reprlib.repr(data)}")
 
 
 def size(kept: dict[str, Any]) -> dict[str, int]:

@@ -1,8 +1,10 @@
 """The model card of an export, ``README.md``: what the network is, how accurate it is, and how its files are used."""
 
+import html
 import json
 import math
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -91,7 +93,8 @@ class ModelCard:
         return _TEMPLATES.get_template("model_card.md").render(
             vars(self),
             front_matter=yaml.safe_dump(self._front_matter(), sort_keys=False, allow_unicode=True),
-            classes=json.dumps(self.description.class_names, ensure_ascii=False),
+            classes=_json(self.description.class_names),
+            header=_fenced(self.description.header.strip()),
             batches=CHECKED_BATCHES,
             tolerance=TOLERANCE,
             versions=versions,
@@ -122,9 +125,32 @@ class ModelCard:
         return front
 
 
+_SPECIAL = re.compile(r"([\\`*_{}\[\]|~])")
+
+
 def _cell(text: str) -> str:
-    """Escape what would end a cell or a row of a table."""
-    return " ".join(str(text).split()).replace("|", "\\|")
+    """Escape what Markdown and HTML would not show as it is, in a cell of a table."""
+    return html.escape(_SPECIAL.sub(r"\\\1", " ".join(str(text).split())), quote=False)
+
+
+def _code(text: str) -> str:
+    """A dotted name as code; anything else escaped."""
+    return f"`{text}`" if re.fullmatch(r"[\w.]+", text) else _cell(text)
+
+
+def _json(names: Sequence[str]) -> str:
+    """Names as JSON without characters that mean something to HTML or Markdown."""
+    text = json.dumps(names, ensure_ascii=False)
+    for character in "<>&`":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _fenced(text: str) -> str:
+    """A text as a block of code, which nothing in it ends."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{text}\n{fence}"
 
 
 def _figure(value: float, name: str) -> str:
@@ -138,4 +164,4 @@ _TEMPLATES = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
-_TEMPLATES.filters |= {"cell": _cell, "figure": _figure}
+_TEMPLATES.filters |= {"cell": _cell, "code": _code, "figure": _figure}

@@ -16,6 +16,10 @@ from lightning_nas.errors import ConfigError, DataError
 from lightning_nas.spaces.artifact import build_space
 from lightning_nas.spaces.base import SearchSpace
 
+LARGEST_ARRAY = 2**28
+"""Size in bytes of the largest array that is read from a table; a packed file could hold far more than its own size.
+Those of the largest benchmarks have a tenth of it."""
+
 _UNREADABLE = (
     *(OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, NotImplementedError, RuntimeError),
     *(SyntaxError, MemoryError, zipfile.BadZipFile, zlib.error),
@@ -217,7 +221,19 @@ class Table(ABC):
             ) from None
 
     def _arrays(self, path: Path, *names: str) -> list[Any]:
+        """Read arrays.
+
+        Raises:
+            DataError: The file is damaged, or an array is larger than any of a table.
+        """
         with self._open(path) as file:
+            sizes = {member.filename.removesuffix(".npy"): member.file_size for member in file.zip.infolist()}
+            for name in names:
+                if sizes.get(name, 0) > LARGEST_ARRAY:
+                    raise DataError(
+                        f"{name!r:.100} in {path} has {sizes[name]} bytes when it is unpacked; arrays of tables have "
+                        f"at most {LARGEST_ARRAY}. Use another file of {self.contents}."
+                    )
             return [file[name] for name in names]
 
     @cached_property

@@ -3,12 +3,14 @@
 import bz2
 import pickle
 import re
+import reprlib
 import struct
+import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -35,7 +37,17 @@ _LARGEST = 2**28
 
 _DIGITS = re.compile(r"-([0-9a-f]{5,6})\.pth")
 _REPAIR = "Download NAS-Bench-201-v1_1-096897.pth, or NATS-tss-v1_0-3ffb9-simple.tar and unpack it, again."
-_WRONG = (ValueError, TypeError, LookupError, AttributeError, EOFError, OSError, RuntimeError, MemoryError)
+_WRONG = (
+    zipfile.BadZipFile,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    EOFError,
+    OSError,
+    RuntimeError,
+    MemoryError,
+)
 _UNREADABLE = (*_WRONG, pickle.UnpicklingError, struct.error)
 
 
@@ -122,6 +134,7 @@ def _file(path: Path, check: bool) -> tuple[list[str], Iterator[Any]]:
         check_digest(path, "md5", (digits[1],), _REPAIR)
     with opened(path, "file") as file:
         try:
+            _check_archive(file, path.stat().st_size)
             with torch.serialization.safe_globals(_numpy_types()):
                 content = torch.load(file, map_location="cpu", weights_only=True)
         except _UNREADABLE as error:
@@ -133,11 +146,25 @@ def _file(path: Path, check: bool) -> tuple[list[str], Iterator[Any]]:
     return names, (cells[number] for number in range(len(names)))
 
 
+def _check_archive(file: IO[bytes], size: int) -> None:
+    """Refuse an archive whose parts are larger than it is: torch doesn't pack them.
+
+    Raises:
+        ValueError: They are.
+    """
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > size:
+            raise ValueError(f"its parts have {unpacked} bytes when they are unpacked, more than the file")
+    file.seek(0)
+
+
 def _listed(content: Any, path: Path) -> list[str]:
     """The names of all cells in their published order."""
     names = content.get("meta_archs") if isinstance(content, dict) else None
     if not isinstance(names, list) or not names:
-        raise DataError(f"{path} has no list 'meta_archs' of its cells, but {str(content):.200}. {_REPAIR}")
+        raise DataError(f"{path} has no list 'meta_archs' of its cells, but {reprlib.repr(content)}. {_REPAIR}")
     return names
 
 
@@ -206,7 +233,7 @@ def _numbers(cell: dict[str, Any], name: str) -> dict[Any, float]:
     for epochs, other in LENGTHS.items():
         results = cell[epochs if epochs in cell else other]
         if results["arch_str"] != name:
-            raise ValueError(f"it has results of {results['arch_str']}, not of {name}")
+            raise ValueError(f"it has results of {reprlib.repr(results['arch_str'])}, not of {name}")
         for (data, seed), trial in results["all_results"].items():
             for column, (trained, scored) in SETS.items():
                 if data == trained:

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import re
 import sys
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ import yaml
 from lightning_nas.__main__ import main
 from lightning_nas.cli.commands import export_checkpoint, size, trained_network
 from lightning_nas.cli.lightning import run
-from lightning_nas.errors import ConfigError
+from lightning_nas.errors import CheckpointError, ConfigError
+from lightning_nas.export.formats import Description
+from lightning_nas.export.model_card import ModelCard
 from tests.conftest import ROOT
 from tests.genotypes import TWO_NODES
 
@@ -182,7 +185,8 @@ def test_what_a_caller_measured_is_in_the_card(checkpoint: Path, tmp_path: Path)
     content = torch.load(checkpoint, weights_only=True)
     module = "lightning_nas.data.images.DigitsDataModule"
     content["export"]["data"] = {"class": module, "train_images": 1437}
-    content["export"]["class_names"][3] = "a|b ```\nthree"
+    names = ["a|b ```\nthree", "<script>alert(1)</script>", "A & B"]
+    content["export"]["class_names"][3:6] = names
     torch.save(content, "more.ckpt")
     figures = {"test_accuracy": 0.97311, "top5_accuracy": 1.0, "hours": 0.25}
     done = export_checkpoint(
@@ -205,7 +209,30 @@ def test_what_a_caller_measured_is_in_the_card(checkpoint: Path, tmp_path: Path)
     assert row(body, "licence") == r"Own terms: ask \| me"
     # a name with a line break or a fence stays within its block
     assert body.count("\n```") == 6
-    assert r'"a|b ```\nthree"' in body
+    shown = body.partition("```json\n")[2].partition("\n```")[0]
+    assert json.loads(shown)[3:6] == names
+    assert "<" not in body
+
+
+def test_names_of_an_untrusted_checkpoint_stay_text(checkpoint: Path) -> None:
+    hostile = "x` <img src=x onerror=alert(1)> [a](javascript:b) *c*"
+    description = Description((1, 8, 8), ("a", "<b>"), (0.5,), (0.2,), f"|a~0|\n````\n{hostile}")
+    card = ModelCard("a.Space", description, [], [], {"parameters": 1, "macs": 1}, {"class": hostile}, licence=hostile)
+    body = card.text().partition("# An image")[2]
+    escaped = r"x\` &lt;img src=x onerror=alert(1)&gt; \[a\](javascript:b) \*c\*"
+    assert row(body, "data module") == escaped
+    assert row(body, "licence") == escaped
+    assert f"`````text\n|a~0|\n````\n{hostile}\n`````" in body
+    assert body.count("<") == 1  # in the block of code
+
+
+@pytest.mark.parametrize("data", [{"class": 3}, {"train_images": "many"}, {"other": "x"}, [1], {"train_images": None}])
+def test_data_that_no_run_writes_are_refused(checkpoint: Path, data: Any) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    content["export"]["data"] = data
+    torch.save(content, "more.ckpt")
+    with pytest.raises(CheckpointError, match=r"more\.ckpt is damaged or was tampered with.*its data are"):
+        trained_network("more.ckpt")
 
 
 def test_a_data_module_without_normalisation_is_told_of(checkpoint: Path, tmp_path: Path) -> None:

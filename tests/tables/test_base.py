@@ -9,6 +9,7 @@ import pytest
 from lightning_nas.errors import ArchitectureError, ConfigError, DataError
 from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
+from lightning_nas.tables import base as tables_base
 from lightning_nas.tables.nasbench201 import NASBench201Table
 from lightning_nas.tables.synthetic import write_nasbench201
 from tests.tables.test_nasbench201 import TEXTS, file
@@ -113,6 +114,19 @@ def test_other_files_with_columns_are_refused(arrays: dict[str, Any], match: str
     table = NASBench201Table(file(), [more(**arrays)])
     with pytest.raises(DataError, match=match):
         table.lookup(*cells(0), "ms")
+
+
+def test_arrays_that_unpack_to_far_more_than_their_file_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_nasbench201("made_up.npz")
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    rows = len(arrays["ops"])
+    np.savez_compressed("packed.npz", **arrays, many=np.zeros((rows, 2000)))
+    monkeypatch.setattr(tables_base, "LARGEST_ARRAY", 2**24)
+    table = NASBench201Table("packed.npz")
+    assert len(table) == rows
+    with pytest.raises(DataError, match=r"'many' in packed.npz has \d+ bytes when it is unpacked; .* at most 16777216"):
+        table.column("many")
 
 
 def test_missing_and_damaged_files_with_columns_are_said() -> None:

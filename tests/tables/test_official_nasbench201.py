@@ -3,6 +3,8 @@
 import bz2
 import hashlib
 import pickle
+import shutil
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -154,6 +156,31 @@ def test_wrong_contents_are_named(changes: dict[str, Any], match: str) -> None:
     with pytest.raises(DataError, match=match):
         nasbench201_from_download(folder(**changes), "made.npz")
     assert not Path("made.npz").exists()
+
+
+def test_structures_whose_text_would_be_endless_are_refused() -> None:
+    nested: Any = []
+    for _ in range(60):
+        nested = [nested, nested]
+    cell = {"12": {**results(1, 12), "arch_str": nested}, "200": results(1, 200)}
+    for changes in ({"meta": nested}, {"meta": {"meta_archs": nested}}, {"000001": cell}, {"000001": nested}):
+        with pytest.raises(DataError) as caught:
+            nasbench201_from_download(folder(**changes), "made.npz")
+        assert len(str(caught.value)) < 1000
+        shutil.rmtree("NATS-tss-v1_0-3ffb9-simple")
+
+
+def test_archives_that_unpack_to_far_more_than_their_size_are_refused() -> None:
+    made = file()
+    with zipfile.ZipFile(made) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile("packed.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in parts.items():
+            archive.writestr(name, data)
+        archive.writestr("made/data/999", bytes(2**22))
+    with pytest.raises(DataError, match=r"packed.pth cannot be read .*its parts have \d+ bytes when they are unpacked"):
+        nasbench201_from_download("packed.pth", "made.npz", check=False)
+    assert nasbench201_from_download(made, "made.npz").is_file()
 
 
 def test_missing_and_damaged_files_are_named() -> None:

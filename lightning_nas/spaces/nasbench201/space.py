@@ -194,6 +194,8 @@ class NASBench201Space(CellSpace):
             ArchitectureError: The text is not a cell of the space with all operations of the paper. The message names
                 what is different.
         """
+        if not isinstance(text, str):  # a name in a file of others may be anything
+            raise ArchitectureError(f"Not a cell of NAS-Bench-201: received {type(text).__name__} instead of text.")
         space = cls()
         try:
             nodes = _nodes(without_name(text))
