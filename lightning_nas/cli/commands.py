@@ -19,8 +19,8 @@ LARGEST_IMAGE = 2**23
 """Number of values in the largest image that the network of a checkpoint is run on."""
 
 LARGEST_STATE = 2**26
-"""Largest product of pixels and channels of the network of a checkpoint, which an export runs on several images. A state
-of its first cell then takes a few gigabytes."""
+"""Largest product of pixels and channels of the network of a checkpoint. An export runs it on several images, and a
+state of its first cell then takes a few gigabytes."""
 
 
 def trained_network(checkpoint: str | Path) -> tuple[Any, dict[str, Any]]:
