@@ -24,7 +24,8 @@ class ResumeCheck(Callback):
     A checkpoint contains the settings of optimizers and schedulers, which Lightning restores over those of the
     configuration without a message. Such a difference is an error before the first step. So is another number of
     processes, batch size, number of batches per epoch or accumulated batches, with which the rest of the run would
-    differ from its beginning.
+    differ from its beginning, and another division of the images, with which it would be measured on images that it was
+    trained on.
 
     There is one exception. A cosine schedule follows a new ``trainer.max_epochs``: from the resumed epoch on, learning
     rates are those of a run of the new length.
@@ -87,9 +88,11 @@ class ResumeCheck(Callback):
             CheckpointError: A size differs.
         """
         batches = trainer.num_training_batches
+        data = getattr(trainer, "datamodule", None)
         sizes = {
             "processes": trainer.world_size,
-            "batch size": getattr(getattr(trainer, "datamodule", None), "batch_size", None),
+            "division of the images": getattr(data, "split", None),
+            "batch size": getattr(data, "batch_size", None),
             "batches per epoch": None if math.isinf(batches) else int(batches),
             "accumulated batches": trainer.accumulate_grad_batches,
         }
@@ -100,8 +103,8 @@ class ResumeCheck(Callback):
         ]
         if changed:
             raise CheckpointError(
-                f"The run that is resumed had other sizes ({'; '.join(changed)}), so that its rest would differ from "
-                f"its beginning. {_START_ANEW}"
+                f"The run that is resumed had other settings ({'; '.join(changed)}), so that its rest would "
+                f"differ from its beginning. {_START_ANEW}"
             )
         self.before = sizes
 

@@ -65,6 +65,11 @@ class HalvesDataModule(WrappedDataModule):
         self.split_seed = split_seed
 
     @property
+    def split(self) -> dict[str, Any]:
+        """The arguments that decide which images are for what; see ``ImageDataModule.split``."""
+        return {**self.data.split, "search_fraction": self.search_fraction, "search_split_seed": self.split_seed}
+
+    @property
     def searches_validation(self) -> bool:
         """Whether the search half is the validation set that comes with ``data``."""
         return self.search_fraction is None and self.data.list_validation() is not None

@@ -20,6 +20,11 @@ class WrappedDataModule(LightningDataModule):
         self.data = data
 
     @property
+    def split(self) -> dict[str, Any]:
+        """The arguments that decide which images are for what; see ``ImageDataModule.split``."""
+        return self.data.split
+
+    @property
     def class_names(self) -> list[str]:
         """Name of every class, in the order of the labels."""
         return self.data.class_names

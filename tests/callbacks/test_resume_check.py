@@ -13,8 +13,10 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, OneCycleLR, Se
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_nas.callbacks.resume_check import ResumeCheck
+from lightning_nas.data.halves import HalvesDataModule
 from lightning_nas.errors import CheckpointError
 from lightning_nas.files.checkpoints import CHECKPOINT_KEY
+from tests.data.fake import Recorder, module
 from tests.helpers import quiet_trainer
 
 
@@ -154,3 +156,24 @@ def test_other_sizes_are_refused(changed: dict[str, Any], said: str, tmp_path: P
     fit(2, sgd(), None)
     with pytest.raises(CheckpointError, match=said):
         fit(4, sgd(), None, resume=True, **changed)
+
+
+def test_images_may_not_change_sides(tmp_path: Path) -> None:
+    def run(epochs: int, path: str | None, **options: Any) -> None:
+        keep: list[Callback] = [ResumeCheck(), ModelCheckpoint("kept", "last", enable_version_counter=False)]
+        task = Recorded()
+        trainer = quiet_trainer(max_epochs=epochs, callbacks=keep, enable_checkpointing=True)
+        trainer.fit(task, HalvesDataModule(module(tmp_path), **{"batch_size": 4, **options}), ckpt_path=path)
+
+    run(1, None)
+    run(2, "kept/last.ckpt")
+    with pytest.raises(CheckpointError, match=r"division of the images: .*'search_split_seed': 0.* in the checkpoint"):
+        run(3, "kept/last.ckpt", split_seed=1)
+
+
+class Recorded(Recorder):
+    """As the command line saves it."""
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """As the command line does."""
+        checkpoint[CHECKPOINT_KEY] = {"model": {"class_path": "Recorded"}}

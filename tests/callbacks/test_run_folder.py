@@ -210,12 +210,16 @@ LOGGERS: dict[str, Callable[[], Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", LOGGERS)
+@pytest.mark.parametrize("name", [*LOGGERS, "trial"])
 def test_every_run_has_a_folder_of_its_own(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(WandbLogger, "experiment", None)  # starts no process
     for method in ("log_hyperparams", "log_metrics", "finalize"):
         monkeypatch.setattr(WandbLogger, method, lambda *args, **kwargs: None)
-    paths = [write_result(None, RunFolder(), logger=LOGGERS[name]()).resolve() for _ in range(2)]
+    trial = name == "trial"
+    paths = [
+        write_result(None, RunFolder(), logger=False if trial else LOGGERS[name](), fast_dev_run=trial).resolve()
+        for _ in range(2)
+    ]
     assert paths[0] != paths[1]
     assert all(path.is_file() and path.parent != tmp_path and path.is_relative_to(tmp_path) for path in paths)
 
