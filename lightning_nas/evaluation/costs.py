@@ -229,9 +229,10 @@ class CostEvaluator(EvaluatorWrapper):
         Raises:
             CheckpointError: The costs are those of other networks.
         """
-        if state["settings"] != self.network_costs.settings():
+        asked = self.network_costs.settings()
+        if state["settings"] != asked:
             raise CheckpointError(
-                f"The checkpoint's costs are of {state['settings']}; the configuration asks for {self.network_costs.settings()}. "
+                f"The checkpoint's costs are of {state['settings']}; the configuration asks for {asked}. "
                 "Use the same arguments of CostEvaluator, or begin a new search."
             )
         self.evaluator.load_state_dict(state["evaluator"])
