@@ -10,6 +10,7 @@ from lightning_nas.callbacks.narrowed_space import NarrowedSpace
 from lightning_nas.callbacks.p_darts import PDARTSPhases
 from lightning_nas.callbacks.prediction_file import PredictionFile
 from lightning_nas.callbacks.preemption import PreemptionCheckpoint
+from lightning_nas.callbacks.rank_watch import RankWatch
 from lightning_nas.callbacks.resume_check import ResumeCheck
 from lightning_nas.callbacks.run_config import RunConfig
 from lightning_nas.callbacks.run_folder import RunFolder
@@ -27,6 +28,7 @@ __all__ = [
     "PDARTSPhases",
     "PredictionFile",
     "PreemptionCheckpoint",
+    "RankWatch",
     "ResumeCheck",
     "RunConfig",
     "RunFolder",

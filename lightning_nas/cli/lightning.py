@@ -25,6 +25,7 @@ from lightning_nas.callbacks.alpha_sync import AlphaSyncCheck
 from lightning_nas.callbacks.monitor_check import MonitorCheck
 from lightning_nas.callbacks.prediction_file import PredictionFile
 from lightning_nas.callbacks.preemption import PreemptionCheckpoint
+from lightning_nas.callbacks.rank_watch import RankWatch
 from lightning_nas.callbacks.resume_check import ResumeCheck
 from lightning_nas.callbacks.run_config import RunConfig
 from lightning_nas.callbacks.run_folder import RunFolder
@@ -59,7 +60,11 @@ class NASCLI(LightningCLI):
     def __init__(self, args: ArgsType = None, run: bool = True, guarded: bool = True) -> None:
         self.build = run
         self.guarded = guarded
-        guards = [ResumeCheck(), MonitorCheck(), AlphaSyncCheck(), StepSeed(), PredictionFile()] if guarded else []
+        guards = (
+            [ResumeCheck(), MonitorCheck(), AlphaSyncCheck(), StepSeed(), PredictionFile(), RankWatch()]
+            if guarded
+            else []
+        )
         super().__init__(
             LightningModule,
             LightningDataModule,

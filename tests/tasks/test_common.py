@@ -1,10 +1,13 @@
+from pathlib import Path
+
 import pytest
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_nas.tasks.common import EpochMeans
+from lightning_nas.tasks.common import EpochMeans, last_checkpoint, last_good
 from tests.helpers import quiet_trainer
 
 
@@ -51,3 +54,18 @@ def test_a_metric_that_some_batches_lack_is_weighted_by_those_it_has() -> None:
     assert {name: (float(value), n) for name, (value, n) in logged.items()} == {"a": (2.0, 3), "b": (3.0, 2)}
     assert not logged["a"][0].requires_grad
     assert not means.sums
+
+
+@pytest.mark.filterwarnings("ignore:.*returned `None`.*")
+def test_the_last_good_checkpoint_is_a_file_that_exists(tmp_path: Path) -> None:
+    keep = ModelCheckpoint(tmp_path, "best", monitor="lightning", save_last=True)
+    trainer = quiet_trainer(max_epochs=1, enable_checkpointing=True, callbacks=[keep])
+    assert last_good(trainer) == "There is no earlier checkpoint."
+    trainer.fit(Both(), DataLoader(torch.arange(8.0), batch_size=4))  # type: ignore[arg-type]  # a tensor is a data set
+    assert last_checkpoint(trainer) == tmp_path / "last.ckpt"
+    (tmp_path / "last.ckpt").unlink()
+    assert last_good(trainer) == f"The last good checkpoint is {tmp_path / 'best.ckpt'}."
+    (tmp_path / "best.ckpt").unlink()
+    assert last_good(trainer) == "There is no earlier checkpoint."
+    (tmp_path / "interrupted.ckpt").touch()
+    assert last_checkpoint(trainer) == tmp_path / "interrupted.ckpt"
