@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -56,16 +57,18 @@ def test_a_metric_that_some_batches_lack_is_weighted_by_those_it_has() -> None:
     assert not means.sums
 
 
-@pytest.mark.filterwarnings("ignore:.*returned `None`.*")
 def test_the_last_good_checkpoint_is_a_file_that_exists(tmp_path: Path) -> None:
-    keep = ModelCheckpoint(tmp_path, "best", monitor="lightning", save_last=True)
-    trainer = quiet_trainer(max_epochs=1, enable_checkpointing=True, callbacks=[keep])
+    keep = ModelCheckpoint(tmp_path, save_last=True)
+    trainer = quiet_trainer(enable_checkpointing=True, callbacks=[keep])
     assert last_good(trainer) == "There is no earlier checkpoint."
-    trainer.fit(Both(), DataLoader(torch.arange(8.0), batch_size=4))  # type: ignore[arg-type]  # a tensor is a data set
-    assert last_checkpoint(trainer) == tmp_path / "last.ckpt"
-    (tmp_path / "last.ckpt").unlink()
-    assert last_good(trainer) == f"The last good checkpoint is {tmp_path / 'best.ckpt'}."
-    (tmp_path / "best.ckpt").unlink()
+    files = {name: tmp_path / f"{name}.ckpt" for name in ("best", "last", "interrupted")}
+    keep.best_model_path, keep.last_model_path = str(files["best"]), str(files["last"])
     assert last_good(trainer) == "There is no earlier checkpoint."
-    (tmp_path / "interrupted.ckpt").touch()
-    assert last_checkpoint(trainer) == tmp_path / "interrupted.ckpt"
+    for age, name in enumerate(("interrupted", "last", "best"), start=-3):
+        files[name].touch()
+        os.utime(files[name], (1e9 + age, 1e9 + age))
+    for name in ("best", "last", "interrupted"):  # from the newest on
+        assert last_good(trainer) == f"The last good checkpoint is {files[name]}."
+        assert last_checkpoint(trainer) == files[name]
+        files[name].unlink()
+    assert last_checkpoint(trainer) is None
