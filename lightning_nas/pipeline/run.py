@@ -56,6 +56,7 @@ class Pipeline:
     command: str
     records: list[dict[str, Any]] = field(default_factory=list)
     child: "subprocess.Popen[bytes] | None" = None
+    asked: bool = False
     parsed: dict[str, Namespace] = field(default_factory=dict)
     known: dict[str, Record] = field(default_factory=dict)
 
