@@ -94,6 +94,7 @@ def _queries(folder: Path) -> dict[str, Any]:
         "objective": objective,
         "value": value,
         "queries": queries,
+        "failed": len(failures) if isinstance(failures := content.get("failures"), list) else 0,
         "components": [content[key] for key in ("strategy", "evaluator") if content.get(key)],
         "genotype": space.text(architecture),
         "cells_of_network": panels.cell_pictures(space.graphs(architecture)),

@@ -170,6 +170,11 @@ class FidelityTask(Task):
         start = time.perf_counter()
         with torch.autocast(self.device.type, enabled=False):  # short trainings do not scale gradients
             (found,) = evaluator.evaluate([architecture])
+        if found.failure is not None:
+            raise TrainingError(
+                f"{name} ({type(evaluator).__name__}) cannot evaluate {self._data.space.text(architecture)}: "
+                f"{found.failure}"
+            )
         if objective not in found.objectives:
             raise ConfigError(
                 f"{name} ({type(evaluator).__name__}) gives {sorted(found.objectives)}, not {objective!r}. "

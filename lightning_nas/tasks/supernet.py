@@ -15,7 +15,7 @@ from lightning_nas.data.base import ImageDataModule
 from lightning_nas.data.sets import Batch, classes_of
 from lightning_nas.data.splits import derived_seed
 from lightning_nas.errors import ConfigError
-from lightning_nas.evaluation.base import Evaluator
+from lightning_nas.evaluation.base import Evaluator, evaluate_each
 from lightning_nas.metrics.ranking import ranking
 from lightning_nas.spaces.base import SupernetSpace
 from lightning_nas.supernets.artifact import TrainedSupernet
@@ -211,8 +211,14 @@ class SupernetTask(Task):
         values = {"accuracy": sum(scores) / len(scores)}
         if self.reference is not None and len(scores) > 1:
             sign = -1.0 if self.objective.endswith("loss") else 1.0
-            truths = [sign * each.objectives[self.objective] for each in self.reference.evaluate(architectures)]
-            values |= ranking(scores, truths, seed=self.seed)
+            known = evaluate_each(self.reference, architectures)
+            pairs = [
+                (score, sign * each.objectives[self.objective])
+                for score, each in zip(scores, known, strict=True)
+                if each.failure is None
+            ]
+            if len(pairs) > 1:
+                values |= ranking([score for score, _ in pairs], [truth for _, truth in pairs], seed=self.seed)
         self.log_dict({f"val/{name}": value for name, value in values.items()}, sync_dist=True)
 
     def on_train_end(self) -> None:

@@ -254,7 +254,12 @@ def test_the_report_of_a_search_has_its_front(tmp_path: Path) -> None:
     assert 'aria-label="accuracy over parameters of all evaluated architectures, with their front"' in page
     assert 'aria-label="diversity of the stage search by step: diversity ends at 0.5"' in page
     (tmp_path / "front.json").unlink()
-    assert "Pareto" not in write_report(tmp_path).read_text()
+    content = json.loads((tmp_path / "history.json").read_text())
+    failed = {"query": 3, "architecture": "|<b>~0|", "reason": "nan"}
+    write_json(tmp_path / "history.json", {**content, "queries": 6, "failures": [failed]})
+    page = write_report(tmp_path).read_text()
+    assert "Pareto" not in page
+    assert "Best accuracy 0.9 after 6 queries, 1 of which failed" in page
 
 
 def test_a_long_front_is_cut_and_a_broken_file_is_named(tmp_path: Path) -> None:

@@ -226,7 +226,9 @@ class DARTSSpace(CellSpace):
             cells = [_flat_pairs(cell) for cell in (genotype.normal, genotype.reduce)]
             wrong = _foreign(cells, (genotype.normal_concat, genotype.reduce_concat))
             if wrong:
-                raise ArchitectureError(f"Not an architecture of the DARTS space: {'; '.join(wrong)}.")
+                raise ArchitectureError(
+                    f"Not an architecture of the DARTS space: {'; '.join(wrong)}. Take an architecture of this space."
+                )
             names = tuple(OPERATIONS)
             choices = [v for cell in cells for name, s in cell for v in (s, names.index(name))]
         except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError) as error:  # the last two: too deep
