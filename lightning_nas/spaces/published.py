@@ -1,12 +1,34 @@
 """Architectures as they are published: as text."""
 
 import ast
+from typing import Any
 
 from lightning_nas.architecture import Architecture
 from lightning_nas.errors import ArchitectureError
 from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.spaces.literals import expression, without_name
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
+
+
+def as_text(value: Any) -> str:
+    """The text of an architecture that YAML has read as a list or a dictionary.
+
+    Args:
+        value: The text itself, or lists and dictionaries of names, numbers, and parts of Python's tuples, which YAML
+            takes for text: of ``[('skip_connect', 0)]`` it makes ``["('skip_connect'", "0)"]``.
+    """
+    if isinstance(value, str):
+        return value
+    return _rejoined(value)
+
+
+def _rejoined(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{str(key)!r}: {_rejoined(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_rejoined, value)) + "]"
+    is_name = isinstance(value, str) and value.isidentifier()
+    return repr(value) if is_name else str(value)
 
 
 def is_published(text: str) -> bool:

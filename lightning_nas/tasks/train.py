@@ -17,7 +17,7 @@ from lightning_nas.checks import at_least, within
 from lightning_nas.data.sets import Batch, classes_of
 from lightning_nas.errors import CheckpointError, ConfigError
 from lightning_nas.spaces.artifact import build_space, load_architecture
-from lightning_nas.spaces.published import is_published, parse_published
+from lightning_nas.spaces.published import as_text, is_published, parse_published
 from lightning_nas.tasks.base import MIXED, Task
 from lightning_nas.tasks.common import EpochMeans, check_labels, check_sizes, check_state
 from lightning_nas.tasks.optimization import configure
@@ -43,7 +43,7 @@ class TrainTask(Task):
     Args:
         architecture: Path of an ``architecture.json``, or the architecture itself in its published form:
             ``Genotype(normal=[...], ...)`` of DARTS or ``|nor_conv_3x3~0|+...`` of NAS-Bench-201, with or without a
-            name before it; see ``parse_published``. Null if ``network`` is given.
+            name before it, or as nested lists; see ``parse_published``. Null if ``network`` is given.
         optimizer: Optimizer of the network weights (DARTS: SGD with lr 0.025, momentum 0.9, weight decay 3e-4).
         scheduler: Learning rate scheduler, stepped after every epoch (DARTS: cosine down to 0); a constant rate if
             null.
@@ -100,7 +100,7 @@ class TrainTask(Task):
 
     def __init__(
         self,
-        architecture: str | None,
+        architecture: str | list[Any] | dict[str, Any] | None,
         optimizer: OptimizerCallable,
         scheduler: LRSchedulerCallable | None = None,
         channels: int = 36,
@@ -121,6 +121,7 @@ class TrainTask(Task):
         self.architecture: Architecture | None = None
         self.inputs: dict[str, list[Path]] = {}
         if architecture is not None:
+            architecture = as_text(architecture)
             published = is_published(architecture)
             self.architecture = parse_published(architecture) if published else load_architecture(architecture)
             self.inputs = {} if published else {"architecture": [Path(architecture)]}

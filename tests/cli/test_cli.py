@@ -150,6 +150,19 @@ def test_data_of_the_users_own_are_trained_on(tmp_path: Path) -> None:
     assert tuple(task.network_arguments["image_shape"]) == (3, 16, 16)
 
 
+def test_architectures_are_given_as_they_are_published(tmp_path: Path) -> None:
+    content = tiny("train/digits.yaml", tmp_path)
+    Path("train.yaml").write_text(yaml.safe_dump(content))
+    cell = "|nor_conv_1x1~0|+|none~0|skip_connect~1|+|none~0|none~1|nor_conv_1x1~2|"
+    lists = (
+        "[[('nor_conv_1x1', 0)], [('none', 0), ('skip_connect', 1)], [('none', 0), ('none', 1), ('nor_conv_1x1', 2)]]"
+    )
+    for text in (cell, f"arch: {cell}", lists, lists.replace("[", "(").replace(")]", "),)").replace("]", ")")):
+        args = ["fit", "--config", "train.yaml", "--model.architecture", text, "--model.auxiliary_weight", "0"]
+        task = run([*args, "--trainer.fast_dev_run", "true", "--model.drop_path", "0"]).model
+        assert task.architecture.choices == (2, 0, 1, 0, 0, 2)
+
+
 def test_components_are_swapped_on_the_command_line(search: Path) -> None:
     base = "lightning_nas.differentiable."
     args = [f"--model.hypergradient={base}hypergradient.second_order.SecondOrder", "--model.hypergradient.radius=0.02"]

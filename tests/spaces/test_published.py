@@ -3,11 +3,12 @@
 import re
 
 import pytest
+import yaml
 
 from lightning_nas.errors import ArchitectureError
 from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
-from lightning_nas.spaces.published import is_published, parse_published
+from lightning_nas.spaces.published import as_text, is_published, parse_published
 from tests.genotypes import DARTS_V1, DARTS_V2
 
 CELL = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|nor_conv_1x1~1|none~2|"
@@ -111,6 +112,25 @@ def test_what_belongs_to_another_space_is_refused_by_its_reason(text: str, match
     said = str(caught.value)
     assert len(said) < 800
     assert said.count(text[:100]) <= 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        PAIRS.replace("(", "[").replace(")", "]"),
+        "[[('nor_conv_3x3', 0)], [('none', 0), ('skip_connect', 1)], "
+        "[('avg_pool_3x3', 0), ('nor_conv_1x1', 1), ('none', 2)]]",
+        "[[[nor_conv_3x3, 0]], [[none, 0], [skip_connect, 1]], [[avg_pool_3x3, 0], [nor_conv_1x1, 1], [none, 2]]]",
+    ],
+)
+def test_lists_that_yaml_has_read_are_architectures(text: str) -> None:
+    read = yaml.safe_load(text)
+    assert isinstance(read, list)
+    assert parse_published(as_text(read)) == NASBench201Space.parse(CELL)
+    assert as_text(CELL) == CELL
+    cells = [("sep_conv_3x3", 1), ("sep_conv_3x3", 0), ("skip_connect", 0), ("max_pool_3x3", 1)]
+    found = {"normal": cells, "normal_concat": (2, 3), "reduce": cells, "reduce_concat": [2, 3]}
+    assert parse_published(as_text(found)) == DARTSSpace.parse(FLAT)
 
 
 def test_paths_are_paths() -> None:
