@@ -118,9 +118,15 @@ class NASCLI(LightningCLI):
         """The shape of the images, for tasks that take it."""
         return self._of_data(data)[1] if self._takes("image_shape") else None
 
+    @property
+    def command_config(self) -> Namespace:
+        """The configuration of the subcommand, or of a fit that is only checked."""
+        config: Namespace = self.config[self.config.subcommand] if self.build else self.config
+        return config
+
     def _takes(self, name: str) -> bool:
         """Whether the configured task has an argument."""
-        return name in self.config[self.config.subcommand].model.init_args
+        return name in self.command_config.model.init_args
 
     def _of_data(self, data: Any) -> tuple[int, tuple[int, int, int]]:
         """The number of classes of a data module, and the shape of its images.
@@ -128,7 +134,7 @@ class NASCLI(LightningCLI):
         Raises:
             ConfigError: The data module does not say what the task needs.
         """
-        task = self.config[self.config.subcommand].model.class_path.rpartition(".")[2]
+        task = self.command_config.model.class_path.rpartition(".")[2]
         classes, shape = getattr(data, "num_classes", None), getattr(data, "image_shape", None)
         wrong = []
         if self._takes("num_classes") and not _is_count(classes):
@@ -158,7 +164,7 @@ class NASCLI(LightningCLI):
                 false.
         """
         super().parse_arguments(parser, args)
-        config = self.config[self.config.subcommand] if self.build else self.config
+        config = self.command_config
         check_are_classes(config)
         check_seed(config.get("seed_everything"))
         import_modules(config.imports)
