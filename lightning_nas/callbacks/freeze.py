@@ -7,6 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_nas.checks import at_least
 from lightning_nas.errors import ConfigError
 from lightning_nas.files.artifacts import write_json
+from lightning_nas.tasks.base import check_alone
 from lightning_nas.tasks.bilevel import BilevelTask
 from lightning_nas.tasks.common import check_fixed_images, fixed_images, output_folder
 
@@ -74,10 +75,7 @@ class FreezeArchitecture(Callback):
                 f"epoch is {self.epoch}, but the last of {epochs} epochs is epoch {epochs - 1}. Train for longer, or "
                 "freeze the architecture earlier."
             )
-        if trainer.world_size > 1:
-            raise ConfigError(
-                f"Operations cannot be removed while {trainer.world_size} processes train together. Use one device."
-            )
+        check_alone(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Freeze the architecture if it is time."""

@@ -15,6 +15,7 @@ from lightning_nas.errors import ConfigError
 from lightning_nas.files.artifacts import write_json
 from lightning_nas.metrics.cost import parameters
 from lightning_nas.spaces.base import DifferentiableSpace
+from lightning_nas.tasks.base import check_alone
 from lightning_nas.tasks.bilevel import BilevelTask
 from lightning_nas.tasks.common import check_fixed_images, fixed_images, output_folder
 
@@ -102,10 +103,7 @@ class GradualPruning(Callback):
                 f"GradualPruning needs exactly one ExpectedCost among the regularizers; they are {found}. Add "
                 "ExpectedCost, or leave GradualPruning out."
             )
-        if trainer.world_size > 1:
-            raise ConfigError(
-                f"Operations cannot be removed while {trainer.world_size} processes train together. Use one device."
-            )
+        check_alone(trainer)
         if self.images:
             check_fixed_images("GradualPruning", trainer)
         model = task.model

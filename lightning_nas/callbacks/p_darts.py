@@ -12,6 +12,7 @@ from lightning_nas.data.splits import derived_seed
 from lightning_nas.differentiable.model import SearchModel
 from lightning_nas.errors import ConfigError
 from lightning_nas.spaces.darts.space import DARTSSpace
+from lightning_nas.tasks.base import check_alone
 from lightning_nas.tasks.bilevel import BilevelTask
 
 
@@ -106,10 +107,7 @@ class PDARTSPhases(Callback):
                 f"{fewest} or more: with nothing but {' and '.join(limited) or 'none'}, a node could have too few "
                 "inputs. Raise kept, or leave operations out of the space."
             )
-        if trainer.world_size > 1:
-            raise ConfigError(
-                f"Phases start with new supernets, which {trainer.world_size} processes cannot share. Use one device."
-            )
+        check_alone(trainer)
         twice = runner.checkpoint_cells or runner.compile is not False or task.hypergradient.needs_sgd
         if any(self.skip_dropout) and twice:
             raise ConfigError(

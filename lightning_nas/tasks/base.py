@@ -1,5 +1,6 @@
 """What all tasks have in common: they refuse options of the trainer that they cannot follow."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -26,6 +27,7 @@ class Task(LightningModule):
         ends_by: What ends the task, if nothing may prolong it beyond that.
         clip_option: Option that clips gradients where the trainer cannot, because the task steps its own optimizers.
         writes: Names of the files that the task writes to its folder, so that they replace those of no other run.
+        schedules: Schedules that the task steps itself; see ``build_schedule``.
     """
 
     precisions: tuple[str, ...] = MIXED
@@ -35,16 +37,12 @@ class Task(LightningModule):
     ends_by: ClassVar[str] = ""
     clip_option: ClassVar[str] = ""
     writes: tuple[str, ...] = ()
+    schedules: Sequence[Mapping[str, Any]] = ()
 
     @property
     def trains(self) -> bool:
         """Whether the trainer steps an optimizer."""
         return True
-
-    @property
-    def own_schedules(self) -> list[tuple[Any, str]]:
-        """Schedulers that the task steps itself, and when: after every ``epoch`` or ``step``."""
-        return []
 
     def configure_callbacks(self) -> list[Callback]:
         """Refuse what the task cannot follow: of all hooks, Lightning calls this one first.
@@ -74,8 +72,9 @@ class Task(LightningModule):
         Raises:
             ConfigError: A ``OneCycleLR`` has another length.
         """
-        configs = [(config.scheduler, config.interval) for config in self.trainer.lr_scheduler_configs]
-        for scheduler, interval in configs if self.automatic_optimization else self.own_schedules:
+        lightnings = [(config.scheduler, config.interval) for config in self.trainer.lr_scheduler_configs]
+        own = [(schedule["scheduler"], schedule["interval"]) for schedule in self.schedules]
+        for scheduler, interval in lightnings if self.automatic_optimization else own:
             if interval == "step":
                 check_cycle(scheduler, self.trainer)
 
@@ -225,4 +224,20 @@ def check_gradients(task: Task, trainer: Trainer) -> None:
         option = f"gradient_clip_val is {clip}" if clip else f"accumulate_grad_batches is {batches}"
         raise ConfigError(
             f"trainer.{option}, but this {name} trains no weights by gradients of the trainer. Leave it out."
+        )
+
+
+def check_alone(trainer: Trainer) -> None:
+    """Refuse to change a supernet that several processes, or one by a distributed strategy, train.
+
+    Args:
+        trainer: The trainer of the search.
+
+    Raises:
+        ConfigError: Gradients are reduced over processes, which the present parameters are registered for.
+    """
+    if synchronised(trainer):
+        raise ConfigError(
+            f"The supernet cannot change while {trainer.world_size} processes train it by the strategy "
+            f"{type(trainer.strategy).__name__}. Use --trainer.devices 1 --trainer.strategy auto."
         )

@@ -21,12 +21,11 @@ from lightning_nas.differentiable.objective import SearchObjective
 from lightning_nas.differentiable.regularization.base import Regularizer
 from lightning_nas.differentiable.relaxation.base import Relaxation
 from lightning_nas.differentiable.runner import Compile
-from lightning_nas.errors import ConfigError
 from lightning_nas.spaces.attention import Attention
 from lightning_nas.spaces.base import DifferentiableSpace
 from lightning_nas.spaces.convert import inherit_optimizer
 from lightning_nas.spaces.supernet import Supernet
-from lightning_nas.tasks.base import MIXED, Task
+from lightning_nas.tasks.base import MIXED, Task, check_alone
 from lightning_nas.tasks.common import (
     Batch,
     EpochMeans,
@@ -40,9 +39,8 @@ from lightning_nas.tasks.common import (
     output_folder,
     reaching,
     remaining_scale,
-    synchronised,
 )
-from lightning_nas.tasks.optimization import build_optimizer, build_schedule, step_schedules
+from lightning_nas.tasks.optimization import configure_several, step_schedules
 from lightning_nas.tasks.search_files import (
     check_length,
     check_supernet_file,
@@ -184,12 +182,10 @@ class BilevelTask(Task):
         self.objective = SearchObjective(self.model, self.regularizers, seed)
         self.model.observers.append(self._follow)
         self.start_epoch = 0
-        self.schedules: list[dict[str, Any]] = []
         self.history: list[dict[str, Tensor]] = []
         self.means = EpochMeans()
         self.found: Architecture | None = None
         self.outputs: dict[str, list[Path]] = {}
-        self._finished = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(batch, classes)`` of the supernet with its present factors."""
@@ -209,11 +205,6 @@ class BilevelTask(Task):
     def alphas_move(self) -> bool:
         """Whether the alphas are trained in this epoch."""
         return not self.warming_up and not self.model.frozen
-
-    @property
-    def own_schedules(self) -> list[tuple[Any, str]]:
-        """The schedulers of both optimizers, and when they step."""
-        return [(schedule["scheduler"], schedule["interval"]) for schedule in self.schedules]
 
     def setup(self, stage: str) -> None:
         """Start the means of the epoch anew."""
@@ -309,14 +300,13 @@ class BilevelTask(Task):
 
     def on_fit_end(self) -> None:
         """Write the artifacts of a run that was resumed after its last epoch."""
-        if not self._finished:
+        if self.found is None:
             self._finish()
 
     def provenance(self) -> dict[str, Any]:
         """How the architecture was found, for ``architecture.json``."""
-        model = self.model
+        model, errors = self.model, None
         components = (self.hypergradient, model.relaxation, model.normalization, model.discretizer, *self.regularizers)
-        errors = None
         if self.selection_images and hasattr(getattr(self.trainer, "datamodule", None), "fixed_batch"):
             errors = model.selection_errors(*fixed_images(self, self.selection_images, self.seed)).to_dict()
         return {
@@ -329,7 +319,6 @@ class BilevelTask(Task):
         }
 
     def _finish(self) -> None:
-        self._finished = True
         self.found = self.trainer.strategy.broadcast(self.model.discretize())
         folder = output_folder(self.trainer, self.output_dir)
         if self.trainer.is_global_zero:
@@ -341,12 +330,8 @@ class BilevelTask(Task):
         trainer = self._trainer
         if trainer is None or not trainer.optimizers:
             return
-        if synchronised(trainer) and trainer.training:
-            raise ConfigError(
-                f"The supernet cannot change while {trainer.world_size} processes train it together, by strategy "
-                f"{type(trainer.strategy).__name__}. Change it before the run, or use --trainer.devices 1 "
-                "--trainer.strategy auto."
-            )
+        if trainer.training:
+            check_alone(trainer)
         if new:
             self.start_epoch = self.current_epoch
             trainer.strategy.setup_optimizers(trainer)
@@ -358,14 +343,10 @@ class BilevelTask(Task):
     def configure_optimizers(self) -> Any:
         """Weights first, alphas second: checkpoints keep them by position."""
         parameters = {"weight": self.model.supernet.parameters(), "alpha": self.model.alpha_list}
-        made = zip(parameters.items(), self.make_optimizers, strict=True)
-        optimizers = [build_optimizer(make, each, f"{name}_optimizer") for (name, each), make in made]
+        optimizers, self.schedules = configure_several(
+            parameters, self.make_optimizers, self.make_schedulers, self.trainer.max_epochs
+        )
         self.hypergradient.unrolled_step(optimizers[0], self.model.weights)  # refuses what it cannot unroll
-        self.schedules = [
-            build_schedule(make, optimizer, self.trainer.max_epochs, f"{name}_scheduler")
-            for name, make, optimizer in zip(parameters, self.make_schedulers, optimizers, strict=True)
-            if make is not None
-        ]
         return optimizers, [schedule["scheduler"] for schedule in self.schedules]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Optimizers and learning rate schedules of tasks: wrong arguments are refused before the first step."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -156,6 +156,37 @@ def configure(
         return optimizer
     schedule = build_schedule(make_scheduler, optimizer, trainer.max_epochs, interval=interval)
     return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+
+def configure_several(
+    parameters: Mapping[str, Any],
+    make_optimizers: Sequence[OptimizerCallable],
+    make_schedulers: Sequence[LRSchedulerCallable | None],
+    epochs: int | None,
+) -> tuple[list[Optimizer], list[dict[str, Any]]]:
+    """Make the optimizers and the schedules of a task that steps them itself.
+
+    Args:
+        parameters: Parameters of every optimizer, by the prefix of its arguments: ``weight`` for ``weight_optimizer``
+            and ``weight_scheduler``.
+        make_optimizers: Make the optimizers, in the same order.
+        make_schedulers: Make their schedules; None for a constant rate.
+        epochs: Number of epochs of the training; None or -1 where there is no limit.
+
+    Returns:
+        The optimizers, and the schedules of those that have one.
+
+    Raises:
+        ConfigError: An argument of an optimizer or of a scheduler is wrong.
+    """
+    made = zip(parameters.items(), make_optimizers, strict=True)
+    optimizers = [build_optimizer(make, each, f"{name}_optimizer") for (name, each), make in made]
+    schedules = [
+        build_schedule(make, optimizer, epochs, f"{name}_scheduler")
+        for name, make, optimizer in zip(parameters, make_schedulers, optimizers, strict=True)
+        if make is not None
+    ]
+    return optimizers, schedules
 
 
 def step_schedules(schedules: Iterable[Mapping[str, Any]], interval: str, metrics: Mapping[str, Any]) -> None:
