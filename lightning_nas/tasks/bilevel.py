@@ -344,7 +344,7 @@ class BilevelTask(Task):
         """Weights first, alphas second: checkpoints keep them by position."""
         parameters = {"weight": self.model.supernet.parameters(), "alpha": self.model.alpha_list}
         optimizers, self.schedules = configure_several(
-            parameters, self.make_optimizers, self.make_schedulers, self.trainer.max_epochs
+            parameters, self.make_optimizers, self.make_schedulers, self._trainer
         )
         self.hypergradient.unrolled_step(optimizers[0], self.model.weights)  # refuses what it cannot unroll
         return optimizers, [schedule["scheduler"] for schedule in self.schedules]

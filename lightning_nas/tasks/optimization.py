@@ -162,7 +162,7 @@ def configure_several(
     parameters: Mapping[str, Any],
     make_optimizers: Sequence[OptimizerCallable],
     make_schedulers: Sequence[LRSchedulerCallable | None],
-    epochs: int | None,
+    trainer: Trainer | None,
 ) -> tuple[list[Optimizer], list[dict[str, Any]]]:
     """Make the optimizers and the schedules of a task that steps them itself.
 
@@ -171,7 +171,7 @@ def configure_several(
             and ``weight_scheduler``.
         make_optimizers: Make the optimizers, in the same order.
         make_schedulers: Make their schedules; None for a constant rate.
-        epochs: Number of epochs of the training; None or -1 where there is no limit.
+        trainer: Knows the number of epochs; None where the task has none.
 
     Returns:
         The optimizers, and the schedules of those that have one.
@@ -179,6 +179,7 @@ def configure_several(
     Raises:
         ConfigError: An argument of an optimizer or of a scheduler is wrong.
     """
+    epochs = None if trainer is None else trainer.max_epochs
     made = zip(parameters.items(), make_optimizers, strict=True)
     optimizers = [build_optimizer(make, each, f"{name}_optimizer") for (name, each), make in made]
     schedules = [

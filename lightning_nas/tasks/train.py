@@ -44,7 +44,8 @@ class TrainTask(Task):
         architecture: Path of an ``architecture.json``, or the architecture itself in its published form:
             ``Genotype(normal=[...], ...)`` of DARTS or ``|nor_conv_3x3~0|+...`` of NAS-Bench-201, with or without a
             name before it, or as nested lists; see ``parse_published``. Null if ``network`` is given.
-        optimizer: Optimizer of the network weights (DARTS: SGD with lr 0.025, momentum 0.9, weight decay 3e-4).
+        optimizer: Optimizer of the network weights, which must be given (DARTS: SGD with lr 0.025, momentum 0.9, weight
+            decay 3e-4).
         scheduler: Learning rate scheduler, stepped after every epoch (DARTS: cosine down to 0); a constant rate if
             null.
         channels: Channels of the first cell, at least 1 (DARTS: 36 on CIFAR).
@@ -63,8 +64,8 @@ class TrainTask(Task):
         inputs: Files that the task was made from, by kind of artifact.
 
     Raises:
-        ConfigError: An argument is out of its range or does not apply to the network, or ``architecture`` and
-            ``network`` are both given or both missing.
+        ConfigError: An argument is out of its range or does not apply to the network, there is no optimizer, or
+            ``architecture`` and ``network`` are both given or both missing.
         ArtifactError: The file of the architecture is missing or damaged.
         ArchitectureError: The architecture is not a point of its space.
 
@@ -100,8 +101,8 @@ class TrainTask(Task):
 
     def __init__(
         self,
-        architecture: str | list[Any] | dict[str, Any] | None,
-        optimizer: OptimizerCallable,
+        architecture: str | list[Any] | dict[str, Any] | None = None,  # the parser takes a null for it only so
+        optimizer: OptimizerCallable | None = None,
         scheduler: LRSchedulerCallable | None = None,
         channels: int = 36,
         cells: int = 20,
@@ -125,6 +126,8 @@ class TrainTask(Task):
             published = is_published(architecture)
             self.architecture = parse_published(architecture) if published else load_architecture(architecture)
             self.inputs = {} if published else {"architecture": [Path(architecture)]}
+        if optimizer is None:
+            raise ConfigError("TrainTask has no optimizer. Give it one, such as optimizer: torch.optim.SGD.")
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
         self.auxiliary_weight = auxiliary_weight

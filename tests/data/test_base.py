@@ -184,8 +184,7 @@ def test_a_fit_without_validation_is_silent_and_leaves_the_trainer_alone(tmp_pat
 
 def test_overfitting_a_few_batches_works(tmp_path: Path) -> None:
     task = Recorder()
-    with pytest.warns(UserWarning, match="You requested to overfit"):
-        quiet_trainer(max_epochs=1, overfit_batches=2).fit(task, module(tmp_path))
+    quiet_trainer(max_epochs=1, overfit_batches=2).fit(task, module(tmp_path))
     assert len(task.seen["train"]) == 2
 
 

@@ -36,11 +36,11 @@ def _edited(path: Path, **changes: object) -> Path:
         ({"choices": [0]}, ArchitectureError, "choices"),
         ({"choices": "abc"}, ArtifactError, "integers"),
         ({"choices": [True] * 32}, ArtifactError, "integers"),
-        ({"space": {"class_path": "os.system", "arguments": {}}}, ArtifactError, "not a SearchSpace"),
+        ({"space": {"class_path": "os.system", "arguments": {}}}, ArtifactError, "derives from SearchSpace"),
         (
             {"space": {"class_path": "lightning_nas.nothing.Space", "arguments": {}}},
             ArtifactError,
-            "not a SearchSpace",
+            "derives from SearchSpace",
         ),
         ({"space": {"class_path": 3, "arguments": {}}}, ArtifactError, "text"),
         (

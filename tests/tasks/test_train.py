@@ -160,3 +160,8 @@ def test_either_an_architecture_or_a_network(tmp_path: Path) -> None:
         make_for_network(auxiliary_weight=0.4)
     with pytest.raises(ConfigError, match="cannot drop paths"):
         make_for_network(drop_path=0.2)
+
+
+def test_an_optimizer_must_be_given() -> None:
+    with pytest.raises(ConfigError, match="has no optimizer"):
+        TrainTask(network=torch.nn.Flatten)

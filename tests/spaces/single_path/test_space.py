@@ -440,7 +440,7 @@ def test_blocks_in_files_are_classes_that_are_imported() -> None:
     content = json.dumps(SMALL.largest().to_dict())
     home = "lightning_nas.spaces"
     for class_path in ("os.system", "absent.Block", f"{home}.SinglePathSpace"):
-        with pytest.raises(ArtifactError, match="is not a ChoiceBlock class"):
+        with pytest.raises(ArtifactError, match="derives from ChoiceBlock"):
             architecture_from_dict(json.loads(content.replace(f"{home}.XceptionBlock", class_path)))
     for block in (None, [], "text", [f"{home}.ShuffleBlock", [["side", 3]]]):
         wrong = json.loads(content)
