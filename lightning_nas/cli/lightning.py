@@ -13,6 +13,7 @@ from pathlib import Path
 from pydoc import locate
 from typing import Any
 
+import lightning
 import torch
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from jsonargparse.typing import PositiveInt
@@ -36,6 +37,8 @@ from lightning_nas.data.dummy import DummyDataModule
 from lightning_nas.errors import CheckpointError, ConfigError, DataError, NASError
 from lightning_nas.files.checkpoints import CHECKPOINT_KEY, local_path, read_checkpoint
 from lightning_nas.files.classes import class_path, import_modules
+
+_LIGHTNING = Path(lightning.__file__).parent
 
 _SCHEDULERS = ("scheduler", "weight_scheduler", "alpha_scheduler")
 
@@ -367,16 +370,23 @@ def run(args: list[str] | None = None, make: Callable[..., NASCLI] = NASCLI) -> 
             warnings.filterwarnings("ignore", message)
         try:
             return make(args=args)
-        except MisconfigurationException as error:
-            raise ConfigError(f"Lightning refuses the configuration: {error}") from error
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except Exception as error:
+            if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+                raise DataError(
+                    f"A process that reads images has died: {error}. The usual cause is a lack of memory, or of shared "
+                    "memory in /dev/shm. Use fewer num_workers, 0 for none, or smaller batches; a run continues from "
+                    "its last checkpoint."
+                ) from error
+            if isinstance(error, NASError | OSError) or not _is_of_lightning(error):
                 raise
-            raise DataError(
-                f"A process that reads images has died: {error}. The usual cause is a lack of memory, or of shared "
-                "memory in /dev/shm. Use fewer num_workers, 0 for none, or smaller batches; a run continues from its "
-                "last checkpoint."
-            ) from error
+            said = f"Lightning refuses the configuration: {' '.join(str(error).split())}"
+            raise ConfigError(f"{said} Change the options of the trainer, or of its callbacks or logger.") from error
+
+
+def _is_of_lightning(error: BaseException) -> bool:
+    """Whether Lightning's own code has raised an error, rather than this library, torch or code of the user."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.name != "__getattr__"]
+    return isinstance(error, MisconfigurationException) or _LIGHTNING in Path(frames[-1].filename).parents
 
 
 def _refusal(error: BaseException) -> NASError:

@@ -118,6 +118,8 @@ class FolderLayout:
         chosen = [(self.root / file, names.index(label)) for file, label, split in self.rows if split == part]
         if part == "validation" and not chosen:
             return None
+        if not chosen:
+            raise DataError(f"{self.table} has no row with the split {part!r}. Add some, or delete it.")
         files = [file for file, _ in chosen]
         labels = torch.tensor([label for _, label in chosen], dtype=torch.int64)
         return FolderSet.listed(files, labels, names, self.root, self.image_size, self.background)
@@ -133,7 +135,7 @@ class FolderLayout:
             f"Expected columns {', '.join(COLUMNS)}, and as split one of {', '.join(PARTS)}. Correct or delete it."
         )
         try:
-            with self.table.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            with self.table.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
                 found = list(csv.DictReader(file, strict=True))
         except (OSError, csv.Error) as error:
             raise DataError(f"{self.table} is not a table of images ({error}). {expected}") from None

@@ -27,8 +27,11 @@ SKIPPED_FOLDER = "__MACOSX"
 _NAMED = 5
 """Number of files that an error message names."""
 
-_BITS_PER_SAMPLE = 258
-"""Tag of a TIFF file that says how many bits a value has."""
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
+"""Tags of a TIFF file that say how many bits a value has, and whether 0 stands for white (0) or for black (1)."""
+
+_STRAIGHT = {"La": "LA", "RGBa": "RGBA"}
+"""Pillow's modes of colours that are multiplied by their alpha already, and those without that."""
 
 
 class FolderSet(LabelledImages):
@@ -256,16 +259,21 @@ def decode_image(path: Path, size: int, background: tuple[int, int, int]) -> tup
         if not path.is_file():
             raise OSError("it is not a regular file")  # opening a pipe would block
         with Image.open(path, formats=FORMATS) as image:
-            bits = _unsigned_bits(image)  # turning an image drops its format
+            bits, inverted = _unsigned_bits(image), _is_inverted(image)  # turning an image drops its format
             upright = _shallow(ImageOps.exif_transpose(image), bits, str(path))
+        if inverted:
+            upright = ImageOps.invert(upright)
+        if upright.mode in _STRAIGHT:
+            upright = upright.convert(_STRAIGHT[upright.mode])
+        transparent = "A" in upright.getbands() or "transparency" in upright.info
+        if transparent:
+            layers = upright.convert("RGBA")
+            transparent = layers.getchannel("A").getextrema()[0] < 255
+            upright = Image.alpha_composite(Image.new("RGBA", layers.size, background), layers)
+        colored = upright.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} is not a complete image ({error}). Replace or delete it.") from None
-    transparent = "A" in upright.getbands() or "transparency" in upright.info
-    if transparent:
-        layers = upright.convert("RGBA")
-        transparent = layers.getchannel("A").getextrema()[0] < 255
-        upright = Image.alpha_composite(Image.new("RGBA", layers.size, background), layers)
-    fitted = ImageOps.fit(upright.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
+    fitted = ImageOps.fit(colored, (size, size), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(fitted)).permute(2, 0, 1), transparent
 
 
@@ -277,6 +285,16 @@ def _unsigned_bits(image: Any) -> int | None:
     return 16 if image.mode == "I" and image.format in ("PNG", "PPM") else None
 
 
+def _is_inverted(image: Any) -> bool:
+    """Whether 0 stands for white in a deep grey image; Pillow inverts others of this kind itself."""
+    return _is_deep(image) and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0
+
+
+def _is_deep(image: Any) -> bool:
+    """Whether a grey image has more than 8 bits."""
+    return image.mode in ("I", "F") or str(image.mode).startswith("I;16")
+
+
 def _shallow(image: Any, bits: int | None, source: str) -> Any:
     """Convert a grey image of more than 8 bits to 8 bits, where Pillow would clip it.
 
@@ -285,7 +303,7 @@ def _shallow(image: Any, bits: int | None, source: str) -> Any:
     import numpy as np
     from PIL import Image
 
-    if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
+    if not _is_deep(image):
         return image
     pixels = np.asarray(image)
     shallow = Image.fromarray(eight_bits(pixels if bits is None else pixels.astype(np.uint16), source, bits or 16))

@@ -56,7 +56,7 @@ def eight_bits(pixels: Pixels, source: str, bits: int = 16) -> Pixels:
 
 def _highest(dtype: np.dtype[Any], bits: int) -> int | None:
     """The value that becomes 255; None if the type is not accepted."""
-    if dtype == np.uint16:
+    if dtype.kind == "u" and dtype.itemsize == 2:  # of either byte order
         return (1 << bits) - 1
     if dtype.kind in ("i", "u"):
         return 255

@@ -35,7 +35,17 @@ def expression(text: str) -> ast.expr:
         RecursionError: It is nested too deeply.
         MemoryError: The same, in older versions of Python.
     """
-    return ast.parse(text, mode="eval").body
+    return _PlainNumbers().visit(ast.parse(text, mode="eval")).body  # type: ignore[no-any-return]
+
+
+class _PlainNumbers(ast.NodeTransformer):
+    """Replaces numbers as NumPy prints them, such as ``np.int64(3)``, by their values."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        numpy = isinstance(node.func, ast.Attribute) and ast.unparse(node.func).startswith(("np.", "numpy."))
+        if numpy and len(node.args) == 1 and isinstance(node.args[0], ast.Constant) and not node.keywords:
+            return node.args[0]
+        return self.generic_visit(node)
 
 
 def literal(node: ast.expr) -> Any:

@@ -142,10 +142,18 @@ def check_length(task: Task, trainer: Trainer) -> None:
         ConfigError: An option of the trainer does not fit.
     """
     name = type(task).__name__
-    given = {key: getattr(trainer, key) for key in ("max_epochs", "max_steps", "limit_train_batches")}
-    for key, value in given.items():
-        if value == 0:
+    for key in ("max_epochs", "max_steps", "limit_train_batches"):
+        if getattr(trainer, key) == 0:
             raise ConfigError(f"trainer.{key} is 0, with which nothing is computed. Raise it, or leave it out.")
+    for key in ("accumulate_grad_batches", "check_val_every_n_epoch"):
+        value = getattr(trainer, key)
+        if value is not None and value < 1:
+            raise ConfigError(f"trainer.{key} is {value}; it must be at least 1. Raise it, or leave it out.")
+    if (trainer.gradient_clip_val or 0) < 0:
+        raise ConfigError(
+            f"trainer.gradient_clip_val is {trainer.gradient_clip_val}, below 0, with which Lightning clips nothing. "
+            "Set it to a norm above 0, or leave it out."
+        )
     timers = [each for each in trainer.callbacks if isinstance(each, Timer)]  # type: ignore[attr-defined]
     if any(timer.time_remaining() == 0 for timer in timers):
         raise ConfigError("trainer.max_time is 0, with which nothing is computed. Raise it, or leave it out.")

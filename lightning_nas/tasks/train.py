@@ -179,8 +179,15 @@ class TrainTask(Task):
         """Forget the sums of an earlier training, and compare the network with the data.
 
         Raises:
-            ConfigError: The data module names another number of classes or another shape of images.
+            ConfigError: The data module names another number of classes or another shape of images, or ``drop_path``
+                would grow without end.
         """
+        if stage == "fit" and self.drop_path and (self.trainer.max_epochs or -1) < 1:
+            raise ConfigError(
+                f"trainer.max_epochs is {self.trainer.max_epochs}, but drop_path grows to {self.drop_path} in the "
+                "course of the training and must know its length. Set trainer.max_epochs, or drop_path to 0; max_steps "
+                "and max_time may end the training earlier."
+            )
         self.means.clear()
         check_sizes(self, self.network_arguments["num_classes"], self.network_arguments["image_shape"])
 
@@ -189,7 +196,7 @@ class TrainTask(Task):
         images, labels = batch
         images = images.contiguous(memory_format=torch.channels_last)
         if self.drop_path:  # not once per epoch: a run may resume in the middle of one
-            self.network.drop = self.drop_path * self.current_epoch / max(1, self.trainer.max_epochs or 1)
+            self.network.drop = self.drop_path * self.current_epoch / (self.trainer.max_epochs or 1)
         if self.auxiliary_weight:
             logits, auxiliary = self.network.forward_auxiliary(images)
         else:

@@ -369,6 +369,25 @@ def test_what_lightning_refuses_is_said_without_a_traceback(search: Path) -> Non
         main(["fit", "--config", str(search), *bar])
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--trainer.callbacks=[ModelCheckpoint, ModelCheckpoint]"], "more than one stateful callback"),
+        (["--trainer.callbacks+=LearningRateFinder"], "learning rate finder"),
+        (["--trainer.callbacks+=BackboneFinetuning"], "no attribute 'backbone'"),
+    ],
+)
+def test_errors_of_lightning_itself_have_no_traceback(options: list[str], said: str, search: Path) -> None:
+    with pytest.raises(SystemExit, match=f"ConfigError: Lightning refuses the configuration: .*{said}.*Change") as stop:
+        main(["fit", "--config", str(search), *options])
+    assert "\n" not in str(stop.value)
+
+
+def test_errors_of_others_keep_their_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run(["fit"], lambda args: 1 / 0)  # type: ignore[arg-type, return-value]
+
+
 def test_a_logger_that_is_not_installed_is_named(search: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "comet_ml", None)
     with pytest.raises(SystemExit, match=r"ConfigError: .*ModuleNotFoundError: .*comet") as stopped:

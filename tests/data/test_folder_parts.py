@@ -100,7 +100,7 @@ def test_an_undivided_folder_is_divided_once(tmp_path: Path, caplog: pytest.LogC
 def test_a_table_lists_images_in_any_folders(tmp_path: Path) -> None:
     root = Path(folders(tmp_path / "root", {"all": pixels(8)}))
     rows = [f"all/{i:03d}.png,{'ab'[i % 2]},{('train', 'train', 'validation', 'test')[i // 2]}" for i in range(8)]
-    (root / "labels.csv").write_text("\n".join(["file_name,label,split", *rows]))
+    (root / "labels.csv").write_text("\n".join(["file_name,label,split", *rows]), encoding="utf-8-sig")  # as Excel
     found = data(root, split_file="labels.csv")
     assert [len(x) for x in (found.train_set, found.validation_set, found.load_test())] == [4, 2, 2]
     assert found.class_names == ["a", "b"]
@@ -119,6 +119,7 @@ def test_a_table_lists_images_in_any_folders(tmp_path: Path) -> None:
             "file_name,label,split\ncat/000.png,cat,train\ncat/9.png,cat,train\n",
             r"1 of 2 files in .* such as cat/9\.png",
         ),
+        ("file_name,label,split\ncat/000.png,cat,test\n", "has no row with the split 'train'"),
         ("file_name,label,split\n\0\n", "Row 2 of|not a table"),
     ],
 )

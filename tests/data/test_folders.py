@@ -20,11 +20,17 @@ from tests.data.fake import folders, pixels, refused
 GREY = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
 
 
-def tiff(data: bytes, bits: int, kind: int) -> bytes:
-    """A TIFF file of 8x8 grey values: 1 stands for unsigned, 2 for signed integers, 3 for floats."""
-    tags = [(256, 3, 8), (257, 3, 8), (258, 3, bits), (259, 3, 1), (262, 3, 1), (273, 4, 8), (277, 3, 1), (278, 3, 8)]
-    tags += [(279, 4, len(data)), (339, 3, kind)]
-    entries = b"".join(struct.pack("<HHII", tag, form, 1, value) for tag, form, value in tags)
+def tiff(data: bytes, bits: int, kind: int, zero: int = 1) -> bytes:
+    """A TIFF file of 8x8 grey values: 1 stands for unsigned, 2 for signed integers, 3 for floats.
+
+    If ``zero`` is 0, the value 0 is white. If ``bits`` is 8, every value has an alpha that it is multiplied by.
+    """
+    alpha = bits == 8
+    each = bits | bits << 16 if alpha else bits
+    tags = [(256, 3, 8), (257, 3, 8), (258, 3, each), (259, 3, 1), (262, 3, zero), (273, 4, 8), (277, 3, 1 + alpha)]
+    tags += [(278, 3, 8), (279, 4, len(data)), *([(338, 3, 1)] if alpha else [(339, 3, kind)])]
+    counts = {258: 1 + alpha}
+    entries = b"".join(struct.pack("<HHII", tag, form, counts.get(tag, 1), value) for tag, form, value in tags)
     return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + bytes(4)
 
 
@@ -53,6 +59,7 @@ DEEP: dict[str, Any] = {
     "16.png": Image.fromarray(GREY.astype(np.uint16) * 257),
     "16.tif": Image.fromarray(GREY.astype(np.uint16) * 257),
     "12.tif": tiff(twelve_bits(np.rint(GREY * (4095 / 255)).astype(int)), 12, 1),
+    "16 inverted.tif": tiff((65535 - GREY.astype("<u2") * 257).tobytes(), 16, 1, zero=0),
     "16.pgm": b"P5 8 8 65535\n" + (GREY.astype(np.uint16) * 257).astype(">u2").tobytes(),
     "12.pgm": b"P5 8 8 4095\n" + np.rint(GREY * (4095 / 255)).astype(">u2").tobytes(),
     "float.tif": Image.fromarray((GREY / 255).astype(np.float32)),
@@ -113,6 +120,12 @@ def test_a_transparent_grey_value_shows_the_background(tmp_path: Path) -> None:
         image = read(path, background="red")
         assert image[:, 0, 1].tolist() == [255, 0, 0]
         assert image[:, 0, 2].tolist() == [8, 8, 8]
+
+
+def test_grey_that_is_multiplied_by_its_alpha_is_divided_by_it(tmp_path: Path) -> None:
+    pairs = np.stack([np.full_like(GREY, 50), np.full_like(GREY, 128)], -1)
+    image = read(write(tmp_path / "a" / "x.tif", tiff(pairs.tobytes(), 8, 1)))
+    assert (image.int() - (50 + 127)).abs().max() <= 1
 
 
 def test_an_opaque_alpha_channel_is_not_mentioned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

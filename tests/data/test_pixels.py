@@ -20,13 +20,14 @@ def test_eight_bits_are_left_alone() -> None:
     ("deep", "bits"),
     [
         (GREY.astype(np.uint16) * 257, 16),
+        (GREY.astype(">u2") * 257, 16),
         (np.rint(GREY * (4095 / 255)).astype(np.uint16), 12),
         (GREY / 255, 16),
         ((GREY / 255).astype(np.float32), 16),
         (GREY.astype(np.int32), 16),
         (GREY.astype(np.uint32), 16),
     ],
-    ids=["16 bits", "12 bits", "float64", "float32", "int32", "uint32"],
+    ids=["16 bits", "16 bits, big-endian", "12 bits", "float64", "float32", "int32", "uint32"],
 )
 def test_every_depth_is_scaled_to_the_same_range(deep: Any, bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pixels_module, "AT_ONCE", 100)  # in parts, the last of which is shorter

@@ -48,6 +48,7 @@ AMOEBA = (
         DARTS_V2.replace(", ", ",\n    "),
         DARTS_V2.replace("[2, 3, 4, 5]", "range(2, 6)"),
         DARTS_V2.replace("[2, 3, 4, 5]", "(5, 4, 3, 2)"),
+        re.sub(r" (\d)\)", r" np.int64(\1))", DARTS_V2),
         re.sub(r"(\w+)=", r"'\1': ", DARTS_V2).replace("Genotype(", "{").removesuffix(")") + "}",
     ],
 )

@@ -50,6 +50,9 @@ FLAGS: dict[str, dict[str, Any]] = {
     "fsdp": {"strategy": "fsdp"},
     "gradient_clip_val": {"gradient_clip_val": 1.0},
     "accumulate": {"accumulate_grad_batches": 2},
+    "accumulate 0": {"accumulate_grad_batches": 0},
+    "clip below 0": {"gradient_clip_val": -1.0},
+    "no validation epochs": {"check_val_every_n_epoch": 0},
     "max_steps 1": {"max_steps": 1},
     "max_steps 0": {"max_steps": 0},
     "min_steps": {"min_steps": 3},
@@ -290,6 +293,13 @@ def test_one_device_computes_the_same_with_ddp(task: str, tmp_path: Path) -> Non
     expected = plain.lightning_module.state_dict()
     for name, value in ddp.lightning_module.state_dict().items():
         assert torch.equal(value, expected[name]), name
+
+
+@pytest.mark.parametrize("option", ["accumulate_grad_batches", "check_val_every_n_epoch", "gradient_clip_val"])
+def test_numbers_that_lightning_does_not_check_are_refused(option: str, tmp_path: Path) -> None:
+    cli, base = parsed("TrainTask", tmp_path)
+    with pytest.raises(ConfigError, match=rf"trainer\.{option} is -1"):
+        fitted(cli, base, **{option: -1})
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,12 @@ def test_dropped_paths_rise_linearly() -> None:
     assert seen == pytest.approx([0.0, 0.05, 0.1, 0.15])
 
 
+def test_dropped_paths_need_a_length() -> None:
+    task = make(drop_path=0.2)
+    with pytest.raises(ConfigError, match=r"max_epochs is -1, but drop_path grows to 0\.2"):
+        quiet_trainer(max_epochs=-1, max_steps=9).fit(task, datamodule=Stripes())
+
+
 def test_the_auxiliary_loss_is_added_with_its_weight() -> None:
     task = make(auxiliary_weight=0.4, image_shape=(3, 32, 32))
     batch = (torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 0]))
