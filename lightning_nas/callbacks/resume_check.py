@@ -58,9 +58,18 @@ class ResumeCheck(Callback):
         """Compare optimizers and schedulers with those of the checkpoint, which Lightning restores after this hook.
 
         Raises:
-            CheckpointError: A setting differs.
+            CheckpointError: A setting differs, or the checkpoint is damaged.
         """
         checkpoint, self.checkpoint = self.checkpoint, {}
+        try:
+            self._compare(trainer, checkpoint)
+        except (AttributeError, LookupError, TypeError, ValueError, ArithmeticError) as error:
+            raise CheckpointError(
+                f"The optimizers or schedulers of the checkpoint are damaged ({type(error).__name__}: {error!s:.200}). "
+                "Use another checkpoint, or start anew without --ckpt_path."
+            ) from None
+
+    def _compare(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
         optimizers, states = trainer.optimizers, checkpoint.get("optimizer_states", [])
         schedulers: list[Any] = [config.scheduler for config in trainer.lr_scheduler_configs]
         kept = checkpoint.get("lr_schedulers", [])

@@ -3,7 +3,6 @@
 import logging
 import os
 import sys
-import traceback
 import warnings
 from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
@@ -13,11 +12,9 @@ from pathlib import Path
 from pydoc import locate
 from typing import Any
 
-import lightning
 import torch
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from jsonargparse.typing import PositiveInt
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import DDPStrategy
@@ -33,12 +30,11 @@ from lightning_nas.callbacks.run_folder import RunFolder
 from lightning_nas.callbacks.step_seed import StepSeed
 from lightning_nas.callbacks.wandb_log import WandbLog
 from lightning_nas.cli.components import print_help
+from lightning_nas.cli.refusals import refusal, typed
 from lightning_nas.data.dummy import DummyDataModule
-from lightning_nas.errors import CheckpointError, ConfigError, DataError, NASError
+from lightning_nas.errors import CheckpointError, ConfigError
 from lightning_nas.files.checkpoints import CHECKPOINT_KEY, local_path, read_checkpoint
 from lightning_nas.files.classes import class_path, import_modules
-
-_LIGHTNING = Path(lightning.__file__).parent
 
 _SCHEDULERS = ("scheduler", "weight_scheduler", "alpha_scheduler")
 
@@ -206,7 +202,7 @@ class NASCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except (TypeError, ValueError, ImportError) as error:
-            raise _refusal(error) from error
+            raise refusal(error) from error
 
     def instantiate_trainer(self, **options: Any) -> Trainer:
         """Make the trainer. With one process, ``ddp`` has nothing to reduce, and one device does the same."""
@@ -371,37 +367,10 @@ def run(args: list[str] | None = None, make: Callable[..., NASCLI] = NASCLI) -> 
         try:
             return make(args=args)
         except Exception as error:
-            if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
-                raise DataError(
-                    f"A process that reads images has died: {error}. The usual cause is a lack of memory, or of shared "
-                    "memory in /dev/shm. Use fewer num_workers, 0 for none, or smaller batches; a run continues from "
-                    "its last checkpoint."
-                ) from error
-            if isinstance(error, NASError | OSError) or not _is_of_lightning(error):
+            found = typed(error)
+            if found is None:
                 raise
-            said = f"Lightning refuses the configuration: {' '.join(str(error).split())}"
-            raise ConfigError(f"{said} Change the options of the trainer, or of its callbacks or logger.") from error
-
-
-def _is_of_lightning(error: BaseException) -> bool:
-    """Whether Lightning's own code has raised an error, rather than this library, torch or code of the user."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.name != "__getattr__"]
-    return isinstance(error, MisconfigurationException) or _LIGHTNING in Path(frames[-1].filename).parents
-
-
-def _refusal(error: BaseException) -> NASError:
-    """What a constructor has said, whose error the parser wraps in others about the types of arguments."""
-    inner = error
-    while (behind := inner.__cause__ or inner.__context__) is not None and not isinstance(inner, NASError):
-        inner = behind
-    if isinstance(inner, NASError):
-        return inner
-    while error.__cause__ is not None:
-        error = error.__cause__
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
-    said = f"{type(error).__name__}: {' '.join(str(error).split()):.500}"
-    return ConfigError(f"A part of the configuration cannot be made: {said}{where}. Change its arguments.")
+            raise found from error
 
 
 def _is_no_advert(record: logging.LogRecord) -> bool:
@@ -444,4 +413,4 @@ def build(base: type, config: Any) -> Any:
     try:
         return parser.instantiate(parser.parse_object({"component": config})).component
     except Exception as error:  # a constructor may raise anything
-        raise _refusal(error) from None
+        raise refusal(error) from None
