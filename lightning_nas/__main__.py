@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lightning_nas import __version__
+from lightning_nas.cli.interruption import interruptible
 from lightning_nas.errors import InterruptedTrainingError, NASError
-from lightning_nas.interruption import interruptible
 
 USAGE = """usage: lightning-nas COMMAND [options]      (lightning-nas COMMAND --help says more)
 

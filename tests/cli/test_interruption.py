@@ -12,8 +12,8 @@ import pytest
 
 from lightning_nas import __main__ as command_line
 from lightning_nas.__main__ import main, resume_line
+from lightning_nas.cli.interruption import interruptible
 from lightning_nas.errors import CheckpointError, InterruptedTrainingError
-from lightning_nas.interruption import interruptible
 
 
 def terminate() -> None:
