@@ -11,6 +11,8 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 
 torch.set_num_threads(1)  # here too: fixtures of whole modules come before those of single tests
+# Lightning's launchers take the number of all cores where nothing is said, and sums depend on it
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def _environment() -> dict[str, str]:
