@@ -169,6 +169,10 @@ class ImageDataModule(LightningDataModule, ABC):
             raise DataError("There is no validation set: validation_fraction is 0. Set it above 0, such as 0.1.")
         return self._data.validation
 
+    def class_counts(self) -> Tensor:
+        """Count the training images of every class, ``(classes,)``, without the validation set."""
+        return self.train_set.class_counts()
+
     @property
     def class_names(self) -> list[str]:
         """Name of every class, in the order of the labels."""

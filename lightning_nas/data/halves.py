@@ -128,6 +128,12 @@ class HalvesDataModule(WrappedDataModule):
         one_of(("train", "search"), name=name)
         return self._halves[name]
 
+    def class_counts(self) -> Tensor:
+        """Count the images of every class in the train half, ``(classes,)``."""
+        half = self.half("train")
+        assert isinstance(half.dataset, LabelledImages)
+        return half.dataset.class_counts(torch.as_tensor(list(half.indices)))
+
     def fixed_batch(self, half: str, size: int, seed: int) -> Batch:
         """Draw random images of a half, normalized but not augmented, on which networks can be scored.
 

@@ -63,6 +63,15 @@ class LabelledImages(Dataset[Batch], ABC):
     def select(self, indices: Tensor) -> Self:
         """Return a set of the same kind that has only the images at ``indices``, in that order."""
 
+    def class_counts(self, indices: Tensor | None = None) -> Tensor:
+        """Count the images of every class, ``(classes,)``.
+
+        Args:
+            indices: Which images to count; all if None.
+        """
+        labels = self.labels if indices is None else self.labels[indices.to(self.labels.device)]
+        return torch.bincount(labels, minlength=len(self.class_names))
+
     def __getitem__(self, index: int) -> Batch:
         """Return one image ``(channels, height, width)`` and its label, a scalar."""
         images, labels = self.__getitems__([index])

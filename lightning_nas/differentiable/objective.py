@@ -38,6 +38,7 @@ class SearchObjective:
     Attributes:
         progress: Fraction of the search's epochs that are over, from 0 to 1.
         step: Number of optimizer steps so far, those of both optimizers together.
+        class_weights: Weights of the classes in every cross-entropy, ``(classes,)``; None if all count alike.
 
     Args:
         model: The model of the search.
@@ -61,6 +62,7 @@ class SearchObjective:
         self.seed = seed
         self.progress = 0.0
         self.step = 0
+        self.class_weights: Tensor | None = None
         self.attach()
         model.observers.append(lambda before, new: self.attach())
 
@@ -116,6 +118,15 @@ class SearchObjective:
 
         return BilevelProblem(self.model.weights, self.model.alpha_list, self.train_loss, search_loss, step, mean)
 
+    def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy with the weights of the classes.
+
+        Args:
+            logits: ``(batch, classes)``.
+            labels: Labels ``(batch,)``, or probabilities ``(batch, classes)``.
+        """
+        return F.cross_entropy(logits, labels, weight=self.class_weights)
+
     def train_loss(self, batch: Batch, weights: Weights | None = None) -> Tensor:
         """Cross-entropy on a batch of the train half, differentiable in alphas and weights.
 
@@ -124,7 +135,7 @@ class SearchObjective:
             weights: Weights to use instead of the supernet's own.
         """
         images, labels = batch
-        return F.cross_entropy(self.model.logits(images, self._mixtures("train"), weights), labels)
+        return self.cross_entropy(self.model.logits(images, self._mixtures("train"), weights), labels)
 
     def search_loss(self, batch: Batch, weights: Weights | None = None) -> Tensor:
         """Cross-entropy on a batch of the search half, without ``penalty``.
@@ -134,7 +145,7 @@ class SearchObjective:
             weights: Weights to use instead of the supernet's own; no gradient of the own ones will be asked for.
         """
         images, labels = batch
-        return F.cross_entropy(self.model.logits(images, self._mixtures("search"), weights, frozen=True), labels)
+        return self.cross_entropy(self.model.logits(images, self._mixtures("search"), weights, frozen=True), labels)
 
     def penalty(self) -> Tensor:
         """The regularizers' terms of the alphas' loss, a scalar."""
@@ -154,7 +165,7 @@ class SearchObjective:
         if not with_alphas:
             mixtures = {name: mixture.detached() for name, mixture in mixtures.items()}
         logits = self.model.logits(images, mixtures)
-        loss = F.cross_entropy(logits, labels)
+        loss = self.cross_entropy(logits, labels)
         total = loss + self.penalty() if with_alphas else loss
         for regularizer in self.regularizers:
             term = regularizer.weight_penalty(WeightStep(images, logits, self.model))

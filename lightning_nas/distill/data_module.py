@@ -51,6 +51,11 @@ class SoftImageSet(ImageSet):
         index = torch.as_tensor(indices, device=self.images.device)
         return self.images[index], self.soft_labels[index]
 
+    def class_counts(self, indices: Tensor | None = None) -> Tensor:
+        """Sum the probabilities of every class over the images; see ``LabelledImages.class_counts``."""
+        soft = self.soft_labels if indices is None else self.soft_labels[indices.to(self.soft_labels.device)]
+        return soft.sum(0)
+
     def select(self, indices: Tensor) -> Self:
         """Copy the images at ``indices``, in that order."""
         assert self.groups is not None

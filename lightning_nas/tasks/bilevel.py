@@ -26,6 +26,7 @@ from lightning_nas.spaces.base import DifferentiableSpace
 from lightning_nas.spaces.convert import inherit_optimizer
 from lightning_nas.spaces.supernet import Supernet
 from lightning_nas.tasks.base import MIXED, Task, check_alone
+from lightning_nas.tasks.class_weights import ClassWeights, check_class_weights, make_class_weights
 from lightning_nas.tasks.common import (
     Batch,
     EpochMeans,
@@ -95,6 +96,8 @@ class BilevelTask(Task):
         compile: True compiles every cell; ``graphs`` replays the passes of a step as CUDA graphs.
         num_classes: Number of classes; the command line takes it from the data.
         image_shape: ``(channels, height, width)`` of an image; the command line takes it from the data.
+        class_weights: Weights of the classes in the cross-entropies of both halves: one number above 0 per class, or
+            ``balanced`` by the labels of the train half; see ``TrainTask``. All classes count alike by default.
 
     Raises:
         ConfigError: A number is negative, or components do not go together.
@@ -144,8 +147,10 @@ class BilevelTask(Task):
         compile: Compile = False,
         num_classes: int = 10,
         image_shape: tuple[int, int, int] = (3, 32, 32),
+        class_weights: ClassWeights | None = None,
     ) -> None:
         super().__init__()
+        check_class_weights(class_weights, num_classes)
         at_least(0, warmup_epochs=warmup_epochs, weight_clip_norm=weight_clip_norm)
         at_least(0, alpha_scale=alpha_scale, selection_images=selection_images)
         check_supernet_file(attention, supernet_path, write_supernet)
@@ -180,6 +185,8 @@ class BilevelTask(Task):
         if supernet_path is not None:
             start_from(self.model, supernet_path)
         self.objective = SearchObjective(self.model, self.regularizers, seed)
+        self.class_weights = class_weights
+        self.num_classes = num_classes
         self.model.observers.append(self._follow)
         self.start_epoch = 0
         self.history: list[dict[str, Tensor]] = []
@@ -218,6 +225,7 @@ class BilevelTask(Task):
         """
         check_length(self.trainer, self.model.relaxation, self.regularizers)
         self.model.runner.check(self.device, str(self.trainer.precision), self.trainer.world_size)
+        self.objective.class_weights = make_class_weights(self.class_weights, self, self.num_classes)
 
     # -- the step -------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from lightning_nas.errors import CheckpointError, ConfigError
 from lightning_nas.spaces.artifact import build_space, load_architecture
 from lightning_nas.spaces.published import as_text, is_published, parse_published
 from lightning_nas.tasks.base import MIXED, Task
+from lightning_nas.tasks.class_weights import ClassWeights, check_class_weights, make_class_weights
 from lightning_nas.tasks.common import EpochMeans, check_labels, check_sizes, check_state
 from lightning_nas.tasks.optimization import configure
 
@@ -33,9 +34,10 @@ class TrainTask(Task):
 
         CE(logits) + auxiliary_weight * CE(auxiliary logits)
 
-    and the probability of dropping a path rises linearly over the epochs up to ``drop_path``. Gradient clipping,
-    precision and the number of epochs are options of the trainer. The figure to report is the test accuracy after the
-    last epoch, tested once.
+    with the class weights and the label smoothing in both terms; the loss on validation and test images is the plain
+    cross-entropy. The probability of dropping a path rises linearly over the epochs up to ``drop_path``. Gradient
+    clipping, precision and the number of epochs are options of the trainer. The figure to report is the test accuracy
+    after the last epoch, tested once.
 
     References:
         1. Liu, Simonyan, Yang: DARTS: Differentiable Architecture Search, ICLR 2019, https://arxiv.org/abs/1806.09055
@@ -54,6 +56,11 @@ class TrainTask(Task):
             (DARTS: 0.4).
         drop_path: Probability of dropping a path at the end of the training, at least 0 and below 1 (DARTS: 0.2).
         label_smoothing: Label smoothing of the loss, from 0 to 1 (DARTS: 0 on CIFAR, 0.1 on ImageNet).
+        class_weights: Weights of the classes in the loss, for classes with different numbers of images: one number
+            above 0 per class, in the order of the labels, or ``balanced``, for weights that are inversely proportional
+            to the number of training images and have a mean of 1 over the classes. They enter as the ``weight`` of
+            ``torch.nn.functional.cross_entropy``, which divides by the sum of the weights of a batch's labels or, where
+            labels are soft, by the number of its images. Null, the default, weights all classes alike.
         network_arguments: Further arguments of the space's ``network``.
         network: Network to train instead of an architecture's, such as ``ConvNet``. The arguments that size an
             architecture's network do not change it.
@@ -98,6 +105,7 @@ class TrainTask(Task):
     )
     precisions = (*MIXED, "bf16-true", "16-true", "64-true")
     overfits = True
+    loss_weights: Tensor | None
 
     def __init__(
         self,
@@ -113,8 +121,10 @@ class TrainTask(Task):
         network: NetworkCallable | None = None,
         num_classes: int = 10,
         image_shape: tuple[int, int, int] = (3, 32, 32),
+        class_weights: ClassWeights | None = None,
     ) -> None:
         super().__init__()
+        check_class_weights(class_weights, num_classes)
         at_least(1, channels=channels, cells=cells)
         at_least(0, auxiliary_weight=auxiliary_weight)
         within("[0, 1)", drop_path=drop_path)
@@ -133,6 +143,8 @@ class TrainTask(Task):
         self.auxiliary_weight = auxiliary_weight
         self.drop_path = drop_path
         self.label_smoothing = label_smoothing
+        self.class_weights = class_weights
+        self.register_buffer("loss_weights", None, persistent=False)
         self.network_arguments = {
             "num_classes": num_classes,
             "image_shape": list(image_shape),
@@ -189,7 +201,10 @@ class TrainTask(Task):
                 "and max_time may end the training earlier."
             )
         self.means.clear()
-        check_sizes(self, self.network_arguments["num_classes"], self.network_arguments["image_shape"])
+        num_classes = self.network_arguments["num_classes"]
+        check_sizes(self, num_classes, self.network_arguments["image_shape"])
+        if stage == "fit":
+            self.loss_weights = make_class_weights(self.class_weights, self, num_classes)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss on one batch."""
@@ -202,11 +217,10 @@ class TrainTask(Task):
         else:
             logits, auxiliary = self(images), None
         check_labels(labels, logits.shape[1], batch_idx)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        options: dict[str, Any] = {"weight": self.loss_weights, "label_smoothing": self.label_smoothing}
+        loss = F.cross_entropy(logits, labels, **options)
         if auxiliary is not None:
-            loss = loss + self.auxiliary_weight * F.cross_entropy(
-                auxiliary, labels, label_smoothing=self.label_smoothing
-            )
+            loss = loss + self.auxiliary_weight * F.cross_entropy(auxiliary, labels, **options)
         self.means.add({"train/loss": loss, **self._accuracies(logits, labels)}, len(labels))
         return loss
 
