@@ -1,6 +1,5 @@
 """The command line: ``lightning-nas`` or ``python -m lightning_nas``."""
 
-import argparse
 import os
 import shlex
 import sys
@@ -9,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lightning_nas import __version__
+from lightning_nas.cli.arguments import Parser, suggestion
 from lightning_nas.cli.interruption import interruptible
-from lightning_nas.errors import InterruptedTrainingError, NASError
+from lightning_nas.errors import ConfigError, InterruptedTrainingError, NASError
 
 USAGE = """usage: lightning-nas COMMAND [options]      (lightning-nas COMMAND --help says more)
 
@@ -37,6 +37,8 @@ Examples:
   lightning-nas fit --model.help BilevelTask     the arguments of one
 """
 
+COMMANDS = ("pipeline", "report", "export", "table", "fit", "validate", "test", "predict", "forecast")
+
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line.
@@ -56,10 +58,12 @@ def main(args: list[str] | None = None) -> None:
     if command == "--version":
         print(f"lightning-nas {__version__}")
         return
-    if command == "fit":
-        only_forecast, rest = take_forecast(rest)
-        command = "forecast" if only_forecast else "fit"
     try:
+        if command not in COMMANDS:
+            raise ConfigError(f"{command!r:.100} is not a command. {suggestion(command, COMMANDS)}")
+        if command == "fit":
+            only_forecast, rest = take_forecast(rest)
+            command = "forecast" if only_forecast else "fit"
         with importable_working_directory(), interruptible(f"'lightning-nas {command}'"):
             run_command(command, rest)
     except InterruptedTrainingError as error:
@@ -148,9 +152,9 @@ def take_forecast(args: list[str]) -> tuple[bool, list[str]]:
         Its value, and the other arguments in their order.
 
     Raises:
-        SystemExit: Its value is neither.
+        ConfigError: Its value is neither.
     """
-    parser = argparse.ArgumentParser(prog="lightning-nas fit", add_help=False, allow_abbrev=False)
+    parser = Parser("lightning-nas fit", add_help=False)
     parser.add_argument("--forecast", choices=("true", "false"), default="false")
     given, rest = parser.parse_known_args(args)
     return given.forecast == "true", rest

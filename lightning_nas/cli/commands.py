@@ -1,12 +1,12 @@
 """The commands ``export``, ``report`` and ``table``, which don't run Lightning."""
 
-import argparse
 import math
 import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning_nas.cli.arguments import Parser
 from lightning_nas.errors import CheckpointError, ConfigError, NASError, UnknownClassError
 from lightning_nas.files.classes import import_modules
 from lightning_nas.spaces.artifact import architecture_from_dict, build_space
@@ -239,7 +239,7 @@ def export(args: list[str]) -> None:
     Raises:
         ConfigError: The folder has files that the export would replace.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="lightning-nas export",
         description="Write a trained network as files that don't need lightning_nas, check that they compute the same, "
         "and add a model card: network.py (with network.pt), which needs only torch; network.pt2, a program of "
@@ -284,7 +284,7 @@ def report(args: list[str]) -> None:
     """
     from lightning_nas.report.page import write_report
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="lightning-nas report",
         description="Write report.html for the folder of a pipeline, or of a search by queries.",
     )
@@ -295,7 +295,7 @@ def report(args: list[str]) -> None:
     print(write_report(given.run_dir))
 
 
-def _add_imports(parser: argparse.ArgumentParser) -> None:
+def _add_imports(parser: Parser) -> None:
     parser.add_argument(
         "--imports",
         nargs="+",
@@ -317,7 +317,7 @@ def table(args: list[str]) -> None:
     from lightning_nas.tables.official_nasbench101 import nasbench101_from_tfrecord
     from lightning_nas.tables.official_nasbench201 import nasbench201_from_download
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="lightning-nas table",
         description="Convert an official download to the npz file that a table of known results is read from: "
         "nasbench_only108.tfrecord or nasbench_full.tfrecord for NAS-Bench-101; NAS-Bench-201-v1_1-096897.pth or the "

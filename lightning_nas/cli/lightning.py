@@ -4,12 +4,10 @@ import logging
 import os
 import sys
 import warnings
-from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from numbers import Integral
 from pathlib import Path
-from pydoc import locate
 from typing import Any
 
 import torch
@@ -30,6 +28,7 @@ from lightning_nas.callbacks.run_folder import RunFolder
 from lightning_nas.callbacks.step_seed import StepSeed
 from lightning_nas.callbacks.wandb_log import WandbLog
 from lightning_nas.cli.components import print_help
+from lightning_nas.cli.parsing import OneParagraphParser, check_are_classes, class_paths, given_class_paths
 from lightning_nas.cli.refusals import refusal, typed
 from lightning_nas.data.dummy import DummyDataModule
 from lightning_nas.errors import CheckpointError, ConfigError
@@ -40,6 +39,8 @@ _SCHEDULERS = ("scheduler", "weight_scheduler", "alpha_scheduler")
 
 # a class path within an argument of any type stays a value: nothing checks what it would make
 set_parsing_settings(instantiate_subclass_spec_in_any=False)
+# the parser refuses to import what its own list denies, such as modules that run commands
+set_parsing_settings(import_path_denylist=[])
 
 
 class NASCLI(LightningCLI):
@@ -50,8 +51,7 @@ class NASCLI(LightningCLI):
 
     Args:
         args: Command line without the program's name; by default that of the process.
-        run: Whether to run the subcommand. If not, the arguments have no subcommand, nothing is built, and a wrong
-            argument raises ``argparse.ArgumentError`` instead of leaving the process.
+        run: Whether to run the subcommand. If not, the arguments have no subcommand, and nothing is built.
         guarded: Whether to add the callbacks that guard results: the lock of the run folder, the comparison of alphas
             between processes, and random numbers that depend on epoch and batch alone.
     """
@@ -74,7 +74,8 @@ class NASCLI(LightningCLI):
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             # an abbreviation would accept a misspelt key
-            parser_kwargs={"allow_abbrev": False, "exit_on_error": run},
+            parser_kwargs={"allow_abbrev": False},
+            parser_class=OneParagraphParser,
             # the tasks save no hyperparameters, so that Lightning lets the configuration win over a checkpoint
             load_from_checkpoint_support=False,
             trainer_defaults={"callbacks": guards},
@@ -159,12 +160,16 @@ class NASCLI(LightningCLI):
         Raises:
             CheckpointError: The checkpoint was made with other classes than the configuration names, or by another
                 program.
-            ConfigError: A ``class_path`` does not name a class, the seed is out of its range, or ``weights_only`` is
-                false.
+            ConfigError: An argument is unknown or wrong, a ``class_path`` does not name a class, the seed is out of its
+                range, or ``weights_only`` is false.
         """
+        if not isinstance(args, dict | Namespace):
+            check_are_classes(given_class_paths(sys.argv[1:] if args is None else args))
         super().parse_arguments(parser, args)
         config = self.command_config
-        check_are_classes(config)
+        parts = config.as_dict()
+        for key in ("model", "data", "trainer"):
+            check_are_classes(class_paths(parts.get(key), key))
         check_seed(config.get("seed_everything"))
         import_modules(config.imports)
         if not self.build:
@@ -240,48 +245,6 @@ def _is_shape(shape: Any) -> bool:
     if not isinstance(shape, Sequence) or isinstance(shape, str) or len(shape) != 3:
         return False
     return all(map(_is_count, shape))
-
-
-def class_paths(config: Any, where: str) -> dict[str, str]:
-    """Collect every ``class_path`` of a configuration.
-
-    Args:
-        config: The configuration, or a part of it.
-        where: Dotted name of the part.
-
-    Returns:
-        Class paths by the dotted name of their place, without ``init_args``.
-    """
-    found = {}
-    items = config.items() if isinstance(config, Mapping) else enumerate(config) if isinstance(config, list) else ()
-    for key, value in items:
-        if key == "class_path":
-            found[where] = str(value)
-        else:
-            found |= class_paths(value, where if key == "init_args" else f"{where}.{key}")
-    return found
-
-
-def check_are_classes(config: Namespace) -> None:
-    """Refuse a configuration in which a ``class_path`` names anything but a class.
-
-    The parser compares classes with the type of an argument, but calls any function that stands for an optimizer, a
-    scheduler or a network.
-
-    Args:
-        config: The configuration of a command, as parsed.
-
-    Raises:
-        ConfigError: A ``class_path`` names a function or another object; it has not been called.
-    """
-    parts = config.as_dict()
-    for key in ("model", "data", "trainer"):
-        for place, path in class_paths(parts.get(key), key).items():
-            if not isinstance(locate(path), type):
-                raise ConfigError(
-                    f"{place} has the class_path {path}, which is not a class. Name a class that this argument "
-                    "accepts, such as torch.optim.SGD for an optimizer."
-                )
 
 
 def check_seed(seed: bool | int | None) -> None:
@@ -393,8 +356,8 @@ def check_config(path: Path) -> Namespace:
         warnings.filterwarnings("ignore", _NOISE[0])
         try:
             parsed: Namespace = NASCLI(args=["--config", str(path)], run=False).config
-        except ArgumentError as error:
-            raise ConfigError(f"{path.name}: {' '.join(str(error).split()):.2000}") from None
+        except ConfigError as error:
+            raise ConfigError(f"{path.name}: {error}") from None
     return parsed
 
 

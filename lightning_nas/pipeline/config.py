@@ -1,6 +1,5 @@
 """The configuration of a pipeline: one YAML file, and what the command line changes in it."""
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from lightning_nas.cli.arguments import Parser
 from lightning_nas.errors import ConfigError
 
 KEYS = ("seed_everything", "num_threads", "imports", "data", "trainer", "stages")
@@ -48,14 +48,13 @@ def parse(args: Sequence[str]) -> Arguments:
     Raises:
         ConfigError: A key is unknown, a value is missing, or the YAML file cannot be used.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="lightning-nas pipeline",
         description="Run a chain of stages from one YAML file: for example distill, check the proxy, search, train, "
         "test and export.",
         epilog="Every key of the YAML file can be given as --key.of.yaml VALUE. --stages.distill other.yaml takes "
         "another stage file, --stages.search.trainer.max_epochs 5 changes one of its values, --stages.fidelity null "
         "leaves the stage out, and --data.root DIR sets an argument of the data.",
-        allow_abbrev=False,
     )
     parser.add_argument("--config", type=Path, required=True, help="YAML file of the pipeline")
     parser.add_argument(

@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_nas.__main__ import main
 from lightning_nas.cli.lightning import NASCLI, run
 from lightning_nas.errors import CheckpointError, ConfigError
-from lightning_nas.pipeline.config import read_yaml
 from lightning_nas.spaces.artifact import build_space, load_architecture
 from tests.tiny import tiny
 
@@ -274,58 +273,9 @@ def test_foreign_checkpoints_are_refused_and_not_executed(search: Path, tmp_path
         run(["fit", "--config", str(search), "--ckpt_path", str(foreign)])
 
 
-@pytest.mark.parametrize(
-    ("args", "named"),
-    [
-        (["--model.spaec.channels=3"], "spaec"),
-        (["--trainer.max_epoch=3"], "max_epoch"),
-        (["--model.warmup_epochs=soon"], "soon"),
-    ],
-)
-def test_misspelt_keys_and_wrong_values_are_named(
-    search: Path, capsys: pytest.CaptureFixture[str], args: list[str], named: str
-) -> None:
-    with pytest.raises(SystemExit) as stop:
-        run(["fit", "--config", str(search), *args])
-    assert stop.value.code == 2
-    assert named in capsys.readouterr().err
-
-
-def test_a_misspelt_key_in_a_file_is_named(search: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = read_yaml(search)
-    config["model"]["init_args"]["wieght_clip_norm"] = 1
-    search.write_text(yaml.safe_dump(config))
-    with pytest.raises(SystemExit):
-        run(["fit", "--config", str(search)])
-    assert "wieght_clip_norm" in capsys.readouterr().err
-
-
 def touch(path: str) -> None:
     """What a configuration must not call."""
     Path(path).touch()
-
-
-@pytest.mark.parametrize("argument", ["weight_optimizer", "weight_scheduler", "space"])
-def test_a_class_path_calls_nothing_but_a_class(search: Path, argument: str) -> None:
-    config = read_yaml(search)
-    arguments = {"os.system": {"command": "touch called"}, "tests.cli.test_cli.touch": {"path": "called"}}
-    for called, init_args in arguments.items():
-        config["model"]["init_args"][argument] = {"class_path": called, "init_args": init_args}
-        search.write_text(yaml.safe_dump(config))
-        with pytest.raises((ConfigError, SystemExit)):
-            run(["fit", "--config", str(search)])
-        assert not Path("called").exists()
-
-
-def test_a_function_in_the_place_of_an_optimizer_is_named(search: Path) -> None:
-    config = read_yaml(search)
-    config["model"]["init_args"]["weight_optimizer"] = {"class_path": "tests.cli.test_cli.touch", "init_args": {}}
-    search.write_text(yaml.safe_dump(config))
-    with pytest.raises(
-        ConfigError, match=r"^model\.weight_optimizer has the class_path tests\.cli\.test_cli\.touch, which"
-    ):
-        run(["fit", "--config", str(search), "--model.weight_optimizer.path", "called"])
-    assert not Path("called").exists()
 
 
 def test_a_class_path_in_a_value_of_any_type_makes_nothing(tmp_path: Path) -> None:

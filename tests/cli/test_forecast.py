@@ -92,14 +92,11 @@ def test_fit_only_forecasts_when_it_is_told_so(
 
 
 @pytest.mark.parametrize("args", [["--model.chanels=3"], ["--trainer.max_epoch=3"], ["--forecats=true"]])
-def test_wrong_keys_are_named_by_the_parser(
-    args: list[str], configs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_keys_are_named_by_the_parser(args: list[str], configs: Path, tmp_path: Path) -> None:
     path = write("train/digits", configs, tmp_path)
-    with pytest.raises(SystemExit) as stop:
+    wrong = args[0].split("=")[0].split(".")[-1].lstrip("-")
+    with pytest.raises(SystemExit, match=f"ConfigError: .*{wrong} is not an .*Did you mean"):
         main(["forecast", "--config", str(path), *args])
-    assert stop.value.code == 2
-    assert args[0].split("=")[0].split(".")[-1].lstrip("-") in capsys.readouterr().err
 
 
 def test_a_training_without_an_end_is_refused(configs: Path, tmp_path: Path) -> None:
