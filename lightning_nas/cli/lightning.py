@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from numbers import Integral
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 import torch
@@ -187,7 +188,8 @@ class NASCLI(LightningCLI):
         found = path in words or str(path).startswith("registry:")
         if path and (not found or Path(path).is_file()):  # Lightning also accepts a file of such a name
             asked = class_paths(config.model.as_dict(), "model")
-            check_classes(path, asked)
+            task = locate(config.model.class_path)
+            check_classes(path, asked, [f"model.{name}" for name in getattr(task, "reads_anew", ())])
             local = local_path(path)
             if local is not None:  # Lightning recognises the file it resumes from, and keeps it, by its path alone
                 config.ckpt_path = str(local)
@@ -268,12 +270,13 @@ def check_seed(seed: bool | int | None) -> None:
         raise ConfigError(f"{name} is {given!r:.50}; a seed must be an integer from 0 to {2**32 - 1}.")
 
 
-def check_classes(path: str | Path, asked: Mapping[str, str]) -> None:
+def check_classes(path: str | Path, asked: Mapping[str, str], free: Sequence[str] = ()) -> None:
     """Compare the classes of a configuration with those that a checkpoint was made with.
 
     Args:
         path: Path or URL of the checkpoint.
         asked: Class paths of the configuration, from ``class_paths``.
+        free: Places below which classes may differ.
 
     Raises:
         CheckpointError: The classes differ.
@@ -283,7 +286,8 @@ def check_classes(path: str | Path, asked: Mapping[str, str]) -> None:
         made = class_paths(checkpoint[CHECKPOINT_KEY]["model"], "model")
     except RecursionError:
         raise CheckpointError(f"{path}: its configuration is nested too deeply. Use another checkpoint.") from None
-    places = [place for place in {**made, **asked} if made.get(place) != asked.get(place)]
+    below = tuple(f"{place}." for place in free)
+    places = [p for p in {**made, **asked} if made.get(p) != asked.get(p) and not p.startswith(below)]
     if places:
         rows = "; ".join(f"{p}: {made.get(p)} in the checkpoint, {asked.get(p)} in the configuration" for p in places)
         raise CheckpointError(

@@ -16,6 +16,7 @@ from lightning_nas.cli.lightning import build
 from lightning_nas.distill.base import Scheme
 from lightning_nas.errors import ConfigError, DataError, NASError
 from lightning_nas.pipeline.stages import Stage
+from lightning_nas.tasks.base import Task
 
 Promised = dict[str, tuple[Tensor, Tensor, list[str]] | None]
 """Labels, groups and class names of the proxies that stages will make, by path; None where they are not known."""
@@ -131,9 +132,9 @@ def _check_monitors(config: Namespace, validates: bool) -> None:
     callbacks = [(_class(each.class_path), each.get("init_args", {})) for each in config.trainer.callbacks or ()]
     if not hasattr(task, "metrics_logged"):
         return
-    metrics = [
-        name for kind in (task, *(kind for kind, _ in callbacks)) for name in getattr(kind, "metrics_logged", ())
-    ]
+    arguments = config.model.init_args.as_dict()
+    metrics = [*(task.metrics_of(arguments) if issubclass(task, Task) else task.metrics_logged)]
+    metrics += [name for kind, _ in callbacks for name in getattr(kind, "metrics_logged", ())]
     validates = validates and task.validation_step is not LightningModule.validation_step
     for kind, arguments in callbacks:
         if monitor := arguments.get("monitor"):

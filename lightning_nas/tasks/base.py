@@ -27,6 +27,8 @@ class Task(LightningModule):
         ends_by: What ends the task, if nothing may prolong it beyond that.
         clip_option: Option that clips gradients where the trainer cannot, because the task steps its own optimizers.
         writes: Names of the files that the task writes to its folder, so that they replace those of no other run.
+        reads_anew: Names of arguments that no state in a checkpoint belongs to: their classes may be others than those
+            that the checkpoint was made with.
         schedules: Schedules that the task steps itself; see ``build_schedule``.
     """
 
@@ -37,7 +39,17 @@ class Task(LightningModule):
     ends_by: ClassVar[str] = ""
     clip_option: ClassVar[str] = ""
     writes: tuple[str, ...] = ()
+    reads_anew: ClassVar[tuple[str, ...]] = ()
     schedules: Sequence[Mapping[str, Any]] = ()
+
+    @classmethod
+    def metrics_of(cls, arguments: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the metrics that a task logs during a fit, as patterns, before it is made.
+
+        Args:
+            arguments: Arguments of the task as in a configuration.
+        """
+        return tuple(getattr(cls, "metrics_logged", ()))
 
     @property
     def trains(self) -> bool:

@@ -1,7 +1,7 @@
 """Final training of one architecture."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,10 @@ from lightning_nas.tasks.base import MIXED, Task
 from lightning_nas.tasks.class_weights import ClassWeights, check_class_weights, make_class_weights
 from lightning_nas.tasks.common import EpochMeans, check_labels, check_sizes, check_state
 from lightning_nas.tasks.optimization import configure
+from lightning_nas.tasks.own_metrics import check_metrics, make_metrics
+
+_NAMES = ("loss", "accuracy", "top5")
+"""Metrics of every training."""
 
 NetworkCallable = Callable[[tuple[int, int, int], int], nn.Module]
 """Maps ``(channels, height, width)`` of an image and the number of classes to a network."""
@@ -61,6 +65,10 @@ class TrainTask(Task):
             to the number of training images and have a mean of 1 over the classes. They enter as the ``weight`` of
             ``torch.nn.functional.cross_entropy``, which divides by the sum of the weights of a batch's labels or, where
             labels are soft, by the number of its images. Null, the default, weights all classes alike.
+        metrics: Further metrics of validation and test, by name: each a class path of a ``torchmetrics.Metric``, or
+            ``class_path`` and ``init_args``. A metric ``f1`` is logged as ``val/f1`` and ``test/f1``, after every epoch
+            or test, and can be monitored by callbacks. It receives probabilities ``(batch, classes)`` and labels, and
+            must compute one number. Arguments ``num_classes`` and ``task`` need not be given.
         network_arguments: Further arguments of the space's ``network``.
         network: Network to train instead of an architecture's, such as ``ConvNet``. The arguments that size an
             architecture's network do not change it.
@@ -105,6 +113,7 @@ class TrainTask(Task):
     )
     precisions = (*MIXED, "bf16-true", "16-true", "64-true")
     overfits = True
+    reads_anew = ("metrics",)
     loss_weights: Tensor | None
 
     def __init__(
@@ -122,6 +131,7 @@ class TrainTask(Task):
         num_classes: int = 10,
         image_shape: tuple[int, int, int] = (3, 32, 32),
         class_weights: ClassWeights | None = None,
+        metrics: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         check_class_weights(class_weights, num_classes)
@@ -158,13 +168,16 @@ class TrainTask(Task):
             raise ConfigError(f"{type(made).__name__} cannot drop paths: drop_path is {drop_path}. Set it to 0.")
         # depthwise convolutions are faster in this layout, on a CPU and with tensor cores; the values are the same
         self.network: Any = made.to(memory_format=torch.channels_last)
-        metrics: dict[str, Metric | MetricCollection] = {"accuracy": MulticlassAccuracy(num_classes, average="micro")}
+        own: dict[str, Any] = make_metrics(metrics or {}, num_classes, _NAMES)
+        self.metrics_logged = (*self.metrics_logged, *(f"val/{name}" for name in own))
+        usual: dict[str, Metric | MetricCollection] = {"accuracy": MulticlassAccuracy(num_classes, average="micro")}
         if num_classes > 5:
-            metrics["top5"] = MulticlassAccuracy(num_classes, top_k=5, average="micro")
+            usual["top5"] = MulticlassAccuracy(num_classes, top_k=5, average="micro")
         else:
             self.metrics_logged = tuple(name for name in self.metrics_logged if not name.endswith("/top5"))
-        collections = {s: MetricCollection(metrics, prefix=f"{s}/").clone() for s in ("val", "test")}
-        self.metrics = torch.nn.ModuleDict(collections)
+        self.metrics = _for_splits(usual)
+        # metrics of the user are not merged, as equal states on one batch do not make them the same
+        self.own_metrics = _for_splits(own, compute_groups=False) if own else None
         self.means = EpochMeans()  # for training only, where the time of a batch matters
 
     def _make(self, network: NetworkCallable | None, classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
@@ -181,6 +194,16 @@ class TrainTask(Task):
                 "classifier. Set it to 0."
             )
         return network(image_shape, classes)
+
+    @classmethod
+    def metrics_of(cls, arguments: Mapping[str, Any]) -> tuple[str, ...]:
+        """See ``Task.metrics_of``.
+
+        Raises:
+            ConfigError: There is no metric of a given name.
+        """
+        own = check_metrics(arguments.get("metrics") or {}, _NAMES)
+        return (*cls.metrics_logged, *(f"val/{name}" for name in own))
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the logits ``(batch, classes)``."""
@@ -263,6 +286,10 @@ class TrainTask(Task):
         options: dict[str, Any] = {"on_step": False, "on_epoch": True}
         self.log(f"{split}/loss", loss.detach(), prog_bar=True, batch_size=len(labels), sync_dist=True, **options)
         self.log_dict(metrics, **options)
+        if self.own_metrics is not None:
+            own: Any = self.own_metrics[split]
+            own.update(logits.detach().float().softmax(1), labels)
+            self.log_dict(own, **options)
 
     def configure_optimizers(self) -> Any:
         """Make the optimizer, and the scheduler if there is one."""
@@ -308,6 +335,13 @@ class TrainTask(Task):
             return None
         plain: dict[str, Any] = json.loads(json.dumps(self.architecture.to_dict()))
         return plain
+
+
+def _for_splits(metrics: dict[str, Any], **options: Any) -> nn.ModuleDict:
+    """Metrics of validation and test, which are separate."""
+    return nn.ModuleDict(
+        {split: MetricCollection(metrics, prefix=f"{split}/", **options).clone() for split in ("val", "test")}
+    )
 
 
 def _choices(architecture: dict[str, Any] | None) -> str:

@@ -162,6 +162,17 @@ def test_architectures_are_given_as_they_are_published(tmp_path: Path) -> None:
         assert task.architecture.choices == (2, 0, 1, 0, 0, 2)
 
 
+def test_a_checkpoint_is_tested_by_metrics_that_it_was_not_trained_with(tmp_path: Path) -> None:
+    config = tiny("train/digits.yaml", tmp_path)
+    Path("train.yaml").write_text(yaml.safe_dump(config))
+    checkpoint = checkpoint_of(run(["fit", "--config", "train.yaml"]))
+    f1 = {"class_path": "torchmetrics.F1Score", "init_args": {"average": "macro"}}
+    config["model"]["init_args"]["metrics"] = {"f1": f1, "recall": "torchmetrics.Recall"}
+    Path("test.yaml").write_text(yaml.safe_dump(config))
+    metrics = run(["test", "--config", "test.yaml", "--ckpt_path", checkpoint]).trainer.callback_metrics
+    assert {"test/f1", "test/recall", "test/accuracy"} <= metrics.keys()
+
+
 def test_components_are_swapped_on_the_command_line(search: Path) -> None:
     base = "lightning_nas.differentiable."
     args = [f"--model.hypergradient={base}hypergradient.second_order.SecondOrder", "--model.hypergradient.radius=0.02"]

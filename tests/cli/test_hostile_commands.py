@@ -106,7 +106,7 @@ def test_checkpoints_that_lightning_finds_itself_are_checked_too(
 
 
 def test_a_checkpoint_exchanged_after_the_check_is_not_executed(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def check_and_exchange(path: str, asked: dict[str, str]) -> None:
+    def check_and_exchange(path: str, asked: dict[str, str], free: list[str]) -> None:
         Path(path).write_bytes(with_pickle(malicious()))
 
     monkeypatch.setattr(cli, "check_classes", check_and_exchange)

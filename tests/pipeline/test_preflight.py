@@ -85,6 +85,16 @@ def test_a_monitor_of_a_later_stage(root: dict[str, Any], quick: Path) -> None:
     refused(quick / "other", "Stage search: .*'val_loss', which nothing", **root | wrong)
 
 
+def test_metrics_of_the_users_own_are_known_before_they_are_made(root: dict[str, Any], quick: Path) -> None:
+    keeper = "[{class_path: ModelCheckpoint, init_args: {monitor: val/f1}}]"
+    monitored = {**root, "stages__train__trainer__callbacks": keeper}
+    refused(quick / "run", "Stage train: .*'val/f1', which nothing", **monitored)
+    metric = {"stages__train__model__init_args__metrics": "{f1: torchmetrics.F1Score}"}
+    starts(quick / "run", **monitored | metric)
+    wrong = {"stages__train__model__init_args__metrics": "{f1: torchmetrics.Nothing}"}
+    refused(quick / "other", "ConfigError: Stage train: metrics.f1 is 'torchmetrics.Nothing'", **monitored | wrong)
+
+
 def test_a_trainer_that_a_later_stage_cannot_follow(root: dict[str, Any], quick: Path) -> None:
     said = "ConfigError: Stage fidelity: There are 2 processes; FidelityTask runs in one"
     refused(quick / "run", said, **root, stages__fidelity__trainer__devices=2)
