@@ -92,12 +92,13 @@ def _download(url: str, copy: IO[bytes]) -> None:
     copy.seek(0)
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, option: str = "--ckpt_path") -> dict[str, Any]:
     """Read a checkpoint without executing anything that is in it, whatever its origin.
 
     Args:
         path: The file to read: a path, or a URL of any scheme that fsspec knows, such as ``https://…`` or ``s3://…``.
             A file at a URL is downloaded completely before anything in it is read.
+        option: Option that names the file, for messages.
 
     Returns:
         The checkpoint, with tensors on the CPU. Lightning can resume from it.
@@ -109,7 +110,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         with opened(path) as file:
             checkpoint = load_saved(file)
     except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist. Check the path given as --ckpt_path.") from None
+        raise CheckpointError(f"{path} does not exist. Check the path given as {option}.") from None
     except Exception as error:  # a damaged or hostile file can raise errors of any class
         raise CheckpointError(
             f"{path} is not a checkpoint that can be read safely ({type(error).__name__}: "
@@ -118,13 +119,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or CHECKPOINT_KEY not in checkpoint:
         raise CheckpointError(
             f"{path} was not written by 'lightning-nas fit': it has no configuration. Resume it with the program that "
-            "wrote it, or start anew without --ckpt_path."
+            f"wrote it, or start anew without {option}."
         )
     wrong = _wrong_parts(checkpoint, str(path))
     if wrong:
         raise CheckpointError(
             f"{path} is damaged or forged: 'lightning-nas fit' never writes such values for {', '.join(wrong)}. Use "
-            "another checkpoint of the run, or start anew without --ckpt_path."
+            f"another checkpoint of the run, or start anew without {option}."
         )
     return checkpoint
 

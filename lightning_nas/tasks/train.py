@@ -16,11 +16,13 @@ from lightning_nas.architecture import Architecture
 from lightning_nas.checks import at_least, within
 from lightning_nas.data.sets import Batch, classes_of
 from lightning_nas.errors import CheckpointError, ConfigError
+from lightning_nas.files.checkpoints import local_path
 from lightning_nas.spaces.artifact import build_space, load_architecture
 from lightning_nas.spaces.published import as_text, is_published, parse_published
 from lightning_nas.tasks.base import MIXED, Task
 from lightning_nas.tasks.class_weights import ClassWeights, check_class_weights, make_class_weights
 from lightning_nas.tasks.common import EpochMeans, check_labels, check_sizes, check_state
+from lightning_nas.tasks.initial_weights import load_initial_weights
 from lightning_nas.tasks.optimization import configure
 from lightning_nas.tasks.own_metrics import check_metrics, make_metrics
 
@@ -69,6 +71,10 @@ class TrainTask(Task):
             ``class_path`` and ``init_args``. A metric ``f1`` is logged as ``val/f1`` and ``test/f1``, after every epoch
             or test, and can be monitored by callbacks. It receives probabilities ``(batch, classes)`` and labels, and
             must compute one number. Arguments ``num_classes`` and ``task`` need not be given.
+        initial_weights: Path or URL of a checkpoint of another final training of the same architecture and size, from
+            whose weights the training starts. It may have been of another number of classes: classifiers start from
+            random weights then. The log says which tensors are copied. Null, the default, starts from random weights; a
+            resumed run does not read the file again.
         network_arguments: Further arguments of the space's ``network``.
         network: Network to train instead of an architecture's, such as ``ConvNet``. The arguments that size an
             architecture's network do not change it.
@@ -132,6 +138,7 @@ class TrainTask(Task):
         image_shape: tuple[int, int, int] = (3, 32, 32),
         class_weights: ClassWeights | None = None,
         metrics: dict[str, Any] | None = None,
+        initial_weights: str | None = None,
     ) -> None:
         super().__init__()
         check_class_weights(class_weights, num_classes)
@@ -146,6 +153,11 @@ class TrainTask(Task):
             published = is_published(architecture)
             self.architecture = parse_published(architecture) if published else load_architecture(architecture)
             self.inputs = {} if published else {"architecture": [Path(architecture)]}
+        self.initial_weights = initial_weights
+        path = None if initial_weights is None else local_path(initial_weights)
+        if path is not None and path.is_file():
+            self.inputs["initial_weights"] = [path]
+        self.has_weights = False
         if optimizer is None:
             raise ConfigError("TrainTask has no optimizer. Give it one, such as optimizer: torch.optim.SGD.")
         self.make_optimizer = optimizer
@@ -228,6 +240,17 @@ class TrainTask(Task):
         check_sizes(self, num_classes, self.network_arguments["image_shape"])
         if stage == "fit":
             self.loss_weights = make_class_weights(self.class_weights, self, num_classes)
+
+    def on_fit_start(self) -> None:
+        """Copy the initial weights, unless the task has weights of a checkpoint or of an earlier fit.
+
+        Raises:
+            CheckpointError: They are of another network.
+        """
+        if self.initial_weights is not None and not self.has_weights:
+            classes, architecture = self.network_arguments["num_classes"], self._plain_architecture()
+            load_initial_weights(self.initial_weights, self.network, classes, architecture)
+        self.has_weights = True
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss on one batch."""
@@ -328,6 +351,7 @@ class TrainTask(Task):
                 "trained with."
             )
         check_state(self, checkpoint)
+        self.has_weights = True
         self.means.load(self, checkpoint)
 
     def _plain_architecture(self) -> dict[str, Any] | None:

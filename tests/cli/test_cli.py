@@ -173,6 +173,23 @@ def test_a_checkpoint_is_tested_by_metrics_that_it_was_not_trained_with(tmp_path
     assert {"test/f1", "test/recall", "test/accuracy"} <= metrics.keys()
 
 
+def test_a_training_starts_from_the_weights_of_another_number_of_classes(tmp_path: Path) -> None:
+    config = tiny("train/digits.yaml", tmp_path)
+    Path("train.yaml").write_text(yaml.safe_dump(config))
+    first = run(["fit", "--config", "train.yaml", "--trainer.limit_train_batches", "1"])
+    told = {"num_classes": 5, "image_shape": [3, 16, 16]}
+    own = {"class_path": "tests.cli.test_cli.Plain", "init_args": {"attributes": told}}
+    Path("plain.yaml").write_text(yaml.safe_dump({**config, "data": own}))
+    start = ["--model.initial_weights", checkpoint_of(first)]
+    rate = ["--model.optimizer.lr", "0.0"]
+    task = run(["fit", "--config", "plain.yaml", *start, *rate]).model
+    assert task.network.classifier.out_features == 5
+    weights = [dict(each.named_parameters()) for each in (first.model.network, task.network)]
+    body = [name for name in weights[0] if not name.startswith("classifier.")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in body)
+    assert task.inputs["initial_weights"] == [Path(checkpoint_of(first))]
+
+
 def test_components_are_swapped_on_the_command_line(search: Path) -> None:
     base = "lightning_nas.differentiable."
     args = [f"--model.hypergradient={base}hypergradient.second_order.SecondOrder", "--model.hypergradient.radius=0.02"]
