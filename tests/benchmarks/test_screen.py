@@ -1,0 +1,75 @@
+"""Screens and correlations, on a made-up table and two trainings."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.screen import SCORES, main
+from lightning_nas.files.artifacts import write_json
+from lightning_nas.metrics.ranking import kendall_tau
+from lightning_nas.spaces import DARTSSpace, NASBench201Space
+from lightning_nas.tables import NASBench201Table
+from lightning_nas.tables.synthetic import write_nasbench201
+from tests.tiny import arrays
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> list[str]:
+    write_nasbench201(tmp_path / "nasbench201.npz")
+    return [f"--images={arrays(tmp_path / 'images.npz', 16)}", f"--data={tmp_path}", "--first_seed=1"]
+
+
+def last(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
+    found: dict[str, object] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return found
+
+
+def test_a_screen_finds_the_largest_cell_by_its_size(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = ["--scores", "parameters", "macs", "--initial=2", "--parents=1", "--screen_rounds=0", "--seeds=1"]
+    main([*given, *chosen])
+    found = last(capsys)
+    assert found["first_accuracy"] == found["least"] == found["largest"]
+    assert (found["seeds"], found["method"]) == ([1, 1], "screen")
+    main([*given, *chosen, "--cap=0.5"])
+    assert "capped_accuracy" in last(capsys)
+
+
+@pytest.mark.slow
+def test_scores_are_compared_with_accuracies(
+    given: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([*given, "--tau=6", "--resamples=3", f"--write={tmp_path / 'scores.json'}"])
+    found = last(capsys)["tau"]
+    assert isinstance(found, dict)
+    assert list(found) == ["all", "best tenth"]
+    assert set(found["all"]) == {*(score.name for score in SCORES), "zero_cost"}
+    for tau, low, high in found["all"].values():
+        assert all(-1 <= each <= 1 or each != each for each in (tau, low, high))
+    rows = json.loads((tmp_path / "scores.json").read_text())["samples"]
+    assert [len(rows[name]) for name in ("all", "best tenth")] == [6, 3]
+    table, space = NASBench201Table(str(tmp_path / "nasbench201.npz")), NASBench201Space()
+    for name, cells in rows.items():
+        accuracies = [table.lookup(space.parse(row["cell"]), "cifar10_test_200") for row in cells]
+        tau = kendall_tau([row["parameters"] for row in cells], accuracies)
+        assert found[name]["parameters"][0] == pytest.approx(tau, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_the_darts_space_has_the_accuracies_of_trainings(
+    given: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = DARTSSpace()
+    small = space.architecture([0, 3, 1, 3] * 8)
+    rows = [
+        {"genotype": space.text(cell), "accuracy": accuracy}
+        for cell, accuracy in ((space.largest(), 80.0), (space.largest(), 90.0), (small, 50.0))
+    ]
+    truth = write_json(tmp_path / "truth.json", {"recipe": {}, "rows": rows})
+    darts = [*given, "--space=darts", f"--truth={truth}", "--cells=3"]
+    main([*darts, "--tau=1", "--resamples=3"])
+    assert last(capsys)["tau"]["all"]["parameters"][0] == 1  # type: ignore[index]
+    main([*darts, "--seeds=1", "--initial=1", "--screen_rounds=0", "--scores", "parameters", "macs"])
+    assert last(capsys)["largest"] == 85
+    with pytest.raises(SystemExit):
+        main([*given, "--space=darts"])
