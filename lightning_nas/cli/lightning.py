@@ -4,8 +4,8 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from numbers import Integral
 from pathlib import Path
 from pydoc import locate
@@ -356,13 +356,47 @@ def check_config(path: Path) -> Namespace:
     Raises:
         ConfigError: A key is unknown or a value of a wrong type.
     """
-    with warnings.catch_warnings():
+    seeds = logging.getLogger("lightning.fabric.utilities.seed")
+    with warnings.catch_warnings(), _quiet(seeds):  # nothing is drawn
         warnings.filterwarnings("ignore", _NOISE[0])
         try:
             parsed: Namespace = NASCLI(args=["--config", str(path)], run=False).config
         except ConfigError as error:
             raise ConfigError(f"{path.name}: {error}") from None
     return parsed
+
+
+def build_trainer(config: Namespace) -> Trainer:
+    """Build a trainer that logs nothing, to find what Lightning refuses on this machine.
+
+    Args:
+        config: Its part of what ``check_config`` returned.
+
+    Raises:
+        ConfigError: A device, a strategy or another option of the trainer cannot be had.
+    """
+    parser = LightningArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Trainer, "trainer")
+    given = {**vars(config), "logger": False, "profiler": None}
+    log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    with warnings.catch_warnings(), _quiet(log):  # the stage itself says what is unusual about its trainer
+        warnings.simplefilter("ignore")
+        try:
+            made: Trainer = parser.instantiate(parser.parse_object({"trainer": given})).trainer
+        except Exception as error:  # a callback may raise anything
+            raise typed(error) or refusal(error) from None
+    return made
+
+
+@contextmanager
+def _quiet(log: logging.Logger) -> Iterator[None]:
+    """Let a log pass only warnings and errors."""
+    before = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def build(base: type, config: Any) -> Any:

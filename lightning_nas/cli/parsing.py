@@ -64,8 +64,10 @@ def explanation(said: str, known: Sequence[str], command: str) -> str:
     places = list(_PLACE.finditer(said))
     place = ".".join(found[1] for found in places)
     if found := _NO_OPTION.search(said):
-        kinds = [each[1] or each[2] for each in _CLASS.finditer(said)]
-        kind = locate(kinds[-1]) if kinds else None
+        # an optimizer is named after its wrong argument, all other classes before it
+        after = _CLASS.match(said[found.end() :].removeprefix(". Got value: "))
+        around = [after] if after else [*_CLASS.finditer(said[: found.start()])]
+        kind = locate(around[-1][1] or around[-1][2]) if around else None
         return _no_argument(place, found[1] or found[2], kind if isinstance(kind, type) else None, known)
     if found := _LACKS.search(said):
         missing = [f"{place}.{name}" if place else name.rpartition(".")[2] for name in found[1].split(", ")]

@@ -106,14 +106,20 @@ class HalvesDataModule(WrappedDataModule):
         """Check that both halves have a batch for every process; see ``ImageDataModule.check``."""
         if test:
             self.data.check_test()
+        for name, size in self.half_sizes().items():
+            check_whole_batch(f"{name} half", size, size // processes, processes, self.batch_size)
+        return self.data.list_parts()[1] is not None
+
+    def half_sizes(self) -> dict[str, int]:
+        """Count the images of both halves, without their pixels where that is possible.
+
+        Raises:
+            DataError: The images are missing, or cannot be split.
+        """
         images, validation = self.data.list_parts()
         if self.searches_validation and validation is not None:
-            sizes = {name: len(half) for name, half in self._given(images, validation).items()}
-        else:
-            sizes = dict(zip(("train", "search"), map(len, self._split(images)), strict=True))
-        for name, size in sizes.items():
-            check_whole_batch(f"{name} half", size, size // processes, processes, self.batch_size)
-        return validation is not None
+            return {name: len(half) for name, half in self._given(images, validation).items()}
+        return dict(zip(("train", "search"), map(len, self._split(images)), strict=True))
 
     def half(self, name: str) -> Subset[Batch]:
         """Return the images of a half, as ``data`` loaded them.

@@ -101,6 +101,17 @@ class Scheme(nn.Module, ABC):
     def arguments(self) -> dict[str, Any]:
         """Return constructor arguments that make a scheme of the same form, as JSON values."""
 
+    def check(self, labels: Tensor, num_classes: int) -> None:  # noqa: B027
+        """Refuse source images of which ``start`` could not make a proxy; accepts all by default.
+
+        Args:
+            labels: Labels of the training images, int64 ``(n,)``.
+            num_classes: Number of classes.
+
+        Raises:
+            ConfigError: More images are asked for than a class has.
+        """
+
     def layout(self, num_classes: int) -> tuple[Tensor, Tensor] | None:
         """Say what ``proxy`` will return, before ``start``, so that a search on it can be checked before it is made.
 

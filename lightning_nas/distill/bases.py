@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lightning_nas.checks import at_least
 from lightning_nas.data.splits import derived_seed
 from lightning_nas.distill.base import Scheme, Synthetic
-from lightning_nas.distill.images import class_subset
+from lightning_nas.distill.images import check_class_counts, class_subset
 from lightning_nas.errors import ConfigError, DataError
 
 KERNEL = 3
@@ -90,6 +90,10 @@ class HallucinatedBases(Scheme):
         self.nonlinear = nonlinear
         self.noise = noise
         self.hallucinator_lr = hallucinator_lr
+
+    def check(self, labels: Tensor, num_classes: int) -> None:
+        """See ``Scheme.check``."""
+        check_class_counts(labels, self.bases_per_class, num_classes, "bases_per_class")
 
     def start(self, images: Tensor, labels: Tensor, num_classes: int, generator: torch.Generator) -> None:
         """Make bases from real images, and hallucinators from the identity; see ``Scheme.start``."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_nas.checks import at_least, greater_than
 from lightning_nas.distill.convnet import ConvNet, cached_images
-from lightning_nas.distill.images import RandomSubset, class_subset
+from lightning_nas.distill.images import RandomSubset
 
 _BATCH = 256
 
@@ -49,8 +49,7 @@ class Coreset(RandomSubset):
 
     def choose(self, images: Tensor, labels: Tensor, num_classes: int, generator: torch.Generator) -> Tensor:
         """Choose images class by class; see ``PlainImages.choose``."""
-        # refuses more images than a class has
-        class_subset(labels, self.images_per_class, num_classes, torch.Generator())
+        self.check(labels, num_classes)
         features = self._features(images, labels, num_classes, generator)
         classes = [(labels == c).nonzero().flatten() for c in range(num_classes)]
         return torch.cat([index[self.pick(features[index], self.images_per_class)] for index in classes])

@@ -273,22 +273,28 @@ class DistilledDataModule(HalvesDataModule):
         """
         if test:
             self.data.check_test()
-        proxy, _ = self.data.list_parts()
-        groups = torch.arange(len(proxy)) if proxy.groups is None else proxy.groups
-        if self.held_out is None:
-            members = dict(zip(("train", "search"), (groups[half] for half in self._split(proxy)), strict=True))
-        else:
-            real = self.held_out.list_parts()[1]
-            if real is None:
-                raise DataError(
-                    "held_out has no validation set, which is to be the search half. Set its validation_fraction above "
-                    "0, such as to 0.1, or held_out to null."
-                )
-            members = {"train": groups, "search": torch.arange(len(real))}
-        for name, each in members.items():
+        for name, each in self._group_members().items():
             size = int(torch.unique(each, return_counts=True)[1].clamp(max=self.images_per_group or len(each)).sum())
             check_whole_batch(f"{name} half", size, size // processes, processes, self.batch_size)
         return False
+
+    def half_sizes(self) -> dict[str, int]:
+        """Count the images of both halves; see ``HalvesDataModule.half_sizes``."""
+        return {name: len(groups) for name, groups in self._group_members().items()}
+
+    def _group_members(self) -> dict[str, Tensor]:
+        """The group of every image, for both halves."""
+        proxy, _ = self.data.list_parts()
+        groups = torch.arange(len(proxy)) if proxy.groups is None else proxy.groups
+        if self.held_out is None:
+            return dict(zip(("train", "search"), (groups[half] for half in self._split(proxy)), strict=True))
+        real = self.held_out.list_parts()[1]
+        if real is None:
+            raise DataError(
+                "held_out has no validation set, which is to be the search half. Set its validation_fraction above 0, "
+                "such as to 0.1, or held_out to null."
+            )
+        return {"train": groups, "search": torch.arange(len(real))}
 
     @cached_property
     def _halves(self) -> dict[str, Subset[Batch]]:

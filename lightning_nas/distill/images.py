@@ -27,14 +27,29 @@ def class_subset(
     Raises:
         ConfigError: ``per_class`` is below 1, or a class has fewer images.
     """
+    check_class_counts(labels, per_class, num_classes, name)
+    order = torch.randperm(len(labels), generator=generator)
+    return torch.cat([order[labels[order] == c][:per_class] for c in range(num_classes)])
+
+
+def check_class_counts(labels: Tensor, per_class: int, num_classes: int, name: str = "images_per_class") -> None:
+    """Refuse to take more images of every class than there are.
+
+    Args:
+        labels: int64 ``(n,)``.
+        per_class: Number of images per class.
+        num_classes: Number of classes.
+        name: Name of the argument, for the error message.
+
+    Raises:
+        ConfigError: ``per_class`` is below 1, or a class has fewer images.
+    """
     counts = torch.bincount(labels, minlength=num_classes)
     if not 1 <= per_class <= int(counts.min()):
         raise ConfigError(
             f"{name} is {per_class}; it must be from 1 to {int(counts.min())}, the number of training images of class "
             f"{int(counts.argmin())}."
         )
-    order = torch.randperm(len(labels), generator=generator)
-    return torch.cat([order[labels[order] == c][:per_class] for c in range(num_classes)])
 
 
 class PlainImages(Scheme):
@@ -65,6 +80,10 @@ class PlainImages(Scheme):
             Indices, class by class.
         """
         return class_subset(labels, self.images_per_class, num_classes, generator)
+
+    def check(self, labels: Tensor, num_classes: int) -> None:
+        """See ``Scheme.check``."""
+        check_class_counts(labels, self.images_per_class, num_classes)
 
     def start(self, images: Tensor, labels: Tensor, num_classes: int, generator: torch.Generator) -> None:
         """Copy real images of every class; see ``Scheme.start``."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lightning_nas.checks import at_least, within
 from lightning_nas.data.splits import derived_seed
 from lightning_nas.distill.base import Scheme, Synthetic
-from lightning_nas.distill.images import class_subset
+from lightning_nas.distill.images import check_class_counts, class_subset
 from lightning_nas.errors import ConfigError, DataError
 
 
@@ -85,6 +85,10 @@ class RelationMappings(Scheme):
         self.softness = softness
         self.mapping_lr = mapping_lr
         self.label_lr = label_lr
+
+    def check(self, labels: Tensor, num_classes: int) -> None:
+        """See ``Scheme.check``."""
+        check_class_counts(labels, self.counts["mappings"], num_classes, "mappings")
 
     def start(self, images: Tensor, labels: Tensor, num_classes: int, generator: torch.Generator) -> None:
         """Approximate random real images by so many bases; see ``Scheme.start``."""

@@ -81,6 +81,19 @@ class Evaluator(CostSource):
     def prepare_data(self) -> None:  # noqa: B027
         """Download what is needed. Called in one process per machine; does nothing by default."""
 
+    def data_modules(self) -> list[Any]:
+        """The data modules whose images the evaluator reads; none by default."""
+        return []
+
+    def check(self) -> None:  # noqa: B027
+        """Refuse data that evaluations could not use, before anything runs; accepts all by default.
+
+        Images are listed, not read, where that is possible.
+
+        Raises:
+            DataError: Images are missing, or too few.
+        """
+
     def to(self, device: torch.device) -> None:  # noqa: B027
         """Compute on this device from now on; does nothing by default.
 

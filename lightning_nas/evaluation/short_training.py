@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -110,6 +111,22 @@ class ShortTraining(Evaluator):
         """Download the images."""
         self.data.prepare_data()
 
+    def data_modules(self) -> list[Any]:
+        """See ``Evaluator.data_modules``."""
+        return [self.data]
+
+    def check(self) -> None:
+        """Refuse a train half without a batch; see ``Evaluator.check``."""
+        self._check_batch(self.data.half_sizes()["train"])
+
+    def _check_batch(self, images: int) -> None:
+        """Refuse a train half of fewer images than a batch."""
+        if images < self.batch_size:
+            raise DataError(
+                f"The train half has {images} images, fewer than a batch of {self.batch_size}. Use a smaller "
+                "batch_size or more images."
+            )
+
     def to(self, device: torch.device) -> None:
         """Train on this device from now on."""
         self.device = device
@@ -126,11 +143,8 @@ class ShortTraining(Evaluator):
             images, labels = self.data.fixed_batch(name, size, self.seed)
             if self.image_size is not None:
                 images = F.adaptive_avg_pool2d(images, self.image_size)
-            if name == "train" and len(images) < self.batch_size:
-                raise DataError(
-                    f"The {name} half has {len(images)} images, fewer than a batch of {self.batch_size}. "
-                    "Use a smaller batch_size or more images."
-                )
+            if name == "train":
+                self._check_batch(len(images))
             # this layout is faster on the CPU and with tensor cores, and does not change values
             images = images.to(self.device, memory_format=torch.channels_last)
             self._halves[name] = (images, labels.to(self.device))

@@ -99,6 +99,18 @@ class SupernetEvaluator(Evaluator):
         """Download the images."""
         self.data.prepare_data()
 
+    def data_modules(self) -> list[Any]:
+        """See ``Evaluator.data_modules``."""
+        return [self.data]
+
+    def check(self) -> None:
+        """Refuse data without a validation set, which paths are scored on; see ``Evaluator.check``."""
+        if self.data.list_parts()[1] is None:
+            raise DataError(
+                f"The data of {type(self).__name__} have no validation set, which paths are scored on. Set their "
+                "validation_fraction above 0, such as to 0.1."
+            )
+
     def to(self, device: torch.device) -> None:
         """Score on this device from now on."""
         self.device = device

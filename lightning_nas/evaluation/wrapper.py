@@ -54,6 +54,14 @@ class EvaluatorWrapper(Evaluator):
         """Download what the wrapped evaluator needs."""
         self.evaluator.prepare_data()
 
+    def data_modules(self) -> list[Any]:
+        """The data modules of the wrapped evaluator."""
+        return self.evaluator.data_modules()
+
+    def check(self) -> None:
+        """Refuse data that the wrapped evaluator could not use."""
+        self.evaluator.check()
+
     def to(self, device: torch.device) -> None:
         """Let the wrapped evaluator compute on this device from now on."""
         self.evaluator.to(device)

@@ -2,19 +2,20 @@
 
 import importlib
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import Namespace
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_nas.callbacks.monitor_check import check_monitor
 from lightning_nas.callbacks.run_folder import lock
-from lightning_nas.cli.lightning import build
+from lightning_nas.cli.lightning import build, build_trainer
 from lightning_nas.distill.base import Scheme
 from lightning_nas.errors import ConfigError, DataError, NASError
+from lightning_nas.evaluation.base import Evaluator
 from lightning_nas.pipeline.stages import Stage
 from lightning_nas.tasks.base import Task
 
@@ -29,7 +30,9 @@ _PRECISIONS = {"None": "32-true", "64": "64-true", "32": "32-true", "16": "16-mi
 def check_needs(stages: Mapping[str, Stage], parsed: Mapping[str, Namespace], run_dir: Path) -> None:
     """Check data and trainer of every stage, what its callbacks monitor, and that its folders can be written to.
 
-    Data are listed, not read, where that is possible. A proxy that an earlier stage will make is known by its scheme.
+    Lightning itself says whether the machine has what a trainer asks for, and every component what it needs of the
+    images. Data are listed, not read, where that is possible. A proxy that an earlier stage will make is known by its
+    scheme.
 
     Args:
         stages: Stages that are not done, by name.
@@ -44,11 +47,13 @@ def check_needs(stages: Mapping[str, Stage], parsed: Mapping[str, Namespace], ru
     for name, stage in stages.items():
         config = parsed[name]
         try:
+            trainer = build_trainer(config.trainer)
             data = build(LightningDataModule, config.data)
-            validates = _check_data(data, config.trainer, stage.test, promised)
-            _check_trainer(_class(config.model.class_path), config.trainer)
+            validates = _check_data(data, trainer, stage.test, promised) and config.trainer.limit_val_batches != 0
+            _check_trainer(_class(config.model.class_path), config.trainer.precision, trainer.world_size)
             _check_monitors(config, validates)
-            promised |= _promises(data, config.model.init_args)
+            _check_evaluators(config.model.init_args, promised)
+            promised |= _check_scheme(data, config.model.init_args)
             _check_writes(name, config, writers)
         except NASError as error:
             error.args = (f"Stage {name}: {error}",)
@@ -58,40 +63,55 @@ def check_needs(stages: Mapping[str, Stage], parsed: Mapping[str, Namespace], ru
             lock(folder).release()
 
 
-def processes(trainer: Namespace) -> int:
-    """Number of processes of a fit.
-
-    Args:
-        trainer: Arguments of the trainer.
-    """
-    devices = trainer.devices
-    if isinstance(devices, str) and devices.lstrip("-").isdigit():
-        devices = int(devices)
-    if devices in ("auto", -1):
-        devices = torch.cuda.device_count() if trainer.accelerator in ("auto", "gpu", "cuda") else 1
-    elif isinstance(devices, str):
-        devices = devices.split(",")
-    count = devices if isinstance(devices, int) else len([each for each in devices if str(each).strip()])
-    return max(count, 1) * int(trainer.num_nodes)
-
-
-def _check_data(data: Any, trainer: Namespace, test: bool, promised: Promised) -> bool:
+def _check_data(data: Any, trainer: Trainer, test: bool, promised: Promised) -> bool:
     """Check the data of a stage, and return whether it will have a validation set, as far as that can be known."""
-    path = str(getattr(data, "proxy_path", ""))
-    if path in promised:
-        made = promised[path]
-        if made is None:
-            return False
-        data.promise(*made)
+    if not _keep_promise(data, promised):
+        return False
     if hasattr(data, "check"):
-        validates = bool(data.check(processes(trainer), test))
-    else:
-        validates = _has(data, "val_dataloader")
-        if test and not _has(data, "test_dataloader"):
-            raise DataError(
-                f"{type(data).__name__} has no test_dataloader, which the test of this stage needs. Add it."
-            )
-    return validates and trainer.limit_val_batches != 0
+        return bool(data.check(trainer.world_size, test))
+    if test and not _has(data, "test_dataloader"):
+        raise DataError(f"{type(data).__name__} has no test_dataloader, which the test of this stage needs. Add it.")
+    return _has(data, "val_dataloader")
+
+
+def _keep_promise(data: Any, promised: Promised) -> bool:
+    """Tell data of a proxy that an earlier stage will make which images it will have.
+
+    Returns:
+        Whether the images of the data can be listed.
+    """
+    path = str(getattr(data, "proxy_path", ""))
+    if path not in promised:
+        return True
+    made = promised[path]
+    if made is not None:
+        data.promise(*made)
+    return made is not None
+
+
+def _check_evaluators(arguments: Any, promised: Promised) -> None:
+    """Check the images of all evaluators in the arguments of a task."""
+    for config in _components(arguments, Evaluator):
+        evaluator = build(Evaluator, config)
+        try:
+            if all(map(partial(_keep_promise, promised=promised), evaluator.data_modules())):
+                evaluator.check()
+        finally:
+            evaluator.close()
+
+
+def _components(node: Any, base: type) -> Iterator[Namespace]:
+    """The configurations of all components of a family, without those inside of others."""
+    if isinstance(node, Namespace):
+        path = node.get("class_path")
+        if isinstance(path, str) and issubclass(_class(path), base):
+            yield node
+            return
+        node = list(vars(node).values())
+    elif isinstance(node, Mapping):
+        node = list(node.values())
+    for part in node if isinstance(node, list) else ():
+        yield from _components(part, base)
 
 
 def _has(data: LightningDataModule, hook: str) -> bool:
@@ -99,31 +119,36 @@ def _has(data: LightningDataModule, hook: str) -> bool:
     return getattr(type(data), hook) is not getattr(LightningDataModule, hook)
 
 
-def _check_trainer(task: Any, trainer: Namespace) -> None:
+def _check_trainer(task: Any, given: Any, processes: int) -> None:
     """Refuse a precision that a task does not compute with, and several processes for a task that runs in one."""
-    precision = _PRECISIONS.get(str(trainer.precision), str(trainer.precision))
+    precision = _PRECISIONS.get(str(given), str(given))
     allowed = getattr(task, "precisions", (precision,))
     if precision not in allowed:
         raise ConfigError(
             f"The trainer has precision {precision}; {task.__name__} computes with one of {', '.join(allowed)}. Set "
             "trainer.precision of this stage."
         )
-    count = processes(trainer)
-    if count > 1 and getattr(task, "one_process", False):
+    if processes > 1 and getattr(task, "one_process", False):
         raise ConfigError(
-            f"There are {count} processes; {task.__name__} runs in one. Set trainer.devices and trainer.num_nodes of "
-            "this stage to 1."
+            f"There are {processes} processes; {task.__name__} runs in one. Set trainer.devices and trainer.num_nodes "
+            "of this stage to 1."
         )
 
 
-def _promises(data: Any, arguments: Namespace) -> Promised:
-    """The proxy that a stage will make, by path."""
+def _check_scheme(data: Any, arguments: Namespace) -> Promised:
+    """Check that there are images to distill, and return the proxy that the stage will make, by path."""
     scheme, folder = arguments.get("scheme"), arguments.get("output_dir")
-    if scheme is None or folder is None:
+    if scheme is None:
         return {}
-    names = data.list_parts()[0].class_names if hasattr(data, "list_parts") else []
-    layout = build(Scheme, scheme).layout(len(names)) if names else None
-    return {str(Path(folder) / "proxy.safetensors"): None if layout is None else (*layout, names)}
+    made = None
+    if hasattr(data, "list_parts"):
+        images = data.list_parts()[0]
+        names = images.class_names
+        built = build(Scheme, scheme)
+        built.check(images.labels, len(names))
+        if (layout := built.layout(len(names))) is not None:
+            made = (*layout, names)
+    return {} if folder is None else {str(Path(folder) / "proxy.safetensors"): made}
 
 
 def _check_monitors(config: Namespace, validates: bool) -> None:

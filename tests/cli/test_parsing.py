@@ -39,6 +39,10 @@ TOUCH = "tests.cli.test_parsing.touch"
     [
         (["--model.spaec.channels=3"], r"model\.spaec.* is not an argument of BilevelTask\. Did you mean space\?"),
         (["--model.space.node=3"], r"model\.space\.node is not an argument of DARTSSpace\. Did you mean nodes\?"),
+        (
+            ["--data.data.augmentation=[RandomFlip]"],
+            r"data\.data\.augmentation is not .* of ArrayDataModule\.",
+        ),
         (["--model.weight_optimizer.lrr=3"], r"lrr is not an argument of SGD\. Did you mean lr\?"),
         (["--trainer.max_epoch=3"], r"--trainer\.max_epoch is not an option of 'lightning-nas fit'.*--trainer\.max_ep"),
         (["--trainer.callbacks=[{class_path: ModelCheckpoint, init_args: {monitr: x}}]"], r"monitr .*mean monitor\?"),

@@ -7,10 +7,11 @@ import pickle
 import pkgutil
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
+from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 import lightning_nas.data
@@ -423,3 +424,21 @@ def test_strategies_forget_at_a_start_and_end(member: Any) -> None:
         assert (6 if strategy.round else 48) < len({space.key(each) for each in asked[-1]}) <= 64
     assert asked[0] == asked[1]
     assert asked[0] != asked[2]
+
+
+def _reads_images(kind: type) -> bool:
+    """Whether a constructor takes a data module."""
+    hints = get_type_hints(vars(kind)["__init__"]) if "__init__" in vars(kind) else {}
+    parts = [part for hint in hints.values() for part in (hint, *get_args(hint))]
+    return any(inspect.isclass(part) and issubclass(part, LightningDataModule) for part in parts)
+
+
+def test_evaluators_of_images_say_so_and_check_them() -> None:
+    readers = [each for each in members(Evaluator) if _reads_images(each)]
+    assert {"ShortTraining", "SupernetEvaluator", "ZeroCost"} <= {each.__name__ for each in readers}
+    silent = [e for e in readers if e.data_modules is Evaluator.data_modules or e.check is Evaluator.check]
+    assert silent == []
+
+
+def test_schemes_check_the_images_that_they_start_from() -> None:
+    assert [each for each in members(Scheme) if each.check is Scheme.check] == []

@@ -98,3 +98,9 @@ def test_other_data_are_refused_or_asked_for(supernet: Any) -> None:
         SupernetEvaluator(path, data(validation_fraction=0)).evaluate([PATH])
     with pytest.raises(ConfigError, match="calibration_images is 1"):
         SupernetEvaluator(path, data(), calibration_images=1)
+
+
+def test_data_without_a_validation_set_are_refused_beforehand() -> None:
+    SupernetEvaluator("unread", data()).check()
+    with pytest.raises(DataError, match="data of SupernetEvaluator have no validation set, which paths are scored on"):
+        SupernetEvaluator("unread", data(validation_fraction=0.0)).check()

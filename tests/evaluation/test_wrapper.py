@@ -40,6 +40,12 @@ class Noted(Evaluator):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.calls = state["calls"]
 
+    def data_modules(self) -> list[Any]:
+        return ["data"]
+
+    def check(self) -> None:
+        self.calls.append("check")
+
     def close(self) -> None:
         self.calls.append("close")
 
@@ -58,10 +64,12 @@ def test_everything_is_left_to_the_wrapped_evaluator() -> None:
     inner = Noted()
     outer = Plain(Plain(inner))
     outer.prepare_data()
+    outer.check()
+    assert outer.data_modules() == ["data"]
     outer.to(torch.device("meta"))
     outer.begin(3)
     outer.close()
-    assert inner.calls == ["prepare_data", "meta", 3, "close"]
+    assert inner.calls == ["prepare_data", "check", "meta", 3, "close"]
     assert (outer.version, outer.stochastic) == (3, False)
     assert outer.costs(CELL) == {"dollars": 2.0}
     assert outer.state_dict() == {"calls": inner.calls}

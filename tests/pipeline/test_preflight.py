@@ -15,6 +15,7 @@ from lightning_nas.distill.base import Scheme
 from lightning_nas.distill.bases import HallucinatedBases
 from lightning_nas.distill.images import PlainImages
 from lightning_nas.distill.relations import RelationMappings
+from lightning_nas.errors import ConfigError
 from tests.conftest import ROOT
 from tests.data.fake import folders, pixels
 from tests.helpers import started
@@ -46,6 +47,15 @@ def starts(run_dir: Path, **changes: Any) -> None:
         main(["pipeline", *arguments(run_dir, **changes)])
 
 
+FEW = {
+    "stages__fidelity__model__init_args__proxy__init_args__batch_size": 4,
+    "stages__fidelity__model__init_args__reference__init_args__batch_size": 4,
+    "stages__search__data__init_args__batch_size": 4,
+    "stages__train__data__init_args__batch_size": 8,
+}
+"""Options for a pipeline on few images."""
+
+
 @pytest.fixture
 def root(quick: Path) -> dict[str, Any]:
     """Options for a pipeline on a folder with ``train``, ``val`` and ``test``."""
@@ -53,8 +63,7 @@ def root(quick: Path) -> dict[str, Any]:
         f"{part}/{name}": pixels(n, seed=n) for part, n in (("train", 60), ("val", 40), ("test", 9)) for name in "ab"
     }
     folder = folders(quick / "images", parts)
-    small = {"stages__search__data__init_args__batch_size": 4, "stages__train__data__init_args__batch_size": 8}
-    return {"data__class_path": "FolderDataModule", "data__root": folder, "data__image_size": 8, **small}
+    return {"data__class_path": "FolderDataModule", "data__root": folder, "data__image_size": 8, **FEW}
 
 
 def test_a_missing_test_folder_is_found_before_the_first_stage(root: dict[str, Any], quick: Path) -> None:
@@ -122,8 +131,7 @@ def test_data_without_these_checks_are_left_to_their_stage(quick: Path) -> None:
         quick / "run",
         data__class_path="ArrayDataModule",
         data__path=path,
-        stages__search__data__init_args__batch_size=4,
-        stages__train__data__init_args__batch_size=8,
+        **FEW,
     )
 
 
@@ -131,7 +139,8 @@ def test_a_stage_that_would_replace_the_results_of_another(quick: Path) -> None:
     path = arrays(quick / "images.npz")
     args = ["--config", str(ROOT / "configs" / "pipeline" / "nasbench201_cpu.yaml"), "--run_dir", str(quick / "run")]
     args += ["--data.class_path", "ArrayDataModule", "--data.path", str(path)]
-    for key in ("stages.search.data.init_args", "stages.train.data.init_args"):
+    refinement = "stages.refine.model.init_args.evaluator.init_args.evaluator.init_args.evaluator.init_args"
+    for key in ("stages.search.data.init_args", "stages.train.data.init_args", refinement):
         args += [f"--{key}.batch_size", "4"]
     with pytest.raises(StartedError):
         main(["pipeline", *args])
@@ -183,3 +192,45 @@ def test_a_scheme_says_what_it_will_hold(name: str) -> None:
     assert expected is not None
     assert torch.equal(expected[0], made.labels)
     assert torch.equal(expected[1], made.groups)
+
+
+def test_more_proxy_images_than_a_class_has_images(root: dict[str, Any], quick: Path, capsys: Any) -> None:
+    many = {"stages__distill__model__init_args__scheme__init_args__images_per_class": 61}
+    said = r"ConfigError: Stage distill: images_per_class is 61; it must be from 1 to 60, the number of training images"
+    refused(quick / "run", said, **root | many)
+    assert "Seed set" not in capsys.readouterr().err
+
+
+def test_data_of_evaluators(root: dict[str, Any], quick: Path) -> None:
+    place = "stages__fidelity__model__init_args__{}__init_args__{}"
+    said = "DataError: Stage fidelity: The train half has 16 images, fewer than a batch of 17"
+    refused(quick / "run", said, **root | {place.format("proxy", "batch_size"): 17})
+    missing = "{class_path: FolderDataModule, init_args: {root: nowhere, validation_fraction: 0.1, image_size: 8}}"
+    changes = {place.format("reference", "data__init_args__data"): missing}
+    refused(quick / "other", "Stage fidelity: .*nowhere", **root | changes)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"accelerator": "tpu"}, "torch_xla"),
+        ({"accelerator": "cpu", "strategy": "nothing"}, "strategy"),
+        ({"devices": 0}, "devices"),
+        ({"limit_train_batches": -1}, "limit_train_batches"),
+        ({"callbacks": "[{class_path: ModelCheckpoint, init_args: {every_n_epochs: -1}}]"}, "every_n_epochs"),
+    ],
+)
+def test_a_trainer_that_this_machine_cannot_have(
+    options: dict[str, Any], said: str, root: dict[str, Any], quick: Path
+) -> None:
+    changes = {f"stages__train__trainer__{key}": value for key, value in options.items()}
+    refused(quick / "run", f"ConfigError: Stage train: .*({said})", **root | changes)
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_every_scheme_refuses_more_images_than_a_class_has(name: str) -> None:
+    labels = torch.arange(7) % 2  # three images of the second class
+    SCHEMES["plain"].check(labels, 2)
+    for scheme in (PlainImages(4), RelationMappings(4, 4, banks=2), HallucinatedBases(4)):
+        with pytest.raises(ConfigError, match="it must be from 1 to 3, the number of training images of class 1"):
+            scheme.check(labels, 2)

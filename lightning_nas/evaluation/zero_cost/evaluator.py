@@ -108,6 +108,15 @@ class ZeroCost(Evaluator):
         if self.data is not None:
             self.data.prepare_data()
 
+    def data_modules(self) -> list[Any]:
+        """See ``Evaluator.data_modules``."""
+        return [] if self.data is None else [self.data]
+
+    def check(self) -> None:
+        """Refuse data without images; see ``Evaluator.check``."""
+        if self.data is not None:
+            self.data.list_parts()
+
     @property
     def batch(self) -> tuple[Tensor, Tensor]:
         """The images and labels that networks are scored on."""
