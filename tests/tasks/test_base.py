@@ -13,6 +13,7 @@ import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
+from packaging.version import Version
 
 from lightning_nas import tasks
 from lightning_nas.cli.lightning import NASCLI
@@ -68,6 +69,9 @@ FLAGS: dict[str, dict[str, Any]] = {
     "sync_batchnorm": {"sync_batchnorm": True},
     "profiler": {"profiler": "nonsense"},
 }
+
+GROUPS_CAN_HANG = Version(torch.__version__) < Version("2.8")
+"""Before, PyTorch held the interpreter's lock while it ended a process group, whose threads may wait for that lock."""
 
 PLATEAU = "ReduceLROnPlateau"
 SCHEDULERS: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -187,6 +191,8 @@ def test_every_option_of_the_trainer_is_followed_or_refused(task: str, tmp_path:
     cli, base = parsed(task, tmp_path)
     outcomes = {}
     for name, options in FLAGS.items():
+        if options.get("strategy") == "ddp" and GROUPS_CAN_HANG:
+            continue
         outcomes[name] = outcome(cli, {**base, **options})
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
@@ -284,6 +290,7 @@ def test_a_search_follows_schedules_by_batch_and_by_metric(place: str, tmp_path:
     assert [rates[index] / first for rates in seen.rates] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
 
 
+@pytest.mark.skipif(GROUPS_CAN_HANG, reason="the process group of this PyTorch can hang at its end")
 @pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize("task", ["BilevelTask", "BilevelTask, sampled paths", "SupernetTask"])
 def test_one_device_computes_the_same_with_ddp(task: str, tmp_path: Path) -> None:
