@@ -92,13 +92,21 @@ class Task(LightningModule):
 
 
 class BatchLimit(Callback):
-    """Ends a training after ``max_steps`` batches, of which Lightning counts the steps of every optimizer."""
+    """Ends a training after ``max_steps`` batches, of which Lightning counts the steps of every optimizer.
+
+    For the same reason it refuses checkpoints every so many steps, which would fall on other batches than were meant.
+    """
 
     def __init__(self) -> None:
         self.limit = -1
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over the limit of the trainer."""
+        """Take over the limit of the trainer.
+
+        Raises:
+            ConfigError: A ``ModelCheckpoint`` counts the steps of several optimizers.
+        """
+        check_saving(trainer)
         self.limit = trainer.max_steps
         trainer.fit_loop.epoch_loop.max_steps = -1
 
@@ -245,6 +253,26 @@ def check_gradients(task: Task, trainer: Trainer) -> None:
         raise ConfigError(
             f"trainer.{option}, but this {name} trains no weights by gradients of the trainer. Leave it out."
         )
+
+
+def check_saving(trainer: Trainer) -> None:
+    """Refuse checkpoints by a number of steps that is not one of batches.
+
+    Args:
+        trainer: The trainer of a task that steps its optimizers itself.
+
+    Raises:
+        ConfigError: There are several optimizers, and Lightning counts the steps of all.
+    """
+    optimizers = len(trainer.optimizers)
+    for keeper in trainer.checkpoint_callbacks:
+        steps = getattr(keeper, "_every_n_train_steps", 0)  # every batch has a step
+        if optimizers > 1 and steps > 1:
+            raise ConfigError(
+                f"{type(keeper).__name__} has every_n_train_steps {steps}; Lightning counts the steps of all "
+                f"{optimizers} optimizers, not batches. Leave it out, and set every_n_epochs, or --preemption."
+                f"every_n_batches {steps} for a checkpoint to go on from."
+            )
 
 
 def check_alone(trainer: Trainer) -> None:

@@ -13,6 +13,7 @@ import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from packaging.version import Version
 
 from lightning_nas import tasks
@@ -273,6 +274,20 @@ def test_a_search_counts_its_batches_as_steps(tmp_path: Path) -> None:
     assert len(seen.images) == 3
     assert trainer.max_steps == 3
     assert len(list(tmp_path.rglob("version_0/architecture.json"))) == 1
+
+
+def test_a_search_refuses_checkpoints_by_steps_of_both_optimizers(tmp_path: Path) -> None:
+    cli, base = parsed("BilevelTask", tmp_path)
+    made = cli.parser.instantiate(cli.config)
+    for steps in (2, 3):
+        keeper = ModelCheckpoint(every_n_train_steps=steps)
+        trainer = Trainer(**{**QUIET, **base, "callbacks": [keeper], "enable_checkpointing": True})
+        said = (
+            f"every_n_train_steps {steps}; Lightning counts the steps of all 2 optimizers, not batches.*every_n_batches"
+        )
+        with pytest.raises(ConfigError, match=said):
+            trainer.fit(made.model, datamodule=made.data)
+        assert trainer.global_step == 0
 
 
 @pytest.mark.parametrize("place", ["weight_scheduler", "alpha_scheduler"])
