@@ -80,6 +80,9 @@ class CellSpace(DifferentiableSpace):
     supernet_arguments: ClassVar[tuple[str, ...]] = ("channels", "cells", "partial_channels")
     """Constructor arguments that decide about the supernet only, so that they are not part of the space's identity."""
 
+    later_arguments: ClassVar[tuple[str, ...]] = ()
+    """Constructor arguments that artifacts hold only where they are not the default, because older ones lack them."""
+
     renames: ClassVar[tuple[tuple[str, str], ...]] = ()
     """How public code of the space names the weights; see ``PerEdgeSupernet``."""
 
@@ -154,19 +157,25 @@ class CellSpace(DifferentiableSpace):
             )
         return {name: getattr(self, name) for name in names}
 
+    def _stored_arguments(self) -> dict[str, Any]:
+        """Constructor arguments other than ``allowed`` that artifacts hold."""
+        defaults = {name: each.default for name, each in inspect.signature(type(self)).parameters.items()}
+        arguments = self._constructor_arguments()
+        return {k: v for k, v in arguments.items() if k not in self.later_arguments or v != defaults[k]}
+
     def spec(self) -> SpaceSpec:
         """Return the class and the constructor arguments that decide which architectures there are."""
         return self._spec
 
     @cached_property
     def _spec(self) -> SpaceSpec:
-        arguments = {k: v for k, v in self._constructor_arguments().items() if k not in self.supernet_arguments}
+        arguments = {k: v for k, v in self._stored_arguments().items() if k not in self.supernet_arguments}
         arguments["operations"] = operation_argument(self.candidates, self.known)
         return SpaceSpec(class_path(type(self)), tuple(sorted((k, frozen(v)) for k, v in arguments.items())))
 
     def arguments(self) -> dict[str, Any]:
         """See ``SupernetSpace.arguments``."""
-        return {**super().arguments(), **self._constructor_arguments()}
+        return {**super().arguments(), **self._stored_arguments()}
 
     def restrict(self, allowed: Mapping[str, Tensor]) -> "CellSpace":
         """See ``DifferentiableSpace.restrict``."""

@@ -94,14 +94,17 @@ class Layers(NamedTuple):
 
     Attributes:
         stem: Module for the images ``(batch, channels_in, height, width)``. All inputs of the first cell come from its
-            output.
+            output, unless there is a ``stem_2``.
         body: Cells, and modules that stand between them and read the output of the layer before.
         head: Module that maps the output of the last layer to logits ``(batch, classes)``.
+        stem_2: Module for the output of ``stem``, which may be smaller: the newest input of the first cell comes from
+            it. None if all inputs of the first cell come from ``stem``.
     """
 
     stem: nn.Module
     body: list[Place | nn.Module]
     head: nn.Module
+    stem_2: nn.Module | None = None
 
 
 class Stack(Rebuildable, ABC):
@@ -127,6 +130,19 @@ class Stack(Rebuildable, ABC):
             affine: Whether batch norms at the inputs of cells have affine parameters: true in the network of an
                 architecture, false in a supernet.
         """
+
+
+def first_states(x: Tensor, inputs: int, stem: nn.Module, stem_2: nn.Module | None) -> list[Tensor]:
+    """Return what the first cell reads.
+
+    Args:
+        x: Images ``(batch, channels_in, height, width)``.
+        inputs: Number of inputs of a cell.
+        stem: See ``Layers``.
+        stem_2: See ``Layers``.
+    """
+    first = stem(x)
+    return [first] * inputs if stem_2 is None else [*[first] * (inputs - 1), stem_2(first)]
 
 
 class Cell(nn.Module):
@@ -198,7 +214,7 @@ class CellNetwork(nn.Module):
             graph, channels_in=channels_in, num_classes=num_classes, channels=channels, cells=cells, affine=True
         )
         self.inputs = graph.inputs
-        self.stem = layers.stem
+        self.stem, self.stem_2 = layers.stem, layers.stem_2
         self.cells = nn.ModuleList(
             Cell(graph, layer, chosen[layer.cell_type]) if isinstance(layer, Place) else layer for layer in layers.body
         )
@@ -206,7 +222,7 @@ class CellNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images ``(batch, channels_in, height, width)`` to logits ``(batch, classes)``."""
-        states = [self.stem(x)] * self.inputs
+        states = first_states(x, self.inputs, self.stem, self.stem_2)
         for layer in self.cells.children():
             y = layer(states) if isinstance(layer, Cell) else layer(states[-1])
             states = [*states[1:], y]

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_nas.spaces.attention import Attention
-from lightning_nas.spaces.cells import CellGraph, Layers, Place
+from lightning_nas.spaces.cells import CellGraph, Layers, Place, first_states
 from lightning_nas.spaces.operations import Operation
 from lightning_nas.spaces.supernet import Entry, Mixture, Supernet
 
@@ -152,7 +152,7 @@ class PerEdgeSupernet(Supernet):
         super().__init__()
         self.inputs = graph.inputs
         self.renames = tuple(renames)
-        self.stem = layers.stem
+        self.stem, self.stem_2 = layers.stem, layers.stem_2
         self.cells = nn.ModuleList(
             PerEdgeCell(graph, layer, operations, allowed[layer.cell_type], partial_channels, attention)
             if isinstance(layer, Place)
@@ -165,7 +165,7 @@ class PerEdgeSupernet(Supernet):
     def forward(self, x: Tensor, mixtures: Mapping[str, Mixture]) -> Tensor:
         """Map images to logits; see ``Supernet.forward``."""
         placed = {name: mixture.to(x.device) for name, mixture in mixtures.items()}
-        states = [self.stem(x)] * self.inputs
+        states = first_states(x, self.inputs, self.stem, self.stem_2)
         for layer in self.cells:
             if isinstance(layer, PerEdgeCell):
                 y = self.run(layer, states, placed[layer.cell_type])

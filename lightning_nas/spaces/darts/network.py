@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_nas.spaces.operation_modules import MODULES, FactorizedReduce, ReLUConvBN, drop_path
+from lightning_nas.spaces.stems import full_size_stem, quarter_stem
 
 Node = Sequence[tuple[Any, int]]
 """The inputs of a node: pairs of operation and source. A built-in operation is given by its name, any other as an
@@ -154,19 +155,11 @@ class DARTSNetwork(nn.Module):
         """The constructor arguments, from which an export builds the network again."""
         self.imagenet_stem = imagenet_stem
         if imagenet_stem:
-            self.stem = nn.Sequential(
-                nn.Conv2d(channels_in, channels // 2, 3, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(channels // 2),
-                nn.ReLU(),
-                nn.Conv2d(channels // 2, channels, 3, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(channels),
-            )
+            self.stem = quarter_stem(channels_in, channels)
             self.stem_2 = ReLUConvBN(channels, channels, 3, 2, 1)
             before, reduction_before = (channels, channels), True
         else:
-            self.stem = nn.Sequential(
-                nn.Conv2d(channels_in, 3 * channels, 3, padding=1, bias=False), nn.BatchNorm2d(3 * channels)
-            )
+            self.stem = full_size_stem(channels_in, 3 * channels)
             before, reduction_before = (3 * channels, 3 * channels), False
         self.cells = nn.ModuleList()
         self.auxiliary_head: nn.Module | None = None

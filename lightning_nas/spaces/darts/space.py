@@ -18,6 +18,7 @@ from lightning_nas.spaces.darts.supernet import DARTSSupernet
 from lightning_nas.spaces.literals import expression, literal, without_name
 from lightning_nas.spaces.operations import BUILT_IN, OPERATIONS, Operation
 from lightning_nas.spaces.rebuildable import PlainForm
+from lightning_nas.spaces.stems import STEMS, check_stem
 from lightning_nas.spaces.supernet import Supernet
 
 MAX_NODES = 64
@@ -69,15 +70,21 @@ class DARTSSpace(CellSpace):
         cells: Number of cells of the supernet (the paper: 8).
         partial_channels: Only a ``partial_channels``-th of the channels enters the operations of the supernet; the
             others pass by (PC-DARTS: 4). 1, the default, is DARTS.
+        stem: Layers between the images and the first cell, in the supernet and in networks: ``cifar``, one convolution
+            that keeps height and width, or ``imagenet``, the three convolutions of stride 2 of the paper's ImageNet
+            networks, with which cells compute at 28x28 for images of 224x224. It is part of the identity of the space:
+            networks of its architectures have the same stem.
         allowed: For cell types, the names of the operations that each edge may take (edges in the order of the nodes,
             then of their sources); by default all of ``operations``.
 
     Raises:
         ConfigError: An operation is unknown or given twice, a number is not an integer or out of range, ``channels`` is
-            not a multiple of ``partial_channels``, or ``allowed`` leaves a node with fewer than two inputs.
+            not a multiple of ``partial_channels``, the stem is unknown or needs more channels, or ``allowed`` leaves a
+            node with fewer than two inputs.
     """
 
     cell_types = ("normal", "reduce")
+    later_arguments = ("stem",)
     renames = (
         (r"^(cells\.\d+)\.edges\.(\d+)\.(\d+)\.", r"\1._ops.\2._ops.\3."),
         (r"^(cells\.\d+)\.inputs\.(\d)\.", r"\1.preprocess\2."),
@@ -92,14 +99,17 @@ class DARTSSpace(CellSpace):
         cells: int = 8,
         partial_channels: int = 1,
         allowed: AllowedNames | None = None,
+        stem: str = "cifar",
     ) -> None:
         integer_at_least(1, nodes=nodes)
         if nodes > MAX_NODES:  # the number of edges grows with the square
             raise ConfigError(f"nodes is {nodes!r:.50}; a cell has at most {MAX_NODES}.")
+        check_stem(stem, channels)
         self.node_count = nodes
+        self.stem = stem
         super().__init__(
             CellGraph(inputs=2, sources=tuple(tuple(range(2 + node)) for node in range(nodes))),
-            DARTSStack(),
+            DARTSStack(stem),
             operations,
             inputs_kept=2,
             channels=channels,
@@ -110,7 +120,7 @@ class DARTSSpace(CellSpace):
 
     def _constructor_arguments(self) -> dict[str, Any]:
         own = {"channels": self.channels, "cells": self.cells, "partial_channels": self.partial_channels}
-        return {"nodes": self.node_count, **own}
+        return {"nodes": self.node_count, **own, "stem": self.stem}
 
     def _check_images(self, image_shape: Sequence[int], cells: int, stem: int, auxiliary: bool) -> None:
         _, height, width = image_shape
@@ -132,7 +142,7 @@ class DARTSSpace(CellSpace):
         channels: int = 36,
         cells: int = 20,
         auxiliary: bool = False,
-        imagenet_stem: bool = False,
+        imagenet_stem: bool | None = None,
     ) -> DARTSNetwork:
         """Build the ordinary network of an architecture; see ``SearchSpace.network``.
 
@@ -143,14 +153,17 @@ class DARTSSpace(CellSpace):
             channels: Channels of the first cell (the paper: 36 for CIFAR-10).
             cells: Number of cells (the paper: 20 for CIFAR-10).
             auxiliary: Whether to add an auxiliary classifier for training.
-            imagenet_stem: Whether the stem divides height and width by 8, for images of ImageNet's size.
+            imagenet_stem: Whether the stem divides height and width by 8, for images of ImageNet's size; by default as
+                the ``stem`` of the space says.
 
         Raises:
             ArchitectureError: The architecture belongs to another space.
             DataError: The images are too small.
         """
         self.check(architecture)
-        self._check_images(image_shape, cells, 8 if imagenet_stem else 1, auxiliary)
+        stem = self.stem if imagenet_stem is None else "imagenet" if imagenet_stem else "cifar"
+        check_stem(stem, channels)
+        self._check_images(image_shape, cells, STEMS[stem], auxiliary)
         # built-in operations go by name, so that an exported network carries only the code of their modules
         given = [operation.name if operation in BUILT_IN else operation for operation in self.candidates]
         named = {
@@ -164,7 +177,7 @@ class DARTSSpace(CellSpace):
             channels=channels,
             cells=cells,
             auxiliary=auxiliary,
-            imagenet_stem=imagenet_stem,
+            imagenet_stem=stem == "imagenet",
         )
 
     def supernet(self, *, num_classes: int, image_shape: Sequence[int], attention: Attention | None = None) -> Supernet:
@@ -178,7 +191,7 @@ class DARTSSpace(CellSpace):
         Raises:
             DataError: The images are too small.
         """
-        self._check_images(image_shape, self.cells, 1, False)
+        self._check_images(image_shape, self.cells, STEMS[self.stem], False)
         if not FusedEdges.supports(self.candidates):
             return self.per_edge_supernet(num_classes=num_classes, image_shape=image_shape, attention=attention)
         return DARTSSupernet(
@@ -191,6 +204,7 @@ class DARTSSpace(CellSpace):
             self.cells,
             self.partial_channels,
             attention,
+            imagenet_stem=self.stem == "imagenet",
         )
 
     def text(self, architecture: Architecture) -> str:

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from lightning_nas.spaces.attention import Attention
 from lightning_nas.spaces.darts.mixed_cell import MixedCell
 from lightning_nas.spaces.darts.public_names import per_edge_entries
+from lightning_nas.spaces.operation_modules import ReLUConvBN
 from lightning_nas.spaces.operations import Operation
+from lightning_nas.spaces.stems import full_size_stem, quarter_stem
 from lightning_nas.spaces.supernet import Entry, Mixture, Supernet
 
 
@@ -26,6 +28,7 @@ class DARTSSupernet(Supernet):
         cells: Number of cells; those at a third and two thirds are reduction cells.
         partial_channels: K of partial connections.
         attention: What weights channels.
+        imagenet_stem: Whether the stem divides height and width by 8.
     """
 
     def __init__(
@@ -39,12 +42,17 @@ class DARTSSupernet(Supernet):
         cells: int,
         partial_channels: int = 1,
         attention: Attention | None = None,
+        imagenet_stem: bool = False,
     ) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(channels_in, 3 * channels, 3, padding=1, bias=False), nn.BatchNorm2d(3 * channels)
-        )
-        before, reduction_before = (3 * channels, 3 * channels), False
+        self.stem_2: nn.Module | None = None
+        if imagenet_stem:
+            self.stem = quarter_stem(channels_in, channels)
+            self.stem_2 = ReLUConvBN(channels, channels, 3, 2, 1)
+            before, reduction_before = (channels, channels), True
+        else:
+            self.stem = full_size_stem(channels_in, 3 * channels)
+            before, reduction_before = (3 * channels, 3 * channels), False
         self.cells = nn.ModuleList()
         for i in range(cells):
             reduction = i in (cells // 3, 2 * cells // 3)
@@ -69,6 +77,8 @@ class DARTSSupernet(Supernet):
         """Map images to logits; see ``Supernet.forward``."""
         placed = {name: mixture.to(x.device) for name, mixture in mixtures.items()}
         s0 = s1 = self.stem(x)
+        if self.stem_2 is not None:
+            s1 = self.stem_2(s0)
         for cell in self.cells:
             s0, s1 = s1, self.run(cell, s0, s1, placed["reduce" if cell.reduction else "normal"])
         logits: Tensor = self.classifier(F.adaptive_avg_pool2d(s1, 1).flatten(1))

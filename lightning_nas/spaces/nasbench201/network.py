@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_nas.spaces.operation_modules import ReLUConvBN, Zero, average_pool
+from lightning_nas.spaces.stems import eighth_stem, full_size_stem
 
 NODES = 4
 """Number of nodes of a cell: its input and three sums."""
@@ -102,10 +103,17 @@ class NASBench201Network(nn.Module):
         channels_in: Channels of an image.
         channels: Channels of the first stage; each further stage doubles them.
         cells: Number of cells of a stage.
+        imagenet_stem: Whether the stem divides height and width by 8, for images of ImageNet's size.
     """
 
     def __init__(
-        self, operations: Sequence[Any], num_classes: int, channels_in: int = 3, channels: int = 16, cells: int = 5
+        self,
+        operations: Sequence[Any],
+        num_classes: int,
+        channels_in: int = 3,
+        channels: int = 16,
+        cells: int = 5,
+        imagenet_stem: bool = False,
     ) -> None:
         super().__init__()
         self.arguments: dict[str, Any] = {
@@ -114,9 +122,10 @@ class NASBench201Network(nn.Module):
             "channels_in": channels_in,
             "channels": channels,
             "cells": cells,
+            "imagenet_stem": imagenet_stem,
         }
         """The constructor arguments, from which an export builds the network again."""
-        self.stem = nn.Sequential(nn.Conv2d(channels_in, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
+        self.stem = (eighth_stem if imagenet_stem else full_size_stem)(channels_in, channels)
         self.cells = nn.ModuleList()
         for stage in range(STAGES):
             if stage:

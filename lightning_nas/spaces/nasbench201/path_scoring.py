@@ -184,9 +184,14 @@ class _Pass:
     def __init__(self, network: ScoredNetwork, layers: _Layers, images: Tensor) -> None:
         self.network = network
         self.layers = layers
-        conv, norm = _modules(network.stem)
         x = images.contiguous(memory_format=torch.channels_last)
-        self.first = [_State((0,), layers.convolve(("stem",), x, conv.weight, norm))]
+        stem = _modules(network.stem)
+        for i, layer in enumerate(stem):
+            if isinstance(layer, nn.Conv2d):
+                x = layers.convolve(("stem", i), x, layer.weight, stem[i + 1], layer.stride[0])
+            elif isinstance(layer, nn.ReLU):
+                x = x.relu_()
+        self.first = [_State((0,), x)]
         self.last: Names = ()
 
     def logits(self, path: Names) -> Tensor:

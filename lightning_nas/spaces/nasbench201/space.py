@@ -16,6 +16,7 @@ from lightning_nas.spaces.nasbench201.stack import NASBench201Stack
 from lightning_nas.spaces.nasbench201.supernet import NASBench201Supernet
 from lightning_nas.spaces.operations import NASBENCH201_OPERATIONS, Operation
 from lightning_nas.spaces.rebuildable import PlainForm
+from lightning_nas.spaces.stems import STEMS, check_stem
 from lightning_nas.spaces.supernet import Supernet
 
 _EDGES = [(node, source) for node in range(1, NODES) for source in range(node)]
@@ -50,16 +51,20 @@ class NASBench201Space(CellSpace):
             ``Operation``; by default the five of the paper.
         channels: Channels of the first stage of the supernet (the paper: 16).
         cells_per_stage: Number of cells of each of the three stages of the supernet (the paper: 5).
+        stem: Layers between the images and the first cell, in the supernet and in networks: ``cifar``, the published
+            one, which keeps height and width, or ``imagenet``, the three convolutions of stride 2 of ``DARTSSpace``,
+            for large images. It is part of the identity of the space.
         allowed: For the cell type ``cell``, the names of the operations that each edge may take (edges in the order of
             the choices); by default all of ``operations``.
 
     Raises:
-        ConfigError: An operation is unknown or given twice, a number is not a positive integer, or ``allowed`` leaves
-            an edge without operations.
+        ConfigError: An operation is unknown or given twice, a number is not a positive integer, the stem is unknown or
+            needs more channels, or ``allowed`` leaves an edge without operations.
     """
 
     cell_types = ("cell",)
     supernet_arguments = ("channels", "cells_per_stage")
+    later_arguments = ("stem",)
     renames = (
         *((rf"\.edges\.{edge}\.", f".edges.{node}<-{source}.") for edge, (node, source) in enumerate(_EDGES)),
         (r"^head\.0\.", "lastact.0."),
@@ -72,12 +77,15 @@ class NASBench201Space(CellSpace):
         channels: int = 16,
         cells_per_stage: int = 5,
         allowed: AllowedNames | None = None,
+        stem: str = "cifar",
     ) -> None:
         integer_at_least(1, cells_per_stage=cells_per_stage)
+        check_stem(stem, channels)
         self.cells_per_stage = cells_per_stage
+        self.stem = stem
         super().__init__(
             CellGraph(inputs=1, sources=tuple(tuple(range(node)) for node in range(1, NODES)), output="last"),
-            NASBench201Stack(),
+            NASBench201Stack(stem),
             operations,
             channels=channels,
             cells=cells_per_stage,
@@ -93,9 +101,9 @@ class NASBench201Space(CellSpace):
         """
         return self.text(architecture)
 
-    def _check_images(self, image_shape: Sequence[int]) -> None:
+    def _check_images(self, image_shape: Sequence[int], stem: str) -> None:
         _, height, width = image_shape
-        least = 2 ** (STAGES - 1)
+        least = STEMS[stem] * 2 ** (STAGES - 1)
         if min(height, width) < least:
             raise DataError(
                 f"Images of {height}x{width} pixels are too small: {STAGES} stages need at least {least}x{least}. "
@@ -111,6 +119,7 @@ class NASBench201Space(CellSpace):
         channels: int = 16,
         cells: int = 5,
         auxiliary: bool = False,
+        imagenet_stem: bool | None = None,
     ) -> NASBench201Network:
         """Build the ordinary network of an architecture; see ``SearchSpace.network``.
 
@@ -121,6 +130,8 @@ class NASBench201Space(CellSpace):
             channels: Channels of the first stage.
             cells: Number of cells of each of the three stages.
             auxiliary: Must be False: the published network has no auxiliary classifier.
+            imagenet_stem: Whether the stem divides height and width by 8, for images of ImageNet's size; by default as
+                the ``stem`` of the space says.
 
         Raises:
             ArchitectureError: The architecture belongs to another space.
@@ -132,11 +143,13 @@ class NASBench201Space(CellSpace):
             raise ConfigError(
                 "The networks of NAS-Bench-201 have no auxiliary classifier; train them with auxiliary_weight 0."
             )
-        self._check_images(image_shape)
+        stem = self.stem if imagenet_stem is None else "imagenet" if imagenet_stem else "cifar"
+        check_stem(stem, channels)
+        self._check_images(image_shape, stem)
         # built-in operations go by name, so that an exported network carries only the code of their modules
         given = [each.name if each in NASBENCH201_OPERATIONS else each for each in self.candidates]
         chosen = [given[choice] for choice in architecture.choices]
-        return NASBench201Network(chosen, num_classes, image_shape[0], channels, cells)
+        return NASBench201Network(chosen, num_classes, image_shape[0], channels, cells, stem == "imagenet")
 
     def supernet(self, *, num_classes: int, image_shape: Sequence[int], attention: Attention | None = None) -> Supernet:
         """Build the supernet: the fused one where it can compute all operations, otherwise the plain one.
@@ -149,7 +162,7 @@ class NASBench201Space(CellSpace):
         Raises:
             DataError: The images are too small.
         """
-        self._check_images(image_shape)
+        self._check_images(image_shape, self.stem)
         if not FusedEdges.supports(self.candidates):
             return self.per_edge_supernet(num_classes=num_classes, image_shape=image_shape, attention=attention)
         return NASBench201Supernet(
@@ -160,6 +173,7 @@ class NASBench201Space(CellSpace):
             self.channels,
             self.cells_per_stage,
             attention,
+            imagenet_stem=self.stem == "imagenet",
         )
 
     def graphs(self, architecture: Architecture) -> list[Graph]:

@@ -4,19 +4,26 @@ from torch import nn
 
 from lightning_nas.spaces.cells import CellGraph, Layers, Place, Stack
 from lightning_nas.spaces.nasbench201.network import STAGES, ResidualBlock
+from lightning_nas.spaces.stems import eighth_stem, full_size_stem
 
 
 class NASBench201Stack(Stack):
     """Three stages of cells; between two stages, a residual block doubles the channels and halves height and width.
 
     The number of cells that ``layers`` takes is that of one stage.
+
+    Args:
+        stem: ``cifar`` or ``imagenet``; see ``NASBench201Space``.
     """
+
+    def __init__(self, stem: str = "cifar") -> None:
+        self.stem = stem
 
     def layers(
         self, graph: CellGraph, *, channels_in: int, num_classes: int, channels: int, cells: int, affine: bool
     ) -> Layers:
         """See ``Stack.layers``."""
-        stem = nn.Sequential(nn.Conv2d(channels_in, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
+        stem = (eighth_stem if self.stem == "imagenet" else full_size_stem)(channels_in, channels)
         body: list[Place | nn.Module] = []
         for stage in range(STAGES):
             if stage:

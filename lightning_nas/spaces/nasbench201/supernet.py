@@ -14,6 +14,7 @@ from lightning_nas.spaces.nasbench201.network import NODES, STAGES, ResidualBloc
 from lightning_nas.spaces.nasbench201.path_scoring import path_logits
 from lightning_nas.spaces.operations import Operation
 from lightning_nas.spaces.path_scoring import BatchedPathScoring, Logits
+from lightning_nas.spaces.stems import eighth_stem, full_size_stem
 from lightning_nas.spaces.supernet import Entry, Mixture, Supernet
 
 
@@ -80,6 +81,7 @@ class NASBench201Supernet(Supernet, BatchedPathScoring):
         channels: Channels of the first stage.
         cells_per_stage: Number of cells of a stage.
         attention: Attention over channels, or None.
+        imagenet_stem: Whether the stem divides height and width by 8.
     """
 
     order: Tensor
@@ -93,12 +95,13 @@ class NASBench201Supernet(Supernet, BatchedPathScoring):
         channels: int,
         cells_per_stage: int,
         attention: Attention | None = None,
+        imagenet_stem: bool = False,
     ) -> None:
         super().__init__()
         self.operations = tuple(operation.name for operation in operations)
         self.allowed = allowed
         self.has_attention = attention is not None
-        self.stem = nn.Sequential(nn.Conv2d(channels_in, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
+        self.stem = (eighth_stem if imagenet_stem else full_size_stem)(channels_in, channels)
         self.cells = nn.ModuleList()
         for stage in range(STAGES):
             if stage:
