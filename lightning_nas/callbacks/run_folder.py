@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -16,10 +16,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning_nas.callbacks.checkpoint_io import AtomicCheckpointIO
 from lightning_nas.errors import ConfigError, NASError
 from lightning_nas.files.artifacts import read_json, remove_leftovers, write_json
+from lightning_nas.files.locks import lock
 from lightning_nas.tasks.common import output_folder
-
-LOCK = ".lightning_nas.lock"
-"""Lock file in every folder that a run writes to; the operating system releases the lock when the process ends."""
 
 OWNERS = ".lightning_nas.json"
 """File in every folder of artifacts that says which run each of them is of."""
@@ -27,35 +25,6 @@ OWNERS = ".lightning_nas.json"
 COPIES = 6
 """Required free space as a multiple of the task's size: weights and two optimizer states, in the old and the new
 checkpoint."""
-
-
-def lock(folder: Path, name: str = LOCK) -> FileLock:
-    """Lock a folder for this process.
-
-    Args:
-        folder: The folder, which is created if it does not exist.
-        name: Name of the lock file.
-
-    Returns:
-        The lock, which the caller must release.
-
-    Raises:
-        ConfigError: Another process has locked the folder, or it cannot be written to.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        held = FileLock(folder / name, thread_local=False)
-        held.acquire(blocking=False)
-    except Timeout:
-        raise ConfigError(
-            f"Another run is writing to {folder}. Wait until it has ended, or choose another folder."
-        ) from None
-    except OSError as error:
-        raise ConfigError(
-            f"The run cannot write to {folder} ({error.strerror or error}). Change its permissions, free some space, "
-            "or choose another folder."
-        ) from None
-    return held
 
 
 def check_room(folder: Path, size: int) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_nas.cli.arguments import Parser
 from lightning_nas.errors import CheckpointError, ConfigError, NASError, UnknownClassError
 from lightning_nas.files.classes import import_modules
+from lightning_nas.files.locks import locked
 from lightning_nas.spaces.artifact import architecture_from_dict, build_space
 
 if TYPE_CHECKING:
@@ -163,6 +164,7 @@ def export_checkpoint(
     formats: Sequence[str] | None = None,
     figures: Mapping[str, float] | None = None,
     licence: str = "not stated",
+    overwrite: bool = True,
 ) -> dict[str, Any]:
     """Write the network of a final training in some formats, with a model card, from its checkpoint alone.
 
@@ -173,6 +175,7 @@ def export_checkpoint(
             are installed, with a printed line for every other one.
         figures: Measured values for the model card: ``test_accuracy`` as a fraction, and others.
         licence: Licence of the network for the model card.
+        overwrite: Whether files of another export, and a ``README.md``, may be replaced.
 
     Returns:
         ``path`` and ``difference`` (largest difference between the outputs of the file and those of the task) of the
@@ -181,7 +184,8 @@ def export_checkpoint(
 
     Raises:
         CheckpointError: The file is not a checkpoint of a final training.
-        ConfigError: A format is unknown, or a figure is impossible.
+        ConfigError: A format is unknown, a figure is impossible, the folder has files that may not be replaced, or
+            another process writes to it.
         ExportError: The outputs of a file differ from those of the task by more than 1e-5. No file is written.
         MissingDependencyError: The packages of a named format are not installed. No file is written.
     """
@@ -190,23 +194,43 @@ def export_checkpoint(
 
     chosen = choose_formats(formats)
     check_figures(figures or {})
+    if not overwrite:
+        _check_free(folder)
     network, kept = trained_network(checkpoint)
     description = describe(kept)
-    exported = export_files(network, folder, description, chosen)
     cost = size(kept)
-    card = ModelCard(
-        space=architecture_from_dict(kept["architecture"]).space.class_path,
-        description=description,
-        formats=chosen,
-        exported=exported,
-        cost=cost,
-        data=kept.get("data", {}),
-        figures=figures or {},
-        normalisation_known=bool(kept["mean"]),
-        licence=licence,
-    )
+    with locked(folder):
+        if not overwrite:  # another export may have ended in the meantime
+            _check_free(folder)
+        exported = export_files(network, folder, description, chosen)
+        card = ModelCard(
+            space=architecture_from_dict(kept["architecture"]).space.class_path,
+            description=description,
+            formats=chosen,
+            exported=exported,
+            cost=cost,
+            data=kept.get("data", {}),
+            figures=figures or {},
+            normalisation_known=bool(kept["mean"]),
+            licence=licence,
+        )
+        path = card.write(folder)
     files = [{"path": str(each.path), "difference": each.difference} for each in exported]
-    return {**files[0], "files": files, "card": str(card.write(folder)), **cost}
+    return {**files[0], "files": files, "card": str(path), **cost}
+
+
+def _check_free(folder: Path) -> None:
+    """Refuse a folder with files that an export would replace.
+
+    Raises:
+        ConfigError: There are such files.
+    """
+    there = sorted(path.name for name in ("network.*", "README.md") for path in folder.glob(name))
+    if there:
+        raise ConfigError(
+            f"{folder} has {', '.join(there)}, which the export would replace. Name another --output_dir, or add "
+            "--overwrite."
+        )
 
 
 def describe(kept: Mapping[str, Any]) -> "Description":
@@ -237,7 +261,7 @@ def export(args: list[str]) -> None:
         args: Arguments after the command.
 
     Raises:
-        ConfigError: The folder has files that the export would replace.
+        ConfigError: The folder has files that the export would replace, or another process writes to it.
     """
     parser = Parser(
         prog="lightning-nas export",
@@ -264,13 +288,13 @@ def export(args: list[str]) -> None:
     _add_imports(parser)
     given = parser.parse_args(args)
     import_modules(given.imports)
-    there = sorted(path.name for name in ("network.*", "README.md") for path in given.output_dir.glob(name))
-    if there and not given.overwrite:
-        raise ConfigError(
-            f"{given.output_dir} has {', '.join(there)}, which the export would replace. Name another --output_dir, or "
-            "add --overwrite."
-        )
-    done = export_checkpoint(given.ckpt_path, given.output_dir, formats=given.formats, licence=given.licence)
+    done = export_checkpoint(
+        given.ckpt_path,
+        given.output_dir,
+        formats=given.formats,
+        licence=given.licence,
+        overwrite=given.overwrite,
+    )
     for file in done["files"]:
         print(f"{file['path']}: largest difference to the task {file['difference']:.1e}")
     print(f"{done['card']}: model card ({done['parameters']:,} parameters, {done['macs']:,} multiply-accumulates)")
@@ -312,7 +336,7 @@ def table(args: list[str]) -> None:
         args: Arguments after the command.
 
     Raises:
-        ConfigError: The npz file exists already.
+        ConfigError: The npz file exists already, or another process writes to its folder.
     """
     from lightning_nas.tables.official_nasbench101 import nasbench101_from_tfrecord
     from lightning_nas.tables.official_nasbench201 import nasbench201_from_download
@@ -331,4 +355,5 @@ def table(args: list[str]) -> None:
     if output.exists():
         raise ConfigError(f"{output} exists already. Delete it, or name another --output.")
     read = {"nasbench101": nasbench101_from_tfrecord, "nasbench201": nasbench201_from_download}[given.benchmark]
-    print(read(given.download, output))
+    with locked(output.absolute().parent):
+        print(read(given.download, output))

@@ -11,11 +11,11 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_nas.callbacks.monitor_check import check_monitor
-from lightning_nas.callbacks.run_folder import lock
 from lightning_nas.cli.lightning import build, build_trainer
 from lightning_nas.distill.base import Scheme
 from lightning_nas.errors import ConfigError, DataError, NASError
 from lightning_nas.evaluation.base import Evaluator
+from lightning_nas.files.locks import lock
 from lightning_nas.pipeline.stages import Stage
 from lightning_nas.tasks.base import Task
 

@@ -16,13 +16,14 @@ import torch
 import yaml
 from jsonargparse import Namespace
 
-from lightning_nas.callbacks.run_folder import lock, owned
+from lightning_nas.callbacks.run_folder import owned
 from lightning_nas.cli import lightning
 from lightning_nas.cli.commands import choose_formats, export_checkpoint
 from lightning_nas.cli.interruption import interruptible
 from lightning_nas.errors import ConfigError, InterruptedTrainingError
 from lightning_nas.files.artifacts import remove_leftovers, write_bytes, write_json
 from lightning_nas.files.classes import import_modules
+from lightning_nas.files.locks import lock
 from lightning_nas.pipeline.config import EXPORT, Arguments, read_yaml
 from lightning_nas.pipeline.preflight import check_needs
 from lightning_nas.pipeline.records import Record, check_unchanged, digests, inputs_of, read_record

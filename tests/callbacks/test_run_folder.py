@@ -16,13 +16,14 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_nas.__main__ import main
-from lightning_nas.callbacks.run_folder import OWNERS, RunFolder, check_room, lock
+from lightning_nas.callbacks.run_folder import OWNERS, RunFolder, check_room
 from lightning_nas.cli.lightning import run
 from lightning_nas.data.images import ArrayDataModule
 from lightning_nas.data.sets import Batch, ImageSet
 from lightning_nas.errors import ArtifactError, ConfigError, DataError, TrainingError
 from lightning_nas.files.artifacts import write_bytes, write_json
 from lightning_nas.files.checkpoints import CHECKPOINT_KEY
+from lightning_nas.files.locks import lock
 from lightning_nas.tasks.bilevel import BilevelTask
 from lightning_nas.tasks.common import output_folder
 from tests.callbacks.test_preemption import STAGES, config, write

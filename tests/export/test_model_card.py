@@ -20,6 +20,7 @@ from lightning_nas.cli.lightning import run
 from lightning_nas.errors import CheckpointError, ConfigError
 from lightning_nas.export.formats import Description
 from lightning_nas.export.model_card import ModelCard
+from lightning_nas.files.locks import locked
 from tests.conftest import ROOT
 from tests.genotypes import TWO_NODES
 
@@ -92,12 +93,12 @@ def test_the_command_prints_a_line_a_file_and_nothing_else(command: Command) -> 
     assert [match and match[1] for match in found] == ["network.py", "network.pt2", "network.onnx"]
     assert all(float(match[2]) <= 1e-5 for match in found if match)
     assert card.startswith("out/README.md: model card")
-    assert sorted(path.name for path in command.folder.iterdir()) == FILES
+    assert sorted(path.name for path in command.folder.glob("[!.]*")) == FILES
 
 
 def test_formats_and_licence_are_taken_from_the_command_line(checkpoint: Path, tmp_path: Path) -> None:
     main(["export", "--ckpt_path", str(checkpoint), "--output_dir", "out", "--formats", "py", "--licence", "mit"])
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["README.md", "network.pt", "network.py"]
+    assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == ["README.md", "network.pt", "network.py"]
     front, body = parts(tmp_path / "out" / "README.md")
     assert front["license"] == "mit"
     assert "onnx" not in front["tags"]
@@ -118,7 +119,7 @@ def test_without_the_onnx_packages_the_others_are_written(
     assert left_out.startswith("network.onnx is left out")
     assert len(others) == 3
     names = ["README.md", "network.pt", "network.pt2", "network.py"]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+    assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == names
     assert "onnx" not in (tmp_path / "out" / "README.md").read_text()
     # asked for by name, it is an error before anything is written
     with pytest.raises(SystemExit, match=r"MissingDependencyError: Cannot import onnx,.*lightning_nas\[onnx\]"):
@@ -250,3 +251,28 @@ def test_impossible_figures_are_refused_before_anything_is_written(
     with pytest.raises(ConfigError, match=next(iter(figures))):
         export_checkpoint(checkpoint, tmp_path / "out", formats=["py"], figures=figures)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_export_has_its_folder_for_itself(checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    with locked(folder), pytest.raises(SystemExit, match="ConfigError: Another run is writing to .*out"):
+        main(["export", "--ckpt_path", str(checkpoint), "--output_dir", str(folder), "--formats", "py"])
+    left = folder / f".network.py.{'0' * 16}.part"  # by an export that was killed
+    left.touch()
+    main(["export", "--ckpt_path", str(checkpoint), "--output_dir", str(folder), "--formats", "py"])
+    assert not left.exists()
+    with locked(folder):  # it was released
+        pass
+
+
+def test_files_that_appear_while_a_checkpoint_is_read_are_not_replaced(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(path: Path) -> Any:
+        (tmp_path / "README.md").write_text("mine")
+        return trained_network(path)
+
+    monkeypatch.setattr("lightning_nas.cli.commands.trained_network", read)
+    with pytest.raises(ConfigError, match=r"has README\.md, which the export would replace"):
+        export_checkpoint(checkpoint, tmp_path, formats=["py"], overwrite=False)
+    assert (tmp_path / "README.md").read_text() == "mine"
