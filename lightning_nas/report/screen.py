@@ -50,4 +50,5 @@ def _fidelity_rows(fidelity: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("its 95% interval", f"{number(low)} to {number(high)}"),
         ("regret of its first choice", f"{number(fidelity['regret_points'])} points"),
         ("architectures ranked", f"{fidelity['architectures']}{few}"),
+        *([("architectures not evaluated", f"{failed}")] if (failed := fidelity.get("failed")) else []),
     ]

@@ -9,9 +9,10 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_nas.architecture import Architecture
+from lightning_nas.checks import at_least
 from lightning_nas.data.architectures import ArchitecturesDataModule
 from lightning_nas.errors import CheckpointError, ConfigError, FidelityError, TrainingError
-from lightning_nas.evaluation.base import Evaluator
+from lightning_nas.evaluation.base import Evaluator, evaluate_each
 from lightning_nas.files.artifacts import read_json, write_json
 from lightning_nas.metrics.ranking import bootstrap_interval, kendall_tau, regret
 from lightning_nas.tasks.base import Task
@@ -30,10 +31,13 @@ class FidelityTask(Task):
     A training step evaluates one architecture of ``ArchitecturesDataModule`` in float32; one epoch covers all of them.
     Checkpoints hold the results so far. At the end ``fidelity.json`` holds every evaluation, Kendall's tau-b with its
     95 % bootstrap interval over the architectures, and the regret: how much less accurate the proxy's first choice is
-    than the best of the architectures. The reference should train on other images than those that the proxy is scored
+    than the best of the architectures. An architecture whose evaluation fails on either side is left out, and listed
+    with the reason. The reference should train on other images than those that the proxy is scored
     on: give the data of both the same ``validation_fraction``.
 
     Attributes:
+        results: The evaluations so far.
+        failures: The architectures that could not be evaluated, with ``evaluator`` and ``reason``.
         inputs: Files that the run reads, by kind of artifact.
         outputs: Files that the run has written, by kind of artifact.
 
@@ -47,9 +51,11 @@ class FidelityTask(Task):
         write_to: Path of a ``proxy.safetensors``; the ``proxy.json`` beside it also gets the result, as ``fidelity``.
             Null leaves this out.
         output_dir: Folder for ``fidelity.json``; by default that of the run's logger.
+        max_failures: Number of architectures whose evaluation may fail, at least 0, before the run ends with an error.
+            The default forgives single failures and soon ends a run whose evaluators cannot work.
 
     Raises:
-        ConfigError: ``stop`` is set without ``threshold``.
+        ConfigError: ``stop`` is set without ``threshold``, or ``max_failures`` is less than 0.
 
     Example:
         ```yaml
@@ -81,8 +87,10 @@ class FidelityTask(Task):
         stop: bool = False,
         write_to: str | None = None,
         output_dir: str | None = None,
+        max_failures: int = 10,
     ) -> None:
         super().__init__()
+        at_least(0, max_failures=max_failures)
         if stop and threshold is None:
             raise ConfigError("stop needs a threshold. Set --model.threshold, such as 0.2, or leave stop out.")
         self.proxy = proxy
@@ -92,7 +100,9 @@ class FidelityTask(Task):
         self.stop = stop
         self.write_to = None if write_to is None else Path(write_to)
         self.output_dir = output_dir
+        self.max_failures = max_failures
         self.results: list[dict[str, Any]] = []
+        self.failures: list[dict[str, str]] = []
         files = [] if self.write_to is None else [self.write_to, self.write_to.with_suffix(".json")]
         self.inputs = {"proxy": files} if files else {}
         self.outputs: dict[str, list[Path]] = {}
@@ -134,7 +144,7 @@ class FidelityTask(Task):
             )
         if self.write_to is not None:
             self._proxy_info(self.write_to)
-        self.results = []
+        self.results, self.failures = [], []
         for evaluator in (self.proxy, self.reference):
             evaluator.to(trainer.strategy.root_device)
 
@@ -152,10 +162,20 @@ class FidelityTask(Task):
     # -- one architecture ---------------------------------------------------------------------------------------------
 
     def training_step(self, batch: Architecture, batch_idx: int) -> None:
-        """Evaluate one architecture on the proxy and by the reference."""
+        """Evaluate one architecture on the proxy and by the reference.
+
+        Raises:
+            TrainingError: More than ``max_failures`` architectures could not be evaluated.
+        """
         row: dict[str, Any] = {"architecture": self._data.space.text(batch)}
-        row["proxy"], row["proxy_seconds"] = self._measured("proxy", self.proxy, batch, self.objective)
-        row["truth"], row["truth_seconds"] = self._measured("reference", self.reference, batch, "accuracy")
+        try:
+            row["proxy"], row["proxy_seconds"] = self._measured("proxy", self.proxy, batch, self.objective)
+            row["truth"], row["truth_seconds"] = self._measured("reference", self.reference, batch, "accuracy")
+        except _FailedError as error:
+            self.failures.append({**error.failure, "architecture": row["architecture"]})
+            if len(self.failures) > self.max_failures:
+                raise TrainingError(f"{self._failed()} Fix it, or raise max_failures.") from None
+            return
         self.results.append(row)
         values = {"proxy": row["proxy"], "truth": row["truth"]}
         if len(self.results) > 1:
@@ -166,15 +186,17 @@ class FidelityTask(Task):
     def _measured(
         self, name: str, evaluator: Evaluator, architecture: Architecture, objective: str
     ) -> tuple[float, float]:
-        """An objective of an architecture, and the seconds that its evaluation took."""
+        """An objective of an architecture, and the seconds that its evaluation took.
+
+        Raises:
+            _FailedError: The evaluation has failed.
+            ConfigError: It doesn't give the objective.
+        """
         start = time.perf_counter()
         with torch.autocast(self.device.type, enabled=False):  # short trainings do not scale gradients
-            (found,) = evaluator.evaluate([architecture])
+            (found,) = evaluate_each(evaluator, [architecture])
         if found.failure is not None:
-            raise TrainingError(
-                f"{name} ({type(evaluator).__name__}) cannot evaluate {self._data.space.text(architecture)}: "
-                f"{found.failure}"
-            )
+            raise _FailedError(name, evaluator, found.failure)
         if objective not in found.objectives:
             raise ConfigError(
                 f"{name} ({type(evaluator).__name__}) gives {sorted(found.objectives)}, not {objective!r}. "
@@ -182,11 +204,17 @@ class FidelityTask(Task):
             )
         value, seconds = float(found.objectives[objective]), time.perf_counter() - start
         if not math.isfinite(value):
-            raise TrainingError(
-                f"{name} ({type(evaluator).__name__}) gives {self._data.space.text(architecture)} the {objective} "
-                f"{value}; a finite number was expected. Lower its learning rate, or leave out what makes it diverge."
-            )
+            raise _FailedError(name, evaluator, f"The {objective} is {value}; a finite number was expected.")
         return value, seconds
+
+    def _failed(self) -> str:
+        """How many evaluations failed, and the last one."""
+        last = self.failures[-1]
+        return (
+            f"{len(self.failures)} of {len(self.failures) + len(self.results)} evaluations failed (max_failures is "
+            f"{self.max_failures}). The last one was of {last['architecture']:.300} by the {last['evaluator']}: "
+            f"{last['reason']}"
+        )
 
     def _rankings(self) -> tuple[list[float], list[float]]:
         """The results of the proxy and of the reference; higher is better in both."""
@@ -214,6 +242,7 @@ class FidelityTask(Task):
             "best_truth": max(target),
             "mean_truth": sum(target) / len(target),
             "architectures": len(target),
+            "failed": len(self.failures),
             "informative_only": len(target) < INFORMATIVE,
             "objective": self.objective,
             "threshold": self.threshold,
@@ -229,10 +258,15 @@ class FidelityTask(Task):
 
         Raises:
             FidelityError: Tau is below the threshold or undefined, and ``stop`` is set.
+            TrainingError: So many evaluations failed that there is nothing to rank.
         """
+        if self.failures:
+            if len(self.results) < 2:
+                raise TrainingError(f"{self._failed()} There is nothing to rank. Fix it.")
+            rank_zero_warn(self._failed())
         found = self.found()
         folder = output_folder(self.trainer, self.output_dir)
-        path = write_json(folder / "fidelity.json", {**found, "results": self.results})
+        path = write_json(folder / "fidelity.json", {**found, "results": self.results, "failures": self.failures})
         self.outputs = {"fidelity": [path]}
         if self.write_to is not None:
             content = {**self._proxy_info(self.write_to), "fidelity": found}
@@ -261,6 +295,7 @@ class FidelityTask(Task):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the results so far, and the state of the evaluators."""
         checkpoint["results"] = [dict(row) for row in self.results]
+        checkpoint["failures"] = [dict(row) for row in self.failures]
         checkpoint["evaluators"] = [self.proxy.state_dict(), self.reference.state_dict()]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -270,15 +305,30 @@ class FidelityTask(Task):
             CheckpointError: The results are of other architectures.
         """
         self.results = [dict(row) for row in kept(self, checkpoint, "results")]
+        self.failures = [dict(row) for row in checkpoint.get("failures", [])]
         for evaluator, state in zip((self.proxy, self.reference), checkpoint["evaluators"], strict=True):
             evaluator.load_state_dict(state)
-        made = [row["architecture"] for row in self.results]
-        mine = [self._data.space.text(a) for a in self._data.architectures[: len(made)]]
-        if made != mine:
+        made, failed = ([row["architecture"] for row in rows] for rows in (self.results, self.failures))
+        mine = [self._data.space.text(a) for a in self._data.architectures[: len(made) + len(failed)]]
+        if made != [each for each in mine if each not in failed] or not set(failed) <= set(mine):
             raise CheckpointError(
                 f"The checkpoint has results of {len(made)} architectures, which are not the first ones of this run. "
                 "Use the space, count and seed that it was made with, or start a new run without --ckpt_path."
             )
+
+
+class _FailedError(Exception):
+    """An evaluation has failed.
+
+    Args:
+        name: Which of the two it is.
+        evaluator: The evaluator.
+        reason: Why it failed.
+    """
+
+    def __init__(self, name: str, evaluator: Evaluator, reason: str) -> None:
+        super().__init__(reason)
+        self.failure = {"evaluator": f"{name} ({type(evaluator).__name__})", "reason": reason}
 
 
 def _json(value: float) -> float | None:

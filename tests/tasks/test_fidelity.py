@@ -33,6 +33,8 @@ from lightning_nas.tasks.fidelity import FidelityTask
 from tests.helpers import started
 
 HERE = "tests.tasks.test_fidelity"
+OTHERS = ("schema", "lightning_nas", "results", "failures")
+"""Keys of ``fidelity.json`` that ``proxy.json`` doesn't get."""
 DIGITS = {"class_path": "lightning_nas.data.images.DigitsDataModule"}
 
 
@@ -56,7 +58,7 @@ class Known(Evaluator):
     def evaluate(self, architectures: Sequence[Architecture]) -> list[Evaluation]:
         self.calls += 1
         if self.calls == self.fail_at:
-            raise RuntimeError("the power is gone")
+            raise DataError("the disk is gone")  # not of this evaluation alone
         return [Evaluation({self.objective: self.values[a.choices.count(3)]}) for a in architectures]
 
 
@@ -183,7 +185,7 @@ def test_the_result_is_put_into_the_proxy_and_all_else_stays() -> None:
     task = fit(write_to=str(path), threshold=0.5)
     after = json.loads(Path("proxy.json").read_text())
     found = written()
-    assert after.pop("fidelity") == {k: v for k, v in found.items() if k not in ("schema", "lightning_nas", "results")}
+    assert after.pop("fidelity") == {k: v for k, v in found.items() if k not in OTHERS}
     assert after == before
     assert found["passed"] is True
     assert Proxy.load(path).info["fidelity"]["kendall_tau"] == found["kendall_tau"]
@@ -245,11 +247,11 @@ def test_a_run_that_fails_in_the_middle_goes_on_and_ends_as_an_uninterrupted_one
         def failing(self: ShortTraining, architectures: Sequence[Architecture]) -> list[Evaluation]:
             calls.append(1)
             if len(calls) == 6:  # the reference, for the third
-                raise RuntimeError("the power is gone")
+                raise DataError("the disk is gone")  # not of this evaluation alone
             return evaluate(self, architectures)
 
         patch.setattr(ShortTraining, "evaluate", failing)
-        with pytest.raises(RuntimeError, match="the power is gone"):
+        with pytest.raises(DataError, match="the disk is gone"):
             fit("--preemption.every_n_batches", "1", **{**model, "output_dir": "second"}, count=4)
         assert not Path("second/fidelity.json").exists()
         fit("--ckpt_path", "kept/last.ckpt", **{**model, "output_dir": "second"}, count=4)
@@ -294,8 +296,48 @@ def test_what_cannot_work_is_said_before_anything_is_evaluated(monkeypatch: pyte
         fit(**broken)
 
 
-def test_a_value_that_is_not_finite_is_named_with_its_architecture() -> None:
-    with pytest.raises(TrainingError, match=r"reference \(Known\) gives \|.*\| the accuracy nan"):
+class Failing(Known):
+    """Fails in three ways at some of its calls."""
+
+    def evaluate(self, architectures: Sequence[Architecture]) -> list[Evaluation]:
+        (found,) = super().evaluate(architectures)
+        if self.calls == 2:
+            raise RuntimeError("out of\nmemory")
+        if self.calls == 3:
+            return [Evaluation.failed("a worker is lost")]
+        return [Evaluation({self.objective: float("nan")}) if self.calls == 5 else found]
+
+
+FAILING = {"class_path": f"{HERE}.Failing", "init_args": {"values": [0.0] * 7}}
+
+
+@pytest.mark.parametrize("side", ["proxy", "reference"])
+def test_failed_evaluations_are_left_out_with_their_reasons(side: str) -> None:
+    with pytest.warns(UserWarning, match=r"3 of 8 evaluations failed .*: The accuracy is nan; a finite"):
+        task = fit("--preemption.every_n_batches", "1", count=8, **{side: FAILING})
+    found = written()
+    assert (found["architectures"], found["failed"], len(found["results"])) == (5, 3, 5)
+    assert [each["reason"] for each in found["failures"]] == [
+        "RuntimeError: out of memory",
+        "a worker is lost",
+        "The accuracy is nan; a finite number was expected.",
+    ]
+    assert {each["evaluator"] for each in found["failures"]} == {f"{side} (Failing)"}
+    assert len({each["architecture"] for each in (*found["results"], *found["failures"])}) == 8
+    assert task.trainer.global_step == 8
+    # a run that goes on knows them
+    with pytest.warns(UserWarning, match="3 of 8 evaluations failed"):
+        again = fit("--ckpt_path", "kept/last.ckpt", count=8, **{side: FAILING})
+    assert again.failures == found["failures"]
+
+
+def test_a_run_ends_after_too_many_failures() -> None:
+    said = r"2 of 3 evaluations failed \(max_failures is 1\)\. The last one was of \|.*\| by the proxy \(Failing\): a w"
+    with pytest.raises(TrainingError, match=said):
+        fit(proxy=FAILING, max_failures=1)
+    with pytest.raises(ConfigError, match="max_failures is -1"):
+        FidelityTask(Known(), Known(), max_failures=-1)
+    with pytest.raises(TrainingError, match=r"6 of 6 evaluations failed .* is nan; .* There is nothing to rank"):
         fit(reference=known(values=[float("nan")] * 7))
 
 
