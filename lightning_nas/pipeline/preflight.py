@@ -52,6 +52,7 @@ def check_needs(stages: Mapping[str, Stage], parsed: Mapping[str, Namespace], ru
             validates = _check_data(data, trainer, stage.test, promised) and config.trainer.limit_val_batches != 0
             _check_trainer(_class(config.model.class_path), config.trainer.precision, trainer.world_size)
             _check_monitors(config, validates)
+            _check_arguments(config, data, promised)
             _check_evaluators(config.model.init_args, promised)
             promised |= _check_scheme(data, config.model.init_args)
             _check_writes(name, config, writers)
@@ -164,6 +165,13 @@ def _check_monitors(config: Namespace, validates: bool) -> None:
     for kind, arguments in callbacks:
         if monitor := arguments.get("monitor"):
             check_monitor(kind.__name__, monitor, metrics, validates)
+
+
+def _check_arguments(config: Namespace, data: Any, promised: Promised) -> None:
+    """Refuse arguments of a task that do not fit its data, as far as these are known."""
+    task = _class(config.model.class_path)
+    if issubclass(task, Task) and _keep_promise(data, promised):
+        task.check_arguments(config.model.init_args.as_dict(), data)
 
 
 def _check_writes(name: str, config: Namespace, writers: dict[Path, str]) -> None:

@@ -51,6 +51,18 @@ class Task(LightningModule):
         """
         return tuple(getattr(cls, "metrics_logged", ()))
 
+    @classmethod
+    def check_arguments(cls, arguments: Mapping[str, Any], data: Any) -> None:
+        """Refuse arguments that do not fit the data, before the task is made and the data are read.
+
+        Args:
+            arguments: Arguments of the task as in a configuration.
+            data: Data module of the task.
+
+        Raises:
+            ConfigError: An argument does not fit.
+        """
+
     @property
     def trains(self) -> bool:
         """Whether the trainer steps an optimizer."""

@@ -1,5 +1,6 @@
 """Bi-level differentiable search."""
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from lightning_nas.spaces.base import DifferentiableSpace
 from lightning_nas.spaces.convert import inherit_optimizer
 from lightning_nas.spaces.supernet import Supernet
 from lightning_nas.tasks.base import MIXED, Task, check_alone
-from lightning_nas.tasks.class_weights import ClassWeights, check_class_weights, make_class_weights
+from lightning_nas.tasks.class_weights import ClassWeights, check_class_weights, check_weights_for, make_class_weights
 from lightning_nas.tasks.common import (
     Batch,
     EpochMeans,
@@ -193,6 +194,11 @@ class BilevelTask(Task):
         self.means = EpochMeans()
         self.found: Architecture | None = None
         self.outputs: dict[str, list[Path]] = {}
+
+    @classmethod
+    def check_arguments(cls, arguments: Mapping[str, Any], data: Any) -> None:
+        """Refuse class weights that do not fit the data; see ``Task.check_arguments``."""
+        check_weights_for(arguments.get("class_weights"), data)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(batch, classes)`` of the supernet with its present factors."""

@@ -41,6 +41,33 @@ def check_class_weights(weights: ClassWeights | None, num_classes: int) -> None:
             raise ConfigError(f"class_weights[{index}] is {weight}; it must be finite.")
 
 
+def check_weights_for(weights: ClassWeights | None, data: Any) -> None:
+    """Refuse class weights that do not fit a data module, without reading its images.
+
+    Args:
+        weights: The weights; None for a loss without them.
+        data: The data module.
+
+    Raises:
+        ConfigError: They do not fit the number of classes, or are to be balanced by labels that are not counted.
+    """
+    if weights == "balanced":
+        _check_counts(data)
+    elif weights is not None and (classes := listed_classes(data)) is not None:
+        check_class_weights(weights, classes)
+
+
+def listed_classes(data: Any) -> int | None:
+    """Number of classes of a data module, without reading its images; None if it does not say.
+
+    Args:
+        data: The data module.
+    """
+    if hasattr(data, "list_parts"):
+        return len(data.list_parts()[0].class_names)
+    return getattr(data, "num_classes", None)
+
+
 def make_class_weights(weights: ClassWeights | None, task: LightningModule, num_classes: int) -> Tensor | None:
     """Make the tensor of the class weights at the start of a training.
 
@@ -72,11 +99,7 @@ def make_class_weights(weights: ClassWeights | None, task: LightningModule, num_
 def _counts(task: LightningModule, num_classes: int) -> Tensor:
     """Number of training images of every class, by the data module."""
     data: Any = getattr(task.trainer, "datamodule", None)
-    if not hasattr(data, "class_counts"):
-        raise ConfigError(
-            f"class_weights is 'balanced', but {type(data).__name__} does not count its training labels: it has no "
-            "method class_counts, which returns one number per class. Add it, or give class_weights as a list."
-        )
+    _check_counts(data)
     counts = torch.as_tensor(data.class_counts(), device="cpu")
     missing = [index for index, count in enumerate(counts.tolist()) if not count > 0]
     if counts.shape != (num_classes,) or missing:
@@ -86,3 +109,11 @@ def _counts(task: LightningModule, num_classes: int) -> Tensor:
             "class_weights as a list."
         )
     return counts
+
+
+def _check_counts(data: Any) -> None:
+    if not hasattr(data, "class_counts"):
+        raise ConfigError(
+            f"class_weights is 'balanced', but {type(data).__name__} does not count its training labels: it has no "
+            "method class_counts, which returns one number per class. Add it, or give class_weights as a list."
+        )

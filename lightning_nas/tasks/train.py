@@ -20,7 +20,13 @@ from lightning_nas.files.checkpoints import local_path
 from lightning_nas.spaces.artifact import build_space, load_architecture
 from lightning_nas.spaces.published import as_text, is_published, parse_published
 from lightning_nas.tasks.base import MIXED, Task
-from lightning_nas.tasks.class_weights import ClassWeights, check_class_weights, make_class_weights
+from lightning_nas.tasks.class_weights import (
+    ClassWeights,
+    check_class_weights,
+    check_weights_for,
+    listed_classes,
+    make_class_weights,
+)
 from lightning_nas.tasks.common import EpochMeans, check_labels, check_sizes, check_state
 from lightning_nas.tasks.initial_weights import load_initial_weights
 from lightning_nas.tasks.optimization import configure
@@ -216,6 +222,14 @@ class TrainTask(Task):
         """
         own = check_metrics(arguments.get("metrics") or {}, _NAMES)
         return (*cls.metrics_logged, *(f"val/{name}" for name in own))
+
+    @classmethod
+    def check_arguments(cls, arguments: Mapping[str, Any], data: Any) -> None:
+        """Refuse class weights and metrics that do not fit the data; see ``Task.check_arguments``."""
+        check_weights_for(arguments.get("class_weights"), data)
+        metrics = arguments.get("metrics")
+        if metrics and (classes := listed_classes(data)) is not None:
+            make_metrics(metrics, classes, _NAMES)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the logits ``(batch, classes)``."""

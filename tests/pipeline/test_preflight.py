@@ -104,6 +104,16 @@ def test_metrics_of_the_users_own_are_known_before_they_are_made(root: dict[str,
     refused(quick / "other", "ConfigError: Stage train: metrics.f1 is 'torchmetrics.Nothing'", **monitored | wrong)
 
 
+def test_weights_and_metrics_that_do_not_fit_a_later_stages_classes(root: dict[str, Any], quick: Path) -> None:
+    weights = {"stages__train__model__init_args__class_weights": "[1.0, 2.0, 3.0]"}
+    refused(quick / "run", "ConfigError: Stage train: class_weights has 3 values for 2 classes", **root | weights)
+    weights = {"stages__search__model__init_args__class_weights": "[1.0]"}  # on a proxy that is not there yet
+    refused(quick / "run", "ConfigError: Stage search: class_weights has 1 values for 2 classes", **root | weights)
+    starts(quick / "run", **root, stages__train__model__init_args__class_weights="balanced")
+    metric = {"stages__train__model__init_args__metrics": "{matrix: torchmetrics.ConfusionMatrix}"}
+    refused(quick / "other", r"Stage train: metrics.matrix, .* a tensor of shape \(2, 2\)", **root | metric)
+
+
 def test_a_trainer_that_a_later_stage_cannot_follow(root: dict[str, Any], quick: Path) -> None:
     said = "ConfigError: Stage fidelity: There are 2 processes; FidelityTask runs in one"
     refused(quick / "run", said, **root, stages__fidelity__trainer__devices=2)

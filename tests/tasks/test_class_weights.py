@@ -12,6 +12,7 @@ from lightning_nas.data.images import ArrayDataModule
 from lightning_nas.distill.data_module import SoftImageSet
 from lightning_nas.errors import ConfigError
 from lightning_nas.tasks.bilevel import BilevelTask
+from lightning_nas.tasks.train import TrainTask
 from tests.helpers import quiet_trainer
 from tests.tasks.test_bilevel import make as make_search
 from tests.tasks.test_train import Stripes, make
@@ -112,6 +113,8 @@ def test_weights_that_do_not_fit_are_refused(given: Any, text: str, tmp_path: Pa
 
 
 def test_labels_that_are_not_counted_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Stripes does not count its training labels"):
+        TrainTask.check_arguments({"class_weights": "balanced"}, Stripes())
     with pytest.raises(ConfigError, match="Stripes does not count its training labels"):
         quiet_trainer(max_epochs=1).fit(make(class_weights="balanced"), datamodule=Stripes())
 
