@@ -121,6 +121,14 @@ class SearchSpace(ABC):
             DataError: The images are too small.
         """
 
+    @property
+    def least_cells(self) -> int:
+        """Smallest number of cells of a network on which every choice of an architecture has an effect; 1 by default.
+
+        A network with fewer says nothing about some of the choices.
+        """
+        return 1
+
     @abstractmethod
     def graphs(self, architecture: Architecture) -> list[Graph]:
         """Return the cells as graphs for drawing.

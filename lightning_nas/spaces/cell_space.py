@@ -15,11 +15,14 @@ from lightning_nas.errors import ArchitectureError, ConfigError
 from lightning_nas.files.classes import class_path
 from lightning_nas.spaces.attention import Attention
 from lightning_nas.spaces.base import AllowedNames, DifferentiableSpace, Graph
-from lightning_nas.spaces.cells import CellGraph, CellNetwork, Stack
+from lightning_nas.spaces.cells import CellGraph, CellNetwork, Place, Stack
 from lightning_nas.spaces.operations import BUILT_IN, Operation, find_operations, operation_argument
 from lightning_nas.spaces.per_edge import PerEdgeSupernet
 from lightning_nas.spaces.rebuildable import PlainForm, frozen
 from lightning_nas.spaces.supernet import Supernet
+
+MOST_CELLS = 20
+"""Largest number of cells among which ``CellSpace.least_cells`` looks."""
 
 
 class CellSpace(DifferentiableSpace):
@@ -140,6 +143,25 @@ class CellSpace(DifferentiableSpace):
     def inputs_kept(self) -> int | None:
         """See ``DifferentiableSpace.inputs_kept``."""
         return self._inputs_kept
+
+    @cached_property
+    def least_cells(self) -> int:
+        """Smallest number of cells with which a network has every cell type; see ``SearchSpace.least_cells``.
+
+        Raises:
+            ConfigError: The stack has no place for a cell type, with up to ``MOST_CELLS`` cells.
+        """
+        for cells in range(1, MOST_CELLS + 1):
+            with torch.random.fork_rng(devices=[]):  # the modules draw their weights
+                layers = self.stack.layers(
+                    self.graph, channels_in=3, num_classes=2, channels=self.channels, cells=cells, affine=False
+                )
+            if {part.cell_type for part in layers.body if isinstance(part, Place)} >= set(self.cell_types):
+                return cells
+        raise ConfigError(
+            f"{type(self.stack).__name__} with up to {MOST_CELLS} cells lacks some of the cell types "
+            f"{list(self.cell_types)}. Give the space only cell types that its stack has places for."
+        )
 
     def _kept(self, node: int) -> int:
         """Number of edges that a node of an architecture keeps."""

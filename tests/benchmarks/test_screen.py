@@ -66,7 +66,7 @@ def test_the_darts_space_has_the_accuracies_of_trainings(
         for cell, accuracy in ((space.largest(), 80.0), (space.largest(), 90.0), (small, 50.0))
     ]
     truth = write_json(tmp_path / "truth.json", {"recipe": {}, "rows": rows})
-    darts = [*given, "--space=darts", f"--truth={truth}", "--cells=3"]
+    darts = [*given, "--space=darts", f"--truth={truth}"]
     main([*darts, "--tau=1", "--resamples=3"])
     assert last(capsys)["tau"]["all"]["parameters"][0] == 1  # type: ignore[index]
     main([*darts, "--seeds=1", "--initial=1", "--screen_rounds=0", "--scores", "parameters", "macs"])

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_nas.architecture import Architecture
+from lightning_nas.architecture import Architecture, SpaceSpec
 from lightning_nas.checks import at_least
 from lightning_nas.data.base import ImageDataModule
 from lightning_nas.data.splits import derived_seed
@@ -47,13 +47,15 @@ class ZeroCost(Evaluator):
             random labels if null.
         images: Number of images, at least 2 (32 give the ranks of more images).
         channels: Channels of the network's first cell.
-        cells: Cells of the network, as the space counts them.
+        cells: Cells of the network, as the space counts them; null, the default, takes the fewest with which every
+            choice has an effect (1 per stage in NAS-Bench-201, 3 in the DARTS space). Fewer are refused.
         image_size: Side of the noise images; the data have their own.
         num_classes: Number of classes of the noise images; the data have their own.
         seed: Seed of the weights, of the choice of images, and of what scores draw.
 
     Raises:
-        ConfigError: A number is out of its range, or two scores have one name.
+        ConfigError: A number is out of its range, or two scores have one name; when scoring, ``cells`` is too small
+            for the space.
 
     Example:
         ```yaml
@@ -81,7 +83,7 @@ class ZeroCost(Evaluator):
         data: ImageDataModule | None = None,
         images: int = 32,
         channels: int = 8,
-        cells: int = 1,
+        cells: int | None = None,
         image_size: int = 16,
         num_classes: int = 10,
         seed: int = 0,
@@ -101,6 +103,7 @@ class ZeroCost(Evaluator):
         self.seed = seed
         self.version = 0
         self._known: dict[Architecture, list[float]] = {}
+        self._least: dict[SpaceSpec, int] = {}  # counting cells builds networks, which takes longer than some scores
         self._batch: tuple[Tensor, Tensor] | None = None
 
     def prepare_data(self) -> None:
@@ -156,14 +159,23 @@ class ZeroCost(Evaluator):
     def _score(self, architecture: Architecture) -> list[float]:
         images, labels = self.batch
         classes = self.data.num_classes if self.data is not None else self.num_classes
+        space = build_space(architecture.space)
+        if architecture.space not in self._least:
+            self._least[architecture.space] = space.least_cells
+        least = self._least[architecture.space]
+        if self.cells is not None and self.cells < least:
+            raise ConfigError(
+                f"cells is {self.cells}, but a network of {type(space).__name__} with fewer than {least} cells does "
+                f"not depend on every choice. Set cells to {least} or more, or to null."
+            )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            network = build_space(architecture.space).network(
+            network = space.network(
                 architecture,
                 num_classes=classes,
                 image_shape=tuple(images.shape[1:]),
                 channels=self.channels,
-                cells=self.cells,
+                cells=least if self.cells is None else self.cells,
             )
         probe = Probe(network, images, labels, classes, self.seed)
         values = [score.score(probe) for score in self.scores]

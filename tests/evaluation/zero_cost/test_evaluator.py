@@ -7,7 +7,7 @@ from lightning_nas.data import DigitsDataModule
 from lightning_nas.errors import ConfigError
 from lightning_nas.evaluation import ZeroCost
 from lightning_nas.evaluation.zero_cost import MultiplyAccumulates, Parameters, ShortestPath, SynFlow
-from lightning_nas.spaces import NASBench201Space
+from lightning_nas.spaces import DARTSSpace, NASBench101Space, NASBench201Space
 from lightning_nas.strategies import QueryHistory, Screen
 
 SPACE = NASBench201Space()
@@ -102,3 +102,20 @@ def test_wrong_arguments_are_named() -> None:
         ZeroCost([SynFlow(), SynFlow()])
     with pytest.raises(ConfigError, match="parents is 0"):
         Screen(parents=0)
+
+
+def test_networks_depend_on_every_choice() -> None:
+    """With one cell, a network of the DARTS space has no normal cell, and all normal cells would score alike."""
+    space = DARTSSpace()
+    assert [each.least_cells for each in (SPACE, NASBench101Space(), space)] == [1, 1, 3]
+    sizes = []
+    for name in ("skip_connect", "sep_conv_3x3"):
+        operation = space.operations.index(name)
+        normal, reduce = [0, operation, 1, operation] * 4, [0, 3, 1, 3] * 4
+        for choices in (normal + reduce, reduce + normal):
+            (found,) = ZeroCost([Parameters()], channels=4).evaluate([space.architecture(choices)])
+            sizes.append(found.objectives["parameters"])
+    assert sizes[0] != sizes[2]  # the normal cells differ
+    assert sizes[1] != sizes[3]
+    with pytest.raises(ConfigError, match="cells is 2, but a network of DARTSSpace with fewer than 3 cells"):
+        ZeroCost([Parameters()], cells=2).evaluate([space.largest()])
