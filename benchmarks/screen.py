@@ -274,7 +274,7 @@ def arguments_of(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--cap", type=float, help="quantile of the number of parameters that cells may have at most")
     parser.add_argument("--data", default=os.environ.get("LIGHTNING_NAS_DATA"), help="folder of the tables")
     parser.add_argument("--truth", type=Path, help="file of benchmarks.darts_truth, for the space darts")
-    parser.add_argument("--cells", type=int, help="cells of the scored networks (default: the fewest that show all choices)")
+    parser.add_argument("--cells", type=int, help="cells of the scored networks (default: as ZeroCost)")
     parser.add_argument("--scores", nargs="+", choices=[each.name for each in SCORES], help="scores to combine")
     parser.add_argument("--initial", type=int, default=250, help="random cells of the screen")
     parser.add_argument("--parents", type=int, default=8, help="cells whose neighbours are looked at")
