@@ -3,7 +3,7 @@
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -157,7 +157,7 @@ def _stays_in_run(state: Any, origin: str) -> bool:
 
     Lightning deletes what the state of ``ModelCheckpoint`` names: local paths inside the folder of its checkpoints, and
     URLs anywhere, folders with everything in them. A path may therefore be a URL only beside the checkpoint itself, and
-    what may be deleted must have the name of a checkpoint.
+    what may be deleted must have the name of a checkpoint, and not be a folder.
 
     Args:
         state: The state of a callback.
@@ -171,8 +171,15 @@ def _stays_in_run(state: Any, origin: str) -> bool:
     deleted = [*models, *(paths[key] for key in _DELETED if paths.get(key))]
     folder = origin.rpartition("/")[0]
     return all(_stays_local(path) or _is_beside(path, folder) for path in [*paths.values(), *models]) and all(
-        path.endswith(_SUFFIX) for path in deleted
+        path.endswith(_SUFFIX) and not _is_folder(path) for path in deleted
     )
+
+
+def _is_folder(path: str) -> bool:
+    """Whether a path is that of a folder on this machine."""
+    with suppress(OSError, ValueError):  # it cannot be that of anything
+        return Path(path).is_dir()
+    return False
 
 
 def _stays_local(path: str) -> bool:

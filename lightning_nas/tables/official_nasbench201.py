@@ -8,7 +8,7 @@ import struct
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
-from io import BytesIO
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lightning_nas.errors import DataError, NASError
+from lightning_nas.files.pickles import check_keys
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.tables.official import check_digest, opened, write_table
 
@@ -34,6 +35,9 @@ SETS = {
 
 _LARGEST = 2**28
 """Size in bytes of the largest unpacked file of a cell that is read."""
+
+_OLD_PICKLES = 5
+"""Number of pickles at the beginning of a file that torch wrote before its version 1.6."""
 
 _DIGITS = re.compile(r"-([0-9a-f]{5,6})\.pth")
 _REPAIR = "Download NAS-Bench-201-v1_1-096897.pth, or NATS-tss-v1_0-3ffb9-simple.tar and unpack it, again."
@@ -135,6 +139,7 @@ def _file(path: Path, check: bool) -> tuple[list[str], Iterator[Any]]:
     with opened(path, "file") as file:
         try:
             _check_archive(file, path.stat().st_size)
+            _check_pickles(path)
             with torch.serialization.safe_globals(_numpy_types()):
                 content = torch.load(file, map_location="cpu", weights_only=True)
         except _UNREADABLE as error:
@@ -160,6 +165,24 @@ def _check_archive(file: IO[bytes], size: int) -> None:
     file.seek(0)
 
 
+def _check_pickles(path: Path) -> None:
+    """Refuse keys that would take endless time to hash.
+
+    Raises:
+        ValueError: There are such keys, or the file has no pickles.
+    """
+    with path.open("rb") as file:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                for member in archive.infolist():
+                    if member.filename.lower().endswith(".pkl"):
+                        check_keys(BufferedReader(archive.open(member)))  # type: ignore[type-var]  # it has what is used
+            return
+        file.seek(0)
+        for _ in range(_OLD_PICKLES):
+            check_keys(file)
+
+
 def _listed(content: Any, path: Path) -> list[str]:
     """The names of all cells in their published order."""
     names = content.get("meta_archs") if isinstance(content, dict) else None
@@ -183,6 +206,7 @@ def _unpacked(path: Path) -> Any:
             data = file.read(_LARGEST + 1)
         if len(data) > _LARGEST:
             raise ValueError(f"more than {_LARGEST} bytes")
+        check_keys(data)
         return _Plain(BytesIO(data)).load()
     except _UNREADABLE as error:
         raise DataError(f"{path} cannot be read ({type(error).__name__}: {error!s:.300}). {_REPAIR}") from None

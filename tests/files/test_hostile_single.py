@@ -398,3 +398,18 @@ def test_files_that_only_are_called_images() -> None:
         Image.new("RGB", (4, 4)).save(f"root/{name}/x.png", "EPS")  # whose reader starts a program
     with pytest.raises(DataError, match=r"root/a/x\.png is not a complete image \(cannot identify"):
         FolderSet("root", 4)[0]
+
+
+@pytest.mark.parametrize("key", ["best_model_path", "kth_best_model_path", "last_model_path", "best_k_models"])
+def test_checkpoints_that_name_a_folder_to_be_deleted(key: str, tmp_path: Path) -> None:
+    (tmp_path / "victim.ckpt").mkdir()
+    (tmp_path / "link.ckpt").symlink_to(tmp_path / "victim.ckpt")
+    for named in (tmp_path / "victim.ckpt", Path("victim.ckpt"), tmp_path / "link.ckpt"):
+        state = {key: {str(named): 1.0} if key == "best_k_models" else str(named)}
+        Path("x.ckpt").write_bytes(checkpoint(callbacks={"ModelCheckpoint": state}))
+        with pytest.raises(CheckpointError, match="such values for callbacks"):
+            read_checkpoint("x.ckpt")
+    for other in ("gone.ckpt", f"{'n' * 3000}.ckpt", "\0.ckpt"):  # no folders
+        state = {key: {other: 1.0} if key == "best_k_models" else other}
+        Path("x.ckpt").write_bytes(checkpoint(callbacks={"ModelCheckpoint": state}))
+        assert read_checkpoint("x.ckpt")["callbacks"] == {"ModelCheckpoint": state}

@@ -170,6 +170,42 @@ def test_structures_whose_text_would_be_endless_are_refused() -> None:
         shutil.rmtree("NATS-tss-v1_0-3ffb9-simple")
 
 
+def endless() -> Any:
+    """A key whose hash visits 2**60 values."""
+    key: Any = ("cifar10-valid", 777)
+    for _ in range(60):
+        key = (key, key)
+    return key
+
+
+def with_endless_key(protocol: int) -> bytes:
+    """A pickle of a dictionary with an endless key."""
+    listed = pickle.dumps([endless(), 1], protocol)
+    # a list becomes a dictionary: one instruction makes the container, another one fills it
+    return listed.replace(b"]", b"}", 1).removesuffix(b"e.") + b"u."
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_keys_whose_hash_would_be_endless_are_refused(protocol: int) -> None:
+    path = folder()
+    data = with_endless_key(protocol)
+    for name in ("meta", "000001"):
+        kept = (path / f"{name}.pickle.pbz2").read_bytes()
+        (path / f"{name}.pickle.pbz2").write_bytes(bz2.compress(data))
+        with pytest.raises(DataError, match=r"pbz2 cannot be read .*tuple has more than 10000 values"):
+            nasbench201_from_download(path, "made.npz")
+        (path / f"{name}.pickle.pbz2").write_bytes(kept)
+    made = file()
+    with zipfile.ZipFile(made) as archive, zipfile.ZipFile("new.pth", "w") as other:
+        for name in archive.namelist():
+            other.writestr(name, data if name.endswith("data.pkl") else archive.read(name))
+    old = [pickle.dumps(each, 2) for each in (torch.serialization.MAGIC_NUMBER, 1001, {"little_endian": True})]
+    Path("old.pth").write_bytes(b"".join([*old, data, pickle.dumps([], 2)]))
+    for name in ("new.pth", "old.pth"):
+        with pytest.raises(DataError, match=rf"{name} cannot be read .*tuple has more than 10000 values"):
+            nasbench201_from_download(name, "made.npz", check=False)
+
+
 def test_archives_that_unpack_to_far_more_than_their_size_are_refused() -> None:
     made = file()
     with zipfile.ZipFile(made) as archive:
