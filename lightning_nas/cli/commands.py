@@ -306,8 +306,6 @@ def report(args: list[str]) -> None:
     Args:
         args: Arguments after the command.
     """
-    from lightning_nas.report.page import write_report
-
     parser = Parser(
         prog="lightning-nas report",
         description="Write report.html for the folder of a pipeline, or of a search by queries.",
@@ -316,6 +314,8 @@ def report(args: list[str]) -> None:
     _add_imports(parser)
     given = parser.parse_args(args)
     import_modules(given.imports)
+    from lightning_nas.report.page import write_report
+
     print(write_report(given.run_dir))
 
 
@@ -338,9 +338,6 @@ def table(args: list[str]) -> None:
     Raises:
         ConfigError: The npz file exists already, or another process writes to its folder.
     """
-    from lightning_nas.tables.official_nasbench101 import nasbench101_from_tfrecord
-    from lightning_nas.tables.official_nasbench201 import nasbench201_from_download
-
     parser = Parser(
         prog="lightning-nas table",
         description="Convert an official download to the npz file that a table of known results is read from: "
@@ -354,6 +351,9 @@ def table(args: list[str]) -> None:
     output = given.output or Path(f"{given.benchmark}.npz")
     if output.exists():
         raise ConfigError(f"{output} exists already. Delete it, or name another --output.")
+    from lightning_nas.tables.official_nasbench101 import nasbench101_from_tfrecord
+    from lightning_nas.tables.official_nasbench201 import nasbench201_from_download
+
     read = {"nasbench101": nasbench101_from_tfrecord, "nasbench201": nasbench201_from_download}[given.benchmark]
     with locked(output.absolute().parent):
         print(read(given.download, output))
