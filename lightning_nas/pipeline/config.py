@@ -7,11 +7,14 @@ from typing import Any
 
 import yaml
 
-from lightning_nas.cli.arguments import Parser
+from lightning_nas.cli.arguments import Parser, suggestion
 from lightning_nas.errors import ConfigError
 
 KEYS = ("seed_everything", "num_threads", "imports", "data", "trainer", "stages")
 """Keys of a pipeline's configuration."""
+
+OPTIONS = ("config", "run_dir", "print_config")
+"""Options of the command line that are no keys."""
 
 EXPORT = "export"
 """The one entry of ``stages`` that is not a fit: formats and licence of the exported network."""
@@ -167,7 +170,8 @@ def _check_stages(config: dict[str, Any], path: Path) -> None:
     """Refuse a configuration whose keys or stages are not what they must be."""
     unknown = [key for key in config if key not in KEYS]
     if unknown:
-        raise ConfigError(f"Unknown keys {unknown} in the configuration of the pipeline; the keys are {list(KEYS)}.")
+        right = suggestion(str(unknown[0]), [*KEYS, *OPTIONS])
+        raise ConfigError(f"Unknown keys {unknown} in the configuration of the pipeline. {right}")
     stages = config.get("stages")
     if not isinstance(stages, dict) or not isinstance(config.get("data"), dict):
         raise ConfigError(

@@ -1,11 +1,13 @@
 """Run the stages of a pipeline, one after the other, in one run folder."""
 
+import logging
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
@@ -264,6 +266,24 @@ class Pipeline:
         return exported
 
 
+@contextmanager
+def _once(log: logging.Logger) -> Iterator[None]:
+    """Let a log pass every message only the first time, as all stages have the same seed."""
+    passed: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        said = record.getMessage()
+        new = said not in passed
+        passed.add(said)
+        return new
+
+    log.addFilter(is_new)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_new)
+
+
 def main(arguments: Arguments) -> None:
     """``lightning-nas pipeline``.
 
@@ -282,7 +302,8 @@ def main(arguments: Arguments) -> None:
     if arguments.print_config:
         print(yaml.safe_dump({stage.name: stage.config for stage in pipeline.stages}, sort_keys=False), end="")
         return
-    with lock(run_dir, ".pipeline.lock"), interruptible("the pipeline", pipeline.pass_on):
+    seeds = logging.getLogger("lightning.fabric.utilities.seed")
+    with lock(run_dir, ".pipeline.lock"), interruptible("the pipeline", pipeline.pass_on), _once(seeds):
         try:
             summary = pipeline.run()
         except InterruptedTrainingError as error:

@@ -206,6 +206,11 @@ def test_callbacks_of_a_stage_file_stay(tmp_path: Path, configs: Path) -> None:
         (["--stages.export.foo", "1"], r"stages\.export"),
         (["--stages.train.trainer.max_epochs", "0"], "at least one epoch"),
         (["--stages.train.model.init_args.chanels", "3"], r"train\.yaml: .*chanels"),
+        (["--run_dr", "x"], r"Unknown keys \['run_dr'\] .* Did you mean run_dir\?"),
+        (
+            ["--nothing", "x"],
+            r"Unknown keys \['nothing'\] .* Expected one of seed_everything, num_threads, imports, data,",
+        ),
         (["--stages.train.tset", "true"], r"train\.yaml: .*tset"),
         (["--stages.refine.model.x", "1"], "has no stage 'refine'"),
         (["--stages.distill.data.init_args.data.init_args.train_limit", "99"], "proxy was distilled from"),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, seed_everything
 
 from lightning_nas.__main__ import main
 from lightning_nas.cli import lightning
@@ -209,6 +209,22 @@ def test_more_proxy_images_than_a_class_has_images(root: dict[str, Any], quick: 
     said = r"ConfigError: Stage distill: images_per_class is 61; it must be from 1 to 60, the number of training images"
     refused(quick / "run", said, **root | many)
     assert "Seed set" not in capsys.readouterr().err
+
+
+def test_the_seed_is_told_once(
+    root: dict[str, Any], quick: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def start(args: list[str]) -> None:
+        for seed in (0, 0, 1):
+            seed_everything(seed)
+        raise StartedError
+
+    monkeypatch.setattr(lightning, "run", start)
+    starts(quick / "run", **root)
+    said = [message for message in caplog.messages if message.startswith("Seed set")]
+    assert said == ["Seed set to 0", "Seed set to 1"]
+    seed_everything(0)
+    assert caplog.messages[-1] == "Seed set to 0"
 
 
 def test_data_of_evaluators(root: dict[str, Any], quick: Path) -> None:
