@@ -19,7 +19,7 @@ from lightning_nas.errors import ConfigError
 from tests.conftest import ROOT
 from tests.data.fake import folders, pixels
 from tests.helpers import started
-from tests.pipeline.test_run import arguments
+from tests.pipeline.test_run import FEW, arguments
 from tests.tiny import arrays
 
 
@@ -45,15 +45,6 @@ def refused(run_dir: Path, said: str, **changes: Any) -> None:
 def starts(run_dir: Path, **changes: Any) -> None:
     with pytest.raises(StartedError):
         main(["pipeline", *arguments(run_dir, **changes)])
-
-
-FEW = {
-    "stages__fidelity__model__init_args__proxy__init_args__batch_size": 4,
-    "stages__fidelity__model__init_args__reference__init_args__batch_size": 4,
-    "stages__search__data__init_args__batch_size": 4,
-    "stages__train__data__init_args__batch_size": 8,
-}
-"""Options for a pipeline on few images."""
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from lightning_nas.distill.proxy import Proxy
 from lightning_nas.files.artifacts import read_json, write_bytes, write_json
 from lightning_nas.pipeline import records, run
 from tests.helpers import started
-from tests.pipeline.test_run import arguments
+from tests.pipeline.test_run import FEW, arguments
 from tests.tiny import arrays
 
 
@@ -72,8 +72,7 @@ def start(quick: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Stages]
     def begin(run_dir: Path, killed: str | None = None, said: str | None = None, **changes: Any) -> Stages:
         stages = Stages(killed)
         monkeypatch.setattr(lightning, "run", stages)
-        sizes = {"stages__search__data__init_args__batch_size": 4, "stages__train__data__init_args__batch_size": 8}
-        data = {"data__class_path": "ArrayDataModule", "data__path": "images.npz", **sizes}
+        data = {"data__class_path": "ArrayDataModule", "data__path": "images.npz", **FEW}
         changes = {**data, "stages__train__random_architectures": 0, **changes}
         if killed or said:
             with pytest.raises(KilledError if killed else SystemExit, match=said):

@@ -42,6 +42,15 @@ SMALL = {
 }
 
 
+FEW = {
+    "stages__fidelity__model__init_args__proxy__init_args__batch_size": 4,
+    "stages__fidelity__model__init_args__reference__init_args__batch_size": 4,
+    "stages__search__data__init_args__batch_size": 4,
+    "stages__train__data__init_args__batch_size": 8,
+}
+"""Options for a pipeline on few images."""
+
+
 def arguments(run_dir: Path, **changes: object) -> list[str]:
     pairs = {**SMALL, **{key.replace("__", "."): value for key, value in changes.items()}}
     return ["--config", CONFIG, "--run_dir", str(run_dir)] + [p for k, v in pairs.items() for p in (f"--{k}", str(v))]
