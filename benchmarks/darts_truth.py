@@ -63,7 +63,7 @@ def named_cells(random: int, given: list[str]) -> dict[str, Architecture]:
     """
     space, generator = DARTSSpace(), torch.Generator().manual_seed(CELLS_SEED)
     named = {"largest": space.largest()}
-    for text in (*PUBLISHED, *given):
+    for text in (*given, *PUBLISHED):
         named[text.partition("=")[0].strip()] = DARTSSpace.parse(text)
     drawn = {f"random_{i}": space.sample(generator) for i in range(random)}
     mixed: dict[str, Architecture] = {}

@@ -46,6 +46,6 @@ def test_another_recipe_and_too_few_images_are_refused(tiny: list[str], tmp_path
 def test_cells_of_a_search_join() -> None:
     assert list(named_cells(2, [])) == ["largest", "random_0", "DARTS_V2", "random_1", "DARTS_V1", "PDARTS"]
     named = named_cells(0, [PUBLISHED[0].replace("DARTS_V2", "found", 1)])
-    assert list(named) == ["largest", "DARTS_V2", "DARTS_V1", "PDARTS", "found"]
+    assert list(named) == ["largest", "found", "DARTS_V2", "DARTS_V1", "PDARTS"]
     assert DARTSSpace().key(named["found"]) == DARTSSpace().key(named["DARTS_V2"])
     assert named_cells(3, [])["random_2"] == named_cells(5, [])["random_2"]
