@@ -10,7 +10,9 @@ from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 import yaml
 from lightning.pytorch import Trainer
-from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.cli import LightningArgumentParser, LRSchedulerTypeUnion
+from torch import nn
+from torch.optim import Optimizer
 
 from lightning_nas.cli.arguments import options, suggestion, wrong_arguments
 from lightning_nas.cli.components import BASES
@@ -18,6 +20,11 @@ from lightning_nas.errors import ConfigError
 
 _LONGEST = 200
 """Number of characters of a value that a message shows."""
+
+_LARGEST_FILE = 2**20
+"""Number of bytes of the largest file that is searched for class paths before the parser reads it.
+
+An option may name a file of data or a checkpoint; YAML takes tens of seconds for each million of bytes."""
 
 _PLACE = re.compile(r'Parser key "([^"]+)":')
 _CLASS = re.compile(r"Problem with given class_path '([^']+)'|Namespace\(class_path='([^']+)'")
@@ -27,6 +34,7 @@ _NO_OPTION = re.compile(r"Option '([^']+)' is not accepted|\n\s+unrecognized arg
 _EXPECTED = "Expected a "
 _NOISE = ("Does not validate", "Subtypes:", "Errors:", "Given value type", "Expected a path but", "Problem with")
 _NO_CLASS = "Expected a dot import path string"
+_NO_FUNCTION = "to be a function that returns"
 _LACKS = re.compile(r"the following arguments are required: (.*)")
 
 
@@ -117,8 +125,9 @@ def _wrong_value(said: str, start: int, place: str, command: str) -> str:
     if expected:
         names = sorted({base.__name__ for base in expected})
         known = sorted({each.__name__ for base in expected for each in _derived(base)})
+        typed = ", or a function that is annotated to return one" if _NO_FUNCTION in " ".join(useful) else ""
         return (
-            f"{place} is {value[:_LONGEST]!r}; it must name a class that derives from {' or '.join(names)}. "
+            f"{place} is {value[:_LONGEST]!r}; it must name a class that derives from {' or '.join(names)}{typed}. "
             f"{suggestion(value.rpartition('.')[2], known)}"
         ).rstrip()
     useful = [line for line in useful if not line.startswith(_NO_CLASS)]
@@ -208,7 +217,7 @@ def class_paths(config: Any, where: str) -> dict[str, str]:
 
 
 def given_class_paths(args: Sequence[str]) -> dict[str, str]:
-    """Collect every ``class_path`` of a command line, and of the files that it names.
+    """Collect every ``class_path`` of a command line, and of the files of at most a megabyte that it names.
 
     Args:
         args: Command line without the program's name.
@@ -228,7 +237,9 @@ def given_class_paths(args: Sequence[str]) -> dict[str, str]:
         with suppress(OSError, ValueError, yaml.YAMLError, RecursionError):  # the parser says what is wrong with it
             content = yaml.safe_load(text)
             if isinstance(content, str) and Path(content).is_file():
-                content = yaml.safe_load(Path(content).read_text())
+                small = Path(content).stat().st_size <= _LARGEST_FILE
+                text = Path(content).read_text() if small else ""
+                content = yaml.safe_load(text) if "class_path" in text else None
             found |= class_paths(content, "" if key in ("c", "config") else key.replace(".init_args", ""))
     return found
 
@@ -237,7 +248,8 @@ def check_are_classes(found: Mapping[str, str]) -> None:
     """Refuse a configuration in which a ``class_path`` names anything but a class.
 
     The parser compares classes with the type of an argument, but calls any function that stands for an optimizer, a
-    scheduler or a network.
+    scheduler or a network. A function that is annotated to return another component, such as a logger, passes: the
+    parser compares what it returns, and writes a function that was named alone as a ``class_path``, too.
 
     Args:
         found: Class paths by place, from ``class_paths`` or ``given_class_paths``. A name without a module is left to
@@ -250,8 +262,19 @@ def check_are_classes(found: Mapping[str, str]) -> None:
         named = None
         with suppress(ErrorDuringImport):  # the parser says so
             named = locate(path) if "." in path else None
-        if named is not None and not isinstance(named, type):
+        if named is not None and not isinstance(named, type) and not _returns_component(named):
             raise ConfigError(
                 f"{place} has the class_path {path:.200}, which is not a class. Name a class that this argument "
-                "accepts, such as torch.optim.SGD for an optimizer."
+                "accepts, such as torch.optim.SGD for an optimizer; a function that is annotated to return one is "
+                f"named alone, without class_path and init_args: {place.rpartition('.')[2]}: {path:.200}."
             )
+
+
+def _returns_component(function: Any) -> bool:
+    """Whether a function is annotated to return a component that is built before it is used."""
+    try:
+        returned = get_type_hints(function).get("return")
+    except (TypeError, NameError):  # no function, or an annotation that cannot be resolved
+        return False
+    later = (nn.Module, Optimizer, *get_args(LRSchedulerTypeUnion))
+    return isinstance(returned, type) and _is_component(returned) and not issubclass(returned, later)

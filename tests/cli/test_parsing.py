@@ -1,6 +1,7 @@
 """Wrong arguments of Lightning's commands: one paragraph, and nothing that is not a class is called."""
 
 import inspect
+import json
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 
 import pytest
 import yaml
+from lightning.pytorch.loggers import CSVLogger
+from torch import nn
 
 from lightning_nas import tasks
 from lightning_nas.__main__ import main
@@ -29,6 +32,21 @@ def search(tmp_path: Path) -> Path:
 def touch(path: str) -> None:
     """What a configuration must not call."""
     Path(path).touch()
+
+
+def make_logger(save_dir: str = "logs") -> CSVLogger:
+    """A function that is annotated to return what an argument takes."""
+    return CSVLogger(save_dir)
+
+
+def make_network(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """A network that is made later, when the shape of the images is known."""
+    return nn.Linear(image_shape[0], classes)
+
+
+def make_anything(image_shape: tuple[int, int, int], classes: int) -> object:
+    """A function that does not say what it returns."""
+    return make_network(image_shape, classes)
 
 
 TOUCH = "tests.cli.test_parsing.touch"
@@ -148,3 +166,32 @@ def test_a_function_within_a_component_is_refused_too(search: Path) -> None:
         NASCLI(args=args, run=False)
     with pytest.raises(ConfigError, match=r"^trainer\.logger has the class_path os\.system"):
         NASCLI(args=[*args[:2], "--trainer.logger", "{class_path: os.system}"], run=False)
+
+
+HERE = "tests.cli.test_parsing"
+
+
+def test_a_function_that_says_what_it_returns_makes_a_component(search: Path) -> None:
+    args: Any = ["--config", str(search), "--trainer.logger"]
+    for given in (f"{HERE}.make_logger", f"{{class_path: {HERE}.make_logger, init_args: {{save_dir: here}}}}"):
+        logger = NASCLI(args=[*args, given], run=False).config.trainer.logger
+        assert logger.class_path == f"{HERE}.make_logger"  # as a run writes it to its config.yaml
+
+
+def test_a_function_that_makes_a_network_is_named_alone(search: Path) -> None:
+    args: Any = ["--config", str(search), "--model", "TrainTask", "--model.network"]
+    made = NASCLI(args=[*args, f"{HERE}.make_network"], run=False).config.model.init_args.network
+    assert made is make_network
+    with pytest.raises(ConfigError, match=r"is named alone, .*: network: tests\.cli\.test_parsing\.make_network\.$"):
+        NASCLI(args=[*args, f"{{class_path: {HERE}.make_network}}"], run=False)
+    with pytest.raises(ConfigError, match=r"derives from Module, or a function that is annotated to return one\."):
+        NASCLI(args=[*args, f"{HERE}.make_anything"], run=False)
+
+
+def test_files_of_data_are_not_searched_for_class_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("large.json").write_text(json.dumps({"class_path": "os.system", "more": " " * 2**20}))
+    Path("small.csv").write_text("image,label\n")
+    loaded = []
+    monkeypatch.setattr("yaml.safe_load", lambda text: loaded.append(text) or text)  # type: ignore[func-returns-value]
+    assert given_class_paths(["--data.path", "large.json", "--data.labels=small.csv"]) == {}
+    assert loaded == ["large.json", "small.csv"]  # the values themselves
