@@ -81,13 +81,21 @@ def make_class_weights(weights: ClassWeights | None, task: LightningModule, num_
         are inversely proportional to the number of training images of a class, and their mean over the classes is 1.
 
     Raises:
-        ConfigError: The weights are to be balanced, but the data do not count their labels, or lack a class.
+        ConfigError: The weights are to be balanced, but the data do not count their labels, or lack a class; or a
+            weight is 0 or infinite in the type of the parameters.
     """
     if weights is None:
         return None
     like = next(task.parameters())
     if not isinstance(weights, str):
-        return torch.tensor(weights, device=like.device, dtype=like.dtype)
+        made = torch.tensor(weights, device="cpu", dtype=like.dtype)
+        for index, (weight, value) in enumerate(zip(weights, made.tolist(), strict=True)):
+            if not 0 < value < float("inf"):
+                raise ConfigError(
+                    f"class_weights[{index}] is {weight}, which is {value} as {like.dtype}, the type of the network. "
+                    "Only the ratios of the weights matter: give moderate ones."
+                )
+        return made.to(like.device)
     counts = _counts(task, num_classes)
     inverse = 1 / counts.double()
     balanced = inverse / inverse.mean()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 from torch import Tensor
-from torchmetrics import Metric
+from torchmetrics import Metric, MetricCollection
 
 from lightning_nas.errors import ConfigError
 
@@ -33,11 +33,17 @@ def check_metrics(given: Mapping[str, Any], taken: Sequence[str]) -> dict[str, t
         ConfigError: A name is taken or cannot be one, or there is no such subclass of ``torchmetrics.Metric``.
     """
     classes = {}
+    collection = MetricCollection({})
     for name, each in given.items():
-        if not str(name).isidentifier() or name in taken:
+        if not isinstance(name, str) or not name.isidentifier() or name in taken:
             raise ConfigError(
                 f"metrics has the name {name!r:.100}; names must consist of letters, digits and underscores, and must "
                 f"not be one of {', '.join(taken)}. Use another name."
+            )
+        if hasattr(collection, name):
+            raise ConfigError(
+                f"metrics has the name {name!r:.100}, which is that of an attribute of torchmetrics.MetricCollection. "
+                "Use another name."
             )
         if not isinstance(each, Metric) and set(_spec(each)) - {"class_path", "init_args"}:
             raise ConfigError(f"metrics.{name} is {each!r:.200}. {_HOW}")

@@ -112,6 +112,12 @@ def test_weights_that_do_not_fit_are_refused(given: Any, text: str, tmp_path: Pa
         make_search(tmp_path, class_weights=given, num_classes=3)
 
 
+@pytest.mark.parametrize("weight", [1e300, 1e-300])
+def test_weights_that_the_type_of_the_network_cannot_hold_are_refused(weight: float) -> None:
+    with pytest.raises(ConfigError, match=r"class_weights\[1\] is 1e[+-]300, which is (inf|0\.0) as torch\.float32"):
+        quiet_trainer(max_epochs=1).fit(make(class_weights=[1.0, weight, 1.0]), datamodule=Stripes())
+
+
 def test_labels_that_are_not_counted_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Stripes does not count its training labels"):
         TrainTask.check_arguments({"class_weights": "balanced"}, Stripes())

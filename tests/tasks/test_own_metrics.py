@@ -79,6 +79,9 @@ def test_metrics_can_be_monitored() -> None:
         ({"f1": None}, r"metrics.f1 is None. Name a subclass"),
         ({"accuracy": "torchmetrics.F1Score"}, "the name 'accuracy'; names must .* not be one of loss, accuracy"),
         ({"a/b": "torchmetrics.F1Score"}, "the name 'a/b'"),
+        ({True: "torchmetrics.F1Score"}, "the name True; names must"),  # YAML reads a key on or yes so
+        ({"update": "torchmetrics.F1Score"}, "the name 'update', which is that of an attribute"),
+        ({"prefix": "torchmetrics.F1Score"}, "the name 'prefix', which is that of an attribute"),
     ],
 )
 def test_what_is_no_metric_is_refused(given: Any, text: str) -> None:
