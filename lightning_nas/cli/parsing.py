@@ -90,7 +90,7 @@ def _no_argument(place: str, name: str, kind: type | None, known: Sequence[str])
     """Say that a class doesn't have an argument, and which one was meant."""
     name = name.replace("init_args.", "")
     said = f"{place}.{name} is not an argument of {'the configuration' if kind is None else kind.__name__}"
-    names = known if kind is None else options(_parser_of(kind))
+    names = known if kind is None else [each for each in options(_parser_of(kind)) if not each.endswith(".help")]
     if not names:
         return f"{said}, which takes none. Name the class that has it, or --config, before it."
     return f"{said}. {suggestion(name.partition('.')[0], [each.removeprefix('--') for each in names])}".rstrip()

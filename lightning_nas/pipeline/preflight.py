@@ -1,10 +1,10 @@
 """What the stages of a pipeline need, checked before the first of them starts."""
 
-import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from pydoc import locate
+from typing import Any, get_type_hints
 
 from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -15,6 +15,7 @@ from lightning_nas.cli.lightning import build, build_trainer
 from lightning_nas.distill.base import Scheme
 from lightning_nas.errors import ConfigError, DataError, NASError
 from lightning_nas.evaluation.base import Evaluator
+from lightning_nas.files.checkpoints import local_path, read_checkpoint
 from lightning_nas.files.locks import lock
 from lightning_nas.pipeline.stages import Stage
 from lightning_nas.tasks.base import Task
@@ -44,6 +45,7 @@ def check_needs(stages: Mapping[str, Stage], parsed: Mapping[str, Namespace], ru
     """
     promised: Promised = {}
     writers: dict[Path, str] = {}
+    folders = [folder.absolute() for folder in _folders(stages)]
     for name, stage in stages.items():
         config = parsed[name]
         try:
@@ -53,13 +55,14 @@ def check_needs(stages: Mapping[str, Stage], parsed: Mapping[str, Namespace], ru
             _check_trainer(_class(config.model.class_path), config.trainer.precision, trainer.world_size)
             _check_monitors(config, validates)
             _check_arguments(config, data, promised)
+            _check_initial_weights(config.model.init_args.get("initial_weights"), [run_dir, *folders])
             _check_evaluators(config.model.init_args, promised)
             promised |= _check_scheme(data, config.model.init_args)
             _check_writes(name, config, writers)
         except NASError as error:
             error.args = (f"Stage {name}: {error}",)
             raise
-    for folder in dict.fromkeys(folder.absolute() for folder in _folders(stages)):
+    for folder in dict.fromkeys(folders):
         if not folder.is_relative_to(run_dir):
             lock(folder).release()
 
@@ -155,7 +158,12 @@ def _check_scheme(data: Any, arguments: Namespace) -> Promised:
 def _check_monitors(config: Namespace, validates: bool) -> None:
     """Refuse callbacks that monitor a metric which the stage will not have."""
     task = _class(config.model.class_path)
-    callbacks = [(_class(each.class_path), each.get("init_args", {})) for each in config.trainer.callbacks or ()]
+    callbacks = [
+        (_class(each.class_path), each.get("init_args", {}))
+        if isinstance(each, Namespace)
+        else (type(each), vars(each))
+        for each in config.trainer.callbacks or ()  # a path may also name an object
+    ]
     if not hasattr(task, "metrics_logged"):
         return
     arguments = config.model.init_args.as_dict()
@@ -174,6 +182,14 @@ def _check_arguments(config: Namespace, data: Any, promised: Promised) -> None:
         task.check_arguments(config.model.init_args.as_dict(), data)
 
 
+def _check_initial_weights(path: str | None, folders: Sequence[Path]) -> None:
+    """Refuse initial weights on this machine that cannot be read, unless a stage may still write them."""
+    local = None if path is None else local_path(path)
+    if local is None or (not local.exists() and any(map(local.absolute().is_relative_to, folders))):
+        return
+    read_checkpoint(local, option="initial_weights of this stage")
+
+
 def _check_writes(name: str, config: Namespace, writers: dict[Path, str]) -> None:
     """Refuse a stage that would replace the artifacts of an earlier one; ``writers`` are the stages so far, by file."""
     folder = config.model.init_args.get("output_dir")
@@ -185,9 +201,9 @@ def _check_writes(name: str, config: Namespace, writers: dict[Path, str]) -> Non
 
 
 def _class(path: str) -> Any:
-    """The class of a full class path, whose module is imported by now."""
-    module, _, name = path.rpartition(".")
-    return getattr(importlib.import_module(module), name)
+    """The class that a full class path names, or that the function which it names is annotated to return."""
+    found: Any = locate(path)
+    return found if isinstance(found, type) else get_type_hints(found).get("return", object)
 
 
 def _folders(stages: Mapping[str, Stage]) -> Iterator[Path]:

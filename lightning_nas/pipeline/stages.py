@@ -196,7 +196,8 @@ def _with_logging(content: Mapping[str, Any], run_dir: Path, folder: str) -> dic
             "save_on_train_epoch_end": True,
         },
     }
-    trainer["callbacks"] = [*(trainer.get("callbacks") or []), checkpoint]
+    given = trainer.get("callbacks") or []
+    trainer["callbacks"] = [*(given if isinstance(given, list) else [given]), checkpoint]
     trainer["default_root_dir"] = str(run_dir)
     return config
 

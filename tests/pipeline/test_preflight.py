@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule, seed_everything
+from lightning.pytorch import Callback, LightningDataModule, seed_everything
+from lightning.pytorch.callbacks import EarlyStopping
 
 from lightning_nas.__main__ import main
 from lightning_nas.cli import lightning
@@ -251,3 +252,40 @@ def test_every_scheme_refuses_more_images_than_a_class_has(name: str) -> None:
     for scheme in (PlainImages(4), RelationMappings(4, 4, banks=2), HallucinatedBases(4)):
         with pytest.raises(ConfigError, match="it must be from 1 to 3, the number of training images of class 1"):
             scheme.check(labels, 2)
+
+
+class Quiet(Callback):
+    """A callback of the user's own."""
+
+    class Inner(Callback):
+        """One that is named by the class around it."""
+
+
+QUIET = Quiet()
+STOPPER = EarlyStopping("val/nothing")
+
+
+def make_callback() -> Callback:
+    """A function that the parser takes for a callback, as it says what it returns."""
+    return Quiet()
+
+
+def test_every_form_of_a_callback(root: dict[str, Any], quick: Path) -> None:
+    here = "tests.pipeline.test_preflight"
+    listed = [f"{here}.{name}" for name in ("Quiet", "Quiet.Inner", "QUIET", "make_callback")]
+    for i, given in enumerate((f"[{', '.join(listed)}]", listed[0], f"{{class_path: {listed[0]}}}")):
+        starts(quick / f"run{i}", **root, stages__train__trainer__callbacks=given)
+    monitored = {"stages__train__trainer__callbacks": f"[{here}.STOPPER]"}
+    refused(quick / "run", "Stage train: EarlyStopping monitors 'val/nothing', which nothing", **root, **monitored)
+
+
+def test_initial_weights_that_are_not_there(root: dict[str, Any], quick: Path) -> None:
+    name = "stages__train__model__init_args__initial_weights"
+    refused(
+        quick / "run", r"CheckpointError: Stage train: nowhere\.ckpt does not exist", **root, **{name: "nowhere.ckpt"}
+    )
+    (quick / "text.ckpt").write_text("no checkpoint")
+    refused(
+        quick / "run", r"CheckpointError: Stage train: .*text\.ckpt is not a", **root, **{name: quick / "text.ckpt"}
+    )
+    starts(quick / "run", **root, **{name: "${run_dir}/pretrain/checkpoints/last.ckpt"})  # of a stage before
