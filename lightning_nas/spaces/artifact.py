@@ -27,7 +27,7 @@ def build_space(spec: SpaceSpec) -> SearchSpace:
     space = find_class(spec.class_path, SearchSpace)
     try:
         built: SearchSpace = space(**dict(spec.arguments))
-    except (ConfigError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (ConfigError, TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
         arguments = reprlib.repr(dict(spec.arguments))
         raise ArtifactError(f"{spec.class_path} cannot be made from {arguments}: {error}") from None
     return built

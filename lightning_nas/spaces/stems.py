@@ -23,7 +23,7 @@ def check_stem(stem: str, channels: int) -> None:
     Raises:
         ConfigError: The name is unknown, or the stem for large images has fewer than 2 channels.
     """
-    one_of(STEMS, stem=stem)
+    one_of(list(STEMS), stem="null" if stem is None else stem)  # a file may give any value
     if stem == "imagenet":
         at_least(2, channels=channels)
 

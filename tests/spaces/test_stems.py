@@ -156,6 +156,9 @@ def test_stems_that_do_not_fit_are_refused(kind: type[CellSpace]) -> None:
     made: Any = kind
     with pytest.raises(ConfigError, match="stem is 'large'; it must be one of 'cifar', 'imagenet'"):
         made(stem="large")
+    for stem in ("null", ["imagenet"], {"a": 1}):  # as a file may give them
+        with pytest.raises(ConfigError, match=r"stem is .*; it must be one of 'cifar', 'imagenet'"):
+            made(stem=None if stem == "null" else stem)
     with pytest.raises(ConfigError, match="channels is 1; it must be at least 2"):
         made(stem="imagenet", channels=1)
     space = space_of(kind)
