@@ -276,6 +276,7 @@ class TrainTask(Task):
             logits, auxiliary = self.network.forward_auxiliary(images)
         else:
             logits, auxiliary = self(images), None
+        self._check_outputs(logits)
         check_labels(labels, logits.shape[1], batch_idx)
         options: dict[str, Any] = {"weight": self.loss_weights, "label_smoothing": self.label_smoothing}
         loss = F.cross_entropy(logits, labels, **options)
@@ -295,12 +296,14 @@ class TrainTask(Task):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log loss and accuracy on the validation set."""
         logits = self(batch[0])
+        self._check_outputs(logits)
         check_labels(batch[1], logits.shape[1], batch_idx)
         self._log("val", logits, batch[1], F.cross_entropy(logits, batch[1]))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Log loss and accuracy on the test set."""
         logits = self(batch[0])
+        self._check_outputs(logits)
         check_labels(batch[1], logits.shape[1], batch_idx)
         self._log("test", logits, batch[1], F.cross_entropy(logits, batch[1]))
 
@@ -308,6 +311,16 @@ class TrainTask(Task):
         """Return class probabilities ``(batch, classes)``."""
         probabilities: Tensor = self(batch[0]).softmax(dim=1)
         return probabilities
+
+    def _check_outputs(self, logits: Tensor) -> None:
+        """Refuse a network of other outputs than one per class, which the labels may fit all the same."""
+        classes = self.network_arguments["num_classes"]
+        if logits.ndim != 2 or logits.shape[1] != classes:
+            raise ConfigError(
+                f"{type(self.network).__name__} computes {tuple(logits.shape)} for a batch; (images, {classes}) was "
+                "expected: one output per class. Make it of the image shape and the number of classes that network "
+                "is called with."
+            )
 
     def _accuracies(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         labels = classes_of(labels)

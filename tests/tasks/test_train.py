@@ -1,9 +1,11 @@
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_nas.distill.convnet import ConvNet
@@ -171,3 +173,13 @@ def test_either_an_architecture_or_a_network(tmp_path: Path) -> None:
 def test_an_optimizer_must_be_given() -> None:
     with pytest.raises(ConfigError, match="has no optimizer"):
         TrainTask(network=torch.nn.Flatten)
+
+
+@pytest.mark.parametrize("outputs", [2, 4, 1000])
+def test_a_network_of_other_outputs_than_classes_is_refused(outputs: int) -> None:
+    def network(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(image_shape), outputs))
+
+    task = make_for_network(network=network)
+    with pytest.raises(ConfigError, match=rf"Sequential computes \(\d+, {outputs}\) for a batch; \(images, 3\)"):
+        quiet_trainer(max_epochs=1, limit_val_batches=0).fit(task, datamodule=Stripes())
