@@ -41,7 +41,9 @@ class RunConfig(SaveConfigCallback):
             folder = getattr(logger, "log_dir", None) or getattr(getattr(logger, "experiment", None), "dir", None)
             if folder:
                 Path(folder).mkdir(parents=True, exist_ok=True)
-                (Path(folder) / "cli_config.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+                path = Path(folder) / "cli_config.yaml"
+                if stage == "fit" or not path.exists():  # a test in the folder of its fit leaves that of the fit
+                    path.write_text(yaml.safe_dump(content, sort_keys=False))
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Store the configuration in a checkpoint, so that it says which task it belongs to."""

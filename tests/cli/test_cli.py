@@ -382,3 +382,14 @@ def test_what_a_constructor_refuses_is_said_in_one_paragraph(tmp_path: Path) -> 
     assert said.startswith(f"lightning-nas: ArtifactError: {missing}")
     assert "--model.write_supernet true" in said
     assert "Traceback" not in said
+
+
+def test_a_test_leaves_the_configuration_of_its_fit(tmp_path: Path) -> None:
+    config = tmp_path / "train.yaml"
+    config.write_text(yaml.safe_dump(tiny("train/digits.yaml", tmp_path)))
+    logger = ["--trainer.logger=CSVLogger", f"--trainer.logger.save_dir={tmp_path}", "--trainer.logger.version=one"]
+    fitted = run(["fit", "--config", str(config), *logger])
+    kept = tmp_path / "lightning_logs" / "one" / "cli_config.yaml"
+    before = kept.read_text()
+    run(["test", "--config", str(kept), "--ckpt_path", checkpoint_of(fitted)])
+    assert kept.read_text() == before
