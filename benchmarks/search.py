@@ -10,9 +10,10 @@ found cell is the mean test accuracy in the table after 200 epochs on all images
 table: half of the images of the file are for searches, and on the other half networks of the found cells and of random
 ones are trained briefly, which gives the reference accuracy.
 
-``default`` is ``configs/pipeline/nasbench201_cpu.yaml``: its search, then its stage ``refine``, in two processes. On
-the same images, it is compared with ``largest_refine``, the same refinement of the largest cell alone with all its
-neighbours, and with the best of k random cells by the same short trainings, as many as take the time of ``default``.
+``default`` is ``configs/pipeline/nasbench201_two_scheme.yaml``: its search, then its stage ``refine``, in two
+processes. On the same images, it is compared with ``largest_refine``, the same refinement of the largest cell alone
+with all its neighbours, and with the best of k random cells by the same short trainings, as many as take the time of
+``default``.
 With ``--proxy scheme1`` all of them use a proxy, which is distilled first, and a tenth of the real images as the search
 half.
 
@@ -56,7 +57,7 @@ from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.tables.nasbench201 import NASBench201Table
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-PIPELINE = CONFIGS / "pipeline" / "nasbench201_cpu.yaml"
+PIPELINE = CONFIGS / "pipeline" / "nasbench201_two_scheme.yaml"
 SIDE = 16
 HELD_OUT = 0.1
 """Fraction of the real images that is the search half of a search on a proxy."""

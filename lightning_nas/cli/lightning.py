@@ -60,6 +60,8 @@ class NASCLI(LightningCLI):
     def __init__(self, args: ArgsType = None, run: bool = True, guarded: bool = True) -> None:
         self.build = run
         self.guarded = guarded
+        given = sys.argv[1:] if args is None else args
+        self.asked = given[0] if isinstance(given, list) and given else None
         guards = (
             [ResumeCheck(), MonitorCheck(), AlphaSyncCheck(), StepSeed(), PredictionFile(), RankWatch()]
             if guarded
@@ -83,6 +85,11 @@ class NASCLI(LightningCLI):
             args=args,
             run=run,
         )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # Lightning's has no use for self
+        """The subcommand that was asked for: a parser takes long to make, and Lightning makes one for each."""
+        every = super().subcommands()
+        return {self.asked: every[self.asked]} if self.asked in every else every
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add options of this library, and links from the part that knows a value to the part that needs it."""

@@ -8,6 +8,7 @@ from lightning_nas.differentiable.discretization.product_score import ProductSco
 from lightning_nas.differentiable.discretization.sigmoid_score import SigmoidScore
 from lightning_nas.differentiable.discretization.skip_cap import SkipCap
 from lightning_nas.differentiable.discretization.softmax_score import SoftmaxScore
+from lightning_nas.differentiable.discretization.within_constraints import WithinConstraints
 from lightning_nas.differentiable.hypergradient.base import Hypergradient
 from lightning_nas.differentiable.hypergradient.exact_second_order import ExactSecondOrder
 from lightning_nas.differentiable.hypergradient.first_order import FirstOrder
@@ -61,4 +62,5 @@ __all__ = [
     "SoftmaxScore",
     "SupernetRunner",
     "ZeroOne",
+    "WithinConstraints",
 ]

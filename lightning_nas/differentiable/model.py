@@ -185,7 +185,7 @@ class SearchModel(nn.Module):
         scores = {}
         for name, a in alphas.items():
             scores[name] = self.mask.scores(name, self.discretizer.scores(a, edge_alphas.get(name), self.space.nodes))
-        return self.space.select(scores)
+        return self.discretizer.select(scores, self.space)
 
     # -- the supernet ---------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """Evaluators: performance and costs of architectures, from tables, trainings, supernets or zero-cost scores."""
 
 from lightning_nas.evaluation.base import Evaluation, Evaluator, evaluate_each
-from lightning_nas.evaluation.costs import CostEvaluator, NetworkCosts
+from lightning_nas.evaluation.costs import CostEvaluator
 from lightning_nas.evaluation.executors import Executor, Processes, RayWorkers, Serial, Threads
 from lightning_nas.evaluation.parallel import Parallel
 from lightning_nas.evaluation.prior import AlphaPrior, PriorEvaluator
@@ -18,7 +18,6 @@ __all__ = [
     "Evaluator",
     "EvaluatorWrapper",
     "Executor",
-    "NetworkCosts",
     "Parallel",
     "PriorEvaluator",
     "Processes",

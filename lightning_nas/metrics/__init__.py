@@ -1,6 +1,7 @@
 """Metrics: rank statistics, selection errors, sharpness of minima, and costs of networks."""
 
 from lightning_nas.metrics.cost import CostSource, activation_memory, latency, macs, parameters
+from lightning_nas.metrics.network_costs import NetworkCosts
 from lightning_nas.metrics.ranking import (
     best_rank,
     bootstrap_interval,
@@ -16,6 +17,7 @@ from lightning_nas.metrics.sharpness import largest_eigenvalue, loss_rise
 
 __all__ = [
     "CostSource",
+    "NetworkCosts",
     "Ranking",
     "SelectionErrors",
     "activation_memory",

@@ -7,10 +7,11 @@ from typing import Any
 
 import yaml
 
+from lightning_nas.checks import greater_than
 from lightning_nas.cli.arguments import Parser, suggestion
 from lightning_nas.errors import ConfigError
 
-KEYS = ("seed_everything", "num_threads", "imports", "data", "trainer", "stages")
+KEYS = ("seed_everything", "num_threads", "imports", "data", "trainer", "constraints", "stages")
 """Keys of a pipeline's configuration."""
 
 OPTIONS = ("config", "run_dir", "print_config")
@@ -57,7 +58,8 @@ def parse(args: Sequence[str]) -> Arguments:
         "test and export.",
         epilog="Every key of the YAML file can be given as --key.of.yaml VALUE. --stages.distill other.yaml takes "
         "another stage file, --stages.search.trainer.max_epochs 5 changes one of its values, --stages.fidelity null "
-        "leaves the stage out, and --data.root DIR sets an argument of the data.",
+        "leaves the stage out, --data.root DIR sets an argument of the data, and --constraints.parameters 100000 "
+        "limits the found network.",
     )
     parser.add_argument("--config", type=Path, required=True, help="YAML file of the pipeline")
     parser.add_argument(
@@ -193,6 +195,7 @@ def _check_values(config: dict[str, Any], path: Path) -> None:
     imports = config.setdefault("imports", [])
     if not isinstance(imports, str | list) or not all(isinstance(name, str) for name in imports):
         raise ConfigError(f"imports is {imports!r}; it must be the name of a module, or a list of names.")
+    config["constraints"] = _constraints(config.get("constraints") or {})
     data = config["data"]
     if not isinstance(data.get("class_path"), str) or not isinstance(data.get("init_args"), dict | None):
         raise ConfigError(f"data in {path} needs a class_path, such as DigitsDataModule, and a mapping init_args.")
@@ -206,3 +209,17 @@ def _check_values(config: dict[str, Any], path: Path) -> None:
             f"stages.{EXPORT} is {given!r}; it may have 'formats', a list such as [py, pt2, onnx], and 'licence', a "
             "text."
         )
+
+
+def _constraints(given: Any) -> dict[str, float]:
+    """Check limits on the costs of the found network. YAML reads numbers such as 5e6 as texts."""
+    if not isinstance(given, dict):
+        raise ConfigError(f"constraints is {given!r}; it must be a mapping such as {{parameters: 100000}}.")
+    found = {}
+    for name, bound in given.items():
+        try:
+            found[name] = float(bound)
+        except (TypeError, ValueError):
+            raise ConfigError(f"constraints.{name} is {bound!r}; it must be a number greater than 0.") from None
+        greater_than(0, **{f"constraints.{name}": found[name]})
+    return found

@@ -17,15 +17,18 @@ from typing import Any
 import torch
 import yaml
 from jsonargparse import Namespace
+from lightning.pytorch import LightningDataModule
 
 from lightning_nas.callbacks.run_folder import owned
 from lightning_nas.cli import lightning
 from lightning_nas.cli.commands import choose_formats, export_checkpoint
 from lightning_nas.cli.interruption import interruptible
+from lightning_nas.cli.lightning import build
 from lightning_nas.errors import ConfigError, InterruptedTrainingError
 from lightning_nas.files.artifacts import remove_leftovers, write_bytes, write_json
 from lightning_nas.files.classes import import_modules
 from lightning_nas.files.locks import lock
+from lightning_nas.metrics.network_costs import NetworkCosts
 from lightning_nas.pipeline.config import EXPORT, Arguments, read_yaml
 from lightning_nas.pipeline.preflight import check_needs
 from lightning_nas.pipeline.records import Record, check_unchanged, digests, inputs_of, read_record
@@ -34,6 +37,8 @@ from lightning_nas.pipeline.summary import summarize, tested_accuracy
 from lightning_nas.report.page import write_report
 from lightning_nas.report.screen import table
 from lightning_nas.spaces.artifact import build_space, load_architecture
+from lightning_nas.spaces.base import SearchSpace
+from lightning_nas.spaces.constrained import ConstrainedSpace
 
 ONE_PROCESS = {"devices": ("auto", "1"), "num_nodes": (1, "1"), "strategy": ("auto", "auto")}
 """Settings of a trainer that decide on the number of processes: Lightning's default, and the value for one process."""
@@ -90,13 +95,15 @@ class Pipeline:
         texts = {stage.name: yaml.safe_dump(stage.config, sort_keys=False) for stage in self.stages}
         self._check_configs(texts)
         self._check_records()
-        left = {stage.name: stage for stage in self.stages if stage.drawn_from is None and not self._done(stage.name)}
+        left = {stage.name: stage for stage in self.stages if not stage.compared and not self._done(stage.name)}
         check_needs(left, self.parsed, self.run_dir)
         for name, text in texts.items():
             write_bytes(self.run_dir / f"{name}.yaml", text.encode())
         for stage in self.stages:
             if stage.drawn_from is not None:
                 self._draw(stage, stage.drawn_from)
+            elif stage.test and not stage.compared:
+                self._check_found(stage)
             self._stage(stage)
         exported = self._export()
         summary = summarize(self.stages, self.run_dir, self.records, exported)
@@ -130,11 +137,11 @@ class Pipeline:
         tested = ""
         with tempfile.TemporaryDirectory() as folder:  # a wrong configuration must not stay in the run folder
             for stage in self.stages:
-                if stage.drawn_from is None:
+                if not stage.compared:
                     path = write_bytes(Path(folder) / f"{stage.name}.yaml", texts[stage.name].encode())
                     self.parsed[stage.name] = lightning.check_config(path)
                     tested = stage.name if stage.test else tested
-                else:  # it differs from the tested stage in one path only
+                else:  # it differs from the tested stage in seeds and one path only
                     self.parsed[stage.name] = self.parsed[tested].clone()
                     self.parsed[stage.name].model.init_args.architecture = stage.arguments["architecture"]
 
@@ -250,10 +257,31 @@ class Pipeline:
         if path.is_file():
             return
         seed = self.config["seed_everything"]
-        space = build_space(load_architecture(source).space)
+        space = self._limited(build_space(load_architecture(source).space))
         generator = torch.Generator().manual_seed(seed)
         drawn = [space.sample(generator) for _ in range(stage.draw + 1)][-1]
-        drawn.save(path, drawn="uniformly from the whole space", seed=seed, draw=stage.draw)
+        among = "architectures within the constraints" if self.config["constraints"] else "the whole space"
+        drawn.save(path, drawn=f"uniformly from {among}", seed=seed, draw=stage.draw)
+
+    def _limited(self, space: SearchSpace) -> SearchSpace:
+        """A space within the constraints of the pipeline, if there are any."""
+        constraints = self.config["constraints"]
+        return ConstrainedSpace(space, self.final_costs.costs, constraints) if constraints else space
+
+    @cached_property
+    def final_costs(self) -> NetworkCosts:
+        """The costs of the network of the final training."""
+        config = self.parsed[next(stage.name for stage in self.stages if stage.test)]
+        given = config.model.init_args
+        size = {key: given[key] for key in ("channels", "cells") if key in given}
+        return NetworkCosts(**size, data=build(LightningDataModule, config.data))
+
+    def _check_found(self, stage: Stage) -> None:
+        """Refuse to train a found architecture that exceeds the constraints."""
+        path = stage.arguments.get("architecture")
+        if self.config["constraints"] and path is not None:
+            found = load_architecture(Path(path))
+            self._limited(build_space(found.space)).check(found)
 
     def _export(self) -> dict[str, Any]:
         """Write the trained network as files."""

@@ -11,9 +11,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lightning_nas.errors import ConfigError
+from lightning_nas.metrics.network_costs import COSTS
 from lightning_nas.pipeline.config import EXPORT, merge, read_yaml
 
-ROLES = ("test", "random_architectures")
+ROLES = ("test", "random_architectures", "seeds")
 """Keys of a stage that are for the pipeline; all others are for ``fit``."""
 
 SPLIT = {"train_limit": None, "validation_fraction": 0.0, "split_seed": 0}
@@ -30,6 +31,7 @@ class Stage:
         test: Whether the network is tested after the fit.
         drawn_from: Architecture file whose space the architecture is drawn from at random; None if it is not drawn.
         draw: Number of the draw, from 0.
+        repeat: Number of the training of the same architecture, each with a seed of its own, from 0.
     """
 
     name: str
@@ -37,6 +39,12 @@ class Stage:
     test: bool = False
     drawn_from: Path | None = None
     draw: int = 0
+    repeat: int = 0
+
+    @property
+    def compared(self) -> bool:
+        """Whether the stage is there for the comparison alone: it trains what the tested stage trains, or a rival."""
+        return self.drawn_from is not None or self.repeat > 0
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -49,7 +57,8 @@ def resolve(config: Mapping[str, Any], run_dir: Path, base: Path) -> list[Stage]
     """Resolve the configuration of a pipeline.
 
     A stage is its file, with the keys of its entry on top. Interpolations such as ``${data}``, ``${run_dir}``,
-    ``${seed_everything}`` and ``${stages.search.data}`` refer to the configuration of the whole pipeline.
+    ``${seed_everything}``, ``${constraints}`` and ``${stages.search.data}`` refer to the configuration of the whole
+    pipeline. ``${final_costs}`` is the component that measures the network of the final training, for constraints.
 
     Args:
         config: Configuration of the pipeline, as read from the command line.
@@ -57,7 +66,8 @@ def resolve(config: Mapping[str, Any], run_dir: Path, base: Path) -> list[Stage]
         base: Folder that paths of stage files are relative to, where they don't exist as given.
 
     Returns:
-        The stages in their order. Those that train random architectures come last.
+        The stages in their order. Those that train for the comparison alone come last: repetitions of the final
+        training with other seeds, and trainings of random architectures.
 
     Raises:
         ConfigError: A file is missing, an interpolation refers to nothing, or the stages cannot work together.
@@ -68,21 +78,30 @@ def resolve(config: Mapping[str, Any], run_dir: Path, base: Path) -> list[Stage]
         "run_dir": str(run_dir),
         "stages": {name: _on_files(name, entry, config, base) for name, entry in entries.items()},
     }
+    whole["final_costs"] = _final_costs(whole["stages"])
+    _check_constraints(config.get("constraints") or {}, whole["stages"])
     stages: list[Stage] = []
-    drawn: list[Stage] = []
-    for name, content in _interpolated(whole)["stages"].items():
-        test, count = _roles(name, content)
+    compared: list[Stage] = []
+    interpolated = _interpolated(whole)
+    for name, content in interpolated["stages"].items():
+        test, count, seeds = _roles(name, content)
         _check_fit(name, content)
         stages.append(Stage(name, _with_logging(content, run_dir, name), test))
-        drawn += [_random(content, run_dir, i) for i in range(count)]
+        contents = [content, *(_with_seed(whole, name, repeat) for repeat in range(1, seeds))]
+        compared += [
+            Stage(f"{name}_seed_{repeat}", _with_logging(other, run_dir, f"{name}_seed_{repeat}"), True, repeat=repeat)
+            for repeat, other in enumerate(contents)
+            if repeat
+        ]
+        compared += [_random(other, run_dir, i, repeat) for i in range(count) for repeat, other in enumerate(contents)]
     tested = [stage.name for stage in stages if stage.test]
     if len(tested) != 1:
         raise ConfigError(
             f"The stages with 'test: true' are {tested}; there must be exactly one, the final training, whose network "
             "is tested and exported."
         )
-    _check_held_out(stages, config["data"]["class_path"])
-    return [*stages, *drawn]
+    _check_held_out(stages, config["data"]["class_path"], interpolated["final_costs"])
+    return [*stages, *compared]
 
 
 def _on_files(name: str, entry: Any, config: Mapping[str, Any], base: Path) -> dict[str, Any]:
@@ -139,9 +158,41 @@ def _extended(node: Any) -> Any:
     return merge(base, own)
 
 
-def _roles(name: str, content: dict[str, Any]) -> tuple[bool, int]:
-    """Take out what is for the pipeline: whether the stage is tested, and how many random architectures it trains."""
+def _final_costs(entries: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """The component that measures the network of the tested stage."""
+    for name, entry in entries.items():
+        if entry.get("test") is True and isinstance(entry.get("model"), dict):
+            given = entry["model"].get("init_args") or {}
+            size = {key: f"${{stages.{name}.model.init_args.{key}}}" for key in ("channels", "cells") if key in given}
+            return {"class_path": "NetworkCosts", "init_args": {**size, "data": f"${{stages.{name}.data}}"}}
+    return {"class_path": "NetworkCosts"}
+
+
+def _check_constraints(constraints: Mapping[str, float], entries: Mapping[str, dict[str, Any]]) -> None:
+    """Refuse constraints on unknown costs, and those that no stage keeps."""
+    unknown = [name for name in constraints if name not in COSTS]
+    if unknown:
+        raise ConfigError(f"constraints names {', '.join(unknown)}; the costs of a network are {', '.join(COSTS)}.")
+    if constraints and "${constraints}" not in str(entries):
+        raise ConfigError(
+            f"There are constraints, {dict(constraints)}, but no stage keeps them. Give the stage that chooses the "
+            "architecture constraints: ${constraints}, as the shipped pipelines do."
+        )
+
+
+def _with_seed(whole: Mapping[str, Any], name: str, repeat: int) -> dict[str, Any]:
+    """A stage's configuration as it would be with another seed of the whole pipeline."""
+    seed = whole["seed_everything"] + repeat
+    content: dict[str, Any] = _interpolated({**whole, "seed_everything": seed})["stages"][name]
+    content["seed_everything"] = seed
+    _roles(name, content)
+    return content
+
+
+def _roles(name: str, content: dict[str, Any]) -> tuple[bool, int, int]:
+    """Take out what is for the pipeline: whether a stage is tested, and how many random architectures and seeds."""
     test, count = content.pop("test", False), content.pop("random_architectures", 0)
+    seeds = content.pop("seeds", 1)
     if not isinstance(test, bool):
         raise ConfigError(f"stages.{name}.test is {test!r}; it must be true or false.")
     if type(count) is not int or count < 0 or (count and not test):
@@ -149,7 +200,12 @@ def _roles(name: str, content: dict[str, Any]) -> tuple[bool, int]:
             f"stages.{name}.random_architectures is {count!r}; it must be an integer of at least 0, and 0 where the "
             "stage does not have 'test: true'."
         )
-    return test, count
+    if type(seeds) is not int or seeds < 1 or (seeds > 1 and not test):
+        raise ConfigError(
+            f"stages.{name}.seeds is {seeds!r}; it must be an integer of at least 1, and 1 where the stage does not "
+            "have 'test: true'."
+        )
+    return test, count, seeds
 
 
 def _check_fit(name: str, content: dict[str, Any]) -> None:
@@ -163,9 +219,10 @@ def _check_fit(name: str, content: dict[str, Any]) -> None:
         raise ConfigError(f"stages.{name}.trainer is {trainer}; a stage must train for at least one epoch.")
 
 
-def _random(content: Mapping[str, Any], run_dir: Path, draw: int) -> Stage:
+def _random(content: Mapping[str, Any], run_dir: Path, draw: int, repeat: int) -> Stage:
     """The same training of an architecture that is drawn at random."""
-    name = f"random_{draw}"
+    drawn = f"random_{draw}"
+    name = f"{drawn}_seed_{repeat}" if repeat else drawn
     config = _with_logging(content, run_dir, name)
     arguments = config["model"]["init_args"]
     found = arguments.get("architecture")
@@ -174,8 +231,8 @@ def _random(content: Mapping[str, Any], run_dir: Path, draw: int) -> Stage:
             f"model.init_args.architecture of the stage with random_architectures is {found!r}; it must be the path of "
             "the architecture.json that the search writes, since random architectures are drawn from its space."
         )
-    arguments["architecture"] = str(run_dir / name / "architecture.json")
-    return Stage(name, config, True, Path(found), draw)
+    arguments["architecture"] = str(run_dir / drawn / "architecture.json")
+    return Stage(name, config, True, Path(found), draw, repeat)
 
 
 def _with_logging(content: Mapping[str, Any], run_dir: Path, folder: str) -> dict[str, Any]:
@@ -202,19 +259,20 @@ def _with_logging(content: Mapping[str, Any], run_dir: Path, folder: str) -> dic
     return config
 
 
-def _modules(node: Any, class_path: str, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Place and arguments of every object of a class in a configuration."""
-    if isinstance(node, dict):
+def _modules(node: Any, class_path: str, place: str, apart: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Place and arguments of every object of a class in a configuration, without those inside of one mapping."""
+    if isinstance(node, dict) and node != apart:
         if node.get("class_path") == class_path:
             yield place, node.get("init_args") or {}
         for key, value in node.items():
-            yield from _modules(value, class_path, f"{place}.{key}")
+            yield from _modules(value, class_path, f"{place}.{key}", apart)
 
 
-def _check_held_out(stages: list[Stage], class_path: str) -> None:
+def _check_held_out(stages: list[Stage], class_path: str, final_costs: Any) -> None:
     """Refuse stages that keep different images out of training: one could be scored on what another was made of.
 
-    The final training, which is not compared, may use all images.
+    The final training, which is not compared, may use all images, and the costs of its network depend on their shape
+    alone.
 
     Raises:
         ConfigError: Two of the pipeline's data modules hold out different images.
@@ -222,7 +280,7 @@ def _check_held_out(stages: list[Stage], class_path: str) -> None:
     splits = {}
     for stage in stages:
         if not stage.test:
-            for place, arguments in _modules(stage.config, class_path, f"stages.{stage.name}"):
+            for place, arguments in _modules(stage.config, class_path, f"stages.{stage.name}", final_costs):
                 splits[place] = {key: arguments.get(key, default) for key, default in SPLIT.items()}
     if not any(split["validation_fraction"] for split in splits.values()):
         return

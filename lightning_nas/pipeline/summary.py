@@ -63,9 +63,14 @@ def summarize(
         ArtifactError: A file of a stage is broken.
     """
     trained = next(stage for stage in stages if stage.test)
-    names = [stage.name for stage in stages if stage.drawn_from is not None]
-    randoms = [tested_accuracy(run_dir / name) for name in names]
-    checkpoints = [run_dir / name / "checkpoints" / "last.ckpt" for name in names]
+    founds = [tested_accuracy(run_dir / stage.name) for stage in stages if stage.test and stage.drawn_from is None]
+    drawn: dict[int, list[Stage]] = {}
+    for stage in stages:
+        if stage.drawn_from is not None:
+            drawn.setdefault(stage.draw, []).append(stage)
+    by_seed = [[tested_accuracy(run_dir / stage.name) for stage in repeats] for repeats in drawn.values()]
+    randoms = [statistics.mean(accuracies) for accuracies in by_seed]
+    checkpoints = [run_dir / repeats[0].name / "checkpoints" / "last.ckpt" for repeats in drawn.values()]
     peak = peak_memory(children=True)
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ", no GPU"
     return {
@@ -79,10 +84,13 @@ def summarize(
         **_found(stages, trained),
         "parameters": exported["parameters"],
         "macs": exported["macs"],
-        "test_accuracy": tested_accuracy(run_dir / trained.name),
+        "compared_stages": [stage.name for stage in stages if stage.compared],
+        "test_accuracy": statistics.mean(founds),
+        "test_accuracies": founds,
         "random_test_accuracy": statistics.mean(randoms) if randoms else None,
         "random_test_accuracy_std": statistics.stdev(randoms) if len(randoms) > 1 else None,
         "random_test_accuracies": randoms,
+        "random_test_accuracies_by_seed": by_seed,
         "random_parameters": [size(trained_network(path)[1])["parameters"] for path in checkpoints],
         "export_difference": exported["difference"],
         "export_differences": {Path(f["path"]).name: f["difference"] for f in exported["files"]},

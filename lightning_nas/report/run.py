@@ -1,6 +1,7 @@
 """The run folder of a pipeline, read and checked for its report."""
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,6 +128,8 @@ class Comparison:
         count: Number of random networks; 0 if only their mean is known.
         better: Number of random networks with a higher accuracy.
         spread: Standard deviation of the random networks' accuracy in percentage points; 0 if it is not known.
+        seeds: Number of trainings of each network.
+        error: Standard error of ``points``, from trainings with several seeds; 0 where there was one.
         networks: Name, accuracy and parameters (None if not known) of all networks, the most accurate first.
     """
 
@@ -134,20 +137,33 @@ class Comparison:
     count: int
     better: int
     spread: float
+    seeds: int
+    error: float
     networks: list[tuple[str, float, float | None]]
 
     @property
     def within_chance(self) -> bool:
-        """Whether the difference is at most one standard deviation of the random networks."""
+        """Whether the difference may be chance: it is at most twice its standard error.
+
+        Where networks were trained once, so that there is no standard error, it is at most one standard deviation of
+        the random networks.
+        """
+        if self.seeds > 1:
+            return abs(self.points) <= 2 * self.error
         return self.spread > 0 and abs(self.points) <= self.spread
 
     @property
     def verdict(self) -> Literal["win", "lose", ""]:
-        """``win`` only if several random networks show it, ``lose`` if their mean is better, and empty otherwise."""
+        """``win`` only if several random networks show it, ``lose`` if their mean is better, and empty otherwise.
+
+        With one training of each network, a single random network that is better forbids ``win``; with several, half
+        of them do.
+        """
         if self.points < 0:
             return "lose"
-        shown = self.points > 0 and self.count != 1 and not self.better and not self.within_chance
-        return "win" if shown else ""
+        shown = self.points > 0 and self.count != 1 and not self.within_chance
+        few = self.better < self.count / 2 if self.seeds > 1 else not self.better
+        return "win" if shown and few else ""
 
 
 def compare(summary: Summary) -> Comparison | None:
@@ -166,8 +182,23 @@ def compare(summary: Summary) -> Comparison | None:
         count=len(accuracies),
         better=sum(accuracy > found for accuracy in accuracies),
         spread=100 * (summary.random_test_accuracy_std or 0.0),
+        seeds=max(len(summary.test_accuracies), 1),
+        error=_standard_error(summary),
         networks=sorted(networks, key=lambda network: -network[1]),
     )
+
+
+def _standard_error(summary: Summary) -> float:
+    """Standard error of the found network's lead over the mean of these random ones, in percentage points.
+
+    It is the error from seeds alone, whose deviation is taken over all networks together; 0 where it is not known.
+    """
+    networks = [summary.test_accuracies, *summary.random_test_accuracies_by_seed]
+    if len(networks) < 2 or min(map(len, networks)) < 2:
+        return 0.0
+    between_seeds = statistics.mean(map(statistics.variance, networks))
+    seeds, randoms = len(summary.test_accuracies), len(networks) - 1
+    return 100 * math.sqrt(between_seeds / seeds * (1 + 1 / randoms))
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,15 @@ def table(summary: Mapping[str, Any]) -> str:
         return "-" if value is None else f"{100 * value:.2f}%"
 
     errors, fidelity = summary["selection_errors"] or {}, summary["fidelity"]
+    compared = [s["seconds"] for s in summary["stages"] if s["name"] in summary["compared_stages"]]
     rows = [
-        (f"{s['name']}{' (since resumed)' if s['resumed'] else ''}", f"{s['seconds']:.1f} s") for s in summary["stages"]
+        (f"{s['name']}{' (since resumed)' if s['resumed'] else ''}", f"{s['seconds']:.1f} s")
+        for s in summary["stages"]
+        if s["name"] not in summary["compared_stages"]
     ]
+    if compared:
+        rows.append((f"{len(compared)} trainings to compare with", f"{sum(compared):.1f} s"))
+    seeds = len(summary["test_accuracies"])
     rows += [
         ("all stages", f"{summary['seconds_total']:.1f} s"),
         ("peak memory", "-" if summary["peak_memory_mb"] is None else f"{summary['peak_memory_mb']:.0f} MB"),
@@ -21,7 +27,7 @@ def table(summary: Mapping[str, Any]) -> str:
         *(_fidelity_rows(fidelity) if fidelity else []),
         ("parameters", f"{summary['parameters']:,}"),
         ("multiply-accumulates", f"{summary['macs']:,}"),
-        ("test accuracy", percent(summary["test_accuracy"])),
+        (f"test accuracy{f', mean of {seeds} seeds' if seeds > 1 else ''}", percent(summary["test_accuracy"])),
         (
             "random architectures",
             f"{percent(summary['random_test_accuracy'])} (mean of {len(summary['random_test_accuracies'])})",

@@ -21,14 +21,17 @@ class Summary:
         seed: Seed of the run.
         parameters: Parameters of the found network.
         macs: Multiply-accumulate operations of the found network per image.
-        test_accuracy: Test accuracy of the found network as a fraction.
+        test_accuracy: Test accuracy of the found network as a fraction; the mean over seeds where there are several.
+        test_accuracies: Its test accuracy with every seed.
+        compared_stages: Names of the stages that train for the comparison alone.
         stages: Name and seconds of every stage.
         seconds_total: Seconds of all stages together.
         proxy_images: Distilled images that the search used; None without distillation.
         source_images: Images that were distilled; None without distillation.
         random_test_accuracy: Mean test accuracy of random networks; None if there were none.
         random_test_accuracy_std: Its standard deviation; None for fewer than two random networks.
-        random_test_accuracies: Test accuracy of every random network.
+        random_test_accuracies: Test accuracy of every random network; means over seeds where there are several.
+        random_test_accuracies_by_seed: Test accuracy of every random network with every seed.
         random_parameters: Parameters of every random network.
         selection: Selection errors as ``metrics.selection`` describes them; None if they were not measured.
         fidelity: Rank fidelity of the proxy as its task writes it; None if it was not measured.
@@ -41,6 +44,8 @@ class Summary:
     parameters: float
     macs: float
     test_accuracy: float
+    test_accuracies: list[float]
+    compared_stages: list[str]
     stages: list[tuple[str, float]]
     seconds_total: float
     proxy_images: float | None
@@ -48,6 +53,7 @@ class Summary:
     random_test_accuracy: float | None
     random_test_accuracy_std: float | None
     random_test_accuracies: list[float]
+    random_test_accuracies_by_seed: list[list[float]]
     random_parameters: list[float]
     selection: Mapping[str, Any] | None
     fidelity: Mapping[str, Any] | None
@@ -67,6 +73,8 @@ class Summary:
         return cls(
             texts={key: reader.text(key) for key in ("command", "date", "genotype", "hardware", "run_dir", "versions")},
             **{key: reader.number(key) for key in ("seed", "parameters", "macs", "test_accuracy")},
+            test_accuracies=reader.numbers("test_accuracies"),
+            compared_stages=reader.names("compared_stages"),
             stages=stages,
             seconds_total=sum(seconds for _, seconds in stages) if total is None else total,
             proxy_images=reader.optional_number("proxy_images"),
@@ -74,6 +82,7 @@ class Summary:
             random_test_accuracy=reader.optional_number("random_test_accuracy"),
             random_test_accuracy_std=reader.optional_number("random_test_accuracy_std"),
             random_test_accuracies=reader.numbers("random_test_accuracies"),
+            random_test_accuracies_by_seed=reader.lists("random_test_accuracies_by_seed"),
             random_parameters=reader.numbers("random_parameters"),
             selection=reader.selection(),
             fidelity=reader.fidelity(),
@@ -107,6 +116,13 @@ class _Reader:
         if not all(isinstance(value, (int, float)) for value in values):
             raise ArtifactError(f"{self.path}: '{key}' contains something other than numbers. {REPAIR}")
         return [float(value) for value in values]
+
+    def lists(self, key: str) -> list[list[float]]:
+        lists = self.entry(key, (list,), "a list of lists of numbers") or []
+        return [_Reader(self.path, {f"{key}[{i}]": each}).numbers(f"{key}[{i}]") for i, each in enumerate(lists)]
+
+    def names(self, key: str) -> list[str]:
+        return [str(name) for name in self.entry(key, (list,), "a list of names") or []]
 
     def text(self, key: str) -> str:
         """Return any entry as text: a dictionary as ``name value`` pairs."""

@@ -153,7 +153,7 @@ class ConstrainedSpace(SearchSpace):
         """
         current = self.space.largest()
         while (excess := self.excess(current)) > 1:
-            near = [n for n in self.space.neighbours(current) if self.excess(n) < excess and self._connected(n)]
+            near = [n for n in self.space.neighbours(current) if self.excess(n) < excess and self.connected(n)]
             if not near:
                 raise ConfigError(
                     f"No neighbour of {self.space.text(current)} is closer to satisfying the constraints "
@@ -162,7 +162,7 @@ class ConstrainedSpace(SearchSpace):
             current = max(near, key=self._size)
         while larger := [n for n in self.space.neighbours(current) if self._size(n) > self._size(current)]:
             larger.sort(key=self._size, reverse=True)
-            found = next((n for n in larger if self._connected(n) and self.allows(n)), None)
+            found = next((n for n in larger if self.connected(n) and self.allows(n)), None)
             if found is None:
                 break
             current = found
@@ -172,7 +172,12 @@ class ConstrainedSpace(SearchSpace):
         costs = self.costs(architecture)
         return costs["parameters"] if "parameters" in costs else self.excess(architecture)
 
-    def _connected(self, architecture: Architecture) -> bool:
+    def connected(self, architecture: Architecture) -> bool:
+        """Return whether every cell has a path from an input to the output.
+
+        Args:
+            architecture: Architecture of the underlying space.
+        """
         return all(graph.connected for graph in self.space.graphs(architecture))
 
     def network(self, architecture: Architecture, *, image_shape: Sequence[int], **options: Any) -> nn.Module:

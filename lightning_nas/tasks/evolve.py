@@ -20,6 +20,7 @@ from lightning_nas.evaluation.base import Evaluator, evaluate_each
 from lightning_nas.evaluation.supernet import SupernetEvaluator
 from lightning_nas.evaluation.wrapper import innermost
 from lightning_nas.files.artifacts import write_json
+from lightning_nas.metrics.cost import CostSource
 from lightning_nas.metrics.ranking import kendall_tau
 from lightning_nas.report.front import Front
 from lightning_nas.spaces.base import SearchSpace
@@ -69,6 +70,9 @@ class EvolveTask(Task):
         objective: Name of the evaluator's objective that decides; lower is better where the name ends in ``loss``.
         constraints: Largest values of costs by the name of the cost, for architectures to be proposed at all; none by
             default. See ``ConstrainedSpace``.
+        costs: Knows the costs that constraints name, such as ``NetworkCosts`` for those of the final network; by
+            default the evaluator. A resumed search measures them again: for latencies use ``CostEvaluator``, which
+            keeps them.
         costs_to_minimise: Names of costs for the Pareto front; without any, no front is written.
         shifting: How a supernet is trained during the search; null leaves it unchanged.
         reference: Evaluator that knows the true performance, such as a table. The search does not see it; the log has
@@ -117,6 +121,7 @@ class EvolveTask(Task):
         generation_size: int = 10,
         objective: str = "accuracy",
         constraints: Mapping[str, float] | None = None,
+        costs: CostSource | None = None,
         costs_to_minimise: Sequence[str] = (),
         shifting: Shifting | None = None,
         reference: Evaluator | None = None,
@@ -128,7 +133,7 @@ class EvolveTask(Task):
         super().__init__()
         at_least(1, generation_size=generation_size)
         self.space = space
-        constrained = ConstrainedSpace(space, evaluator.costs, constraints) if constraints else space
+        constrained = ConstrainedSpace(space, (costs or evaluator).costs, constraints) if constraints else space
         self.history = QueryHistory(constrained, evaluator, budget, objective, costs_to_minimise, max_failures)
         self.strategy = strategy
         self.generation_size = generation_size

@@ -1,17 +1,23 @@
 """Discretizers against their formulas, and what they choose."""
 
+from collections.abc import Mapping
+from itertools import product
+
 import pytest
 import torch
 from torch import Tensor
 
+from lightning_nas.architecture import Architecture
 from lightning_nas.differentiable.discretization.joint_score import JointScore
 from lightning_nas.differentiable.discretization.product_score import ProductScore
 from lightning_nas.differentiable.discretization.sigmoid_score import SigmoidScore
 from lightning_nas.differentiable.discretization.skip_cap import SkipCap
 from lightning_nas.differentiable.discretization.softmax_score import SoftmaxScore
+from lightning_nas.differentiable.discretization.within_constraints import WithinConstraints
 from lightning_nas.differentiable.normalization.edge_softmax import EdgeSoftmax
 from lightning_nas.differentiable.relaxation.softmax import Softmax
 from lightning_nas.errors import ConfigError
+from lightning_nas.metrics.cost import CostSource
 from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
 
@@ -118,3 +124,57 @@ def test_a_limit_that_a_space_cannot_keep_is_refused() -> None:
     with pytest.raises(ConfigError, match="at least 0"):
         SkipCap(-1)
     assert SkipCap(discretizer=ProductScore()).edge_alphas
+
+
+class Convolutions(CostSource):
+    """Counts the operations of a cell that are not the first one."""
+
+    def costs(self, architecture: Architecture) -> Mapping[str, float]:
+        return {"convolutions": float(sum(choice > 0 for choice in architecture.choices))}
+
+
+CELLS = NASBench201Space(("skip_connect", "nor_conv_1x1", "nor_conv_3x3"))
+
+
+@pytest.mark.parametrize("bound", [0.5, 1.0, 3.0, 6.0])
+def test_no_single_change_is_better_within_the_constraints(bound: float) -> None:
+    costs = Convolutions()
+    limited = WithinConstraints(SoftmaxScore(), costs, {"convolutions": bound})
+    best = 0
+    for _ in range(10):
+        alphas = {"cell": torch.randn(6, 3)}
+        scores = alphas["cell"].softmax(1)
+
+        def total(choices: tuple[int, ...]) -> float:
+            return sum(float(scores[edge, choice]) for edge, choice in enumerate(choices))  # noqa: B023  # used at once
+
+        found = limited.discretize(alphas, {}, CELLS)
+        assert costs.costs(found)["convolutions"] <= bound
+        allowed = [each for each in product(range(3), repeat=6) if sum(choice > 0 for choice in each) <= bound]
+        near = [each for each in allowed if sum(a != b for a, b in zip(each, found.choices, strict=True)) == 1]
+        assert total(tuple(found.choices)) >= max(map(total, near), default=0.0)
+        best += total(tuple(found.choices)) == pytest.approx(max(map(total, allowed)))
+        if bound == 6:
+            assert found == SoftmaxScore().discretize(alphas, {}, CELLS)
+    assert best >= 8  # a local optimum is nearly always the optimum here
+
+
+def test_without_constraints_the_other_discretizer_decides(alphas: Tensor) -> None:
+    both = {"normal": alphas, "reduce": alphas}
+    limited = WithinConstraints(SoftmaxScore(), Convolutions(), {})
+    assert limited.discretize(both, {}, SPACE) == SoftmaxScore().discretize(both, {}, SPACE)
+
+
+def test_constraints_that_cannot_be_kept() -> None:
+    convolutions = NASBench201Space(("nor_conv_1x1", "nor_conv_3x3"))
+
+    class Large(CostSource):
+        def costs(self, architecture: Architecture) -> Mapping[str, float]:
+            return {"size": 2.0}
+
+    impossible = WithinConstraints(SoftmaxScore(), Large(), {"size": 1.0})
+    with pytest.raises(ConfigError, match="no change of one of its operations comes closer"):
+        impossible.discretize({"cell": torch.randn(6, 2)}, {}, convolutions)
+    unknown = WithinConstraints(SoftmaxScore(), Large(), {"watts": 1.0})
+    with pytest.raises(ConfigError, match="constraints name watts"):
+        unknown.check(convolutions, Softmax())

@@ -20,6 +20,7 @@ from lightning_nas.evaluation.executors import Executor, Item, Result, Serial, T
 from lightning_nas.evaluation.parallel import Parallel
 from lightning_nas.evaluation.prior import PriorEvaluator
 from lightning_nas.evaluation.wrapper import EvaluatorWrapper
+from lightning_nas.metrics.network_costs import NetworkCosts
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
 
 SPACE = NASBench201Space()
@@ -73,7 +74,7 @@ def test_an_error_costs_one_evaluation(error: BaseException) -> None:
 @pytest.mark.parametrize("executor", [Serial(), Threads(2), Pool()], ids=lambda executor: type(executor).__name__)
 @pytest.mark.parametrize("error", FAILURES, ids=lambda error: type(error).__name__)
 def test_an_error_in_a_worker_costs_one_evaluation(error: BaseException, executor: Executor) -> None:
-    costs = CostEvaluator(Parallel(Failing(error), executor), channels=4, cells=1, image_shape=(3, 8, 8))
+    costs = CostEvaluator(Parallel(Failing(error), executor), NetworkCosts(channels=4, cells=1, image_shape=(3, 8, 8)))
     for evaluator in (Parallel(Failing(error), executor), costs, PriorEvaluator(costs)):
         found = evaluator.evaluate(CELLS)
         assert [each.objectives.get("loss") for each in found] == [0.0, 1.0, None, 3.0, 4.0]

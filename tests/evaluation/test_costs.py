@@ -11,6 +11,7 @@ from lightning_nas.errors import ArchitectureError, CheckpointError, ConfigError
 from lightning_nas.evaluation.base import Evaluation, Evaluator
 from lightning_nas.evaluation.costs import CostEvaluator
 from lightning_nas.metrics.cost import Latency, activation_memory, macs, parameters
+from lightning_nas.metrics.network_costs import NetworkCosts
 from lightning_nas.spaces.constrained import ConstrainedSpace
 from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
@@ -19,6 +20,7 @@ from tests.tasks.test_evolve import HERE, STRATEGIES, fit
 SPACE = NASBench201Space()
 CELLS = [SPACE.architecture([i, 3, 3, 1, 2, 0]) for i in range(4)]
 SIZE = {"channels": 4, "cells": 1, "num_classes": 5, "image_shape": (3, 8, 8)}
+FINAL = {"class_path": "lightning_nas.metrics.network_costs.NetworkCosts", "init_args": SIZE}
 FEATURES = torch.ones(2)
 
 
@@ -61,16 +63,20 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
         devices.append(next(network.parameters()).device)
         return Latency(float(len(devices)), 0.25)
 
-    monkeypatch.setattr("lightning_nas.evaluation.costs.latency", count)
+    monkeypatch.setattr("lightning_nas.metrics.network_costs.latency", count)
     return devices
 
 
 def timed(evaluator: Evaluator) -> CostEvaluator:
-    return CostEvaluator(evaluator, **SIZE, with_macs=False, with_latency=True, batch_size=2, repeats=7)
+    return costed(evaluator, recorded=["parameters", "latency_ms"], batch_size=2, repeats=7)
+
+
+def costed(evaluator: Evaluator, **options: Any) -> CostEvaluator:
+    return CostEvaluator(evaluator, NetworkCosts(**{**SIZE, **options}))
 
 
 def test_costs_are_those_of_the_network_and_join_what_was_found() -> None:
-    costs = CostEvaluator(Counted(), **SIZE, with_memory=True, batch_size=2)
+    costs = costed(Counted(), recorded=["parameters", "macs", "memory_mb"], batch_size=2)
     before = torch.get_rng_state()
     evaluations = costs.evaluate(CELLS)
     assert torch.equal(before, torch.get_rng_state())
@@ -82,11 +88,13 @@ def test_costs_are_those_of_the_network_and_join_what_was_found() -> None:
             "memory_mb": activation_memory(network, (3, 8, 8), 2) / 1e6,
         }
         assert found.cost == {"seconds": 9.0, "dollars": 2.0, **expected}
-        assert costs.costs(cell) == {"dollars": 2.0, **expected}
+        known = costs.costs(cell)
+        assert {name: known[name] for name in ("dollars", *expected)} == {"dollars": 2.0, **expected}
         assert found.objectives == {"accuracy": 0.5}
         assert found.features is FEATURES
     assert len({costs.costs(cell)["parameters"] for cell in CELLS}) > 1
-    assert set(CostEvaluator(Counted(), **SIZE, with_macs=False).costs(CELLS[0])) == {"parameters", "dollars"}
+    (few,) = costed(Counted(), recorded=["parameters"]).evaluate(CELLS[:1])
+    assert set(few.cost) == {"parameters", "dollars", "seconds"}
 
 
 def test_a_network_is_measured_once_in_whatever_form(measured: list[torch.device]) -> None:
@@ -130,16 +138,18 @@ def test_only_what_is_asked_for_is_measured(monkeypatch: pytest.MonkeyPatch) -> 
     def counted(name: str, value: float) -> Callable[..., Any]:
         return lambda network, *rest: calls.append(name) or value  # type: ignore[func-returns-value]
 
-    monkeypatch.setattr("lightning_nas.evaluation.costs.macs", counted("macs", 7.0))
-    monkeypatch.setattr("lightning_nas.evaluation.costs.activation_memory", counted("memory_mb", 2e6))
-    monkeypatch.setattr("lightning_nas.evaluation.costs.latency", counted("latency_ms", Latency(3.0, 0.0)))
-    monkeypatch.setattr("lightning_nas.evaluation.costs.parameters", lambda network: calls.append("parameters") or 500)
+    monkeypatch.setattr("lightning_nas.metrics.network_costs.macs", counted("macs", 7.0))
+    monkeypatch.setattr("lightning_nas.metrics.network_costs.activation_memory", counted("memory_mb", 2e6))
+    monkeypatch.setattr("lightning_nas.metrics.network_costs.latency", counted("latency_ms", Latency(3.0, 0.0)))
+    monkeypatch.setattr(
+        "lightning_nas.metrics.network_costs.parameters", lambda network: calls.append("parameters") or 500
+    )
     built: list[Architecture] = []
     network = NASBench201Space.network
     monkeypatch.setattr(
         NASBench201Space, "network", lambda self, a, **size: built.append(a) or network(self, a, **size)
     )
-    costs = CostEvaluator(Counted(), **SIZE, with_memory=True, with_latency=True)
+    costs = costed(Counted(), recorded=["parameters", "macs", "memory_mb", "latency_ms"])
     cheap = costs.costs(CELLS[0])
     assert set(cheap) == {"parameters", "dollars", "macs", "memory_mb", "latency_ms"}
     assert not calls
@@ -162,7 +172,7 @@ def test_only_what_is_asked_for_is_measured(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_rest_is_the_other_evaluators() -> None:
-    costs = CostEvaluator(Counted(), **SIZE)
+    costs = costed(Counted())
     costs.prepare_data()
     assert costs.evaluator.prepared  # type: ignore[attr-defined]
     assert costs.version == 3
@@ -171,11 +181,11 @@ def test_the_rest_is_the_other_evaluators() -> None:
 @pytest.mark.parametrize("name", ["random", "evolution", "first"])
 def test_a_search_finds_nothing_outside_its_limits(name: str) -> None:
     draws = [SPACE.sample(torch.Generator().manual_seed(i)) for i in range(40)]
-    known = CostEvaluator(Counted(), **SIZE, with_macs=False)
+    known = costed(Counted())
     limit = sorted(known.costs(draw)["parameters"] for draw in draws)[12]
     evaluator = {
         "class_path": "lightning_nas.evaluation.costs.CostEvaluator",
-        "init_args": {"evaluator": {"class_path": f"{HERE}.Known"}, **SIZE, "with_macs": False},
+        "init_args": {"evaluator": {"class_path": f"{HERE}.Known"}, "costs": FINAL},
     }
     task = fit(strategy=STRATEGIES[name], evaluator=evaluator, constraints={"parameters": limit})
     assert len(task.history.results) == 23
@@ -193,20 +203,22 @@ def test_no_architecture_within_the_limits() -> None:
     }
     evaluator = {
         "class_path": "lightning_nas.evaluation.costs.CostEvaluator",
-        "init_args": {"evaluator": {"class_path": f"{HERE}.Known"}, **SIZE},
+        "init_args": {"evaluator": {"class_path": f"{HERE}.Known"}, "costs": FINAL},
     }
     with pytest.raises(ConfigError, match=r"None of 10000 random architectures satisfies the constraints \{'macs': 10"):
         fit(space=space, evaluator=evaluator, constraints={"macs": 10.0})
-    with pytest.raises(ConfigError, match=r"it knows \['convolutions', 'macs', 'parameters', 'seconds'\]"):
-        fit(space=space, evaluator=evaluator, constraints={"latency_ms": 10.0})
+    with pytest.raises(ConfigError, match=r"it knows \['convolutions', 'latency_ms', 'macs', 'memory_mb',"):
+        fit(space=space, evaluator=evaluator, constraints={"dollars": 10.0})
 
 
 def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(ConfigError, match="channels is 0"):
-        CostEvaluator(Counted(), **{**SIZE, "channels": 0})
+        costed(Counted(), channels=0)
     with pytest.raises(ConfigError, match="repeats is 1"):
-        CostEvaluator(Counted(), **SIZE, repeats=1)
-    state = CostEvaluator(Counted(), **SIZE).state_dict()
-    for other in ({**SIZE, "cells": 2}, {**SIZE, "with_latency": True}):
+        costed(Counted(), repeats=1)
+    with pytest.raises(ConfigError, match="recorded names watts"):
+        costed(Counted(), recorded=["watts"])
+    state = costed(Counted()).state_dict()
+    for other in ({"cells": 2}, {"recorded": ["latency_ms"]}):
         with pytest.raises(CheckpointError, match=r"the configuration asks for \{'channels': 4"):
-            CostEvaluator(Counted(), **other).load_state_dict(state)
+            costed(Counted(), **other).load_state_dict(state)

@@ -20,6 +20,7 @@ from lightning_nas.evaluation.prior import PriorEvaluator
 from lightning_nas.evaluation.short_training import ShortTraining
 from lightning_nas.evaluation.supernet import SupernetEvaluator
 from lightning_nas.evaluation.table import TableLookup
+from lightning_nas.metrics.network_costs import NetworkCosts
 from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.tables.nasbench201 import NASBench201Table
@@ -156,10 +157,10 @@ def test_counts_of_queries_and_measured_costs_are_not_lost() -> None:
     cells = [SMALL.architecture([i, 3, 3, 1, 2, 0]) for i in range(2)]
     with pytest.raises(ConfigError, match="The state of TableLookup changes"):
         Parallel(TableLookup(table, budget=2), Serial()).evaluate(cells)
-    size = {"channels": 4, "cells": 1, "image_shape": (3, 8, 8)}
+    costs = NetworkCosts(channels=4, cells=1, image_shape=(3, 8, 8))
     with pytest.raises(ConfigError, match=r"The state of CostEvaluator changes.*put Parallel inside it"):
-        Parallel(CostEvaluator(Drawn(), **size), Serial()).evaluate(cells)
-    inside = CostEvaluator(Parallel(Drawn(), Serial()), **size).evaluate(cells)
+        Parallel(CostEvaluator(Drawn(), costs), Serial()).evaluate(cells)
+    inside = CostEvaluator(Parallel(Drawn(), Serial()), costs).evaluate(cells)
     assert [set(each.cost) for each in inside] == [{"dollars", "parameters", "macs"}] * 2
 
 

@@ -41,8 +41,12 @@ def check(config: dict[str, Any], path: Path) -> None:
 def test_every_shipped_stage_is_understood_by_fit(name: str, tmp_path: Path) -> None:
     found = stages([str(FOLDER / name)], tmp_path)
     assert [each.name for each in found.values() if each.test][0] == "train"
-    assert [each.name for each in found.values() if each.drawn_from] == ["random_0", "random_1", "random_2"]
+    seeds = sum(each.test and each.drawn_from is None for each in found.values())
+    drawn = [each for each in found.values() if each.drawn_from]
+    assert len(drawn) == (1 + max(each.draw for each in drawn)) * seeds
     for each in found.values():
+        if each.repeat:
+            continue  # it differs in its seeds alone
         assert "${" not in json.dumps(each.config)
         check(each.config, tmp_path / f"{each.name}.yaml")
 
@@ -146,7 +150,7 @@ def test_an_evaluator_that_reads_a_table_takes_the_place_of_one_that_trains(tmp_
 
 
 def test_a_refinement_begins_with_what_was_found_on_the_same_images(tmp_path: Path) -> None:
-    args = [str(FOLDER / "nasbench201_cpu.yaml"), "--stages.search.data.init_args.batch_size", "8"]
+    args = [str(FOLDER / "nasbench201_two_scheme.yaml"), "--stages.search.data.init_args.batch_size", "8"]
     found = stages([*args, "--seed_everything", "3"], tmp_path)
     search, refine = found["search"], found["refine"]
     assert refine.arguments["space"] == search.arguments["space"]
@@ -225,7 +229,7 @@ def test_what_is_wrong_is_said_before_anything_runs(tmp_path: Path, args: list[s
 
 
 def test_a_refinement_by_a_strategy_that_begins_with_nothing_is_refused(tmp_path: Path, configs: Path) -> None:
-    path = str(FOLDER / "nasbench201_cpu.yaml")
+    path = str(FOLDER / "nasbench201_two_scheme.yaml")
     other = str(configs / "evolve" / "random_search.yaml")
     with pytest.raises(SystemExit, match=r"refine\.yaml: .*RandomSearch"):
         main(["pipeline", "--config", path, "--run_dir", str(tmp_path / "run"), "--stages.refine", other])
@@ -263,3 +267,57 @@ def test_a_key_below_a_name_spells_it_out() -> None:
 def test_a_missing_pipeline_file_is_named() -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
         parse(["--config", "nowhere.yaml"])
+
+
+def test_every_network_is_trained_with_the_same_seeds(tmp_path: Path) -> None:
+    more = ["--stages.train.random_architectures", "2", "--stages.train.seeds", "3", "--seed_everything", "5"]
+    found = stages([DIGITS, *more], tmp_path)
+    names = [name for name, each in found.items() if each.test]
+    repeats = [f"{name}{seed}" for name in ("train", "random_0", "random_1") for seed in ("", "_seed_1", "_seed_2")]
+    assert sorted(names) == sorted(repeats)
+    for name in names:
+        each = found[name]
+        seed = 5 + each.repeat
+        assert each.config["seed_everything"] == each.config["data"]["init_args"]["seed"] == seed
+        own = tmp_path if each.drawn_from is None else tmp_path / f"random_{each.draw}"
+        assert each.arguments["architecture"] == str(own / "architecture.json")
+        assert each.compared == (name != "train")
+
+
+@pytest.mark.parametrize("seeds", ["0", "true", "1.5"])
+def test_numbers_of_seeds_that_make_no_sense(seeds: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"stages\.train\.seeds is .*; it must be an integer of at least 1"):
+        stages([DIGITS, "--stages.train.seeds", seeds], tmp_path)
+    with pytest.raises(ConfigError, match=r"stages\.search\.seeds is 2"):
+        stages([DIGITS, "--stages.search.seeds", "2"], tmp_path)
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_constraints_reach_the_stage_that_chooses_in_every_pipeline(name: str, tmp_path: Path) -> None:
+    found = stages([str(FOLDER / name), "--constraints.macs", "5e6"], tmp_path)
+    chooser = [each for each in found.values() if each.arguments.get("output_dir") and "space" in each.arguments][-1]
+    text = json.dumps(chooser.config)
+    assert '"macs": 5000000.0' in text
+    train = found["train"]
+    costs = {"channels": train.arguments["channels"], "cells": train.arguments["cells"], "data": train.config["data"]}
+    assert json.dumps({"class_path": "NetworkCosts", "init_args": costs}) in text
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--constraints.macs", "many"], r"constraints\.macs is 'many'; it must be a number greater than 0"),
+        (["--constraints.macs", "-5"], r"constraints\.macs is -5\.0; it must be greater than 0"),
+        (["--constraints.watts", "5"], r"constraints names watts; the costs of a network are parameters, macs"),
+        (["--constraints", "5"], r"constraints is 5; it must be a mapping"),
+    ],
+)
+def test_constraints_that_make_no_sense(args: list[str], words: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=words):
+        stages([DIGITS, *args], tmp_path)
+
+
+def test_constraints_that_no_stage_keeps(tmp_path: Path) -> None:
+    args = ["--stages.search.model.init_args.discretizer", "ProductScore", "--constraints.macs", "5"]
+    with pytest.raises(ConfigError, match="no stage keeps them"):
+        stages([DIGITS, *args], tmp_path)

@@ -139,7 +139,12 @@ def test_data_without_these_checks_are_left_to_their_stage(quick: Path) -> None:
 
 def test_a_stage_that_would_replace_the_results_of_another(quick: Path) -> None:
     path = arrays(quick / "images.npz")
-    args = ["--config", str(ROOT / "configs" / "pipeline" / "nasbench201_cpu.yaml"), "--run_dir", str(quick / "run")]
+    args = [
+        "--config",
+        str(ROOT / "configs" / "pipeline" / "nasbench201_two_scheme.yaml"),
+        "--run_dir",
+        str(quick / "run"),
+    ]
     args += ["--data.class_path", "ArrayDataModule", "--data.path", str(path)]
     refinement = "stages.refine.model.init_args.evaluator.init_args.evaluator.init_args.evaluator.init_args"
     for key in ("stages.search.data.init_args", "stages.train.data.init_args", refinement):

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,9 +17,11 @@ from lightning_nas.data.images import DigitsDataModule
 from lightning_nas.distill.proxy import Proxy
 from lightning_nas.errors import ConfigError
 from lightning_nas.files.artifacts import write_bytes
+from lightning_nas.pipeline.summary import tested_accuracy
 from lightning_nas.report.screen import table
 from lightning_nas.spaces.artifact import build_space, load_architecture
 from lightning_nas.spaces.darts.space import DARTSSpace
+from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from tests.conftest import ROOT
 from tests.tiny import arrays
 
@@ -50,10 +53,29 @@ FEW = {
 }
 """Options for a pipeline on few images."""
 
+SCREENED = str(ROOT / "configs" / "pipeline" / "digits_screen.yaml")
+SCREEN = {
+    "constraints.parameters": 3000,
+    "stages.screen.model.init_args.strategy.init_args": "{initial: 4, parents: 1, rounds: 1}",
+    "stages.screen.model.init_args.evaluator.init_args.images": 4,
+    "stages.train.random_architectures": 2,
+    "stages.train.seeds": 2,
+    "stages.train.model.init_args.channels": 2,
+    "stages.train.trainer.max_epochs": 1,
+    "stages.export.formats": "[py]",
+    "trainer.enable_progress_bar": "false",
+    "trainer.limit_train_batches": 1,
+    "trainer.callbacks": "null",
+}
+
+
+def pairs(options: Mapping[str, object]) -> list[str]:
+    return [part for key, value in options.items() for part in (f"--{key}", str(value))]
+
 
 def arguments(run_dir: Path, **changes: object) -> list[str]:
-    pairs = {**SMALL, **{key.replace("__", "."): value for key, value in changes.items()}}
-    return ["--config", CONFIG, "--run_dir", str(run_dir)] + [p for k, v in pairs.items() for p in (f"--{k}", str(v))]
+    options = {**SMALL, **{key.replace("__", "."): value for key, value in changes.items()}}
+    return ["--config", CONFIG, "--run_dir", str(run_dir), *pairs(options)]
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +255,7 @@ SMALL_REFINEMENT[f"{SHORT}.image_size"] = 8
 def test_what_a_search_finds_is_refined_before_it_is_trained(tmp_path: Path) -> None:
     path, run_dir = arrays(tmp_path / "images.npz"), tmp_path / "run"
     pairs = {**SMALL_REFINEMENT, "data.path": path}
-    args = ["--config", str(ROOT / "configs" / "pipeline" / "nasbench201_cpu.yaml"), "--run_dir", str(run_dir)]
+    args = ["--config", str(ROOT / "configs" / "pipeline" / "nasbench201_two_scheme.yaml"), "--run_dir", str(run_dir)]
     main(["pipeline", *args, *(part for key, value in pairs.items() for part in (f"--{key}", str(value)))])
     summary = json.loads((run_dir / "summary.json").read_text())
     assert list(summary["seconds"]) == ["search", "refine", "train", "export"]
@@ -301,3 +323,34 @@ def test_a_stage_that_has_not_begun_may_be_corrected(tmp_path: Path, monkeypatch
     write_bytes(run_dir / "train" / "checkpoints" / "last.ckpt", b"begun")
     with pytest.raises(SystemExit, match=r"train\.yaml is of a run with another configuration"):
         main(["pipeline", *arguments(run_dir, stages__train__trainer__max_epochs=3)])
+
+
+def test_a_screened_network_and_its_rivals_keep_the_constraints_with_every_seed(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    main(["pipeline", "--config", SCREENED, "--run_dir", str(run_dir), *pairs(SCREEN)])
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert max(summary["parameters"], *summary["random_parameters"]) <= 3000
+    assert len(summary["random_parameters"]) == 2
+    logged = {name: tested_accuracy(run_dir / name) for name in ("train", *summary["compared_stages"])}
+    assert len(logged) == 6
+    assert summary["test_accuracies"] == [logged["train"], logged["train_seed_1"]]
+    assert summary["test_accuracy"] == pytest.approx(sum(summary["test_accuracies"]) / 2)
+    by_seed = [[logged[f"random_{i}"], logged[f"random_{i}_seed_1"]] for i in range(2)]
+    assert summary["random_test_accuracies_by_seed"] == by_seed
+    assert summary["random_test_accuracies"] == pytest.approx([sum(each) / 2 for each in by_seed])
+    assert "5 trainings to compare with" in table(summary)
+    weights = [
+        torch.load(run_dir / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for name in ("random_0", "random_0_seed_1")
+    ]
+    assert weights[0].keys() == weights[1].keys()
+    assert any(not torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_a_found_network_beyond_the_constraints_is_not_trained(tmp_path: Path) -> None:
+    space = NASBench201Space()
+    space.largest().save(tmp_path / "large.json")
+    changes = {**SCREEN, "stages.train.model.init_args.architecture": tmp_path / "large.json"}
+    with pytest.raises(SystemExit, match=r"exceed the constraints \{'parameters': 3000\.0\}"):
+        main(["pipeline", "--config", SCREENED, "--run_dir", str(tmp_path / "run"), *pairs(changes)])
+    assert not (tmp_path / "run" / "train").exists()

@@ -118,6 +118,38 @@ def test_comparison_is_plain_whoever_wins(
     assert [verdict.split()[1:] for verdict in verdicts if verdict] == ([] if kind is None else [kind.split()])
 
 
+@pytest.mark.parametrize(
+    ("founds", "randoms", "words", "kind"),
+    [
+        (
+            [0.97, 0.98],
+            [[0.90, 0.91], [0.92, 0.93], [0.91, 0.92]],
+            "standard error of the difference over seeds is 0.58",
+            ["win"],
+        ),
+        ([0.90, 0.98], [[0.90, 0.91], [0.92, 0.99], [0.91, 0.92]], ", so that it may be chance", []),
+    ],
+)
+def test_several_seeds_say_whether_it_is_chance(
+    tmp_path: Path, founds: list[float], randoms: list[list[float]], words: str, kind: list[str]
+) -> None:
+    means = [sum(each) / 2 for each in randoms]
+    page = written(
+        small(
+            tmp_path,
+            test_accuracy=sum(founds) / 2,
+            test_accuracies=founds,
+            random_test_accuracy=sum(means) / 3,
+            random_test_accuracies=means,
+            random_test_accuracies_by_seed=randoms,
+            random_parameters=[],
+        )
+    )
+    assert words in page.text
+    verdicts = [a["class"] for _, a in page.tags if (a.get("class") or "").startswith("verdict")]
+    assert verdicts[0].split()[1:] == kind
+
+
 RESULTS = [{"proxy": 1.0 + i, "truth": 0.75 - 0.05 * i} for i in range(3)]
 
 

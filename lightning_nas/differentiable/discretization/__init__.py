@@ -6,6 +6,7 @@ from lightning_nas.differentiable.discretization.product_score import ProductSco
 from lightning_nas.differentiable.discretization.sigmoid_score import SigmoidScore
 from lightning_nas.differentiable.discretization.skip_cap import SkipCap
 from lightning_nas.differentiable.discretization.softmax_score import SoftmaxScore
+from lightning_nas.differentiable.discretization.within_constraints import WithinConstraints
 
 __all__ = [
     "Discretizer",
@@ -14,4 +15,5 @@ __all__ = [
     "SigmoidScore",
     "SkipCap",
     "SoftmaxScore",
+    "WithinConstraints",
 ]

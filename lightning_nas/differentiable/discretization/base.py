@@ -84,4 +84,14 @@ class Discretizer(ABC):
             edge_alphas: Alphas ``(edges,)`` of the edges by cell type; empty if the search trains none.
             space: The search space, which also decides whether ``none`` may be chosen.
         """
-        return space.select({name: self.scores(a, edge_alphas.get(name), space.nodes) for name, a in alphas.items()})
+        scores = {name: self.scores(a, edge_alphas.get(name), space.nodes) for name, a in alphas.items()}
+        return self.select(scores, space)
+
+    def select(self, scores: Mapping[str, Tensor], space: DifferentiableSpace) -> Architecture:
+        """The architecture whose operations score best.
+
+        Args:
+            scores: Scores ``(edges, operations)`` by cell type; higher is better.
+            space: The search space.
+        """
+        return space.select(scores)
