@@ -113,7 +113,8 @@ def _found(stages: Sequence[Stage], trained: Stage) -> dict[str, Any]:
     return {
         "proxy_images": proxy.get("proxy_images"),
         "source_images": proxy.get("source_images"),
-        "fidelity": {k: v for k, v in fidelity.items() if k not in ("schema", "lightning_nas", "results")} or None,
+        "fidelity": {k: v for k, v in fidelity.items() if k not in ("schema", "lightning_nas", "results", "failures")}
+        or None,
         "genotype": genotype,
         "searched_genotype": searched.get("text", genotype),
         "selection_errors": searched.get("selection_errors"),

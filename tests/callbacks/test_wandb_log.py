@@ -276,7 +276,7 @@ def test_a_disabled_run_records_nothing(home: None, tmp_path: Path) -> None:
 def test_a_search_logs_its_curves_and_its_front(home: None, tmp_path: Path) -> None:
     table = f"--model.evaluator.evaluator.table.path={write_nasbench201('table.npz')}"
     small = ["channels=2", "cells=1", "image_shape=[3,8,8]"]
-    arguments = [f"--model.evaluator.{each}" for each in small]
+    arguments = [f"--model.evaluator.costs.{each}" for each in small]
     arguments += [
         table,
         "--model.final_evaluator=null",

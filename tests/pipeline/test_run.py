@@ -17,7 +17,7 @@ from lightning_nas.data.images import DigitsDataModule
 from lightning_nas.distill.proxy import Proxy
 from lightning_nas.errors import ConfigError
 from lightning_nas.files.artifacts import write_bytes
-from lightning_nas.pipeline.summary import tested_accuracy
+from lightning_nas.pipeline import summary as figures_of
 from lightning_nas.report.screen import table
 from lightning_nas.spaces.artifact import build_space, load_architecture
 from lightning_nas.spaces.darts.space import DARTSSpace
@@ -112,6 +112,7 @@ def test_the_proxy_is_checked_with_architectures_of_the_searched_space(finished:
     )
     space = DARTSSpace(nodes=2)
     results = written.pop("results")
+    assert written.pop("failures") == []
     drawn = ArchitecturesDataModule(space, count=2).architectures
     assert [row["architecture"] for row in results] == [space.text(a) for a in drawn]
     figures = {key: value for key, value in written.items() if key not in ("schema", "lightning_nas")}
@@ -331,7 +332,7 @@ def test_a_screened_network_and_its_rivals_keep_the_constraints_with_every_seed(
     summary = json.loads((run_dir / "summary.json").read_text())
     assert max(summary["parameters"], *summary["random_parameters"]) <= 3000
     assert len(summary["random_parameters"]) == 2
-    logged = {name: tested_accuracy(run_dir / name) for name in ("train", *summary["compared_stages"])}
+    logged = {name: figures_of.tested_accuracy(run_dir / name) for name in ("train", *summary["compared_stages"])}
     assert len(logged) == 6
     assert summary["test_accuracies"] == [logged["train"], logged["train_seed_1"]]
     assert summary["test_accuracy"] == pytest.approx(sum(summary["test_accuracies"]) / 2)
