@@ -61,6 +61,6 @@ __all__ = [
     "Softmax",
     "SoftmaxScore",
     "SupernetRunner",
-    "ZeroOne",
     "WithinConstraints",
+    "ZeroOne",
 ]

@@ -160,13 +160,27 @@ class ConstrainedSpace(SearchSpace):
                     f"{self.constraints}. Relax them, or start the search from another architecture."
                 )
             current = max(near, key=self._size)
-        while larger := [n for n in self.space.neighbours(current) if self._size(n) > self._size(current)]:
-            larger.sort(key=self._size, reverse=True)
-            found = next((n for n in larger if self.connected(n) and self.allows(n)), None)
-            if found is None:
-                break
-            current = found
-        return current
+        return self.climb(current, self._size)
+
+    def climb(self, start: Architecture, value: Callable[[Architecture], float]) -> Architecture:
+        """Change one choice after the other, each time to the best neighbour, until no allowed one is better.
+
+        Cells without a path from an input to the output are passed over.
+
+        Args:
+            start: Architecture of this space.
+            value: What is to become large; it is looked up more often than the costs.
+
+        Returns:
+            A local optimum.
+        """
+        current: Architecture | None = start
+        while current is not None:
+            start, least = current, value(current)
+            better = [(n, v) for n in self.space.neighbours(current) if (v := value(n)) > least]
+            better.sort(key=lambda pair: pair[1], reverse=True)
+            current = next((n for n, _ in better if self.connected(n) and self.allows(n)), None)
+        return start
 
     def _size(self, architecture: Architecture) -> float:
         costs = self.costs(architecture)

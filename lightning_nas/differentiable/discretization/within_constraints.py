@@ -24,9 +24,8 @@ class WithinConstraints(Discretizer):
     Where the other discretizer's architecture costs too much, it is repaired by single changes. Each change goes to the
     neighbour that loses the least score per reduction of the excess, which is the largest ratio of a cost to its bound;
     the score of an architecture is the sum of the scores of its operations. Cells without a path from an input to the
-    output are passed over. As soon as all constraints are kept, changes
-    to better neighbours within the constraints follow, until there is none: a local optimum. The supernet itself is
-    searched without constraints.
+    output are passed over. As soon as all constraints are kept, changes to better neighbours within the constraints
+    follow, until there is none: a local optimum. The supernet itself is searched without constraints.
 
     Args:
         discretizer: Scores the operations, and selects an architecture without constraints; ``SoftmaxScore`` by
@@ -113,10 +112,4 @@ class WithinConstraints(Discretizer):
                 )
             here = total(current)
             current = min(cheaper, key=lambda each: (here - total(each[0])) / (excess - each[1]))[0]
-        while better := [n for n in space.neighbours(current) if total(n) > total(current)]:
-            better.sort(key=total, reverse=True)
-            found = next((n for n in better if limited.connected(n) and limited.allows(n)), None)
-            if found is None:
-                break
-            current = found
-        return current
+        return limited.climb(current, total)
