@@ -71,11 +71,8 @@ def parse(args: Sequence[str]) -> Arguments:
     known, rest = parser.parse_known_args(list(args))
     config = read_yaml(known.config)
     _check_stages(config, known.config)
-    for key, value in _pairs(rest):
-        try:
-            content = yaml.safe_load(value)
-        except _NO_YAML:
-            raise ConfigError(f"--{key} {value} is not a valid YAML value.") from None
+    for key, value in pairs(rest):
+        content = yaml_value(key, value)
         stage = key.removeprefix("stages.").split(".")[0]
         if key.startswith("stages.") and stage not in (*config["stages"], EXPORT):
             raise ConfigError(f"--{key}: {known.config} has no stage {stage!r}; it has {', '.join(config['stages'])}.")
@@ -160,12 +157,38 @@ def set_key(config: dict[str, Any], key: str, value: Any) -> None:
     config[last] = value
 
 
-def _pairs(rest: Sequence[str]) -> list[tuple[str, str]]:
-    """Keys and values of ``--key value`` and ``--key=value``."""
+def pairs(rest: Sequence[str]) -> list[tuple[str, str]]:
+    """Read ``--key value`` and ``--key=value``.
+
+    Args:
+        rest: The arguments.
+
+    Returns:
+        Keys, without dashes, and values.
+
+    Raises:
+        ConfigError: A value is missing.
+    """
     parts = [part for item in rest for part in (item.split("=", 1) if item.startswith("--") else [item])]
     if len(parts) % 2 or not all(key.startswith("--") for key in parts[::2]):
         raise ConfigError(f"The arguments {' '.join(rest)} are not pairs of --key VALUE.")
     return [(key.removeprefix("--"), value) for key, value in zip(parts[::2], parts[1::2], strict=True)]
+
+
+def yaml_value(key: str, text: str) -> Any:
+    """Read the value of an option.
+
+    Args:
+        key: The option without dashes, for the message.
+        text: Its value as YAML.
+
+    Raises:
+        ConfigError: It is not valid YAML.
+    """
+    try:
+        return yaml.safe_load(text)
+    except _NO_YAML:
+        raise ConfigError(f"--{key} {text} is not a valid YAML value.") from None
 
 
 def _check_stages(config: dict[str, Any], path: Path) -> None:

@@ -56,12 +56,14 @@ class Pipeline:
         run_dir: Run folder.
         base: Folder that paths of stage files are relative to, where they don't exist as given.
         command: Command line, for the summary.
+        final: Whether one of the stages is a final training, whose network is tested and exported.
     """
 
     config: dict[str, Any]
     run_dir: Path
     base: Path
     command: str
+    final: bool = True
     records: list[dict[str, Any]] = field(default_factory=list)
     child: "subprocess.Popen[bytes] | None" = None
     asked: bool = False
@@ -71,33 +73,45 @@ class Pipeline:
     @cached_property
     def stages(self) -> list[Stage]:
         """All stages in their order."""
-        return resolve(self.config, self.run_dir, self.base)
+        return resolve(self.config, self.run_dir, self.base, self.final)
 
     @property
     def export_settings(self) -> dict[str, Any]:
         """``formats`` and ``licence`` of the exported network, where they are given."""
         return dict(self.config["stages"].get(EXPORT) or {})
 
+    @property
+    def finished(self) -> bool:
+        """Whether all stages are done, and the summary of a final training is written."""
+        return all(self._done(stage.name) for stage in self.stages) and (
+            not self.final or (self.run_dir / "summary.json").is_file()
+        )
+
     def run(self) -> dict[str, Any]:
         """Run all stages that are not done yet, write summary and report, and return the summary.
-
-        What later stages need is checked before the first one starts: configurations, data and their sizes, monitored
-        metrics, and folders. A stage that has not begun may be given another configuration afterwards.
 
         Raises:
             ConfigError: The run folder holds something else or a run with another configuration, or what its stages
                 have read or written was replaced.
             NASError: A stage would fail.
         """
-        if "formats" in self.export_settings:
-            choose_formats(self.export_settings["formats"])
-        self._check_folder()
-        texts = {stage.name: yaml.safe_dump(stage.config, sort_keys=False) for stage in self.stages}
-        self._check_configs(texts)
-        self._check_records()
-        left = {stage.name: stage for stage in self.stages if not stage.compared and not self._done(stage.name)}
-        check_needs(left, self.parsed, self.run_dir)
-        for name, text in texts.items():
+        self.run_stages()
+        exported = self._export()
+        summary = summarize(self.stages, self.run_dir, self.records, exported)
+        summary |= {"command": self.command, "seed": self.config["seed_everything"]}
+        write_json(self.run_dir / "summary.json", summary)
+        write_report(self.run_dir)
+        return summary
+
+    def run_stages(self) -> None:
+        """Run all stages that are not done yet.
+
+        Raises:
+            ConfigError: See ``run``.
+            NASError: A stage would fail.
+        """
+        self.check()
+        for name, text in self._texts.items():
             write_bytes(self.run_dir / f"{name}.yaml", text.encode())
         for stage in self.stages:
             if stage.drawn_from is not None:
@@ -105,12 +119,38 @@ class Pipeline:
             elif stage.test and not stage.compared:
                 self._check_found(stage)
             self._stage(stage)
-        exported = self._export()
-        summary = summarize(self.stages, self.run_dir, self.records, exported)
-        summary |= {"command": self.command, "seed": self.config["seed_everything"]}
-        write_json(self.run_dir / "summary.json", summary)
-        write_report(self.run_dir)
-        return summary
+
+    def check(self) -> None:
+        """Check what the stages need before the first one starts: configurations, data, monitored metrics, folders.
+
+        A stage that has not begun may be given another configuration afterwards.
+
+        Raises:
+            ConfigError: See ``run``.
+            NASError: A stage would fail.
+        """
+        if "formats" in self.export_settings:
+            choose_formats(self.export_settings["formats"])
+        self.check_results()
+        self._parse_configs()
+        left = {stage.name: stage for stage in self.stages if not stage.compared and not self._done(stage.name)}
+        check_needs(left, self.parsed, self.run_dir)
+
+    def check_results(self) -> None:
+        """Check that what is in the run folder is of this pipeline, with the same data and packages.
+
+        Raises:
+            ConfigError: The run folder holds something else or a run with another configuration, or what its stages
+                have read or written was replaced.
+        """
+        self._check_folder()
+        self._check_configs()
+        self._check_records()
+
+    @cached_property
+    def _texts(self) -> dict[str, str]:
+        """The configuration of every stage as YAML."""
+        return {stage.name: yaml.safe_dump(stage.config, sort_keys=False) for stage in self.stages}
 
     def _check_folder(self) -> None:
         """Refuse a folder of something else, and delete temporary files that a killed pipeline has left in its own."""
@@ -125,8 +165,8 @@ class Pipeline:
         for folder in (self.run_dir, *(self.run_dir / name for name in names)):
             remove_leftovers(folder)
 
-    def _check_configs(self, texts: Mapping[str, str]) -> None:
-        """Check and parse the configuration of every stage; refuse another one of a stage that has begun."""
+    def _check_configs(self) -> None:
+        """Refuse another configuration of a stage that has begun."""
         for stage in self.stages:
             path = self.run_dir / f"{stage.name}.yaml"
             if path.is_file() and self._begun(stage.name) and self._moved(read_yaml(path)) != stage.config:
@@ -134,11 +174,14 @@ class Pipeline:
                     f"{path} is of a run with another configuration. Use another --run_dir, or delete "
                     f"{self.run_dir} to start anew."
                 )
+
+    def _parse_configs(self) -> None:
+        """Check and parse the configuration of every stage."""
         tested = ""
         with tempfile.TemporaryDirectory() as folder:  # a wrong configuration must not stay in the run folder
             for stage in self.stages:
                 if not stage.compared:
-                    path = write_bytes(Path(folder) / f"{stage.name}.yaml", texts[stage.name].encode())
+                    path = write_bytes(Path(folder) / f"{stage.name}.yaml", self._texts[stage.name].encode())
                     self.parsed[stage.name] = lightning.check_config(path)
                     tested = stage.name if stage.test else tested
                 else:  # it differs from the tested stage in seeds and one path only

@@ -53,7 +53,7 @@ class Stage:
         return found
 
 
-def resolve(config: Mapping[str, Any], run_dir: Path, base: Path) -> list[Stage]:
+def resolve(config: Mapping[str, Any], run_dir: Path, base: Path, final: bool = True) -> list[Stage]:
     """Resolve the configuration of a pipeline.
 
     A stage is its file, with the keys of its entry on top. Interpolations such as ``${data}``, ``${run_dir}``,
@@ -64,6 +64,7 @@ def resolve(config: Mapping[str, Any], run_dir: Path, base: Path) -> list[Stage]
         config: Configuration of the pipeline, as read from the command line.
         run_dir: Run folder.
         base: Folder that paths of stage files are relative to, where they don't exist as given.
+        final: Whether exactly one stage must be tested, as a final training is.
 
     Returns:
         The stages in their order. Those that train for the comparison alone come last: repetitions of the final
@@ -95,12 +96,13 @@ def resolve(config: Mapping[str, Any], run_dir: Path, base: Path) -> list[Stage]
         ]
         compared += [_random(other, run_dir, i, repeat) for i in range(count) for repeat, other in enumerate(contents)]
     tested = [stage.name for stage in stages if stage.test]
-    if len(tested) != 1:
+    if final and len(tested) != 1:
         raise ConfigError(
             f"The stages with 'test: true' are {tested}; there must be exactly one, the final training, whose network "
             "is tested and exported."
         )
-    _check_held_out(stages, config["data"]["class_path"], interpolated["final_costs"])
+    if config.get("data"):
+        _check_held_out(stages, config["data"]["class_path"], interpolated["final_costs"])
     return [*stages, *compared]
 
 
