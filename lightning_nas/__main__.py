@@ -18,6 +18,7 @@ A whole search:
   pipeline   run a chain of stages from one YAML file: distill, search, train, test and export
   report     write report.html for the folder of a pipeline, or of a search by queries
   export     write a trained network as plain Python, torch program and ONNX, with a model card
+  configs    list the shipped configurations, or copy them
 
 Tables of known results:
   table      write the npz file of NAS-Bench-101 or NAS-Bench-201 from an official download
@@ -31,13 +32,13 @@ One stage, by Lightning:
              (also: lightning-nas fit --forecast true)
 
 Examples:
-  lightning-nas pipeline --config configs/pipeline/digits.yaml
-  lightning-nas fit --config configs/search/darts.yaml --trainer.max_epochs 10
+  lightning-nas pipeline --config pipeline/digits
+  lightning-nas fit --config search/darts --trainer.max_epochs 10
   lightning-nas fit --model.help                 the tasks; --data.help, --model.space.help and so on: other components
   lightning-nas fit --model.help BilevelTask     the arguments of one
 """
 
-COMMANDS = ("pipeline", "report", "export", "table", "fit", "validate", "test", "predict", "forecast")
+COMMANDS = ("pipeline", "report", "export", "configs", "table", "fit", "validate", "test", "predict", "forecast")
 
 
 def main(args: list[str] | None = None) -> None:
@@ -94,6 +95,10 @@ def run_command(command: str, args: list[str]) -> None:
         from lightning_nas.cli.commands import export
 
         export(args)
+    elif command == "configs":
+        from lightning_nas.cli.config_files import main as configs
+
+        configs(args)
     elif command == "table":
         from lightning_nas.cli.commands import table
 

@@ -29,6 +29,7 @@ from lightning_nas.callbacks.run_folder import RunFolder
 from lightning_nas.callbacks.step_seed import StepSeed
 from lightning_nas.callbacks.wandb_log import WandbLog
 from lightning_nas.cli.components import print_help
+from lightning_nas.cli.config_files import with_config_paths
 from lightning_nas.cli.parsing import OneParagraphParser, check_are_classes, class_paths, given_class_paths
 from lightning_nas.cli.refusals import refusal, typed
 from lightning_nas.data.dummy import DummyDataModule
@@ -172,7 +173,7 @@ class NASCLI(LightningCLI):
                 range, or ``weights_only`` is false.
         """
         if not isinstance(args, dict | Namespace):
-            check_are_classes(given_class_paths(sys.argv[1:] if args is None else args))
+            check_are_classes(given_class_paths(with_config_paths(sys.argv[1:] if args is None else args)))
         super().parse_arguments(parser, args)
         config = self.command_config
         parts = config.as_dict()

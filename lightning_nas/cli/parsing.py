@@ -1,6 +1,7 @@
 """What the parser of Lightning's commands refuses, in one paragraph: what was received, and what was expected."""
 
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import takewhile
@@ -16,6 +17,7 @@ from torch.optim import Optimizer
 
 from lightning_nas.cli.arguments import options, suggestion, wrong_arguments
 from lightning_nas.cli.components import BASES
+from lightning_nas.cli.config_files import with_config_paths
 from lightning_nas.errors import ConfigError
 
 _LONGEST = 200
@@ -39,7 +41,20 @@ _LACKS = re.compile(r"the following arguments are required: (.*)")
 
 
 class OneParagraphParser(LightningArgumentParser):
-    """Lightning's parser, which raises ``ConfigError`` in the place of its pages of usage."""
+    """Lightning's parser, which finds configurations by name, and raises ``ConfigError`` in the place of its usage."""
+
+    def parse_args(self, args: Sequence[str] | None = None, *options: Any, **more: Any) -> Any:  # type: ignore[override]
+        """Parse a command line.
+
+        Args:
+            args: The command line; by default that of the process.
+            options: Options of the parser of jsonargparse.
+            more: Options of the parser of jsonargparse.
+
+        Raises:
+            ConfigError: The arguments are wrong, or a configuration cannot be found.
+        """
+        return super().parse_args(with_config_paths(sys.argv[1:] if args is None else args), *options, **more)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Refuse the arguments.

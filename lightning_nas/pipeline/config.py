@@ -1,5 +1,6 @@
 """The configuration of a pipeline: one YAML file, and what the command line changes in it."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ import yaml
 
 from lightning_nas.checks import greater_than
 from lightning_nas.cli.arguments import Parser, suggestion
+from lightning_nas.cli.config_files import find_config
 from lightning_nas.errors import ConfigError
 
 KEYS = ("seed_everything", "num_threads", "imports", "data", "trainer", "constraints", "stages")
@@ -61,7 +63,12 @@ def parse(args: Sequence[str]) -> Arguments:
         "leaves the stage out, --data.root DIR sets an argument of the data, and --constraints.parameters 100000 "
         "limits the found network.",
     )
-    parser.add_argument("--config", type=Path, required=True, help="YAML file of the pipeline")
+    parser.add_argument(
+        "--config",
+        required=True,
+        help="YAML file of the pipeline, or the name of a shipped one, such as pipeline/digits ('lightning-nas configs "
+        "pipeline' lists them)",
+    )
     parser.add_argument(
         "--run_dir", type=Path, help="folder of the run (default: runs/DATE_TIME); an unfinished run there is continued"
     )
@@ -69,17 +76,20 @@ def parse(args: Sequence[str]) -> Arguments:
         "--print_config", action="store_true", help="print the resolved configuration of every stage, and stop"
     )
     known, rest = parser.parse_known_args(list(args))
-    config = read_yaml(known.config)
-    _check_stages(config, known.config)
+    path = find_config(known.config)
+    config = read_yaml(path)
+    _check_stages(config, path)
     for key, value in pairs(rest):
         content = yaml_value(key, value)
         stage = key.removeprefix("stages.").split(".")[0]
         if key.startswith("stages.") and stage not in (*config["stages"], EXPORT):
-            raise ConfigError(f"--{key}: {known.config} has no stage {stage!r}; it has {', '.join(config['stages'])}.")
+            raise ConfigError(f"--{key}: {path} has no stage {stage!r}; it has {', '.join(config['stages'])}.")
+        if re.fullmatch(r"stages\.[^.]+(\.config)?", key) and isinstance(content, str) and Path(content).is_file():
+            content = str(Path(content).resolve())  # what is given here is relative to the working directory
         set_key(config, key, content)
-    _check_stages(config, known.config)
-    _check_values(config, known.config)
-    return Arguments(config, known.config.parent, known.run_dir, known.print_config, list(args))
+    _check_stages(config, path)
+    _check_values(config, path)
+    return Arguments(config, path.parent, known.run_dir, known.print_config, list(args))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

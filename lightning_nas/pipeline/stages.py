@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lightning_nas.cli.config_files import find_config
 from lightning_nas.errors import ConfigError
 from lightning_nas.metrics.network_costs import COSTS
 from lightning_nas.pipeline.config import EXPORT, merge, read_yaml
@@ -63,7 +64,8 @@ def resolve(config: Mapping[str, Any], run_dir: Path, base: Path, final: bool = 
     Args:
         config: Configuration of the pipeline, as read from the command line.
         run_dir: Run folder.
-        base: Folder that paths of stage files are relative to, where they don't exist as given.
+        base: Folder that paths of stage files are relative to. What is not there is looked for in the working
+            directory and among the shipped configurations.
         final: Whether exactly one stage must be tested, as a final training is.
 
     Returns:
@@ -119,8 +121,7 @@ def _on_files(name: str, entry: Any, config: Mapping[str, Any], base: Path) -> d
     merged: Any = {"trainer": config.get("trainer") or {}}
     for layer in layers:
         if isinstance(layer, str):
-            path = Path(layer)
-            layer = read_yaml(path if path.is_file() else base / path)
+            layer = read_yaml(find_config(layer, base))
         merged = merge(merged, layer)
     merged["seed_everything"] = config.get("seed_everything", 0)
     if config.get("imports"):

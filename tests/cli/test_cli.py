@@ -52,7 +52,7 @@ def test_help_and_refusals_of_a_pipeline_load_nothing_heavy() -> None:
     output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert output.rstrip().endswith("[]")
     assert "--stages.fidelity null" in output.replace("\n", " ")
-    assert "nowhere.yaml cannot be read" in output
+    assert "nowhere.yaml is neither a file nor the name of a shipped configuration" in output
 
 
 @pytest.mark.slow
