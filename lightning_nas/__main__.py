@@ -16,6 +16,7 @@ USAGE = """usage: lightning-nas COMMAND [options]      (lightning-nas COMMAND --
 
 A whole search:
   pipeline   run a chain of stages from one YAML file: distill, search, train, test and export
+  compare    run methods with several seeds from one YAML file: tables, statistics, pictures and a page
   report     write report.html for the folder of a pipeline, or of a search by queries
   export     write a trained network as plain Python, torch program and ONNX, with a model card
   configs    list the shipped configurations, or copy them
@@ -38,7 +39,10 @@ Examples:
   lightning-nas fit --model.help BilevelTask     the arguments of one
 """
 
-COMMANDS = ("pipeline", "report", "export", "configs", "table", "fit", "validate", "test", "predict", "forecast")
+COMMANDS = (
+    *("pipeline", "compare", "report", "export", "configs", "table"),
+    *("fit", "validate", "test", "predict", "forecast"),
+)
 
 
 def main(args: list[str] | None = None) -> None:
@@ -91,6 +95,13 @@ def run_command(command: str, args: list[str]) -> None:
         from lightning_nas.pipeline.run import main as pipeline
 
         pipeline(arguments)
+    elif command == "compare":
+        from lightning_nas.compare.config import parse as parse_study
+
+        study = parse_study(args)  # before the slow imports, too
+        from lightning_nas.compare.main import main as compare
+
+        compare(study)
     elif command == "export":
         from lightning_nas.cli.commands import export
 

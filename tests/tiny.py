@@ -57,6 +57,18 @@ def overlay(name: str | Path) -> dict[str, Any]:
     return merged
 
 
+def given(folder: Path) -> Path:
+    """Write the files that overlays refer to.
+
+    Args:
+        folder: Where they are read.
+
+    Returns:
+        The folder ``given`` inside of it.
+    """
+    return Path(shutil.copytree(_given(), folder / "given", dirs_exist_ok=True))
+
+
 def tiny(name: str | Path, folder: Path) -> dict[str, Any]:
     """A shipped configuration with its overlay; what it reads is written to ``folder/given``.
 
@@ -64,9 +76,8 @@ def tiny(name: str | Path, folder: Path) -> dict[str, Any]:
         name: Path below ``configs``.
         folder: Where it runs.
     """
-    shutil.copytree(_given(), folder / "given", dirs_exist_ok=True)
     merged = merge(read_yaml(CONFIGS / name), overlay(name))
-    places = {"folder": str(folder), "given": str(folder / "given")}
+    places = {"folder": str(folder), "given": str(given(folder))}
     resolved = OmegaConf.to_container(OmegaConf.create({**merged, **places}), resolve=True)
     return {key: value for key, value in resolved.items() if key not in places}  # type: ignore[union-attr, misc]
 

@@ -63,7 +63,7 @@ def test_overlays_fit_on_a_stage(name: Path, tmp_path: Path) -> None:
 
 
 def test_every_folder_of_configurations_is_tested() -> None:
-    others = {"pipeline", "trainer", "logger"}
+    others = {"pipeline", "compare", "trainer", "logger"}
     assert {path.name for path in CONFIGS.iterdir() if path.is_dir()} == {*FOLDERS, *others}
     with pytest.raises(FileNotFoundError, match=r"configs/new/method\.yaml has no overlay"):
         overlay("new/method.yaml")

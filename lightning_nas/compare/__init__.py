@@ -1,0 +1,1 @@
+"""Comparisons of methods: many runs from one YAML file, and their statistics."""

@@ -1,0 +1,161 @@
+"""Running a study: what a worker does with one run, and the order of all."""
+
+import logging
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning_nas.compare.runs import Run
+from lightning_nas.errors import ConfigError, NASError
+from lightning_nas.evaluation.executors import Executor
+from lightning_nas.files.classes import import_modules
+from lightning_nas.files.locks import lock
+
+
+@dataclass(frozen=True)
+class Item:
+    """A run with its place among all.
+
+    Attributes:
+        run: The run.
+        place: Its number, from 1.
+        count: Number of all runs.
+    """
+
+    run: Run
+    place: int
+    count: int
+
+
+def check(runs: Sequence[Run]) -> list[Run]:
+    """Check a study before its first run.
+
+    Finished runs must be of this study, with the same data and packages. What every entry needs is checked once per
+    data set, with its first seed.
+
+    Args:
+        runs: All runs.
+
+    Returns:
+        Those that are not finished.
+
+    Raises:
+        NASError: A run would fail, or a folder has something else; the message names the entry.
+    """
+    left, checked = [], set()
+    for run in runs:
+        pipeline = run.pipeline()
+        run.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            if pipeline.finished:
+                pipeline.check_results()
+                continue
+            if (run.entry, run.dataset) not in checked:
+                pipeline.check()
+        except NASError as error:
+            error.args = (f"{run}: {error}",)
+            raise
+        checked.add((run.entry, run.dataset))
+        left.append(run)
+    return left
+
+
+def execute(item: Item) -> float:
+    """Run the stages of a run that are not done yet; a worker calls this.
+
+    Args:
+        item: The run.
+
+    Returns:
+        Seconds that it took.
+
+    Raises:
+        NASError: A stage has failed.
+    """
+    run = item.run
+    import_modules(run.config["imports"])
+    start = time.perf_counter()
+    with lock(run.folder, ".pipeline.lock"), _logged(run.log):
+        pipeline = run.pipeline()
+        try:
+            if run.final:
+                pipeline.run()
+            else:
+                pipeline.run_stages()
+        except Exception:
+            traceback.print_exc()
+            raise
+        finally:
+            _finish_wandb()
+    seconds = time.perf_counter() - start
+    print(f"[{item.place}/{item.count}] {run}: {seconds:.0f} s", flush=True)
+    return seconds
+
+
+def execute_all(runs: Sequence[Run], executor: Executor) -> list[str]:
+    """Execute runs. One that fails costs no other one.
+
+    Args:
+        runs: The runs that are not finished.
+        executor: Where they run.
+
+    Returns:
+        What went wrong with every run that failed.
+
+    Raises:
+        ConfigError: No worker can start.
+    """
+    items = [Item(run, place, len(runs)) for place, run in enumerate(runs, 1)]
+    try:
+        outcomes = executor.attempt(execute, items)
+    finally:
+        executor.close()
+    failures = []
+    for run, outcome in zip(runs, outcomes, strict=True):
+        if isinstance(outcome, BaseException):
+            kind = "" if isinstance(outcome, NASError) else f"{type(outcome).__name__}: "
+            failures.append(f"{run}: {kind}{outcome} (more in {run.log})")
+    return failures
+
+
+def check_failures(failures: Sequence[str], count: int) -> None:
+    """End a study some of whose runs have failed.
+
+    Args:
+        failures: What went wrong, one text per run.
+        count: Number of runs.
+
+    Raises:
+        ConfigError: There are failures.
+    """
+    if failures:
+        raise ConfigError(
+            f"{len(failures)} of {count} runs failed, and are missing in the results: {' '.join(failures):.1500} Give "
+            "the same command again to repeat them."
+        )
+
+
+@contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    """Write what is printed, and what Lightning logs, to a file."""
+    with path.open("a") as file, ExitStack() as stack:
+        stack.enter_context(redirect_stdout(file))
+        stack.enter_context(redirect_stderr(file))
+        for name in ("lightning.pytorch", "lightning.fabric"):
+            for handler in logging.getLogger(name).handlers:
+                if isinstance(handler, logging.StreamHandler):
+                    stack.callback(handler.setStream, handler.stream)
+                    handler.setStream(file)
+        yield
+
+
+def _finish_wandb() -> None:
+    """End the last run of Weights & Biases, if there is one: a worker process may be ended at once."""
+    wandb: Any = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:
+        wandb.finish()

@@ -1,0 +1,192 @@
+"""``lightning-nas compare``: run a study, and write what came of it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lightning_nas.cli.interruption import interruptible
+from lightning_nas.cli.lightning import build
+from lightning_nas.compare import table
+from lightning_nas.compare.config import Arguments, Metric, datasets, metric, truth
+from lightning_nas.compare.execution import check, check_failures, execute_all
+from lightning_nas.compare.results import Result, Truth, collect
+from lightning_nas.compare.runs import Run, runs
+from lightning_nas.errors import ConfigError, InterruptedTrainingError
+from lightning_nas.evaluation.executors import Executor, Processes, Serial
+from lightning_nas.files.artifacts import remove_leftovers, write_bytes, write_json
+from lightning_nas.files.classes import import_modules
+from lightning_nas.files.locks import lock
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study before its runs: what they are, and how they will be judged.
+
+    Attributes:
+        arguments: The command line.
+        runs: All runs.
+        metric: What runs are judged by.
+        truths: The true performance by data set; None where a run is judged by the metric.
+    """
+
+    arguments: Arguments
+    runs: list[Run]
+    metric: Metric
+    truths: Mapping[str, Truth | None]
+
+    @property
+    def baseline(self) -> str | None:
+        """Entry that all others are compared with."""
+        found: str | None = self.arguments.config.get("baseline")
+        return found
+
+    @classmethod
+    def open(cls, arguments: Arguments) -> "Study":
+        """Prepare a study.
+
+        Args:
+            arguments: The command line.
+
+        Raises:
+            ConfigError: The configuration cannot work.
+            DataError: A table with the truth cannot be used.
+        """
+        import_modules(arguments.config["imports"])
+        settings = {name: truth(config) for name, config in datasets(arguments.config).items()}
+        truths = {name: None if each is None else Truth(each) for name, each in settings.items()}
+        known = [each.settings.column for each in truths.values() if each is not None]
+        if known and len(known) < len(truths):
+            raise ConfigError("Some data sets of the study have a truth, and others don't. Give it to all or to none.")
+        judged = metric(next(iter(datasets(arguments.config).values())))
+        if known:
+            judged = Metric(known[0] if len(set(known)) == 1 else "true performance", unit=judged.unit)
+        return cls(arguments, runs(arguments), judged, truths)
+
+    def collect(self) -> list[Result]:
+        """Read the results of all runs that are finished.
+
+        Raises:
+            ArtifactError: A file of a run is damaged.
+            ConfigError: A run has nothing to be judged by, or no run has one of the further metrics.
+        """
+        columns = self.arguments.config["columns"]
+        finished = [run for run in self.runs if run.pipeline().finished]
+        found = [collect(run, self.metric, self.truths[run.dataset], columns) for run in finished]
+        missing = [name for name in columns if found and all(each.columns[name] is None for each in found)]
+        if missing:
+            raise ConfigError(
+                f"No run has {', '.join(missing)}, which columns names. Leave it out, or correct its name."
+            )
+        return found
+
+
+def main(arguments: Arguments) -> None:
+    """``lightning-nas compare``.
+
+    Args:
+        arguments: Its command line.
+
+    Raises:
+        ConfigError: The configuration is wrong, or some runs have failed.
+        InterruptedTrainingError: SIGTERM has stopped the study.
+    """
+    study = Study.open(arguments)
+    if arguments.print_config:
+        stages = {str(run): {stage.name: stage.config for stage in run.pipeline().stages} for run in study.runs}
+        print(yaml.safe_dump(stages, sort_keys=False), end="")
+        return
+    with lock(arguments.output_dir, ".compare.lock"), interruptible("the study"):
+        remove_leftovers(arguments.output_dir)
+        try:
+            left = check(study.runs)
+            print(f"{len(study.runs)} runs, {len(study.runs) - len(left)} of them finished before", flush=True)
+            failures = execute_all(left, _executor(arguments)) if left else []
+        except InterruptedTrainingError as error:
+            error.resume = ["compare", *arguments.given]
+            raise
+        results = study.collect()
+        if results:
+            print(json.dumps(write(study, results)))
+    check_failures(failures, len(study.runs))
+
+
+def _executor(arguments: Arguments) -> Executor:
+    """Where the runs are executed."""
+    given = next(iter(datasets(arguments.config).values())).get("executor")
+    if given is not None:
+        found: Executor = build(Executor, given)
+        return found
+    return Serial() if arguments.workers == 1 else Processes(arguments.workers)
+
+
+def write(study: Study, results: Sequence[Result]) -> dict[str, Any]:
+    """Write and print the results of a study.
+
+    Args:
+        study: The study.
+        results: Its results.
+
+    Returns:
+        All figures, for the last line of the output.
+    """
+    folder = study.arguments.output_dir
+    found = table.rows(results, study.baseline, study.metric.lower)
+    lines = table.cells(found, study.metric, study.baseline)
+    sources = [f"{each.settings.column} of {each.table.path.name}" for each in study.truths.values() if each]
+    notes = table.notes(study.metric, study.baseline, found, ", ".join(dict.fromkeys(sources)))
+    flat = [row.flat() for row in found]
+    written = table.text(lines)
+    plain = "\n".join([written, "", *notes]) + "\n"
+    files = {
+        "table.txt": plain,
+        "table.md": "\n".join([table.markdown(lines), "", *notes]) + "\n",
+        "table.tex": table.latex(lines) + "\n",
+        "table.csv": table.as_csv(flat),
+        "runs.csv": table.as_csv([_record(each) for each in results]),
+    }
+    for name, content in files.items():
+        write_bytes(folder / name, content.encode())
+    line = {
+        "study": study.arguments.name,
+        "metric": study.metric.name,
+        "baseline": study.baseline,
+        "runs": len(results),
+        "missing": len(study.runs) - len(results),
+        "entries": flat,
+        "output_dir": str(folder),
+    }
+    command = " ".join(["lightning-nas compare", *study.arguments.given])
+    write_json(folder / "compare.json", {**line, "command": command, "notes": notes, "results": _records(results)})
+    print(f"\n{plain}\n{_files(folder, files)}", flush=True)
+    return line
+
+
+def _files(folder: Path, names: Mapping[str, str]) -> str:
+    return f"{folder}: {', '.join([*names, 'compare.json'])}"
+
+
+def _record(result: Result) -> dict[str, Any]:
+    """A result as one line of CSV."""
+    run = result.run
+    return {
+        **({"dataset": run.dataset} if run.dataset else {}),
+        "entry": run.entry,
+        "seed": run.seed,
+        "value": result.value,
+        "rank": result.rank,
+        "found": None if result.found is None else int(result.found),
+        "queries": result.queries,
+        "queries_to_best": result.queries_to_best,
+        "seconds": round(result.seconds, 2),
+        **result.columns,
+        "architecture": result.architecture,
+    }
+
+
+def _records(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """Results as JSON, with the curves of queries."""
+    return [{**_record(each), **({"curve": list(each.curve)} if each.curve else {})} for each in results]

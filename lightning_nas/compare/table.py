@@ -1,0 +1,277 @@
+"""The table of a study, as text, CSV, Markdown and LaTeX."""
+
+import csv
+import io
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lightning_nas.compare.config import Metric
+from lightning_nas.compare.results import Result
+from lightning_nas.compare.statistics import (
+    FEWEST_FOR_TEST,
+    LEVEL,
+    MOST_EXACT,
+    RESAMPLES,
+    Difference,
+    Spread,
+    difference,
+    spread,
+)
+
+_LATEX = str.maketrans(
+    {
+        **{c: f"\\{c}" for c in "&%$#_{}"},
+        **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"},
+    }
+)
+_MARKDOWN = str.maketrans({"|": "\\|", "\n": " "})
+
+
+@dataclass(frozen=True)
+class Row:
+    """The figures of an entry on a data set.
+
+    Attributes:
+        dataset: Name of the data set; empty where the study lists none.
+        entry: Name of the entry.
+        values: Values of the metric by seed.
+        spread: Their spread.
+        difference: Difference to the baseline; None for the baseline itself, and without one.
+        median_rank: Median rank of the found architectures; None without truth.
+        found: Share of the seeds that looked up the best architecture; None where it is not known.
+        queries_to_best: Mean number of queries until then.
+        queries: Mean number of queries; None where there are none.
+        seconds: Mean seconds of a run.
+        seconds_most: The largest.
+        columns: Means of further metrics; None where no run has one.
+    """
+
+    dataset: str
+    entry: str
+    values: Mapping[int, float]
+    spread: Spread
+    difference: Difference | None
+    median_rank: float | None
+    found: float | None
+    queries_to_best: float | None
+    queries: float | None
+    seconds: float
+    seconds_most: float
+    columns: Mapping[str, float | None]
+
+    def flat(self) -> dict[str, Any]:
+        """All figures by name, as numbers, for JSON and CSV."""
+        gap = self.difference
+        return {
+            **({"dataset": self.dataset} if self.dataset else {}),
+            "entry": self.entry,
+            "seeds": self.spread.n,
+            "mean": self.spread.mean,
+            "deviation": self.spread.deviation,
+            "worst": self.spread.worst,
+            "best": self.spread.best,
+            "median_rank": self.median_rank,
+            "difference": gap and gap.mean,
+            "difference_low": gap and gap.low,
+            "difference_high": gap and gap.high,
+            "pairs": gap and gap.n,
+            "wins": gap and gap.wins,
+            "ties": gap and gap.ties,
+            "losses": gap and gap.losses,
+            "p": gap and gap.p,
+            "found": self.found,
+            "queries_to_best": self.queries_to_best,
+            "queries": self.queries,
+            "seconds": self.seconds,
+            "seconds_most": self.seconds_most,
+            **self.columns,
+        }
+
+
+def rows(results: Sequence[Result], baseline: str | None, lower: bool = False) -> list[Row]:
+    """Summarize results by data set and entry, in the order of the study.
+
+    Args:
+        results: Results of finished runs.
+        baseline: Entry that all others are compared with; None for none.
+        lower: Whether lower values are better.
+    """
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        groups.setdefault((result.run.dataset, result.run.entry), []).append(result)
+    datasets = list(dict.fromkeys(dataset for dataset, _ in groups))
+    ordered = sorted(groups, key=lambda key: datasets.index(key[0]))
+    by_seed = {key: {each.run.seed: each.value for each in group} for key, group in groups.items()}
+    found = []
+    for key in ordered:
+        dataset, entry = key
+        base = by_seed.get((dataset, baseline), {}) if baseline is not None and entry != baseline else {}
+        gap = difference(by_seed[key], base, lower)
+        found.append(_row(dataset, entry, groups[key], by_seed[key], gap, lower))
+    return found
+
+
+def _row(
+    dataset: str,
+    entry: str,
+    group: Sequence[Result],
+    values: Mapping[int, float],
+    gap: Difference | None,
+    lower: bool,
+) -> Row:
+    """Summarize the results of an entry on a data set."""
+
+    def mean(given: Sequence[float | None]) -> float | None:
+        known = [each for each in given if each is not None]
+        return statistics.mean(known) if known else None
+
+    ranks = [each.rank for each in group if each.rank is not None]
+    return Row(
+        dataset,
+        entry,
+        values,
+        spread(list(values.values()), lower),
+        gap,
+        median_rank=statistics.median(ranks) if ranks else None,
+        found=mean([None if each.found is None else float(each.found) for each in group]),
+        queries_to_best=mean([each.queries_to_best for each in group]),
+        queries=mean([each.queries for each in group]),
+        seconds=statistics.mean(each.seconds for each in group),
+        seconds_most=max(each.seconds for each in group),
+        columns={name: mean([each.columns.get(name) for each in group]) for name in group[0].columns},
+    )
+
+
+def cells(found: Sequence[Row], metric: Metric, baseline: str | None) -> list[list[str]]:
+    """The table as texts, the head first. Columns that no row has a figure for are left out.
+
+    Args:
+        found: The rows.
+        metric: The metric.
+        baseline: The baseline, for the head.
+    """
+    digits = 2 if max(abs(row.spread.mean) for row in found) >= 10 else 4
+    head = ["data", "entry", "seeds", f"{metric.name}{f', {metric.unit}' if metric.unit else ''}", "worst"]
+    head += ["median rank", f"minus {baseline}, 95 % interval", "wins/ties/losses", "p (n)", "found", "to the best"]
+    head += ["queries", "seconds", *found[0].columns]
+    table = [[*_values(row, digits), *_figures(row, digits)] for row in found]
+    table = [[row.dataset, *line] for row, line in zip(found, table, strict=True)]
+    kept = [i for i in range(len(head)) if any(line[i] for line in table)]
+    return [[line[i] for i in kept] for line in (head, *table)]
+
+
+def _values(row: Row, digits: int) -> list[str]:
+    """Entry, seeds, mean and worst value, median rank."""
+    scatter = "" if row.spread.deviation is None else f" ± {row.spread.deviation:.{digits}f}"
+    worst = f"{row.spread.worst:.{digits}f}"
+    rank = "" if row.median_rank is None else f"{row.median_rank:g}"
+    return [row.entry, str(row.spread.n), f"{row.spread.mean:.{digits}f}{scatter}", worst, rank]
+
+
+def _figures(row: Row, digits: int) -> list[str]:
+    """Everything else."""
+    gap = row.difference
+    known = [""] * 3
+    if gap is not None:
+        ends = "" if gap.low is None else f" [{gap.low:.{digits}f}, {gap.high:.{digits}f}]"
+        known = [f"{gap.mean:+.{digits}f}{ends}", f"{gap.wins}/{gap.ties}/{gap.losses}", f"n = {gap.n}: too few"]
+        if gap.p is not None:
+            known[2] = f"{gap.p:.3f} (n = {gap.n})" if gap.p >= 0.001 else f"{gap.p:.0e} (n = {gap.n})"
+    known += ["" if row.found is None else f"{row.found:.2g}"]
+    known += ["" if each is None else f"{each:.1f}" for each in (row.queries_to_best, row.queries)]
+    further = ["" if value is None else f"{value:.4g}" for value in row.columns.values()]
+    return [*known, f"{row.seconds:.1f}", *further]
+
+
+def notes(metric: Metric, baseline: str | None, found: Sequence[Row], truth: str = "") -> list[str]:
+    """What a reader needs to know about the table's statistics.
+
+    Args:
+        metric: The metric.
+        baseline: The baseline.
+        found: The rows.
+        truth: Where true values come from, if they do.
+    """
+    better = "Lower is better." if metric.lower else "Higher is better."
+    unit = f" in {metric.unit}" if metric.unit else ""
+    lines = [f"{metric.name}{unit}: mean ± standard deviation over seeds. {better}"]
+    if truth:
+        lines[0] += f" True values: {truth}."
+    compared = [row for row in found if row.difference is not None]
+    if compared:
+        lines.append(
+            f"minus {baseline}: mean of the paired differences over seeds, above 0 where the entry is better, with the "
+            f"{100 * LEVEL:.0f} % percentile interval of {RESAMPLES:,} bootstrap resamples of the seeds. For few seeds "
+            "it is too narrow: its true level with five is about 85 %."
+        )
+        tested = [row for row in compared if row.difference is not None and row.difference.p is not None]
+        known = f"not corrected for {len(tested)} comparisons" if tested else f"needs {FEWEST_FOR_TEST} of them"
+        lines.append(
+            f"p: two-sided signed-rank test of Wilcoxon over n pairs, without those that are equal; {known}; exact, "
+            f"but for more than {MOST_EXACT} pairs with tied differences."
+        )
+    if any(row.found is not None for row in found):
+        lines.append(
+            "found: share of the seeds that looked up the architecture which is best by what searches see; to the "
+            "best: mean number of queries until then, or all queries where it was not found."
+        )
+    return lines
+
+
+def text(lines: Sequence[Sequence[str]]) -> str:
+    """The table for a terminal.
+
+    Args:
+        lines: What ``cells`` returned.
+    """
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    words = ("data", "entry")
+
+    def row(line: Sequence[str]) -> str:
+        parts = [
+            f"{cell:<{width}}" if name in words else f"{cell:>{width}}"
+            for name, cell, width in zip(lines[0], line, widths, strict=True)
+        ]
+        return "  ".join(parts).rstrip()
+
+    head, *body = map(row, lines)
+    return "\n".join([head, "-" * len(head), *body])
+
+
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """The table in Markdown.
+
+    Args:
+        lines: What ``cells`` returned.
+    """
+    head, *body = [f"| {' | '.join(cell.translate(_MARKDOWN) for cell in line)} |" for line in lines]
+    return "\n".join([head, "|" + "---|" * len(lines[0]), *body])
+
+
+def latex(lines: Sequence[Sequence[str]]) -> str:
+    """The table in LaTeX, with the rules of the package booktabs.
+
+    Args:
+        lines: What ``cells`` returned.
+    """
+    head, *body = [f"{' & '.join(cell.translate(_LATEX) for cell in line)} \\\\" for line in lines]
+    columns = "".join("l" if name in ("data", "entry") else "r" for name in lines[0])
+    return "\n".join(
+        [f"\\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
+    )
+
+
+def as_csv(records: Sequence[Mapping[str, Any]]) -> str:
+    """Records as CSV, with the numbers in full.
+
+    Args:
+        records: One mapping per line; missing keys and None are empty cells.
+    """
+    names = list(dict.fromkeys(name for record in records for name in record))
+    file = io.StringIO()
+    writer = csv.DictWriter(file, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return file.getvalue()
