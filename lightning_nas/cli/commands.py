@@ -163,6 +163,7 @@ def export_checkpoint(
     *,
     formats: Sequence[str] | None = None,
     figures: Mapping[str, float] | None = None,
+    compared: Sequence[Mapping[str, Any]] = (),
     licence: str = "not stated",
     overwrite: bool = True,
 ) -> dict[str, Any]:
@@ -174,6 +175,7 @@ def export_checkpoint(
         formats: Some of ``py`` (``network.py`` and ``network.pt``), ``pt2`` and ``onnx``; by default all whose packages
             are installed, with a printed line for every other one.
         figures: Measured values for the model card: ``test_accuracy`` as a fraction, and others.
+        compared: This network and others that were trained alike, for the model card; see ``ModelCard``.
         licence: Licence of the network for the model card.
         overwrite: Whether files of another export, and a ``README.md``, may be replaced.
 
@@ -211,6 +213,7 @@ def export_checkpoint(
             cost=cost,
             data=kept.get("data", {}),
             figures=figures or {},
+            compared=compared,
             normalisation_known=bool(kept["mean"]),
             licence=licence,
         )

@@ -9,6 +9,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_nas import (
+    baselines,
     callbacks,
     data,
     differentiable,
@@ -24,7 +25,7 @@ from lightning_nas import (
 from lightning_nas.errors import ConfigError
 
 FAMILIES = (
-    *(tasks, data, spaces, differentiable, distill, supernets),
+    *(tasks, data, spaces, differentiable, distill, supernets, baselines),
     *(evaluation, predictors, strategies, tables, callbacks),
 )
 """Packages whose public classes configurations name without a module, which works for what is imported."""

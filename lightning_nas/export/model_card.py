@@ -5,6 +5,7 @@ import json
 import math
 import platform
 import re
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -53,6 +54,8 @@ class ModelCard:
         data: ``class`` (class path of the data module) and ``train_images``, as far as they are known.
         figures: Measured values by name. Those whose name ends in ``accuracy`` are fractions; ``test_accuracy`` also
             goes into the front matter. See ``check_figures``.
+        compared: This network, first, and others that were trained and tested alike: ``label``, ``test_accuracy``
+            (a mean over seeds, as a fraction), ``test_accuracies`` (one per seed), ``parameters`` and ``macs``.
         normalisation_known: Whether mean and standard deviation are those of the data, and not zeros and ones in their
             place.
         licence: Licence of the network, preferably an SPDX identifier in lower case, which model hubs know.
@@ -75,6 +78,7 @@ class ModelCard:
     cost: Mapping[str, int]
     data: Mapping[str, Any] = field(default_factory=dict)
     figures: Mapping[str, float] = field(default_factory=dict)
+    compared: Sequence[Mapping[str, Any]] = ()
     normalisation_known: bool = True
     licence: str = NOT_STATED
 
@@ -157,6 +161,12 @@ def _figure(value: float, name: str) -> str:
     return f"{100 * value:.2f}%" if name.endswith("accuracy") else f"{value:.6g}"
 
 
+def _mean(accuracies: Sequence[float]) -> str:
+    """Mean and, where there are several, standard deviation of accuracies."""
+    mean = f"{100 * statistics.mean(accuracies):.2f}"
+    return f"{mean} ± {100 * statistics.stdev(accuracies):.2f}%" if len(accuracies) > 1 else f"{mean}%"
+
+
 _TEMPLATES = Environment(
     loader=PackageLoader("lightning_nas.export"),
     undefined=StrictUndefined,
@@ -164,4 +174,4 @@ _TEMPLATES = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
-_TEMPLATES.filters |= {"cell": _cell, "code": _code, "figure": _figure}
+_TEMPLATES.filters |= {"cell": _cell, "code": _code, "figure": _figure, "mean": _mean}

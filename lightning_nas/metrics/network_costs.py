@@ -113,6 +113,14 @@ class NetworkCosts(CostSource):
         network = cache(partial(self._network, architecture))
         return MeasuredOnLookup({name: partial(self._cost, known, name, network) for name in COSTS})
 
+    def of_network(self, network: nn.Module) -> Mapping[str, float]:
+        """The costs of any network that takes images of the same shape, measured when they are looked up.
+
+        Args:
+            network: The network.
+        """
+        return MeasuredOnLookup({name: partial(self._measure, name, network) for name in COSTS})
+
     def _network(self, architecture: Architecture) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             return build_space(architecture.space).network(architecture, **self.size)

@@ -52,7 +52,7 @@ def check_needs(stages: Mapping[str, Stage], parsed: Mapping[str, Namespace], ru
             trainer = build_trainer(config.trainer)
             data = build(LightningDataModule, config.data)
             validates = _check_data(data, trainer, stage.test, promised) and config.trainer.limit_val_batches != 0
-            _check_trainer(_class(config.model.class_path), config.trainer.precision, trainer.world_size)
+            _check_trainer(class_of(config.model.class_path), config.trainer.precision, trainer.world_size)
             _check_monitors(config, validates)
             _check_arguments(config, data, promised)
             _check_initial_weights(config.model.init_args.get("initial_weights"), [run_dir, *folders])
@@ -108,7 +108,7 @@ def _components(node: Any, base: type) -> Iterator[Namespace]:
     """The configurations of all components of a family, without those inside of others."""
     if isinstance(node, Namespace):
         path = node.get("class_path")
-        if isinstance(path, str) and issubclass(_class(path), base):
+        if isinstance(path, str) and issubclass(class_of(path), base):
             yield node
             return
         node = list(vars(node).values())
@@ -157,9 +157,9 @@ def _check_scheme(data: Any, arguments: Namespace) -> Promised:
 
 def _check_monitors(config: Namespace, validates: bool) -> None:
     """Refuse callbacks that monitor a metric which the stage will not have."""
-    task = _class(config.model.class_path)
+    task = class_of(config.model.class_path)
     callbacks = [
-        (_class(each.class_path), each.get("init_args", {}))
+        (class_of(each.class_path), each.get("init_args", {}))
         if isinstance(each, Namespace)
         else (type(each), vars(each))
         for each in config.trainer.callbacks or ()  # a path may also name an object
@@ -177,7 +177,7 @@ def _check_monitors(config: Namespace, validates: bool) -> None:
 
 def _check_arguments(config: Namespace, data: Any, promised: Promised) -> None:
     """Refuse arguments of a task that do not fit its data, as far as these are known."""
-    task = _class(config.model.class_path)
+    task = class_of(config.model.class_path)
     if issubclass(task, Task) and _keep_promise(data, promised):
         task.check_arguments(config.model.init_args.as_dict(), data)
 
@@ -193,15 +193,19 @@ def _check_initial_weights(path: str | None, folders: Sequence[Path]) -> None:
 def _check_writes(name: str, config: Namespace, writers: dict[Path, str]) -> None:
     """Refuse a stage that would replace the artifacts of an earlier one; ``writers`` are the stages so far, by file."""
     folder = config.model.init_args.get("output_dir")
-    files = [Path(folder) / file for file in getattr(_class(config.model.class_path), "writes", ())] if folder else []
+    files = [Path(folder) / file for file in getattr(class_of(config.model.class_path), "writes", ())] if folder else []
     for file in files:
         if file in writers:
             raise ConfigError(f"It would replace {file}, which stage {writers[file]} writes. Set another output_dir.")
     writers |= dict.fromkeys(files, name)
 
 
-def _class(path: str) -> Any:
-    """The class that a full class path names, or that the function which it names is annotated to return."""
+def class_of(path: str) -> Any:
+    """The class that a full class path names, or that the function which it names is annotated to return.
+
+    Args:
+        path: The class path.
+    """
     found: Any = locate(path)
     return found if isinstance(found, type) else get_type_hints(found).get("return", object)
 

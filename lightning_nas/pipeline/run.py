@@ -17,28 +17,31 @@ from typing import Any
 import torch
 import yaml
 from jsonargparse import Namespace
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, LightningModule
 
 from lightning_nas.callbacks.run_folder import owned
 from lightning_nas.cli import lightning
-from lightning_nas.cli.commands import choose_formats, export_checkpoint
+from lightning_nas.cli.commands import choose_formats, export_checkpoint, size, trained_network
 from lightning_nas.cli.interruption import interruptible
 from lightning_nas.cli.lightning import build
-from lightning_nas.errors import ConfigError, InterruptedTrainingError
+from lightning_nas.errors import ConfigError, InterruptedTrainingError, NASError
 from lightning_nas.files.artifacts import remove_leftovers, write_bytes, write_json
 from lightning_nas.files.classes import import_modules
 from lightning_nas.files.locks import lock
 from lightning_nas.metrics.network_costs import NetworkCosts
+from lightning_nas.pipeline import baselines as standard
+from lightning_nas.pipeline.baselines import Baseline
 from lightning_nas.pipeline.config import EXPORT, Arguments, read_yaml
-from lightning_nas.pipeline.preflight import check_needs
+from lightning_nas.pipeline.preflight import check_needs, class_of
 from lightning_nas.pipeline.records import Record, check_unchanged, digests, inputs_of, read_record
 from lightning_nas.pipeline.stages import Stage, resolve
-from lightning_nas.pipeline.summary import summarize, tested_accuracy
+from lightning_nas.pipeline.summary import Compared, compare, summarize, tested_accuracy
 from lightning_nas.report.page import write_report
 from lightning_nas.report.screen import table
 from lightning_nas.spaces.artifact import build_space, load_architecture
 from lightning_nas.spaces.base import SearchSpace
 from lightning_nas.spaces.constrained import ConstrainedSpace
+from lightning_nas.tasks.train import TrainTask
 
 ONE_PROCESS = {"devices": ("auto", "1"), "num_nodes": (1, "1"), "strategy": ("auto", "auto")}
 """Settings of a trainer that decide on the number of processes: Lightning's default, and the value for one process."""
@@ -82,8 +85,9 @@ class Pipeline:
 
     @property
     def finished(self) -> bool:
-        """Whether all stages are done, and the summary of a final training is written."""
-        return all(self._done(stage.name) for stage in self.stages) and (
+        """Whether all stages are done or left out, and the summary of a final training is written."""
+        left_out = [each.name for each in self.stages if each.baseline and standard.is_left_out(each.baseline)]
+        return all(stage.name in left_out or self._done(stage.name) for stage in self.stages) and (
             not self.final or (self.run_dir / "summary.json").is_file()
         )
 
@@ -96,8 +100,9 @@ class Pipeline:
             NASError: A stage would fail.
         """
         self.run_stages()
-        exported = self._export()
-        summary = summarize(self.stages, self.run_dir, self.records, exported)
+        compared = compare(self.stages, self.run_dir)
+        exported = self._export(compared)
+        summary = summarize(self.stages, self.run_dir, self.records, exported, compared)
         summary |= {"command": self.command, "seed": self.config["seed_everything"]}
         write_json(self.run_dir / "summary.json", summary)
         write_report(self.run_dir)
@@ -113,9 +118,13 @@ class Pipeline:
         self.check()
         for name, text in self._texts.items():
             write_bytes(self.run_dir / f"{name}.yaml", text.encode())
+        self._check_baselines()
         for stage in self.stages:
             if stage.drawn_from is not None:
                 self._draw(stage, stage.drawn_from)
+            elif stage.baseline is not None:
+                if self._left_out(stage, stage.baseline):
+                    continue
             elif stage.test and not stage.compared:
                 self._check_found(stage)
             self._stage(stage)
@@ -180,13 +189,22 @@ class Pipeline:
         tested = ""
         with tempfile.TemporaryDirectory() as folder:  # a wrong configuration must not stay in the run folder
             for stage in self.stages:
-                if not stage.compared:
+                if not stage.compared or self._given(stage):
                     path = write_bytes(Path(folder) / f"{stage.name}.yaml", self._texts[stage.name].encode())
                     self.parsed[stage.name] = lightning.check_config(path)
-                    tested = stage.name if stage.test else tested
-                else:  # it differs from the tested stage in seeds and one path only
-                    self.parsed[stage.name] = self.parsed[tested].clone()
-                    self.parsed[stage.name].model.init_args.architecture = stage.arguments["architecture"]
+                    tested = stage.name if stage.test and not stage.compared else tested
+                    continue
+                # it differs from the tested stage in seeds and in what is trained only
+                parsed = self.parsed[stage.name] = self.parsed[tested].clone()
+                parsed.model.init_args.architecture = stage.arguments["architecture"]
+                if stage.baseline is not None:
+                    if not issubclass(class_of(parsed.model.class_path), TrainTask):
+                        raise standard.refuse_task(tested, parsed.model.class_path)
+                    parsed.model.init_args.network = stage.arguments["network"]
+
+    def _given(self, stage: Stage) -> bool:
+        """Whether a stage is the first training of a baseline that the configuration names."""
+        return stage.baseline is not None and stage.baseline.cost is None and stage.repeat == 0
 
     def _moved(self, config: dict[str, Any]) -> dict[str, Any]:
         """A configuration in the run folder as it would be if the folder had always been where it is now."""
@@ -306,6 +324,38 @@ class Pipeline:
         among = "architectures within the constraints" if self.config["constraints"] else "the whole space"
         drawn.save(path, drawn=f"uniformly from {among}", seed=seed, draw=stage.draw)
 
+    def _check_baselines(self) -> None:
+        """Build those baselines that the configuration names, before the first stage starts, and run them once.
+
+        Raises:
+            NASError: One of them cannot be built, or does not fit images and classes.
+        """
+        for stage in self.stages:
+            baseline = stage.baseline
+            if baseline is None or not self._given(stage) or standard.is_described(baseline):
+                continue
+            model = self.parsed[stage.name].clone().model
+            for key in ("num_classes", "image_shape"):
+                model.init_args[key] = self.final_costs.size[key]
+            try:
+                network = build(LightningModule, model).network
+            except NASError as error:
+                error.args = (f"Stage {stage.name}: {error}",)
+                raise
+            standard.describe(baseline, network, self.final_costs)
+
+    def _left_out(self, stage: Stage, baseline: Baseline) -> bool:
+        """Fit a baseline to the found network unless that is done, and return whether there is no such network."""
+        if not baseline.path.is_file():
+            tested = next(each.name for each in self.stages if each.test)
+            found = size(trained_network(self._checkpoint(tested))[1])
+            others = standard.known_before([each.baseline for each in self.stages if each.baseline])
+            standard.fit(baseline, found, self.final_costs, self.config["constraints"], others)
+        reason = standard.known(baseline).get("skipped")
+        if reason and stage.repeat == 0:
+            print(f"\n== {stage.name} ==\nleft out: {reason}", flush=True)
+        return bool(reason)
+
     def _limited(self, space: SearchSpace) -> SearchSpace:
         """A space within the constraints of the pipeline, if there are any."""
         constraints = self.config["constraints"]
@@ -326,13 +376,15 @@ class Pipeline:
             found = load_architecture(Path(path))
             self._limited(build_space(found.space)).check(found)
 
-    def _export(self) -> dict[str, Any]:
-        """Write the trained network as files."""
+    def _export(self, compared: Compared) -> dict[str, Any]:
+        """Write the trained network as files, with a model card that compares it."""
         print("\n== export ==", flush=True)
         start = time.perf_counter()
         name = next(stage.name for stage in self.stages if stage.test)
         figures = {"test_accuracy": tested_accuracy(self.run_dir / name)}
-        exported = export_checkpoint(self._checkpoint(name), self.run_dir, figures=figures, **self.export_settings)
+        exported = export_checkpoint(
+            self._checkpoint(name), self.run_dir, figures=figures, compared=compared.for_card(), **self.export_settings
+        )
         self.records.append({"name": EXPORT, "seconds": round(time.perf_counter() - start, 2), "resumed": False})
         return exported
 

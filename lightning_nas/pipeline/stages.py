@@ -13,9 +13,11 @@ from omegaconf.errors import OmegaConfBaseException
 from lightning_nas.cli.config_files import find_config
 from lightning_nas.errors import ConfigError
 from lightning_nas.metrics.network_costs import COSTS
+from lightning_nas.pipeline import baselines as standard
+from lightning_nas.pipeline.baselines import Baseline
 from lightning_nas.pipeline.config import EXPORT, merge, read_yaml
 
-ROLES = ("test", "random_architectures", "seeds")
+ROLES = ("test", "random_architectures", "baselines", "seeds")
 """Keys of a stage that are for the pipeline; all others are for ``fit``."""
 
 SPLIT = {"train_limit": None, "validation_fraction": 0.0, "split_seed": 0}
@@ -32,7 +34,8 @@ class Stage:
         test: Whether the network is tested after the fit.
         drawn_from: Architecture file whose space the architecture is drawn from at random; None if it is not drawn.
         draw: Number of the draw, from 0.
-        repeat: Number of the training of the same architecture, each with a seed of its own, from 0.
+        repeat: Number of the training of the same network, each with a seed of its own, from 0.
+        baseline: The standard network that is trained; None for architectures.
     """
 
     name: str
@@ -41,11 +44,12 @@ class Stage:
     drawn_from: Path | None = None
     draw: int = 0
     repeat: int = 0
+    baseline: Baseline | None = None
 
     @property
     def compared(self) -> bool:
         """Whether the stage is there for the comparison alone: it trains what the tested stage trains, or a rival."""
-        return self.drawn_from is not None or self.repeat > 0
+        return self.drawn_from is not None or self.baseline is not None or self.repeat > 0
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -70,7 +74,7 @@ def resolve(config: Mapping[str, Any], run_dir: Path, base: Path, final: bool = 
 
     Returns:
         The stages in their order. Those that train for the comparison alone come last: repetitions of the final
-        training with other seeds, and trainings of random architectures.
+        training with other seeds, and trainings of random architectures and of standard networks.
 
     Raises:
         ConfigError: A file is missing, an interpolation refers to nothing, or the stages cannot work together.
@@ -87,7 +91,9 @@ def resolve(config: Mapping[str, Any], run_dir: Path, base: Path, final: bool = 
     compared: list[Stage] = []
     interpolated = _interpolated(whole)
     for name, content in interpolated["stages"].items():
-        test, count, seeds = _roles(name, content)
+        content.setdefault("baselines", [*standard.DEFAULT] if final and content.get("test") is True else [])
+        test, count, seeds, given = _roles(name, content)
+        baselines = standard.read_entries(name, given, run_dir)
         _check_fit(name, content)
         stages.append(Stage(name, _with_logging(content, run_dir, name), test))
         contents = [content, *(_with_seed(whole, name, repeat) for repeat in range(1, seeds))]
@@ -97,6 +103,7 @@ def resolve(config: Mapping[str, Any], run_dir: Path, base: Path, final: bool = 
             if repeat
         ]
         compared += [_random(other, run_dir, i, repeat) for i in range(count) for repeat, other in enumerate(contents)]
+        compared += [_standard(other, run_dir, each, i) for each in baselines for i, other in enumerate(contents)]
     tested = [stage.name for stage in stages if stage.test]
     if final and len(tested) != 1:
         raise ConfigError(
@@ -192,10 +199,11 @@ def _with_seed(whole: Mapping[str, Any], name: str, repeat: int) -> dict[str, An
     return content
 
 
-def _roles(name: str, content: dict[str, Any]) -> tuple[bool, int, int]:
-    """Take out what is for the pipeline: whether a stage is tested, and how many random architectures and seeds."""
+def _roles(name: str, content: dict[str, Any]) -> tuple[bool, int, int, Any]:
+    """Take out what is for the pipeline: whether a stage is tested, random architectures, seeds, and baselines."""
     test, count = content.pop("test", False), content.pop("random_architectures", 0)
     seeds = content.pop("seeds", 1)
+    baselines = content.pop("baselines", None)
     if not isinstance(test, bool):
         raise ConfigError(f"stages.{name}.test is {test!r}; it must be true or false.")
     if type(count) is not int or count < 0 or (count and not test):
@@ -208,7 +216,11 @@ def _roles(name: str, content: dict[str, Any]) -> tuple[bool, int, int]:
             f"stages.{name}.seeds is {seeds!r}; it must be an integer of at least 1, and 1 where the stage does not "
             "have 'test: true'."
         )
-    return test, count, seeds
+    if baselines and not test:
+        raise ConfigError(
+            f"stages.{name}.baselines is {baselines!r:.200}; only the stage with 'test: true' may have baselines."
+        )
+    return test, count, seeds, baselines
 
 
 def _check_fit(name: str, content: dict[str, Any]) -> None:
@@ -236,6 +248,14 @@ def _random(content: Mapping[str, Any], run_dir: Path, draw: int, repeat: int) -
         )
     arguments["architecture"] = str(run_dir / drawn / "architecture.json")
     return Stage(name, config, True, Path(found), draw, repeat)
+
+
+def _standard(content: Mapping[str, Any], run_dir: Path, baseline: Baseline, repeat: int) -> Stage:
+    """The same training of a standard network."""
+    name = f"{baseline.name}_seed_{repeat}" if repeat else baseline.name
+    config = _with_logging(content, run_dir, name)
+    standard.adapt(config["model"]["init_args"], baseline)
+    return Stage(name, config, True, repeat=repeat, baseline=baseline)
 
 
 def _with_logging(content: Mapping[str, Any], run_dir: Path, folder: str) -> dict[str, Any]:

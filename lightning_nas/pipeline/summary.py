@@ -5,6 +5,7 @@ import os
 import platform
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +17,7 @@ from lightning_nas.cli.commands import size, trained_network
 from lightning_nas.errors import ArtifactError, ConfigError
 from lightning_nas.files.artifacts import read_json
 from lightning_nas.metrics.memory import peak_memory
+from lightning_nas.pipeline.baselines import known
 from lightning_nas.pipeline.stages import Stage
 from lightning_nas.spaces.artifact import build_space, load_architecture
 
@@ -45,8 +47,106 @@ def tested_accuracy(folder: Path) -> float:
     return found
 
 
+@dataclass(frozen=True)
+class Tested:
+    """A network that was trained and tested.
+
+    Attributes:
+        name: Name of its first training.
+        label: What it is, for people.
+        accuracies: Its test accuracy with every seed, as fractions.
+        parameters: Number of parameters.
+        macs: Multiply-accumulates for one image.
+    """
+
+    name: str
+    label: str
+    accuracies: list[float]
+    parameters: int
+    macs: int
+
+    @property
+    def accuracy(self) -> float:
+        """The mean over seeds."""
+        return statistics.mean(self.accuracies)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the network as JSON values."""
+        return {
+            "name": self.name,
+            "label": self.label,
+            "test_accuracy": self.accuracy,
+            "test_accuracies": self.accuracies,
+            "parameters": self.parameters,
+            "macs": self.macs,
+        }
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The networks of a run, all trained and tested alike.
+
+    Attributes:
+        found: The found network.
+        randoms: Networks of random architectures.
+        baselines: Standard networks.
+        left_out: Name, label and reason of standard networks that could not be had.
+        trainings: Names of the stages that train for the comparison alone.
+    """
+
+    found: Tested
+    randoms: list[Tested]
+    baselines: list[Tested]
+    left_out: list[dict[str, str]]
+    trainings: list[str]
+
+    def for_card(self) -> list[dict[str, Any]]:
+        """All networks, the found one first."""
+        return [each.to_dict() for each in (self.found, *self.randoms, *self.baselines)]
+
+
+def compare(stages: Sequence[Stage], run_dir: Path) -> Compared:
+    """Collect the test accuracies and costs of all networks of a finished run.
+
+    Args:
+        stages: Stages of the pipeline, all done but those of baselines that were left out.
+        run_dir: Run folder.
+
+    Raises:
+        ConfigError: The test of a network logged no accuracy.
+        ArtifactError: A file of a stage is broken.
+    """
+    by_name: dict[str, list[Stage]] = {}
+    left_out = []
+    for stage in stages:
+        if stage.test:
+            drawn, given = f"random_{stage.draw}" if stage.drawn_from else "", stage.baseline
+            by_name.setdefault(drawn or (given.name if given else ""), []).append(stage)
+    founds, randoms, baselines, trainings = [], [], [], []
+    for name, repeats in by_name.items():
+        about = {} if repeats[0].baseline is None else known(repeats[0].baseline)
+        if about.get("skipped"):
+            left_out.append({"name": name, "label": about["label"], "reason": about["skipped"]})
+            continue
+        trainings += [stage.name for stage in repeats if stage.compared]
+        accuracies = [tested_accuracy(run_dir / stage.name) for stage in repeats]
+        if repeats[0].baseline is not None:
+            baselines.append(Tested(name, about["label"], accuracies, about["parameters"], about["macs"]))
+            continue
+        cost = size(trained_network(run_dir / repeats[0].name / "checkpoints" / "last.ckpt")[1])
+        if name:
+            randoms.append(Tested(name, f"random architecture {repeats[0].draw}", accuracies, **cost))
+        else:
+            founds.append(Tested(repeats[0].name, "found architecture", accuracies, **cost))
+    return Compared(founds[0], randoms, baselines, left_out, trainings)
+
+
 def summarize(
-    stages: Sequence[Stage], run_dir: Path, records: Sequence[Mapping[str, Any]], exported: Mapping[str, Any]
+    stages: Sequence[Stage],
+    run_dir: Path,
+    records: Sequence[Mapping[str, Any]],
+    exported: Mapping[str, Any],
+    compared: Compared,
 ) -> dict[str, Any]:
     """All figures of a finished run.
 
@@ -57,20 +157,13 @@ def summarize(
         run_dir: Run folder.
         records: Name and seconds of every stage, and whether it was resumed.
         exported: What ``export_checkpoint`` returned.
+        compared: What ``compare`` returned.
 
     Raises:
-        ConfigError: The test of a network logged no accuracy.
         ArtifactError: A file of a stage is broken.
     """
     trained = next(stage for stage in stages if stage.test)
-    founds = [tested_accuracy(run_dir / stage.name) for stage in stages if stage.test and stage.drawn_from is None]
-    drawn: dict[int, list[Stage]] = {}
-    for stage in stages:
-        if stage.drawn_from is not None:
-            drawn.setdefault(stage.draw, []).append(stage)
-    by_seed = [[tested_accuracy(run_dir / stage.name) for stage in repeats] for repeats in drawn.values()]
-    randoms = [statistics.mean(accuracies) for accuracies in by_seed]
-    checkpoints = [run_dir / repeats[0].name / "checkpoints" / "last.ckpt" for repeats in drawn.values()]
+    randoms = [each.accuracy for each in compared.randoms]
     peak = peak_memory(children=True)
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ", no GPU"
     return {
@@ -84,14 +177,17 @@ def summarize(
         **_found(stages, trained),
         "parameters": exported["parameters"],
         "macs": exported["macs"],
-        "compared_stages": [stage.name for stage in stages if stage.compared],
-        "test_accuracy": statistics.mean(founds),
-        "test_accuracies": founds,
+        "compared_stages": compared.trainings,
+        "test_accuracy": compared.found.accuracy,
+        "test_accuracies": compared.found.accuracies,
         "random_test_accuracy": statistics.mean(randoms) if randoms else None,
         "random_test_accuracy_std": statistics.stdev(randoms) if len(randoms) > 1 else None,
         "random_test_accuracies": randoms,
-        "random_test_accuracies_by_seed": by_seed,
-        "random_parameters": [size(trained_network(path)[1])["parameters"] for path in checkpoints],
+        "random_test_accuracies_by_seed": [each.accuracies for each in compared.randoms],
+        "random_parameters": [each.parameters for each in compared.randoms],
+        "random_macs": [each.macs for each in compared.randoms],
+        "baselines": [each.to_dict() for each in compared.baselines],
+        "baselines_left_out": compared.left_out,
         "export_difference": exported["difference"],
         "export_differences": {Path(f["path"]).name: f["difference"] for f in exported["files"]},
         "peak_memory_mb": None if peak is None else round(peak / 2**20, 1),

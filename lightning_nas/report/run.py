@@ -176,7 +176,8 @@ def compare(summary: Summary) -> Comparison | None:
     if len(sizes) != len(accuracies):
         sizes = [None] * len(accuracies)
     randoms = [(f"random {i}", *each) for i, each in enumerate(zip(accuracies, sizes, strict=True))]
-    networks = [("found", found, summary.parameters), *(randoms or [("random, mean", mean, None)])]
+    standard = [(each["label"], each["test_accuracy"], each["parameters"]) for each in summary.baselines]
+    networks = [("found", found, summary.parameters), *(randoms or [("random, mean", mean, None)]), *standard]
     return Comparison(
         points=100 * (found - mean),
         count=len(accuracies),

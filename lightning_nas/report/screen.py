@@ -1,6 +1,7 @@
 """The summary of a run as a table for the terminal."""
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -27,12 +28,20 @@ def table(summary: Mapping[str, Any]) -> str:
         *(_fidelity_rows(fidelity) if fidelity else []),
         ("parameters", f"{summary['parameters']:,}"),
         ("multiply-accumulates", f"{summary['macs']:,}"),
-        (f"test accuracy{f', mean of {seeds} seeds' if seeds > 1 else ''}", percent(summary["test_accuracy"])),
+        (
+            f"test accuracy{f', mean of {seeds} seeds' if seeds > 1 else ''}",
+            percent(summary["test_accuracy"]) + _deviation(summary["test_accuracies"]),
+        ),
         (
             "random architectures",
             f"{percent(summary['random_test_accuracy'])} (mean of {len(summary['random_test_accuracies'])})",
         ),
     ]
+    rows += [
+        (each["label"], f"{percent(each['test_accuracy'])}{_deviation(each['test_accuracies'])}")
+        for each in summary["baselines"]
+    ]
+    rows += [(each["label"], "left out") for each in summary["baselines_left_out"]]
     rows += [
         (f"selection errors, {kind}", f"{errors[kind]['errors']} of {errors[kind]['count']}")
         for kind in ("edges", "operations")
@@ -40,6 +49,10 @@ def table(summary: Mapping[str, Any]) -> str:
     ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value:>22}" for name, value in rows)
+
+
+def _deviation(accuracies: Sequence[float]) -> str:
+    return f" ± {100 * statistics.stdev(accuracies):.2f}" if len(accuracies) > 1 else ""
 
 
 def _fidelity_rows(fidelity: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -33,6 +33,9 @@ class Summary:
         random_test_accuracies: Test accuracy of every random network; means over seeds where there are several.
         random_test_accuracies_by_seed: Test accuracy of every random network with every seed.
         random_parameters: Parameters of every random network.
+        baselines: Standard networks: ``label``, ``test_accuracy``, ``test_accuracies`` (by seed), ``parameters`` and
+            ``macs``.
+        left_out: Label and reason of standard networks that could not be had.
         selection: Selection errors as ``metrics.selection`` describes them; None if they were not measured.
         fidelity: Rank fidelity of the proxy as its task writes it; None if it was not measured.
         export_difference: Largest difference between the outputs of the exported and the trained network.
@@ -55,6 +58,8 @@ class Summary:
     random_test_accuracies: list[float]
     random_test_accuracies_by_seed: list[list[float]]
     random_parameters: list[float]
+    baselines: list[Mapping[str, Any]]
+    left_out: list[tuple[str, str]]
     selection: Mapping[str, Any] | None
     fidelity: Mapping[str, Any] | None
     export_difference: float | None
@@ -84,6 +89,8 @@ class Summary:
             random_test_accuracies=reader.numbers("random_test_accuracies"),
             random_test_accuracies_by_seed=reader.lists("random_test_accuracies_by_seed"),
             random_parameters=reader.numbers("random_parameters"),
+            baselines=reader.baselines(),
+            left_out=reader.left_out(),
             selection=reader.selection(),
             fidelity=reader.fidelity(),
             export_difference=reader.optional_number("export_difference"),
@@ -137,6 +144,27 @@ class _Reader:
             return [(str(stage["name"]), float(stage["seconds"])) for stage in stages]
         except (KeyError, TypeError, ValueError):
             raise ArtifactError(f"{self.path}: a stage lacks 'name' or 'seconds': {stages!r:.200}. {REPAIR}") from None
+
+    def baselines(self) -> list[Mapping[str, Any]]:
+        found = self.entry("baselines", (list,), "a list of networks") or []
+        try:
+            return [
+                {
+                    "label": str(each["label"]),
+                    **{name: float(each[name]) for name in ("test_accuracy", "parameters", "macs")},
+                    "test_accuracies": [float(accuracy) for accuracy in each["test_accuracies"]],
+                }
+                for each in found
+            ]
+        except (KeyError, TypeError, ValueError):
+            raise ArtifactError(f"{self.path}: 'baselines' is not what a pipeline writes. {REPAIR}") from None
+
+    def left_out(self) -> list[tuple[str, str]]:
+        found = self.entry("baselines_left_out", (list,), "a list of networks") or []
+        try:
+            return [(str(each["label"]), str(each["reason"])) for each in found]
+        except (KeyError, TypeError):
+            raise ArtifactError(f"{self.path}: 'baselines_left_out' is not what a pipeline writes. {REPAIR}") from None
 
     def selection(self) -> Mapping[str, Any] | None:
         errors = self.entry("selection_errors", (dict,), "an object")

@@ -38,6 +38,9 @@ _NAMES = ("loss", "accuracy", "top5")
 NetworkCallable = Callable[[tuple[int, int, int], int], nn.Module]
 """Maps ``(channels, height, width)`` of an image and the number of classes to a network."""
 
+Network = nn.Module | NetworkCallable
+"""A network, or what makes one."""
+
 
 class TrainTask(Task):
     """Trains the network of an architecture, or any other network, from scratch, and tests it.
@@ -82,8 +85,10 @@ class TrainTask(Task):
             random weights then. The log says which tensors are copied. Null, the default, starts from random weights; a
             resumed run does not read the file again.
         network_arguments: Further arguments of the space's ``network``.
-        network: Network to train instead of an architecture's, such as ``ConvNet``. The arguments that size an
-            architecture's network do not change it.
+        network: Network to train instead of an architecture's: a module, or anything that makes one when called with
+            ``image_shape`` and ``num_classes``. In YAML a class path, with further arguments: ``CIFARResNet``,
+            ``ConvNet``, ``TorchvisionNetwork`` or ``TimmNetwork`` with the name of one of their networks, or a class of
+            your own that takes these two first. The arguments that size an architecture's network do not change it.
         num_classes: Number of classes; the command line takes it from the data.
         image_shape: ``(channels, height, width)``; the command line takes it from the data.
 
@@ -139,7 +144,7 @@ class TrainTask(Task):
         drop_path: float = 0.0,
         label_smoothing: float = 0.0,
         network_arguments: dict[str, Any] | None = None,
-        network: NetworkCallable | None = None,
+        network: Network | None = None,
         num_classes: int = 10,
         image_shape: tuple[int, int, int] = (3, 32, 32),
         class_weights: ClassWeights | None = None,
@@ -198,7 +203,7 @@ class TrainTask(Task):
         self.own_metrics = _for_splits(own, compute_groups=False) if own else None
         self.means = EpochMeans()  # for training only, where the time of a batch matters
 
-    def _make(self, network: NetworkCallable | None, classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
+    def _make(self, network: Network | None, classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
         if (self.architecture is None) == (network is None):
             raise ConfigError(
                 "Give either an architecture or a network: --model.architecture FILE or --model.network CLASS_PATH."
@@ -211,7 +216,19 @@ class TrainTask(Task):
                 f"auxiliary_weight is {self.auxiliary_weight}; only networks of architectures have an auxiliary "
                 "classifier. Set it to 0."
             )
-        return network(image_shape, classes)
+        if isinstance(network, nn.Module):
+            return network
+        try:
+            made: Any = network(image_shape, classes)
+        except TypeError as error:
+            raise ConfigError(
+                f"network cannot be made of image_shape {tuple(image_shape)} and {classes} classes ({error!s:.300}). "
+                "Give a module, or a function or class that takes these two, such as CIFARResNet or "
+                "TorchvisionNetwork."
+            ) from None
+        if not isinstance(made, nn.Module):
+            raise ConfigError(f"network makes an object of {type(made).__name__}; it must make a torch.nn.Module.")
+        return made
 
     @classmethod
     def metrics_of(cls, arguments: Mapping[str, Any]) -> tuple[str, ...]:

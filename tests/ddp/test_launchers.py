@@ -18,6 +18,7 @@ from tests.pipeline.test_run import arguments
 
 TWO = {
     "stages.train.random_architectures": 0,
+    "stages.train.baselines": "[]",
     "trainer.accelerator": "cpu",
     "trainer.devices": 2,
     "trainer.strategy": "ddp",

@@ -41,7 +41,9 @@ def check(config: dict[str, Any], path: Path) -> None:
 def test_every_shipped_stage_is_understood_by_fit(name: str, tmp_path: Path) -> None:
     found = stages([str(FOLDER / name)], tmp_path)
     assert [each.name for each in found.values() if each.test][0] == "train"
-    seeds = sum(each.test and each.drawn_from is None for each in found.values())
+    seeds = sum(each.test and each.drawn_from is None and each.baseline is None for each in found.values())
+    fitted = [each.name for each in found.values() if each.baseline and not each.repeat]
+    assert fitted == ["resnet_macs", "resnet_parameters"]
     drawn = [each for each in found.values() if each.drawn_from]
     assert len(drawn) == (1 + max(each.draw for each in drawn)) * seeds
     for each in found.values():
@@ -273,15 +275,22 @@ def test_every_network_is_trained_with_the_same_seeds(tmp_path: Path) -> None:
     more = ["--stages.train.random_architectures", "2", "--stages.train.seeds", "3", "--seed_everything", "5"]
     found = stages([DIGITS, *more], tmp_path)
     names = [name for name, each in found.items() if each.test]
-    repeats = [f"{name}{seed}" for name in ("train", "random_0", "random_1") for seed in ("", "_seed_1", "_seed_2")]
+    repeats = [
+        f"{name}{seed}"
+        for name in ("train", "random_0", "random_1", "resnet_macs", "resnet_parameters")
+        for seed in ("", "_seed_1", "_seed_2")
+    ]
     assert sorted(names) == sorted(repeats)
     for name in names:
         each = found[name]
         seed = 5 + each.repeat
         assert each.config["seed_everything"] == each.config["data"]["init_args"]["seed"] == seed
+        assert each.compared == (name != "train")
+        if each.baseline is not None:
+            assert each.arguments["architecture"] is None
+            continue
         own = tmp_path if each.drawn_from is None else tmp_path / f"random_{each.draw}"
         assert each.arguments["architecture"] == str(own / "architecture.json")
-        assert each.compared == (name != "train")
 
 
 @pytest.mark.parametrize("seeds", ["0", "true", "1.5"])

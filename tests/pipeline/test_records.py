@@ -67,7 +67,8 @@ def start(quick: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Stages]
     monkeypatch.setattr(run, "summarize", lambda *args: {})
     monkeypatch.setattr(run, "write_report", lambda *args: None)
     monkeypatch.setattr(run, "table", lambda *args: "")
-    monkeypatch.setattr(run.Pipeline, "_export", lambda self: {})
+    monkeypatch.setattr(run, "compare", lambda *args: None)
+    monkeypatch.setattr(run.Pipeline, "_export", lambda self, compared: {})
 
     def begin(run_dir: Path, killed: str | None = None, said: str | None = None, **changes: Any) -> Stages:
         stages = Stages(killed)

@@ -28,6 +28,7 @@ from tests.tiny import arrays
 CONFIG = str(ROOT / "configs" / "pipeline" / "digits.yaml")
 SMALL = {
     "stages.train.random_architectures": 1,
+    "stages.train.baselines": "[]",
     "trainer.enable_progress_bar": "false",
     "trainer.limit_train_batches": 2,
     "trainer.callbacks": "null",
@@ -59,6 +60,7 @@ SCREEN = {
     "stages.screen.model.init_args.strategy.init_args": "{initial: 4, parents: 1, rounds: 1}",
     "stages.screen.model.init_args.evaluator.init_args.images": 4,
     "stages.train.random_architectures": 2,
+    "stages.train.baselines": "[{fit_to: parameters}, {class_path: ConvNet, init_args: {width: 2}}]",
     "stages.train.seeds": 2,
     "stages.train.model.init_args.channels": 2,
     "stages.train.trainer.max_epochs": 1,
@@ -201,6 +203,7 @@ def test_cifar_pipeline_runs_on_arrays(tmp_path: Path) -> None:
         "data.class_path": "lightning_nas.data.images.ArrayDataModule",
         "data.path": path,
         "stages.train.random_architectures": 0,
+        "stages.train.baselines": "null",
         "stages.fidelity": "null",
         "data.validation_fraction": 0,
         "stages.distill.trainer.max_epochs": 1,
@@ -235,6 +238,7 @@ SMALL_REFINEMENT = {
     "trainer.callbacks": "null",
     "data.class_path": "lightning_nas.data.images.ArrayDataModule",
     "stages.train.random_architectures": 0,
+    "stages.train.baselines": "[]",
     "stages.search.trainer.max_epochs": 1,
     "stages.search.data.init_args.batch_size": 4,
     "stages.search.data.init_args.data.init_args.image_size": 8,
@@ -326,26 +330,55 @@ def test_a_stage_that_has_not_begun_may_be_corrected(tmp_path: Path, monkeypatch
         main(["pipeline", *arguments(run_dir, stages__train__trainer__max_epochs=3)])
 
 
-def test_a_screened_network_and_its_rivals_keep_the_constraints_with_every_seed(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_screened_network_and_its_rivals_keep_the_constraints_with_every_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run_dir = tmp_path / "run"
     main(["pipeline", "--config", SCREENED, "--run_dir", str(run_dir), *pairs(SCREEN)])
     summary = json.loads((run_dir / "summary.json").read_text())
     assert max(summary["parameters"], *summary["random_parameters"]) <= 3000
     assert len(summary["random_parameters"]) == 2
     logged = {name: figures_of.tested_accuracy(run_dir / name) for name in ("train", *summary["compared_stages"])}
-    assert len(logged) == 6
+    assert len(logged) == 2 * (1 + 2 + len(summary["baselines"]))
     assert summary["test_accuracies"] == [logged["train"], logged["train_seed_1"]]
     assert summary["test_accuracy"] == pytest.approx(sum(summary["test_accuracies"]) / 2)
     by_seed = [[logged[f"random_{i}"], logged[f"random_{i}_seed_1"]] for i in range(2)]
     assert summary["random_test_accuracies_by_seed"] == by_seed
     assert summary["random_test_accuracies"] == pytest.approx([sum(each) / 2 for each in by_seed])
-    assert "5 trainings to compare with" in table(summary)
+    assert f"{len(logged) - 1} trainings to compare with" in table(summary)
+    standard = summary["baselines"]
+    assert [each["label"] for each in standard] == [standard[0]["label"], "ConvNet(width=2)"]
+    for each in standard:
+        assert each["test_accuracies"] == [logged[each["name"]], logged[f"{each['name']}_seed_1"]]
+        assert each["label"] in table(summary)
+        assert each["label"] in (run_dir / "report.html").read_text()
+        assert each["label"].replace("_", r"\_") in (run_dir / "README.md").read_text()
+    assert standard[0]["parameters"] <= min(summary["parameters"], 3000)
+    network = json.loads((run_dir / "resnet_parameters" / "network.json").read_text())
+    (run_dir / "resnet_parameters" / "done.json").unlink()  # as if killed before the test
+    ran = []
+    command = lightning.run
+    monkeypatch.setattr(lightning, "run", lambda args: (ran.append(args[2]), command(args))[1])
+    main(["pipeline", "--config", SCREENED, "--run_dir", str(run_dir), *pairs(SCREEN)])
+    assert ran == [str(run_dir / "resnet_parameters.yaml")] * 2
+    assert json.loads((run_dir / "resnet_parameters" / "network.json").read_text()) == network
     weights = [
         torch.load(run_dir / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
         for name in ("random_0", "random_0_seed_1")
     ]
     assert weights[0].keys() == weights[1].keys()
     assert any(not torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_a_network_that_does_not_fit_the_images_is_refused_before_the_first_stage(tmp_path: Path) -> None:
+    changes = {**SCREEN, "stages.train.baselines": "[{class_path: TorchvisionNetwork, init_args: {name: alexnet}}]"}
+    args = ["pipeline", "--config", SCREENED, "--run_dir", str(tmp_path / "run")]
+    with pytest.raises(SystemExit, match=r"baseline_0: TorchvisionNetwork\(name=alexnet\) cannot classify images"):
+        main([*args, *pairs(changes)])
+    assert not (tmp_path / "run" / "screen").exists()
+    with pytest.raises(SystemExit, match=r"baseline_0\.yaml: model\.network"):
+        main([*args, *pairs({**changes, "stages.train.baselines": "[NoSuchNetwork]"})])
 
 
 def test_a_found_network_beyond_the_constraints_is_not_trained(tmp_path: Path) -> None:

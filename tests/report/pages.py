@@ -32,6 +32,14 @@ SUMMARY: dict[str, Any] = {
     "random_test_accuracy_std": 0.01,
     "random_test_accuracies": [0.96, 0.97, 0.98],
     "random_parameters": [1001, 1002, 1003],
+    "random_macs": [2001, 2002, 2003],
+    "baselines": [
+        {"name": "resnet_macs", "label": "ResNet-8 of width 11, equal MACs", "test_accuracy": 0.975,
+         "test_accuracies": [0.975], "parameters": 9004, "macs": 9004321},
+    ],
+    "baselines_left_out": [
+        {"name": "resnet_parameters", "label": "ResNet of equal parameters", "reason": f"It would be {EVIL}."},
+    ],
     "genotype": DARTS_V2 + EVIL,
     "selection_errors": {
         "edges": {"rate": None, "errors": 0, "count": 0},

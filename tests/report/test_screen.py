@@ -24,4 +24,6 @@ def test_values_are_told_as_they_are() -> None:
     assert found["rank fidelity of the proxy, tau"] == "0.46 (below the threshold)"
     assert found["architectures ranked"] == "3 (informative only)"
     assert found["test accuracy"] == "98.89%"
+    assert found["ResNet-8 of width 11, equal MACs"] == "97.50%"
+    assert found["ResNet of equal parameters"] == "left out"
     assert found["selection errors, operations"] == "1 of 2"

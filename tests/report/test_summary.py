@@ -33,6 +33,8 @@ def test_a_summary_is_read_with_defaults_for_what_is_missing() -> None:
         ({"parameters": True}, "'parameters' is True"),
         ({"stages": [{"name": "search"}]}, "'name' or 'seconds'"),
         ({"random_test_accuracies": ["a"]}, "something other than numbers"),
+        ({"baselines": [{"label": "a"}]}, "'baselines' is not what"),
+        ({"baselines_left_out": [{"label": "a"}]}, "'baselines_left_out' is not what"),
         ({"selection_errors": {"edges": 3}}, "'selection_errors'"),
         ({"fidelity": 1}, "'fidelity' is 1"),
         ({"fidelity": {"kendall_tau": 1}}, "'fidelity' is not what"),

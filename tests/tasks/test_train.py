@@ -170,6 +170,25 @@ def test_either_an_architecture_or_a_network(tmp_path: Path) -> None:
         make_for_network(drop_path=0.2)
 
 
+def test_a_module_is_trained_as_it_is() -> None:
+    network = ConvNet((3, 8, 8), 3, width=4, depth=1)
+    task = make_for_network(network=network)
+    assert task.network is network
+    assert task(torch.zeros(2, 3, 8, 8)).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        (lambda shape: None, "cannot be made of image_shape .3, 8, 8. and 3 classes"),
+        (lambda shape, classes: 3, "object of int"),
+    ],
+)
+def test_what_makes_no_network_is_refused(network: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        make_for_network(network=network)
+
+
 def test_an_optimizer_must_be_given() -> None:
     with pytest.raises(ConfigError, match="has no optimizer"):
         TrainTask(network=torch.nn.Flatten)
