@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+from argparse import ArgumentParser
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,11 @@ A whole search:
   compare    run methods with several seeds from one YAML file: tables, statistics, pictures and a page
   report     write report.html for the folder of a pipeline, or of a search by queries
   export     write a trained network as plain Python, torch program and ONNX, with a model card
+
+What there is:
   configs    list the shipped configurations, or copy them
+  components list the classes that configurations name, with their arguments
+  completion print a script that completes commands, options and names in bash or zsh
 
 Tables of known results:
   table      write the npz file of NAS-Bench-101 or NAS-Bench-201 from an official download
@@ -40,7 +45,7 @@ Examples:
 """
 
 COMMANDS = (
-    *("pipeline", "compare", "report", "export", "configs", "table"),
+    *("pipeline", "compare", "report", "export", "configs", "components", "completion", "table"),
     *("fit", "validate", "test", "predict", "forecast"),
 )
 
@@ -88,6 +93,16 @@ def run_command(command: str, args: list[str]) -> None:
         command: Name of the command; what is not known here is Lightning's.
         args: Arguments after the command.
     """
+    from lightning_nas.cli import commands, config_files
+
+    own = {
+        "report": commands.report,
+        "export": commands.export,
+        "configs": config_files.main,
+        "components": commands.components,
+        "table": commands.table,
+        "forecast": commands.forecast,
+    }
     if command == "pipeline":
         from lightning_nas.pipeline.config import parse
 
@@ -102,30 +117,35 @@ def run_command(command: str, args: list[str]) -> None:
         from lightning_nas.compare.main import main as compare
 
         compare(study)
-    elif command == "export":
-        from lightning_nas.cli.commands import export
+    elif command == "completion":
+        given = commands.completion_parser().parse_args(args)
+        from lightning_nas.cli.completion import script
 
-        export(args)
-    elif command == "configs":
-        from lightning_nas.cli.config_files import main as configs
-
-        configs(args)
-    elif command == "table":
-        from lightning_nas.cli.commands import table
-
-        table(args)
-    elif command == "report":
-        from lightning_nas.cli.commands import report
-
-        report(args)
-    elif command == "forecast":
-        from lightning_nas.cli.forecast import main as forecast
-
-        forecast(args)
+        print(script(given.shell, parsers()))
+    elif command in own:
+        own[command](args)
     else:
         from lightning_nas.cli.lightning import run
 
         run([command, *args])
+
+
+def parsers() -> dict[str, ArgumentParser]:
+    """The parsers of all commands but Lightning's, by their names."""
+    from lightning_nas.cli import commands, config_files
+    from lightning_nas.compare import config as compare
+    from lightning_nas.pipeline import config as pipeline
+
+    return {
+        "pipeline": pipeline.parser(),
+        "compare": compare.parser(),
+        "report": commands.report_parser(),
+        "export": commands.export_parser(),
+        "configs": config_files.parser(),
+        "components": commands.components_parser(),
+        "table": commands.table_parser(),
+        "completion": commands.completion_parser(),
+    }
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any, get_args, get_type_hints
 
@@ -22,6 +23,7 @@ from lightning_nas import (
     tables,
     tasks,
 )
+from lightning_nas.cli.arguments import suggestion
 from lightning_nas.errors import ConfigError
 
 FAMILIES = (
@@ -32,6 +34,12 @@ FAMILIES = (
 
 BASES = {"model": LightningModule, "data": LightningDataModule}
 """Base class of what the command line calls so."""
+
+_WIDTH = 118
+"""Number of characters of a line in a list."""
+
+_LONGEST = 60
+"""Number of characters of a default value in a list."""
 
 
 def first_line(kind: type) -> str:
@@ -139,7 +147,102 @@ def print_help(args: Sequence[str]) -> bool:
     kinds = {member.__name__: member for base in found for member in members(base)}
     if name not in kinds:
         raise ConfigError(f"{option} has no member {name!r}; it has {', '.join(kinds) or 'none'}.")
-    parser = LightningArgumentParser(prog=f"{option} {name}", description=first_line(kinds[name]))
-    parser.add_class_arguments(kinds[name])
-    parser.print_help()
+    print_arguments(kinds[name], f"{option} {name}")
     return True
+
+
+def print_arguments(kind: type, called: str) -> None:
+    """Print the arguments of a class, with types and meanings.
+
+    Args:
+        kind: The class.
+        called: What the help calls it.
+
+    Raises:
+        ConfigError: The class takes what no configuration can hold.
+    """
+    parser = LightningArgumentParser(prog=called, description=first_line(kind))
+    try:
+        parser.add_class_arguments(kind)
+    except ValueError as error:  # an argument of a type that no configuration can hold
+        raise ConfigError(f"{called} cannot be made by a configuration: {' '.join(str(error).split())}") from None
+    parser.print_help()
+
+
+def show(name: str | None = None) -> None:
+    """Print what ``lightning-nas components`` lists.
+
+    Args:
+        name: A family or a base class, for its classes with their arguments; another class, for its arguments with
+            types and meanings. None for all families, without arguments.
+
+    Raises:
+        ConfigError: There is no such family or class.
+    """
+    packages = {package.__name__.rpartition(".")[2]: package for package in FAMILIES}
+    public = {family: _public(package) for family, package in packages.items()}
+    classes = {kind.__name__: kind for kinds in public.values() for kind in kinds}
+    if name is None:
+        for family, kinds in public.items():
+            print(f"{family}: {(inspect.getdoc(packages[family]) or '').partition(chr(10))[0]}\n")
+            _print_list(kinds, with_arguments=False)
+        print(
+            "'lightning-nas components FAMILY' lists the arguments as well, and 'lightning-nas components CLASS' "
+            "describes those of one class."
+        )
+    elif name in public:
+        _print_list(public[name], with_arguments=True)
+    elif name not in classes:
+        raise ConfigError(
+            f"{name!r:.200} is neither a family nor a class. {suggestion(name, [*public, *classes])}".rstrip()
+        )
+    elif inspect.isabstract(classes[name]):
+        print(f"{name}: {first_line(classes[name])}\n")
+        _print_list(members(classes[name]), with_arguments=True)
+    else:
+        print_arguments(classes[name], name)
+
+
+def _public(package: Any) -> list[type]:
+    """The public classes of a package."""
+    return [kind for kind in (getattr(package, name) for name in package.__all__) if inspect.isclass(kind)]
+
+
+def _print_list(kinds: Sequence[type], with_arguments: bool) -> None:
+    """Print classes with the first line of their documentation; bases are there for what derives from them."""
+    for kind in kinds:
+        if inspect.isabstract(kind):
+            continue
+        print(f"  {kind.__name__:<24}  {first_line(kind)}")
+        given = ", ".join(name if value is None else f"{name}={value}" for name, value in arguments(kind).items())
+        if with_arguments and given:
+            print(textwrap.fill(given, _WIDTH, initial_indent=" " * 28, subsequent_indent=" " * 28))
+    print()
+
+
+def arguments(kind: type) -> dict[str, str | None]:
+    """The arguments of a class, also those that it passes on to a parent class.
+
+    Args:
+        kind: The class.
+
+    Returns:
+        Their default values as text, None where a value must be given.
+    """
+    found: dict[str, str | None] = {}
+    for each in kind.__mro__:
+        if "__init__" not in vars(each):
+            continue
+        given = list(inspect.signature(vars(each)["__init__"]).parameters.values())[1:]
+        for one in given:
+            if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD):
+                found.setdefault(one.name, None if one.default is one.empty else _default(one.default))
+        if not any(one.kind == one.VAR_KEYWORD for one in given):
+            break
+    return found
+
+
+def _default(value: Any) -> str:
+    """A default value as text: of an object, the name of its class."""
+    plain = isinstance(value, bool | int | float | str | tuple | list | dict | None)
+    return textwrap.shorten(repr(value), _LONGEST, placeholder=" …") if plain else type(value).__name__

@@ -32,15 +32,6 @@ MARGIN = 0.9
 SIZES = ("batch_size", "images_per_class")
 """Names of the batch size in data modules."""
 
-HELP = """usage: lightning-nas forecast --config FILE [options of fit]
-
-Runs a few real training steps and prints what the whole training takes: seconds per step and per epoch, hours, peak
-memory, and an estimate of the largest batch that fits. Validation and the measurements at the end of a task are not
-counted, and callbacks are left out. Nothing is written. The last line is JSON.
-
-'lightning-nas fit --forecast true ...' does the same. The options are those of 'lightning-nas fit --help'.
-"""
-
 # the user's steps run, but nothing is written, and no service is contacted
 _OVERRIDES = (
     "--trainer.logger=false",
@@ -292,9 +283,6 @@ def main(args: list[str]) -> None:
     Args:
         args: Arguments of ``fit``.
     """
-    if {"-h", "--help"} & set(args):
-        print(HELP)
-        return
     found = forecast(args)
     rank_zero_only(print)(f"{table(found)}\nThe run was not started.\n{json.dumps(found)}")
 

@@ -89,6 +89,31 @@ class Arguments:
     given: list[str]
 
 
+def parser() -> Parser:
+    """The parser of ``lightning-nas compare``, which does not know the keys of the YAML file."""
+    made = Parser(
+        prog="lightning-nas compare",
+        description="Run methods with several seeds, on one or several data sets, from one YAML file, and compare "
+        "them: a table as text, CSV, JSON, Markdown and LaTeX, pictures, and one HTML page. Finished runs are not "
+        "repeated, interrupted ones go on. The last line of the output is JSON.",
+        epilog="Every key of the YAML file can be given as --key.of.yaml VALUE. --seeds 10 or --seeds [0,3] sets the "
+        "seeds, --entries.darts null leaves an entry out, --entries.darts.trainer.max_epochs 5 changes it, and "
+        "--table FILE is short for --arguments.table FILE.",
+    )
+    made.add_argument(
+        "--config",
+        required=True,
+        help="YAML file of the study, or the name of a shipped one, such as compare/digits ('lightning-nas configs "
+        "compare' lists them)",
+    )
+    made.add_argument(
+        "--output_dir", type=Path, help="folder of all runs and results (default: runs/compare/NAME_OF_THE_FILE)"
+    )
+    made.add_argument("--workers", type=int, default=1, help="runs at a time, each in its own process (default: 1)")
+    made.add_argument("--print_config", action="store_true", help="print the stages of all runs, and stop")
+    return made
+
+
 def parse(args: Sequence[str]) -> Arguments:
     """Read the command line.
 
@@ -98,27 +123,7 @@ def parse(args: Sequence[str]) -> Arguments:
     Raises:
         ConfigError: A key is unknown, a value is wrong or missing, or the YAML file cannot be used.
     """
-    parser = Parser(
-        prog="lightning-nas compare",
-        description="Run methods with several seeds, on one or several data sets, from one YAML file, and compare "
-        "them: a table as text, CSV, JSON, Markdown and LaTeX, pictures, and one HTML page. Finished runs are not "
-        "repeated, interrupted ones go on. The last line of the output is JSON.",
-        epilog="Every key of the YAML file can be given as --key.of.yaml VALUE. --seeds 10 or --seeds [0,3] sets the "
-        "seeds, --entries.darts null leaves an entry out, --entries.darts.trainer.max_epochs 5 changes it, and "
-        "--table FILE is short for --arguments.table FILE.",
-    )
-    parser.add_argument(
-        "--config",
-        required=True,
-        help="YAML file of the study, or the name of a shipped one, such as compare/digits ('lightning-nas configs "
-        "compare' lists them)",
-    )
-    parser.add_argument(
-        "--output_dir", type=Path, help="folder of all runs and results (default: runs/compare/NAME_OF_THE_FILE)"
-    )
-    parser.add_argument("--workers", type=int, default=1, help="runs at a time, each in its own process (default: 1)")
-    parser.add_argument("--print_config", action="store_true", help="print the stages of all runs, and stop")
-    known, rest = parser.parse_known_args(list(args))
+    known, rest = parser().parse_known_args(list(args))
     at_least(1, workers=known.workers)
     path = find_config(known.config)
     config = read_yaml(path)

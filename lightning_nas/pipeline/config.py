@@ -45,6 +45,32 @@ class Arguments:
     given: list[str]
 
 
+def parser() -> Parser:
+    """The parser of ``lightning-nas pipeline``, which does not know the keys of the YAML file."""
+    made = Parser(
+        prog="lightning-nas pipeline",
+        description="Run a chain of stages from one YAML file: for example distill, check the proxy, search, train, "
+        "test and export.",
+        epilog="Every key of the YAML file can be given as --key.of.yaml VALUE. --stages.distill other.yaml takes "
+        "another stage file, --stages.search.trainer.max_epochs 5 changes one of its values, --stages.fidelity null "
+        "leaves the stage out, --data.root DIR sets an argument of the data, and --constraints.parameters 100000 "
+        "limits the found network.",
+    )
+    made.add_argument(
+        "--config",
+        required=True,
+        help="YAML file of the pipeline, or the name of a shipped one, such as pipeline/digits ('lightning-nas configs "
+        "pipeline' lists them)",
+    )
+    made.add_argument(
+        "--run_dir", type=Path, help="folder of the run (default: runs/DATE_TIME); an unfinished run there is continued"
+    )
+    made.add_argument(
+        "--print_config", action="store_true", help="print the resolved configuration of every stage, and stop"
+    )
+    return made
+
+
 def parse(args: Sequence[str]) -> Arguments:
     """Read the command line.
 
@@ -54,28 +80,7 @@ def parse(args: Sequence[str]) -> Arguments:
     Raises:
         ConfigError: A key is unknown, a value is missing, or the YAML file cannot be used.
     """
-    parser = Parser(
-        prog="lightning-nas pipeline",
-        description="Run a chain of stages from one YAML file: for example distill, check the proxy, search, train, "
-        "test and export.",
-        epilog="Every key of the YAML file can be given as --key.of.yaml VALUE. --stages.distill other.yaml takes "
-        "another stage file, --stages.search.trainer.max_epochs 5 changes one of its values, --stages.fidelity null "
-        "leaves the stage out, --data.root DIR sets an argument of the data, and --constraints.parameters 100000 "
-        "limits the found network.",
-    )
-    parser.add_argument(
-        "--config",
-        required=True,
-        help="YAML file of the pipeline, or the name of a shipped one, such as pipeline/digits ('lightning-nas configs "
-        "pipeline' lists them)",
-    )
-    parser.add_argument(
-        "--run_dir", type=Path, help="folder of the run (default: runs/DATE_TIME); an unfinished run there is continued"
-    )
-    parser.add_argument(
-        "--print_config", action="store_true", help="print the resolved configuration of every stage, and stop"
-    )
-    known, rest = parser.parse_known_args(list(args))
+    known, rest = parser().parse_known_args(list(args))
     path = find_config(known.config)
     config = read_yaml(path)
     _check_stages(config, path)

@@ -21,7 +21,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 
 from lightning_nas.callbacks.run_folder import owned
 from lightning_nas.cli import lightning
-from lightning_nas.cli.commands import choose_formats, export_checkpoint, size, trained_network
+from lightning_nas.cli.exports import choose_formats, export_checkpoint, size, trained_network
 from lightning_nas.cli.interruption import interruptible
 from lightning_nas.cli.lightning import build
 from lightning_nas.errors import ConfigError, InterruptedTrainingError, NASError

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from lightning_nas.cli.commands import size, trained_network
+from lightning_nas.cli.exports import size, trained_network
 from lightning_nas.errors import ArtifactError, ConfigError
 from lightning_nas.files.artifacts import read_json
 from lightning_nas.metrics.memory import peak_memory

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning_nas.__main__ import main, resume_line
 from lightning_nas.callbacks.preemption import PreemptionCheckpoint
 from lightning_nas.callbacks.run_folder import RunFolder
-from lightning_nas.cli.commands import export_checkpoint
+from lightning_nas.cli.exports import export_checkpoint
 from lightning_nas.errors import ConfigError, InterruptedTrainingError
 from lightning_nas.export.formats import Description
 from lightning_nas.export.network import PlainFile, export_files

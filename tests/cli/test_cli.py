@@ -11,7 +11,8 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_nas.__main__ import main
+from lightning_nas import __version__
+from lightning_nas.__main__ import main, parsers
 from lightning_nas.cli.lightning import NASCLI, run
 from lightning_nas.errors import CheckpointError, ConfigError
 from lightning_nas.spaces.artifact import build_space, load_architecture
@@ -31,28 +32,35 @@ def checkpoint_of(cli: NASCLI) -> str:
     return str(cli.trainer.checkpoint_callback.best_model_path)  # type: ignore[union-attr]
 
 
-def test_importing_the_package_and_asking_for_help_load_nothing_heavy() -> None:
-    code = (
-        "import sys, lightning_nas; from lightning_nas.__main__ import main; main(['--help']); "
-        "print([m for m in ('torch', 'lightning', 'numpy', 'sklearn', 'matplotlib') if m in sys.modules])"
-    )
-    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert output.rstrip().endswith("[]")
-    assert "pipeline" in output
-
-
-def test_help_and_refusals_of_a_pipeline_load_nothing_heavy() -> None:
+def test_help_and_refusals_load_nothing_heavy() -> None:
+    """One process after another would take long: all commands that need no torch run in one."""
+    names = list(parsers())
+    lines = [
+        ["--help"],
+        ["--version"],
+        *([name, "--help"] for name in (*names, "forecast")),
+        *([name, "--wrong"] for name in names),
+    ]
+    lines += [["pipeline", "--config", "nowhere.yaml"], ["compare", "--config", "nowhere.yaml"], ["configs", "nowhere"]]
+    lines += [["pipelin"], ["report", "nowhere"], ["table", "nasbench201", "nowhere"]]
+    lines += [["configs", "--copy", "copies"]]
+    heavy = ("torch", "lightning", "jsonargparse", "numpy", "sklearn", "matplotlib")
     code = (
         "import sys; from lightning_nas.__main__ import main\n"
-        "for args in (['--help'], ['--config', 'nowhere.yaml']):\n"
-        "    try: main(['pipeline', *args])\n"
+        f"for args in {lines!r}:\n"
+        "    try: main(args)\n"
         "    except SystemExit as stopped: print(stopped)\n"
-        "print([m for m in ('torch', 'lightning', 'numpy', 'omegaconf') if m in sys.modules])"
+        f"    heavy = [m for m in {heavy} if m in sys.modules]\n"
+        "    assert not heavy, (args, heavy)\n"
     )
     output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert output.rstrip().endswith("[]")
+    assert f"lightning-nas {__version__}" in output
     assert "--stages.fidelity null" in output.replace("\n", " ")
     assert "nowhere.yaml is neither a file nor the name of a shipped configuration" in output
+    assert "'pipelin' is not a command. Did you mean pipeline" in output
+    assert "nowhere is not a folder" in output
+    assert "--wrong is not an option of 'lightning-nas configs'" in output
+    assert output.count("usage: lightning-nas") == len(names) + 2
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ import yaml
 
 from lightning_nas.__main__ import main
 from lightning_nas.cli import lightning as cli
-from lightning_nas.cli.commands import trained_network
+from lightning_nas.cli.exports import trained_network
 from lightning_nas.errors import CheckpointError, ConfigError
 from lightning_nas.pipeline.config import read_yaml
 from lightning_nas.report.page import write_report

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_nas.cli.commands import choose_formats
+from lightning_nas.cli.exports import choose_formats
 from lightning_nas.errors import ConfigError, ExportError, MissingDependencyError
 from lightning_nas.export.formats import (
     TOLERANCE,

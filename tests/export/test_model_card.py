@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from lightning_nas.__main__ import main
-from lightning_nas.cli.commands import export_checkpoint, size, trained_network
+from lightning_nas.cli.exports import export_checkpoint, size, trained_network
 from lightning_nas.cli.lightning import run
 from lightning_nas.errors import CheckpointError, ConfigError
 from lightning_nas.export.formats import Description
@@ -272,7 +272,7 @@ def test_files_that_appear_while_a_checkpoint_is_read_are_not_replaced(
         (tmp_path / "README.md").write_text("mine")
         return trained_network(path)
 
-    monkeypatch.setattr("lightning_nas.cli.commands.trained_network", read)
+    monkeypatch.setattr("lightning_nas.cli.exports.trained_network", read)
     with pytest.raises(ConfigError, match=r"has README\.md, which the export would replace"):
         export_checkpoint(checkpoint, tmp_path, formats=["py"], overwrite=False)
     assert (tmp_path / "README.md").read_text() == "mine"

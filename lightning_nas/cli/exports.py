@@ -1,0 +1,255 @@
+"""Networks of final trainings as files: from a checkpoint alone, in several formats, with a model card."""
+
+import math
+import reprlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning_nas.errors import CheckpointError, ConfigError, NASError, UnknownClassError
+from lightning_nas.files.locks import locked
+from lightning_nas.spaces.artifact import architecture_from_dict, build_space
+
+if TYPE_CHECKING:
+    from lightning_nas.export.formats import Description, Format
+
+
+LARGEST_IMAGE = 2**23
+"""Number of values in the largest image that the network of a checkpoint is run on."""
+
+LARGEST_STATE = 2**26
+"""Largest product of pixels and channels of the network of a checkpoint. An export runs it on several images, and a
+state of its first cell then takes a few gigabytes."""
+
+
+def trained_network(checkpoint: str | Path) -> tuple[Any, dict[str, Any]]:
+    """Build the network of a final training from its checkpoint alone.
+
+    Args:
+        checkpoint: Path or URL of a checkpoint of a ``TrainTask``.
+
+    Returns:
+        The network in evaluation mode, and its description in the checkpoint: ``architecture``, ``network`` (sizes),
+        ``class_names``, ``mean``, ``std`` and, where known, ``data``.
+
+    Raises:
+        CheckpointError: The file is not a checkpoint of a final training, or it is damaged.
+        UnknownClassError: It names a class that is not imported, such as one of the user's own.
+    """
+    import torch
+
+    from lightning_nas.files.checkpoints import CHECKPOINT_KEY, read_checkpoint
+
+    content = read_checkpoint(checkpoint)
+    if "export" not in content:
+        task = content[CHECKPOINT_KEY]["model"]["class_path"]
+        raise CheckpointError(
+            f"{checkpoint} is of {task}, which does not train the network of an architecture. Give a checkpoint of "
+            "TrainTask with an architecture."
+        )
+    kept: dict[str, Any] = content["export"]
+    prefix = "network."
+    weights = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
+    try:
+        _check_kept(kept, len(weights))
+        architecture = architecture_from_dict(kept["architecture"])
+        space = build_space(architecture.space)
+        with torch.device("meta"):  # no memory is allocated for sizes that are not those of the weights
+            expected = space.network(architecture, **kept["network"]).state_dict()
+        forms = [{k: (v.shape, v.is_complex()) for k, v in each.items()} for each in (weights, expected)]
+        if forms[0] != forms[1]:
+            raise CheckpointError("its weights are not of the network that it describes")
+        network = space.network(architecture, **kept["network"])
+        network.load_state_dict(weights)
+    except UnknownClassError:
+        raise
+    except (NASError, LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{checkpoint} is damaged or was tampered with, and has no network to export ({str(error):.300}). Use "
+            "another checkpoint of the training."
+        ) from None
+    return network.eval(), kept
+
+
+def _check_kept(kept: Any, tensors: int) -> None:
+    """Refuse a description that cannot be that of the network.
+
+    Raises:
+        CheckpointError: An entry is of a wrong type, or too large for a network with so many tensors.
+    """
+    network = kept["network"]
+    shape, cells = network["image_shape"], network["cells"]
+    numbers = [*shape, network["num_classes"], network["channels"], cells]
+    if not all(type(n) is int and n > 0 for n in numbers) or len(shape) != 3:
+        raise CheckpointError(f"its sizes are {reprlib.repr(network)}")
+    if math.prod(shape) > LARGEST_IMAGE or math.prod(shape[1:]) * network["channels"] > LARGEST_STATE:
+        raise CheckpointError(
+            f"its images of shape {tuple(shape)}, with {network['channels']} channels of the network, are too large to "
+            f"run it on: at most {LARGEST_IMAGE} values, and {LARGEST_STATE} pixels times channels"
+        )
+    if cells > max(100, tensors):  # building a cell takes time, and most cells have weights of their own
+        raise CheckpointError(f"it has {tensors} tensors for {cells} cells")
+    lists = {"class_names": (str,), "mean": (float, int), "std": (float, int)}
+    lengths = {"class_names": network["num_classes"], "mean": shape[0], "std": shape[0]}
+    for key, kinds in lists.items():
+        values = kept[key]
+        fits = isinstance(values, list) and all(type(v) in kinds for v in values)
+        if not fits or len(values) not in (0, lengths[key]):
+            raise CheckpointError(f"its {key} are {reprlib.repr(values)}, not {lengths[key]} values")
+    if not all(math.isfinite(v) for v in (*kept["mean"], *kept["std"])) or not all(v > 0 for v in kept["std"]):
+        raise CheckpointError("its mean and std are not finite, or a standard deviation is not above 0")
+    data = kept.get("data", {})
+    kinds_of_data = {"class": str, "train_images": int}
+    if not isinstance(data, dict) or any(type(v) is not kinds_of_data.get(k) for k, v in data.items()):
+        raise CheckpointError(f"its data are {reprlib.repr(data)}")
+
+
+def size(kept: dict[str, Any]) -> dict[str, int]:
+    """Count parameters, and multiply-accumulates for one image, without the auxiliary head, which only training needs.
+
+    Args:
+        kept: Description of the network, from ``trained_network``.
+
+    Returns:
+        ``parameters`` and ``macs``.
+    """
+    from lightning_nas.metrics.cost import macs, parameters
+
+    architecture = architecture_from_dict(kept["architecture"])
+    counted = build_space(architecture.space).network(architecture, **{**kept["network"], "auxiliary": False})
+    return {"parameters": parameters(counted), "macs": macs(counted, kept["network"]["image_shape"])}
+
+
+def choose_formats(names: Sequence[str] | None) -> "list[Format]":
+    """Choose export formats by name.
+
+    Args:
+        names: Some of ``py``, ``pt2`` and ``onnx``. None chooses all formats whose packages are installed, and prints a
+            line for every other one.
+
+    Raises:
+        ConfigError: A name is unknown, or the list is empty.
+        MissingDependencyError: The packages of a named format are not installed.
+    """
+    from lightning_nas.export.network import FORMATS
+
+    known = [each.name for each in FORMATS]
+    wrong = [name for name in names or () if name not in known]
+    if wrong or (names is not None and not names):
+        raise ConfigError(f"The export formats are {list(names or ())}; choose one or more of {known}.")
+    if names is not None:
+        named = [each for each in FORMATS if each.name in names]
+        for each in named:
+            each.require()
+        return named
+    chosen = []
+    for each in FORMATS:
+        missing = each.missing()
+        if missing:
+            print(
+                f"{each.file_name} is left out, because these cannot be imported: {', '.join(missing)}. To get it: "
+                f'pip install "lightning_nas[{each.extra}]"'
+            )
+        else:
+            chosen.append(each)
+    return chosen
+
+
+def export_checkpoint(
+    checkpoint: str | Path,
+    folder: Path,
+    *,
+    formats: Sequence[str] | None = None,
+    figures: Mapping[str, float] | None = None,
+    compared: Sequence[Mapping[str, Any]] = (),
+    licence: str = "not stated",
+    overwrite: bool = True,
+) -> dict[str, Any]:
+    """Write the network of a final training in some formats, with a model card, from its checkpoint alone.
+
+    Args:
+        checkpoint: Path or URL of a checkpoint of a ``TrainTask``.
+        folder: Folder for the files.
+        formats: Some of ``py`` (``network.py`` and ``network.pt``), ``pt2`` and ``onnx``; by default all whose packages
+            are installed, with a printed line for every other one.
+        figures: Measured values for the model card: ``test_accuracy`` as a fraction, and others.
+        compared: This network and others that were trained alike, for the model card; see ``ModelCard``.
+        licence: Licence of the network for the model card.
+        overwrite: Whether files of another export, and a ``README.md``, may be replaced.
+
+    Returns:
+        ``path`` and ``difference`` (largest difference between the outputs of the file and those of the task) of the
+        first file, which is ``network.py`` by default; ``files``, both for every file; ``card``, the path of the
+        model card; ``parameters`` and ``macs`` (multiply-accumulates for one image).
+
+    Raises:
+        CheckpointError: The file is not a checkpoint of a final training.
+        ConfigError: A format is unknown, a figure is impossible, the folder has files that may not be replaced, or
+            another process writes to it.
+        ExportError: The outputs of a file differ from those of the task by more than 1e-5. No file is written.
+        MissingDependencyError: The packages of a named format are not installed. No file is written.
+    """
+    from lightning_nas.export.model_card import ModelCard, check_figures
+    from lightning_nas.export.network import export_files
+
+    chosen = choose_formats(formats)
+    check_figures(figures or {})
+    if not overwrite:
+        _check_free(folder)
+    network, kept = trained_network(checkpoint)
+    description = describe(kept)
+    cost = size(kept)
+    with locked(folder):
+        if not overwrite:  # another export may have ended in the meantime
+            _check_free(folder)
+        exported = export_files(network, folder, description, chosen)
+        card = ModelCard(
+            space=architecture_from_dict(kept["architecture"]).space.class_path,
+            description=description,
+            formats=chosen,
+            exported=exported,
+            cost=cost,
+            data=kept.get("data", {}),
+            figures=figures or {},
+            compared=compared,
+            normalisation_known=bool(kept["mean"]),
+            licence=licence,
+        )
+        path = card.write(folder)
+    files = [{"path": str(each.path), "difference": each.difference} for each in exported]
+    return {**files[0], "files": files, "card": str(path), **cost}
+
+
+def _check_free(folder: Path) -> None:
+    """Refuse a folder with files that an export would replace.
+
+    Raises:
+        ConfigError: There are such files.
+    """
+    there = sorted(path.name for name in ("network.*", "README.md") for path in folder.glob(name))
+    if there:
+        raise ConfigError(
+            f"{folder} has {', '.join(there)}, which the export would replace. Name another --output_dir, or add "
+            "--overwrite."
+        )
+
+
+def describe(kept: Mapping[str, Any]) -> "Description":
+    """Describe a network for its files: images, classes, normalisation, and the architecture as text.
+
+    Args:
+        kept: Description of the network, from ``trained_network``. Where it lacks names or normalisation, classes are
+            numbered, and images are taken as they are.
+    """
+    from lightning_nas.export.formats import Description
+
+    architecture = architecture_from_dict(kept["architecture"])
+    image_shape = tuple(kept["network"]["image_shape"])
+    channels, classes = image_shape[0], kept["network"]["num_classes"]
+    return Description(
+        image_shape=image_shape,
+        class_names=tuple(kept["class_names"] or [str(c) for c in range(classes)]),
+        mean=tuple(kept["mean"] or [0.0] * channels),
+        std=tuple(kept["std"] or [1.0] * channels),
+        header=build_space(architecture.space).text(architecture),
+    )
