@@ -1,6 +1,6 @@
 """Draws the pictures of these pages from a run folder of the digits pipeline.
 
-``lightning-nas pipeline --config configs/pipeline/digits.yaml --run_dir runs/digits`` makes the folder, and
+``lightning-nas pipeline --config pipeline/digits --run_dir runs/digits`` makes the folder, and
 ``python docs/pictures.py runs/digits`` draws it.
 """
 

@@ -40,7 +40,7 @@ class PreemptionCheckpoint(Callback):
 
     Example:
         ```bash
-        lightning-nas fit --config configs/search/darts.yaml --preemption.every_n_batches 100
+        lightning-nas fit --config search/darts --preemption.every_n_batches 100
         ```
     """
 

@@ -111,7 +111,7 @@ class WandbLog(Callback):
 
     Example:
         ```bash
-        lightning-nas fit --config search.yaml --config configs/logger/wandb.yaml --wandb_log.every_n_epochs 5
+        lightning-nas fit --config search.yaml --config logger/wandb --wandb_log.every_n_epochs 5
         ```
     """
 

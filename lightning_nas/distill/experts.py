@@ -12,7 +12,7 @@ from lightning_nas.distill.convnet import ConvNet
 from lightning_nas.errors import ArtifactError, DataError
 from lightning_nas.files.artifacts import read_json, read_tensors, write_json, write_tensors
 
-_REPAIR = "Make them with 'lightning-nas fit --config configs/distill/experts.yaml', or check the path."
+_REPAIR = "Make them with 'lightning-nas fit --config distill/experts', or check the path."
 
 _LARGEST = 2**16
 """Largest size of a network that is read: a hostile file must not make endless layers."""

@@ -15,7 +15,7 @@ from lightning_nas.errors import ArtifactError, ConfigError, DataError
 from lightning_nas.files.artifacts import LARGEST_TENSORS, read_json, read_tensors, write_json, write_tensors
 from lightning_nas.files.classes import class_path, find_class
 
-_REPAIR = "Make one with 'lightning-nas fit --config configs/distill/…', or check the path."
+_REPAIR = "Make one with 'lightning-nas fit --config distill/…', or check the path."
 
 
 @dataclass(frozen=True)

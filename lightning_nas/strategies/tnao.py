@@ -44,7 +44,7 @@ class CodeSearch(Strategy):
             raise ConfigError(
                 f"{type(self).__name__} has {'no' if self.autoencoder is None else 'an'} auto-encoder and knows "
                 f"{len(self.evaluated)} architectures. Train one on known architectures first, as "
-                "configs/predict/tnao.yaml does."
+                "'lightning-nas fit --config predict/tnao' does."
             )
         self._found: dict[str, tuple[float, Architecture]] = {}
         self._places: dict[tuple[int, ...], str | None] = {}

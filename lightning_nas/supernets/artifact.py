@@ -15,7 +15,7 @@ from lightning_nas.spaces.base import SupernetSpace
 from lightning_nas.spaces.convert import inherit
 from lightning_nas.spaces.supernet import Supernet
 
-_REPAIR = "Make one with 'lightning-nas fit --config configs/supernet/uniform.yaml', or check the path."
+_REPAIR = "Make one with 'lightning-nas fit --config supernet/uniform', or check the path."
 _LARGEST = 2**16
 """Largest size of images and classifiers that is read: a hostile file must not make endless layers."""
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from lightning_nas.__main__ import main
+from lightning_nas.__main__ import COMMANDS, main, parsers
 from lightning_nas.cli.lightning import NASCLI
 from lightning_nas.pipeline.config import parse
 from lightning_nas.pipeline.stages import resolve
@@ -123,8 +123,7 @@ def called(paths: list[Path]) -> Iterator[set[tuple[str, str]]]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The working directory of an example: modules are found in it, and the configurations under ``configs``."""
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    """The working directory of an example, without a clone: modules are found in it, configurations by their names."""
     monkeypatch.syspath_prepend(tmp_path)
     before = set(sys.modules)
     yield tmp_path
@@ -175,8 +174,9 @@ CALLS = {
     if page.parent != COMPONENTS
     for block in blocks(page.read_text())
     for arguments in commands(block)
-    if arguments[0] in (*LIGHTNING, "pipeline") and "chain.yaml" not in arguments
+    if arguments[0] in COMMANDS and "chain.yaml" not in arguments
 }
+"""All commands of the pages."""
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -192,6 +192,9 @@ def test_command(call: str, folder: Path) -> None:
         pipeline = parse(arguments)
         stages = {stage.name: stage for stage in resolve(pipeline.config, folder / "run", pipeline.base)}
         assert stages["train"].test
+        return
+    if command in parsers():
+        parsers()[command].parse_known_args(arguments)
         return
     if "--ckpt_path" in arguments:  # an option of the command itself
         place = arguments.index("--ckpt_path")

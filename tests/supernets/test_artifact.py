@@ -104,5 +104,5 @@ def test_missing_and_damaged_files_are_named() -> None:
     with pytest.raises(ArtifactError, match="not a complete safetensors file"):
         TrainedSupernet.load(path)
     path.unlink()
-    with pytest.raises(ArtifactError, match=r"configs/supernet/uniform.yaml"):
+    with pytest.raises(ArtifactError, match=r"--config supernet/uniform"):
         TrainedSupernet.load(path)
