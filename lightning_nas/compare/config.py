@@ -44,6 +44,11 @@ class Metric:
     unit: str = ""
     lower: bool = False
 
+    @property
+    def label(self) -> str:
+        """Its name with its unit."""
+        return f"{self.name}, {self.unit}" if self.unit else self.name
+
 
 TEST_ACCURACY = Metric("test/accuracy", 100.0, "%")
 """The metric of a study that names none."""
@@ -155,10 +160,11 @@ def datasets(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The configuration of a study on each of its data sets, by name; one without a name where it lists none.
 
     Args:
-        config: Configuration of the study: ``datasets`` has changes of it by name.
+        config: Configuration of the study: ``datasets`` has changes of it by name, null for one that is left out.
     """
     own = {key: value for key, value in config.items() if key != "datasets"}
-    found = {name: merge(own, changes or {}) for name, changes in (config.get("datasets") or {"": {}}).items()}
+    given = config.get("datasets") or {"": {}}
+    found = {str(name): merge(own, changes) for name, changes in given.items() if changes is not None}
     return {name: {**each, **_interpolated(each, name)} for name, each in found.items()}
 
 
@@ -275,6 +281,12 @@ def _check_values(config: dict[str, Any]) -> None:
     for key in ("arguments", "datasets", "data", "trainer", "shared", "budget"):
         if not isinstance(config.get(key), dict | None):
             raise ConfigError(f"{key} is {config[key]!r:.100}; it must be a mapping.")
+    changes = (config.get("datasets") or {"": {}}).values()
+    if not all(isinstance(each, dict | None) for each in changes) or all(each is None for each in changes):
+        raise ConfigError(
+            f"datasets is {config['datasets']!r:.200}; it must map the names of data sets to changes of the study, "
+            "{} for none, and null for a data set that is left out. At least one must be left."
+        )
     given = config.get("seeds", 3)
     numbers = given if isinstance(given, list) else [given]
     right = numbers and all(type(each) is int for each in numbers) and len(set(numbers)) == len(numbers)

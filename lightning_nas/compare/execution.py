@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_nas.compare.runs import Run
+from lightning_nas.compare.wandb_group import grouped
 from lightning_nas.errors import ConfigError, NASError
 from lightning_nas.evaluation.executors import Executor
 from lightning_nas.files.classes import import_modules
@@ -80,7 +81,7 @@ def execute(item: Item) -> float:
     run = item.run
     import_modules(run.config["imports"])
     start = time.perf_counter()
-    with lock(run.folder, ".pipeline.lock"), _logged(run.log):
+    with lock(run.folder, ".pipeline.lock"), grouped(run.study, str(run)), _logged(run.log):
         pipeline = run.pipeline()
         try:
             if run.final:

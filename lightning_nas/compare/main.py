@@ -1,6 +1,7 @@
 """``lightning-nas compare``: run a study, and write what came of it."""
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,18 @@ from lightning_nas.cli.lightning import build
 from lightning_nas.compare import table
 from lightning_nas.compare.config import Arguments, Metric, datasets, metric, truth
 from lightning_nas.compare.execution import check, check_failures, execute_all
+from lightning_nas.compare.figures import by_entry, draw_curves, draw_points
+from lightning_nas.compare.page import page, record
 from lightning_nas.compare.results import Result, Truth, collect
 from lightning_nas.compare.runs import Run, runs
+from lightning_nas.compare.table import Row
+from lightning_nas.compare.wandb_group import log_table, logger_of
 from lightning_nas.errors import ConfigError, InterruptedTrainingError
 from lightning_nas.evaluation.executors import Executor, Processes, Serial
 from lightning_nas.files.artifacts import remove_leftovers, write_bytes, write_json
 from lightning_nas.files.classes import import_modules
 from lightning_nas.files.locks import lock
+from lightning_nas.report.figures import png
 
 
 @dataclass(frozen=True)
@@ -139,17 +145,6 @@ def write(study: Study, results: Sequence[Result]) -> dict[str, Any]:
     sources = [f"{each.settings.column} of {each.table.path.name}" for each in study.truths.values() if each]
     notes = table.notes(study.metric, study.baseline, found, ", ".join(dict.fromkeys(sources)))
     flat = [row.flat() for row in found]
-    written = table.text(lines)
-    plain = "\n".join([written, "", *notes]) + "\n"
-    files = {
-        "table.txt": plain,
-        "table.md": "\n".join([table.markdown(lines), "", *notes]) + "\n",
-        "table.tex": table.latex(lines) + "\n",
-        "table.csv": table.as_csv(flat),
-        "runs.csv": table.as_csv([_record(each) for each in results]),
-    }
-    for name, content in files.items():
-        write_bytes(folder / name, content.encode())
     line = {
         "study": study.arguments.name,
         "metric": study.metric.name,
@@ -159,34 +154,42 @@ def write(study: Study, results: Sequence[Result]) -> dict[str, Any]:
         "entries": flat,
         "output_dir": str(folder),
     }
-    command = " ".join(["lightning-nas compare", *study.arguments.given])
-    write_json(folder / "compare.json", {**line, "command": command, "notes": notes, "results": _records(results)})
-    print(f"\n{plain}\n{_files(folder, files)}", flush=True)
+    content = {**line, "command": shlex.join(["lightning-nas", "compare", *study.arguments.given]), "notes": notes}
+    plain = "\n".join([table.text(lines), "", *notes])
+    files = {
+        "table.txt": f"{plain}\n",
+        "table.md": "\n".join([table.markdown(lines), "", *notes, ""]),
+        "table.tex": f"{table.latex(lines)}\n",
+        "table.csv": table.as_csv(flat),
+        "runs.csv": table.as_csv([record(each) for each in results]),
+        "report.html": page(content, found, results, study.metric),
+    }
+    for name, text in files.items():
+        write_bytes(folder / name, text.encode())
+    write_json(folder / "compare.json", {**content, "results": _records(results)})
+    pictures = _write_pictures(folder, found, results, study.metric)
+    print(f"\n{plain}\n\n{folder}: {', '.join([*files, 'compare.json', *pictures])}", flush=True)
+    logger = logger_of(study.runs)
+    if logger is not None:
+        log_table(logger, study.arguments.name, lines, [folder / name for name in pictures])
     return line
 
 
-def _files(folder: Path, names: Mapping[str, str]) -> str:
-    return f"{folder}: {', '.join([*names, 'compare.json'])}"
-
-
-def _record(result: Result) -> dict[str, Any]:
-    """A result as one line of CSV."""
-    run = result.run
-    return {
-        **({"dataset": run.dataset} if run.dataset else {}),
-        "entry": run.entry,
-        "seed": run.seed,
-        "value": result.value,
-        "rank": result.rank,
-        "found": None if result.found is None else int(result.found),
-        "queries": result.queries,
-        "queries_to_best": result.queries_to_best,
-        "seconds": round(result.seconds, 2),
-        **result.columns,
-        "architecture": result.architecture,
-    }
+def _write_pictures(folder: Path, rows: Sequence[Row], results: Sequence[Result], judged: Metric) -> list[str]:
+    """Write the pictures of every data set as PNG files, and return their names."""
+    written = []
+    for dataset in dict.fromkeys(row.dataset for row in rows):
+        end = f"_{dataset}" if dataset else ""
+        figures = {f"points{end}.png": draw_points([row for row in rows if row.dataset == dataset], judged)}
+        curves = by_entry([each for each in results if each.run.dataset == dataset])
+        if curves:
+            figures[f"curves{end}.png"] = draw_curves(curves, judged.label)
+        for name, figure in figures.items():
+            write_bytes(folder / name, png(figure, 160))
+            written.append(name)
+    return written
 
 
 def _records(results: Sequence[Result]) -> list[dict[str, Any]]:
     """Results as JSON, with the curves of queries."""
-    return [{**_record(each), **({"curve": list(each.curve)} if each.curve else {})} for each in results]
+    return [{**record(each), **({"curve": list(each.curve)} if each.curve else {})} for each in results]

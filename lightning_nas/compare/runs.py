@@ -26,6 +26,7 @@ class Run:
     """One run of a study.
 
     Attributes:
+        study: Name of the study.
         entry: Name of the entry.
         dataset: Name of the data set; empty where the study lists none.
         seed: The seed.
@@ -35,6 +36,7 @@ class Run:
         final: Whether it ends with a final training, as a pipeline does.
     """
 
+    study: str
     entry: str
     dataset: str
     seed: int
@@ -89,14 +91,17 @@ def _run(arguments: Arguments, name: str, dataset: str, study: Mapping[str, Any]
         stages = {key: _mapping(stage) for key, stage in (found.get("stages") or {}).items()}
         whole = merge(merge({"constraints": {}, **found, "stages": stages}, common), entry)
         _check_pipeline(name, whole)
-        return Run(name, dataset, seed, {**own, **whole, "seed_everything": seed}, path.parent, folder, True)
+        return Run(
+            arguments.name, name, dataset, seed, {**own, **whole, "seed_everything": seed}, path.parent, folder, True
+        )
     if "stages" not in entry:
         entry = {"stages": {STAGE: _single(entry, study)}}
     unknown = set(entry) - set(_PIPELINE)
     if unknown:
         raise ConfigError(f"entries.{name} has 'stages' and {sorted(unknown)}, which is no key of a chain of stages.")
     config = {**own, **merge(common, entry)}
-    return Run(name, dataset, seed, _seeded(config, folder, arguments.base), arguments.base, folder, False)
+    seeded = _seeded(config, folder, arguments.base)
+    return Run(arguments.name, name, dataset, seed, seeded, arguments.base, folder, False)
 
 
 def _check_pipeline(name: str, whole: Mapping[str, Any]) -> None:
@@ -143,6 +148,20 @@ def _seeded(config: dict[str, Any], folder: Path, base: Path) -> dict[str, Any]:
 
 def _takes_seed(path: Any, base: type) -> bool:
     """Whether a class has an argument ``seed``. One that cannot be found yet is refused later, with a better reason."""
+    found = named_class(path, base)
+    return found is not None and "seed" in inspect.signature(found).parameters
+
+
+def named_class(path: Any, base: type) -> type | None:
+    """The class that a configuration names.
+
+    Args:
+        path: Its full path, or its name alone for a public class of this library.
+        base: Base class of what can stand there.
+
+    Returns:
+        None if there is no such class.
+    """
     named = {each.__name__: each for each in members(base)}
     found = named.get(path) or (locate(path) if isinstance(path, str) and "." in path else None)
-    return inspect.isclass(found) and "seed" in inspect.signature(found).parameters
+    return found if inspect.isclass(found) and issubclass(found, base) else None

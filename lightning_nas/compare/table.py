@@ -153,7 +153,7 @@ def cells(found: Sequence[Row], metric: Metric, baseline: str | None) -> list[li
         baseline: The baseline, for the head.
     """
     digits = 2 if max(abs(row.spread.mean) for row in found) >= 10 else 4
-    head = ["data", "entry", "seeds", f"{metric.name}{f', {metric.unit}' if metric.unit else ''}", "worst"]
+    head = ["data", "entry", "seeds", metric.label, "worst"]
     head += ["median rank", f"minus {baseline}, 95 % interval", "wins/ties/losses", "p (n)", "found", "to the best"]
     head += ["queries", "seconds", *found[0].columns]
     table = [[*_values(row, digits), *_figures(row, digits)] for row in found]

@@ -17,7 +17,7 @@ STUDY: dict[str, Any] = {
         "table": {"class_path": "NASBench201Table", "init_args": {"path": "${arguments.table}"}},
         "column": "${dataset}_test_200",
     },
-    "datasets": {"cifar10": None, "cifar100": {"budget": {"queries": 7}}},
+    "datasets": {"cifar10": {}, "cifar100": {"budget": {"queries": 7}}},
     "entries": {"random": "random.yaml", "local": {"config": ["local.yaml"], "budget": {"seconds": 5}}},
 }
 
@@ -46,6 +46,7 @@ def test_data_sets_change_the_study(tmp_path: Path) -> None:
     assert [each and each.table["init_args"] for each in settings] == [{"path": "nasbench201.npz"}] * 2
     assert [each.get("budget") for each in found.values()] == [None, {"queries": 7}]
     assert list(datasets(study(tmp_path, datasets=None))) == [""]
+    assert list(datasets(study(tmp_path, "--datasets.cifar10", "null"))) == ["cifar100"]
 
 
 def test_metrics() -> None:
@@ -62,6 +63,8 @@ WRONG = {
     "entry of two kinds": ({"entries": {"random": {"config": "a", "stages": {}}}}, "one of 'config'"),
     "name that is a path": ({"entries": {"random": "a", "a/b": "a"}}, "'a/b' is no name"),
     "data set that is a path": ({"datasets": {"..": {}}}, "'..' is no name"),
+    "no data sets left": ({"datasets": {"cifar10": None}}, "At least one must be left"),
+    "data set of text": ({"datasets": {"cifar10": "cifar10"}}, "must map the names of data sets"),
     "budget of a chain": ({"entries": {"random": {"stages": {}, "budget": {"steps": 1}}}}, "several stages"),
     "budget of another kind": ({"budget": {"hours": 1}}, "seconds, steps, queries"),
     "budget of none": ({"budget": {"queries": 0}}, "budget.queries"),

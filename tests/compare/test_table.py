@@ -11,7 +11,7 @@ from lightning_nas.compare.runs import Run
 
 
 def result(entry: str, seed: int, value: float, dataset: str = "", **more: object) -> Result:
-    run = Run(entry, dataset, seed, {}, Path(), Path(), False)
+    run = Run("study", entry, dataset, seed, {}, Path(), Path(), False)
     return Result(run, value, seconds=float(seed), **more)  # type: ignore[arg-type]
 
 
