@@ -5,17 +5,21 @@ import re
 import shlex
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
+import yaml
 
 from lightning_nas.__main__ import COMMANDS, main, parsers
 from lightning_nas.cli.lightning import NASCLI
+from lightning_nas.compare.config import parse as parse_study
+from lightning_nas.compare.runs import runs as study_runs
 from lightning_nas.pipeline.config import parse
 from lightning_nas.pipeline.stages import resolve
+from lightning_nas.tasks.bilevel import BilevelTask
 from tests.conftest import ROOT
 
 DOCS = ROOT / "docs"
@@ -193,6 +197,10 @@ def test_command(call: str, folder: Path) -> None:
         stages = {stage.name: stage for stage in resolve(pipeline.config, folder / "run", pipeline.base)}
         assert stages["train"].test
         return
+    if command == "compare":
+        study = parse_study(arguments)
+        assert all(run.pipeline().stages for run in study_runs(study))
+        return
     if command in parsers():
         parsers()[command].parse_known_args(arguments)
         return
@@ -211,3 +219,43 @@ def test_every_package_has_a_reference_page() -> None:
     for package in exporting:
         assert f"::: lightning_nas.{package}\n" in (DOCS / "api" / f"{package}.md").read_text()
         assert f"api/{package}.md" in navigation
+
+
+def test_the_sweep_of_weights_and_biases_gives_arguments_that_the_parser_takes(folder: Path) -> None:
+    """A sweep replaces ``${args}`` by its parameters, each as ``--name=value``."""
+    page = (DOCS / "guides" / "compare.md").read_text()
+    (sweep,) = [yaml.safe_load(block.text) for block in blocks(page) if block.title == "sweep.yaml"]
+    values = {name: given.get("min", (given.get("values") or [0])[0]) for name, given in sweep["parameters"].items()}
+    program, command, *options = sweep["command"]
+    assert (program, options.pop()) == ("lightning-nas", "${args}")
+    with pytest.raises(SystemExit, match="0"):
+        NASCLI(args=[command, *options, *(f"--{name}={value}" for name, value in values.items()), "--print_config"])
+    assert sweep["metric"]["name"] in BilevelTask.metrics_logged
+
+
+def test_the_objective_of_optuna_changes_a_study(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """The objective of the page gets the mean of the one entry that it leaves."""
+    page = (DOCS / "guides" / "compare.md").read_text()
+    (example,) = [block for block in blocks(page) if block.title == "tune.py"]
+    tried: list[list[str]] = []
+
+    def compare(args: list[str]) -> None:
+        tried.append(args)
+        assert [run.entry for run in study_runs(parse_study(args[1:]))] == ["random"] * 3
+        path = Path(args[args.index("--output_dir") + 1], "compare.json")
+        path.parent.mkdir(parents=True)
+        path.write_text('{"entries": [{"mean": 97.5}]}')
+
+    class Study:
+        best_params = "best"
+
+        def optimize(self, objective: Callable[[Any], float], n_trials: int) -> None:
+            trial = types.SimpleNamespace(number=3, suggest_float=lambda *args, **options: 0.05)
+            assert objective(trial) == 97.5
+
+    optuna = types.ModuleType("optuna")
+    optuna.Trial, optuna.create_study = object, lambda **options: Study()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "optuna", optuna)
+    monkeypatch.setattr("lightning_nas.__main__.main", compare)
+    execute(example, "compare")
+    assert len(tried) == 1
