@@ -2,9 +2,10 @@
 
 import argparse
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lightning_nas.errors import ConfigError
 
@@ -25,6 +26,18 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, prog: str, description: str = "", epilog: str | None = None, add_help: bool = True) -> None:
         super().__init__(prog=prog, description=description, epilog=epilog, add_help=add_help, allow_abbrev=False)
 
+        self._given: list[str] = []
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """Parse a command line, and return what is left of it, too.
+
+        Args:
+            args: The command line; by default that of the process.
+            namespace: Object that takes the values; by default a new one.
+        """
+        self._given = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(self._given, namespace)
+
     def error(self, message: str) -> NoReturn:
         """Refuse the arguments.
 
@@ -34,6 +47,12 @@ class Parser(argparse.ArgumentParser):
         Raises:
             ConfigError: Always.
         """
+        missing = message.partition("are required: ")[2].split(", ")
+        names = [arg.partition("=")[0] for arg in self._given if arg.startswith("--")]
+        for name in names:  # a misspelt option is missing as well, but its own name says more
+            if name not in options(self) and get_close_matches(name, missing):
+                message = f"unrecognized arguments: {name}"
+                break
         raise ConfigError(wrong_arguments(message, options(self), self.prog))
 
 

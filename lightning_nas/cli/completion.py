@@ -21,7 +21,7 @@ _DEPTH = 2
 """Number of names after ``--model`` that are completed, as in ``--model.space.channels``."""
 
 _PREAMBLES = {
-    "bash": f'{_FUNCTION}() {{ compgen -W "%s" -- "$1"; compgen -f -- "$1"; }}',
+    "bash": f'{_FUNCTION}() {{ local IFS=" "; compgen -W "%s" -- "$1"; compgen -f -- "$1"; }}',
     "zsh": f'{_FUNCTION}() {{ compadd "$@" -- %s; _files "$@"; }}',
 }
 """A function of each shell that completes the names of shipped configurations, and files."""

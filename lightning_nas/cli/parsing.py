@@ -95,7 +95,10 @@ def explanation(said: str, known: Sequence[str], command: str) -> str:
     if found := _LACKS.search(said):
         missing = [f"{place}.{name}" if place else name.rpartition(".")[2] for name in found[1].split(", ")]
         them = "it" if len(missing) == 1 else "them"
-        return f"{', '.join(missing)} must be given. Set {them} in the file of --config, or as --{missing[0]} VALUE."
+        return (
+            f"{', '.join(missing)} must be given. Set {them} in the file of --config, or as --{missing[0]} VALUE. "
+            "'lightning-nas configs' lists the shipped files."
+        )
     if not places:
         return wrong_arguments(said, known, command)
     return _wrong_value(said, places[-1].start(), place, command)
