@@ -38,7 +38,7 @@ _NAMES = ("loss", "accuracy", "top5")
 NetworkCallable = Callable[[tuple[int, int, int], int], nn.Module]
 """Maps ``(channels, height, width)`` of an image and the number of classes to a network."""
 
-Network = nn.Module | NetworkCallable
+Network = NetworkCallable | nn.Module
 """A network, or what makes one."""
 
 
