@@ -10,19 +10,17 @@ from jsonargparse import capture_parser
 
 from lightning_nas.cli.arguments import Parser
 from lightning_nas.cli.components import BASES, arguments, families, first_line, members
-from lightning_nas.cli.config_files import shipped_names
+from lightning_nas.cli.config_files import COMPLETE, shipped_names
 from lightning_nas.cli.lightning import NASCLI
 
 PROGRAM = "lightning-nas"
-
-_FUNCTION = "_lightning_nas_config"
 
 _DEPTH = 2
 """Number of names after ``--model`` that are completed, as in ``--model.space.channels``."""
 
 _PREAMBLES = {
-    "bash": f'{_FUNCTION}() {{ local IFS=" "; compgen -W "%s" -- "$1"; compgen -f -- "$1"; }}',
-    "zsh": f'{_FUNCTION}() {{ compadd "$@" -- %s; _files "$@"; }}',
+    "bash": COMPLETE["bash"] + '() { local IFS=" "; compgen -W "%s" -- "$1"; compgen -f -- "$1"; }',
+    "zsh": COMPLETE["zsh"] + '() { compadd "$@" -- %s; _files "$@"; }',
 }
 """A function of each shell that completes the names of shipped configurations, and files."""
 
@@ -50,8 +48,8 @@ def script(shell: str, own: Mapping[str, argparse.ArgumentParser]) -> str:
 def _choose_files(action: argparse.Action) -> None:
     """Let values of an option be completed where they are files, folders or configurations."""
     if "--config" in action.option_strings:
-        action.complete = dict.fromkeys(_PREAMBLES, _FUNCTION)  # type: ignore[attr-defined]  # read by shtab
-    elif action.nargs != 0 and not action.choices:
+        action.complete = COMPLETE  # type: ignore[attr-defined]  # read by shtab
+    elif action.nargs != 0 and not action.choices and not hasattr(action, "complete"):
         action.complete = shtab.FILE  # type: ignore[attr-defined]
 
 

@@ -19,6 +19,9 @@ _SUFFIX = ".yaml"
 _OPTIONS = ("-c", "--config")
 """Options of Lightning's commands that take a configuration."""
 
+COMPLETE = {"bash": "_lightning_nas_config", "zsh": "_lightning_nas_config"}
+"""Functions of the shells that complete a configuration, as shtab reads them from an argument's ``complete``."""
+
 _WIDTH = 118
 """Number of characters of a line in the list."""
 
@@ -200,7 +203,7 @@ def parser() -> Parser:
         epilog="Every command takes a name from the list: 'lightning-nas pipeline --config pipeline/digits' and "
         "'lightning-nas fit --config search/darts'. A file of that path in the working directory comes first.",
     )
-    made.add_argument(
+    pattern = made.add_argument(
         "pattern",
         nargs="?",
         metavar="PATTERN",
@@ -212,6 +215,7 @@ def parser() -> Parser:
         metavar="DIR",
         help="copy them to this folder, with the files that they refer to",
     )
+    pattern.complete = COMPLETE  # type: ignore[attr-defined]
     return made
 
 

@@ -13,10 +13,10 @@ from lightning_nas.cli.completion import script
 from lightning_nas.cli.config_files import shipped_names
 
 LINES = {
-    "c": {"compare", "configs", "components", "completion"},
-    "pipeline --config pipeline/di": {"pipeline/digits", "pipeline/digits_screen"},
-    "compare --config compare/di": {"compare/digits"},
-    "fit --config search/darts_s": {"search/darts_second_order"},
+    "con": {"configs"},
+    "pipeline --config pipeline/cifar10_c": {"pipeline/cifar10_cpu"},
+    "compare --config compare/digi": {"compare/digits"},
+    "fit --config search/darts_sec": {"search/darts_second_order"},
     "fit --config own": {"own.yaml"},
     "test --trainer.accu": {"--trainer.accumulate_grad_batches"},
     "fit --model Bi": {"BilevelTask"},
@@ -27,6 +27,7 @@ LINES = {
     "table nasbench101 ow": {"own.yaml"},
     "completion z": {"zsh"},
     "configs --c": {"--copy"},
+    "configs pipeline/cifar10_": {"pipeline/cifar10_cpu"},
 }
 """What is typed, and what it may become."""
 
