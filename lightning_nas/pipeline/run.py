@@ -32,6 +32,7 @@ from lightning_nas.metrics.network_costs import NetworkCosts
 from lightning_nas.pipeline import baselines as standard
 from lightning_nas.pipeline.baselines import Baseline
 from lightning_nas.pipeline.config import EXPORT, Arguments, read_yaml
+from lightning_nas.pipeline.evidence import write_candidates
 from lightning_nas.pipeline.preflight import check_needs, class_of
 from lightning_nas.pipeline.records import Record, check_unchanged, digests, inputs_of, read_record
 from lightning_nas.pipeline.stages import Stage, resolve
@@ -104,6 +105,8 @@ class Pipeline:
         exported = self._export(compared)
         summary = summarize(self.stages, self.run_dir, self.records, exported, compared)
         summary |= {"command": self.command, "seed": self.config["seed_everything"]}
+        folders = [Path(folder) for stage in self.stages if (folder := stage.arguments.get("output_dir"))]
+        write_candidates(self.run_dir, list(dict.fromkeys(folders)), lambda: self.final_costs)
         write_json(self.run_dir / "summary.json", summary)
         write_report(self.run_dir)
         return summary

@@ -20,6 +20,12 @@ from lightning_nas.pipeline.config import EXPORT, merge, read_yaml
 ROLES = ("test", "random_architectures", "baselines", "seeds")
 """Keys of a stage that are for the pipeline; all others are for ``fit``."""
 
+IMAGES = "test_images.safetensors"
+"""File in the folder of a tested stage with the results of every test image; see ``ImageResults``."""
+
+PICTURES = 24
+"""Number of mistakes of the found network whose images are kept."""
+
 SPLIT = {"train_limit": None, "validation_fraction": 0.0, "split_seed": 0}
 """Arguments that decide which images a data module keeps out of training, with their defaults."""
 
@@ -95,13 +101,11 @@ def resolve(config: Mapping[str, Any], run_dir: Path, base: Path, final: bool = 
         test, count, seeds, given = _roles(name, content)
         baselines = standard.read_entries(name, given, run_dir)
         _check_fit(name, content)
-        stages.append(Stage(name, _with_logging(content, run_dir, name), test))
+        stages.append(Stage(name, _with_logging(content, run_dir, name, PICTURES if test else None), test))
         contents = [content, *(_with_seed(whole, name, repeat) for repeat in range(1, seeds))]
-        compared += [
-            Stage(f"{name}_seed_{repeat}", _with_logging(other, run_dir, f"{name}_seed_{repeat}"), True, repeat=repeat)
-            for repeat, other in enumerate(contents)
-            if repeat
-        ]
+        for repeat in range(1, seeds):
+            again = f"{name}_seed_{repeat}"
+            compared.append(Stage(again, _with_logging(contents[repeat], run_dir, again, 0), True, repeat=repeat))
         compared += [_random(other, run_dir, i, repeat) for i in range(count) for repeat, other in enumerate(contents)]
         compared += [_standard(other, run_dir, each, i) for each in baselines for i, other in enumerate(contents)]
     tested = [stage.name for stage in stages if stage.test]
@@ -238,7 +242,7 @@ def _random(content: Mapping[str, Any], run_dir: Path, draw: int, repeat: int) -
     """The same training of an architecture that is drawn at random."""
     drawn = f"random_{draw}"
     name = f"{drawn}_seed_{repeat}" if repeat else drawn
-    config = _with_logging(content, run_dir, name)
+    config = _with_logging(content, run_dir, name, 0)
     arguments = config["model"]["init_args"]
     found = arguments.get("architecture")
     if not isinstance(found, str):
@@ -253,13 +257,18 @@ def _random(content: Mapping[str, Any], run_dir: Path, draw: int, repeat: int) -
 def _standard(content: Mapping[str, Any], run_dir: Path, baseline: Baseline, repeat: int) -> Stage:
     """The same training of a standard network."""
     name = f"{baseline.name}_seed_{repeat}" if repeat else baseline.name
-    config = _with_logging(content, run_dir, name)
+    config = _with_logging(content, run_dir, name, 0)
     standard.adapt(config["model"]["init_args"], baseline)
     return Stage(name, config, True, repeat=repeat, baseline=baseline)
 
 
-def _with_logging(content: Mapping[str, Any], run_dir: Path, folder: str) -> dict[str, Any]:
-    """A copy that logs curves as CSV for the report, beside other loggers, and keeps a checkpoint of every epoch."""
+def _with_logging(
+    content: Mapping[str, Any], run_dir: Path, folder: str, pictures: int | None = None
+) -> dict[str, Any]:
+    """A copy that logs curves as CSV for the report, beside other loggers, and keeps a checkpoint of every epoch.
+
+    With a number of pictures, it also keeps the results of every test image.
+    """
     first = {key: content[key] for key in ("model", "data", "trainer")}
     config = deepcopy(first | dict(content))
     trainer = config["trainer"]
@@ -277,7 +286,10 @@ def _with_logging(content: Mapping[str, Any], run_dir: Path, folder: str) -> dic
         },
     }
     given = trainer.get("callbacks") or []
-    trainer["callbacks"] = [*(given if isinstance(given, list) else [given]), checkpoint]
+    path = str(run_dir / folder / IMAGES)
+    results = {"class_path": "lightning_nas.callbacks.ImageResults", "init_args": {"path": path, "pictures": pictures}}
+    own = [checkpoint] if pictures is None else [checkpoint, results]
+    trainer["callbacks"] = [*(given if isinstance(given, list) else [given]), *own]
     trainer["default_root_dir"] = str(run_dir)
     return config
 

@@ -17,7 +17,9 @@ from lightning_nas.cli.exports import size, trained_network
 from lightning_nas.errors import ArtifactError, ConfigError
 from lightning_nas.files.artifacts import read_json
 from lightning_nas.metrics.memory import peak_memory
+from lightning_nas.metrics.paired import wilson_interval
 from lightning_nas.pipeline.baselines import known
+from lightning_nas.pipeline.evidence import compare_on_images, read_correct
 from lightning_nas.pipeline.stages import Stage
 from lightning_nas.spaces.artifact import build_space, load_architecture
 
@@ -48,12 +50,13 @@ def tested_accuracy(folder: Path) -> float:
 
 
 @dataclass(frozen=True)
-class Tested:
+class TrainedNetwork:
     """A network that was trained and tested.
 
     Attributes:
         name: Name of its first training.
         label: What it is, for people.
+        stages: Names of its trainings, one per seed.
         accuracies: Its test accuracy with every seed, as fractions.
         parameters: Number of parameters.
         macs: Multiply-accumulates for one image.
@@ -61,6 +64,7 @@ class Tested:
 
     name: str
     label: str
+    stages: list[str]
     accuracies: list[float]
     parameters: int
     macs: int
@@ -94,9 +98,9 @@ class Compared:
         trainings: Names of the stages that train for the comparison alone.
     """
 
-    found: Tested
-    randoms: list[Tested]
-    baselines: list[Tested]
+    found: TrainedNetwork
+    randoms: list[TrainedNetwork]
+    baselines: list[TrainedNetwork]
     left_out: list[dict[str, str]]
     trainings: list[str]
 
@@ -129,15 +133,18 @@ def compare(stages: Sequence[Stage], run_dir: Path) -> Compared:
             left_out.append({"name": name, "label": about["label"], "reason": about["skipped"]})
             continue
         trainings += [stage.name for stage in repeats if stage.compared]
-        accuracies = [tested_accuracy(run_dir / stage.name) for stage in repeats]
+        names = [stage.name for stage in repeats]
+        accuracies = [tested_accuracy(run_dir / each) for each in names]
         if repeats[0].baseline is not None:
-            baselines.append(Tested(name, about["label"], accuracies, about["parameters"], about["macs"]))
+            baselines.append(
+                TrainedNetwork(name, about["label"], names, accuracies, about["parameters"], about["macs"])
+            )
             continue
         cost = size(trained_network(run_dir / repeats[0].name / "checkpoints" / "last.ckpt")[1])
         if name:
-            randoms.append(Tested(name, f"random architecture {repeats[0].draw}", accuracies, **cost))
+            randoms.append(TrainedNetwork(name, f"random architecture {repeats[0].draw}", names, accuracies, **cost))
         else:
-            founds.append(Tested(repeats[0].name, "found architecture", accuracies, **cost))
+            founds.append(TrainedNetwork(names[0], "found architecture", names, accuracies, **cost))
     return Compared(founds[0], randoms, baselines, left_out, trainings)
 
 
@@ -188,9 +195,33 @@ def summarize(
         "random_macs": [each.macs for each in compared.randoms],
         "baselines": [each.to_dict() for each in compared.baselines],
         "baselines_left_out": compared.left_out,
+        **_evidence(compared, run_dir),
         "export_difference": exported["difference"],
         "export_differences": {Path(f["path"]).name: f["difference"] for f in exported["files"]},
         "peak_memory_mb": None if peak is None else round(peak / 2**20, 1),
+    }
+
+
+def _evidence(compared: Compared, run_dir: Path) -> dict[str, Any]:
+    """The interval of the test accuracy, and the found network against the best random and the best standard one."""
+    correct = read_correct(run_dir, compared.found.stages)
+    count = 0 if correct is None else len(correct[1])
+    best = {
+        kind: max(networks, key=lambda each: each.accuracy)
+        for kind, networks in (("random", compared.randoms), ("standard", compared.baselines))
+        if networks
+    }
+    return {
+        "class_names": trained_network(run_dir / compared.found.name / "checkpoints" / "last.ckpt")[1]["class_names"],
+        "test_images": count or None,
+        "test_interval": list(wilson_interval(compared.found.accuracy, count)) if count else None,
+        "comparisons": [
+            {
+                **{"kind": kind, "name": each.name, "label": each.label, "test_accuracy": each.accuracy},
+                **compare_on_images(run_dir, compared.found.stages, each.stages),
+            }
+            for kind, each in best.items()
+        ],
     }
 
 

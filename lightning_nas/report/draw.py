@@ -1,7 +1,7 @@
 """Pictures of a search: cells, curves, rankings, alphas and images."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -127,8 +127,12 @@ def _draw_edge(axes: "Axes", graph: Graph, layout: Layout, index: int, bottom: f
 # -- curves, rankings, heat maps --------------------------------------------------------------------------------------
 
 
-def _thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Average groups of neighbouring points, so that at most ``MAX_POINTS`` remain."""
+def thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Average groups of neighbouring points, so that at most ``MAX_POINTS`` remain.
+
+    Args:
+        points: ``(x, y)`` points of a curve.
+    """
     size = -(-len(points) // MAX_POINTS)
     groups = [points[i : i + size] for i in range(0, len(points), size)] if size > 1 else [[p] for p in points]
     return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
@@ -148,7 +152,7 @@ def draw_curves(
     figure = new_figure(5.2, 2.9)
     axes = figure.add_subplot()
     for i, (name, points) in enumerate(series.items()):
-        thinned = _thin(points)
+        thinned = thin(points)
         marker = "o" if len(thinned) < 2 else "None"
         axes.plot(*zip(*thinned, strict=True), marker=marker, color=COLOURS[i % 8], lw=1.6, label=as_text(name))
     axes.set_xlabel(as_text(xlabel), fontsize=9, color=INK)
@@ -157,7 +161,7 @@ def draw_curves(
         axes.set_yscale("log")
     style_axes(axes)
     if series:
-        axes.legend(fontsize=8, frameon=False)
+        axes.legend(fontsize=8, frameon=False, labelcolor=INK)
     return figure
 
 
@@ -182,7 +186,7 @@ def draw_ranking(points: Sequence[tuple[float, float]], xlabel: str, ylabel: str
     if lower:
         axes.invert_xaxis()
     style_axes(axes)
-    axes.legend(fontsize=8, frameon=False)
+    axes.legend(fontsize=8, frameon=False, labelcolor=INK)
     return figure
 
 
@@ -208,7 +212,8 @@ def draw_alphas(
     curves.set_xlabel("epoch", fontsize=9, color=INK)
     curves.set_ylabel("mean weight over edges", fontsize=9, color=INK)
     style_axes(curves)
-    figure.legend(fontsize=8, frameon=False, ncols=min(8, columns), loc="outside lower center", columnspacing=1.2)
+    options: dict[str, Any] = {"fontsize": 8, "frameon": False, "labelcolor": INK, "columnspacing": 1.2}
+    figure.legend(ncols=min(8, columns), loc="outside lower center", **options)
     title = f"{title}: last epoch" if title else "last epoch"
     _heat(figure, heat, history[-1], title, names, [as_text(e) for e in edges] or [str(i) for i in range(rows)])
     return figure

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, QUIET, GRID = "#1f2937", "#94a3b8", "#e5e7eb"
-"""Colours of text, of what stays in the background, and of grid lines."""
+INK, MUTED, QUIET, GRID = "#1f2937", "#64748b", "#94a3b8", "#e5e7eb"
+"""Colours of text, of secondary marks, of what stays in the background, and of grid lines."""
 
 COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2", "#db2777", "#4b5563")
 """Colours of curves, in the order in which they are used."""
@@ -48,7 +48,7 @@ def style_axes(axes: "Axes") -> None:
     axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(QUIET)
-    axes.tick_params(colors="#475569", labelsize=8, length=3)
+    axes.tick_params(colors=MUTED, labelsize=8, length=3)
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
 
@@ -76,6 +76,8 @@ def svg(figure: "Figure", alt: str = "") -> str:
     body = text[text.index(">") :].replace("xlink:href", "href")
     # matplotlib's rule for '*' would apply to the whole page; a style of the root applies to this picture alone
     body = re.sub(r"\s*<defs>\s*<style.*?</style>\s*</defs>", "", body, count=1, flags=re.DOTALL)
+    # in a page with a dark mode, a style sheet gives these names other colours
+    body = re.sub(r"(?<=[ :])#([0-9a-f]{6})(?=[;\"])", r"var(--c\1, #\1)", body)
     return f'{head} {label} style="stroke-linejoin:round;stroke-linecap:butt"{body}'
 
 

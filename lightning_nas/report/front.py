@@ -172,7 +172,7 @@ class Front:
         axes.xaxis.set_major_locator(AutoLocator())
         if values[:, 0].max() >= 1000:
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.legend(fontsize=8, frameon=False)
+        axes.legend(fontsize=8, frameon=False, labelcolor=INK)
         return figure
 
 

@@ -12,11 +12,26 @@ from lightning_nas.files.artifacts import read_json, write_bytes
 from lightning_nas.report import panels
 from lightning_nas.report.curves import read_curves
 from lightning_nas.report.front import Front
+from lightning_nas.report.networks import headline, light, networks, scale, statements
 from lightning_nas.report.run import compare, decisions, read_run
 from lightning_nas.spaces.artifact import build_space, load_architecture
 
 MAX_ROWS = 50
 """How many members of a front a page lists."""
+
+FEW_ROWS = 12
+"""How many members of a front the page of a pipeline lists."""
+
+FILES = {
+    "network.py": "the found network in one file that needs only torch; its weights are in network.pt",
+    "network.pt2": "the same as a program of torch.export",
+    "network.onnx": "the same for ONNX runtimes",
+    "README.md": "model card: data, figures, how to load each file",
+    "architecture.json": "the found architecture, for a training of your own",
+    "proxy.safetensors": "the distilled images",
+    "summary.json": "all figures of this page",
+}
+"""What the files of a run folder are for."""
 
 FACTS = {"date": "date", "hardware": "hardware", "versions": "versions", "run folder": "run_dir"}
 """Keys of a summary by the names under which a page shows them, for whoever repeats a run."""
@@ -57,13 +72,29 @@ def write_report(run_dir: Path) -> Path:
 def _pipeline(folder: Path) -> dict[str, Any]:
     """What the page of a pipeline shows."""
     run = read_run(folder)
+    comparison, found = compare(run.summary), networks(run.summary)
     stages = panels.training_stages(run.curves)
     texts = run.summary.texts
     facts = {name: texts[key] for name, key in FACTS.items()}
     return {
         "run": run,
         "summary": run.summary,
-        "comparison": compare(run.summary),
+        "comparison": comparison,
+        "headline": headline(run.summary, comparison),
+        "statements": statements(run.summary),
+        "light": light(run.summary.fidelity),
+        "networks": found,
+        "axis": scale(found),
+        "cost_pictures": panels.cost_pictures(found),
+        "tested": None if isinstance(run.tested, str) else run.tested,
+        "untested": run.tested if isinstance(run.tested, str) else "",
+        "front": run.candidates,
+        "rows": run.candidates.rows() if run.candidates else [],
+        "max_rows": FEW_ROWS,
+        "front_pictures": panels.front_pictures(run.candidates) if run.candidates else [],
+        "learning": panels.learning_pictures(run),
+        "snippet": _snippet(folder / "README.md"),
+        "files": [(name, text) for name, text in FILES.items() if (folder / name).exists()],
         "genotype": run.genotype,
         "cells_of_network": panels.cell_pictures(run.graphs),
         "decisions": decisions(run),
@@ -76,6 +107,13 @@ def _pipeline(folder: Path) -> dict[str, Any]:
         "facts": facts,
         "unknown": [name for name, value in {**facts, "command": texts["command"]}.items() if not value],
     }
+
+
+def _snippet(card: Path) -> str:
+    """The code of a model card that loads the first of its files; empty if there is none."""
+    text = card.read_text(errors="replace") if card.is_file() else ""
+    found = re.search(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    return found.group(1).rstrip() if found else ""
 
 
 def _queries(folder: Path) -> dict[str, Any]:
@@ -136,6 +174,12 @@ def width(share: float) -> str:
     return f"{100 * min(max(share, 0.0), 1.0) if share == share else 0.0:.1f}%"
 
 
+def on_axis(value: float, axis: tuple[float, float]) -> str:
+    """Write the place of a value on an axis as a percentage of its length."""
+    low, high = axis
+    return f"{100 * min(max((value - low) / (high - low), 0.0), 1.0) if high > low else 50.0:.1f}%"
+
+
 def subscripts(name: str) -> Markup:
     """Write the name of a state, ``c_{k-1}``, with its subscript."""
     return Markup(re.sub(r"_\{([^{}]*)\}", r"<sub>\1</sub>", str(escape(name))))
@@ -150,5 +194,5 @@ TEMPLATES = Environment(
 )
 """The templates of all pages, which escape everything that they are given but the pictures."""
 
-TEMPLATES.filters |= {each.__name__: each for each in (percent, duration, short, width, subscripts)}
+TEMPLATES.filters |= {each.__name__: each for each in (percent, duration, short, width, on_axis, subscripts)}
 TEMPLATES.filters["commas"] = "{:,.0f}".format

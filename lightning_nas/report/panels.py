@@ -7,6 +7,8 @@ from lightning_nas.report.curves import Point, panel
 from lightning_nas.report.draw import draw_alphas, draw_cell, draw_curves, draw_images, draw_ranking
 from lightning_nas.report.figures import png_data_uri, svg
 from lightning_nas.report.front import Front
+from lightning_nas.report.networks import Network
+from lightning_nas.report.rivals import COSTS, draw_costs, draw_learning, learning_curves
 from lightning_nas.report.run import Run
 from lightning_nas.spaces.base import Graph
 
@@ -26,6 +28,9 @@ HEALTH = {
     "health/unchanged": "epochs since the architecture changed",
 }
 """Labels of the curves of ``HealthMonitor``, by the beginning of their metrics' names."""
+
+LEARNING = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
+"""Metrics whose curves are drawn for all networks on one axis."""
 
 LOGARITHMIC = ("loss", "health/eigenvalue")
 """Quantities whose axis may be logarithmic."""
@@ -180,6 +185,33 @@ def health_rows(curves: Mapping[str, list[Point]]) -> list[tuple[str, float, flo
         if values:
             rows.append((name.removeprefix("health/"), values[0], values[-1], max(values)))
     return rows
+
+
+def cost_pictures(found: Sequence[Network]) -> list[Picture]:
+    """Draw the accuracies of all networks over each cost that is known."""
+    pictures = []
+    for cost, label in COSTS.items():
+        known = [each for each in found if getattr(each, cost) is not None]
+        if len(known) > 1:
+            texts = [f"{each.label}: {100 * each.accuracy:.2f}% at {getattr(each, cost):,.0f}" for each in known]
+            picture = svg(draw_costs(known, cost), f"Test accuracy over {label}. {'; '.join(texts)}.")
+            pictures.append(Picture(svg=picture, max_width=640))
+    return pictures
+
+
+def learning_pictures(run: Run) -> list[Picture]:
+    """Draw the learning curves of all networks on one axis, one picture per metric."""
+    stages = {run.summary.trained: ("found", "found")}
+    stages |= {name: ("random", name) for name in run.summary.random_names}
+    stages |= {each["name"]: ("standard", each["label"]) for each in run.summary.baselines}
+    pictures = []
+    for metric in LEARNING:
+        curves, log = learning_curves(run.curves, stages, metric)
+        if "found" in curves and len(curves) > 1:
+            ends = ", ".join(f"{label} ends at {points[-1][1]:.4g}" for label, (_, points) in curves.items())
+            figure = draw_learning(curves, metric, log and metric.endswith("loss"))
+            pictures.append(Picture(svg=svg(figure, f"{metric} of all networks by epoch: {ends}"), max_width=640))
+    return pictures
 
 
 def front_pictures(front: Front) -> list[Picture]:

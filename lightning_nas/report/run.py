@@ -13,7 +13,9 @@ from lightning_nas.errors import ArtifactError
 from lightning_nas.files.artifacts import read_json, read_tensors
 from lightning_nas.report.curves import Point, read_curves
 from lightning_nas.report.draw import edge_ends
+from lightning_nas.report.front import Front
 from lightning_nas.report.summary import Summary
+from lightning_nas.report.tested import FILE, ByImage, read_tested
 from lightning_nas.spaces.artifact import build_space, load_architecture
 from lightning_nas.spaces.base import DifferentiableSpace, Graph
 
@@ -30,6 +32,8 @@ class Run:
         operations: Names of the columns of the alphas; empty if the space has no alphas.
         rows: ``(source, node)`` of every row of the alphas; empty if the space has no alphas.
         class_names: Names of the classes by label; empty if they are not known.
+        tested: Results of the found network by test image, or why there are none.
+        candidates: Candidates of the search by queries with their costs; None if there were none.
         alphas: Mixture weights ``(epochs, edges, operations)`` by cell type.
         pictures: ``proxy`` and ``real`` images ``(classes, k, channels, height, width)``.
         ranked: Score on the proxy and reference accuracy of every architecture that the proxy was checked with.
@@ -44,6 +48,8 @@ class Run:
     operations: Sequence[str] = ()
     rows: list[tuple[str, str]] = field(default_factory=list)
     class_names: list[str] = field(default_factory=list)
+    tested: ByImage | str = ""
+    candidates: Front | None = None
     alphas: dict[str, Tensor] = field(default_factory=dict)
     pictures: dict[str, Tensor] = field(default_factory=dict)
     ranked: list[tuple[float, float]] = field(default_factory=list)
@@ -65,7 +71,9 @@ def read_run(folder: Path) -> Run:
     if isinstance(space, DifferentiableSpace):
         run.operations = space.operations
         run.rows = edge_ends(space, run.graphs[0]) if run.graphs else []
-    run.class_names = _class_names(folder)
+    run.class_names = summary.class_names or _class_names(folder)
+    run.tested = read_tested(folder / summary.trained / FILE, run.class_names)
+    run.candidates = next((Front.load(path) for path in _fronts(folder) if path.is_file()), None)
     nested = sorted(folder.glob("*/alphas.safetensors"))  # where another stage followed the search
     run.alphas = _optional(run, nested[0] if nested else folder / "alphas.safetensors", 3)
     run.pictures = _optional(run, folder / "pictures.safetensors", 5)
@@ -76,6 +84,11 @@ def read_run(folder: Path) -> Run:
     for name in sorted(names, key=lambda name: (order.get(name, len(order)), name)):
         run.curves[name] = read_curves(folder / name)
     return run
+
+
+def _fronts(folder: Path) -> list[Path]:
+    """Files that may have the candidates of a search by queries, the most telling first."""
+    return [folder / "candidates.json", folder / "front.json", *sorted(folder.glob("*/front.json"))]
 
 
 def _optional(run: Run, path: Path, dimensions: int) -> dict[str, Tensor]:
@@ -130,7 +143,6 @@ class Comparison:
         spread: Standard deviation of the random networks' accuracy in percentage points; 0 if it is not known.
         seeds: Number of trainings of each network.
         error: Standard error of ``points``, from trainings with several seeds; 0 where there was one.
-        networks: Name, accuracy and parameters (None if not known) of all networks, the most accurate first.
     """
 
     points: float
@@ -139,7 +151,6 @@ class Comparison:
     spread: float
     seeds: int
     error: float
-    networks: list[tuple[str, float, float | None]]
 
     @property
     def within_chance(self) -> bool:
@@ -172,12 +183,6 @@ def compare(summary: Summary) -> Comparison | None:
     if mean is None:
         return None
     accuracies = summary.random_test_accuracies
-    sizes: list[float | None] = [*summary.random_parameters]
-    if len(sizes) != len(accuracies):
-        sizes = [None] * len(accuracies)
-    randoms = [(f"random {i}", *each) for i, each in enumerate(zip(accuracies, sizes, strict=True))]
-    standard = [(each["label"], each["test_accuracy"], each["parameters"]) for each in summary.baselines]
-    networks = [("found", found, summary.parameters), *(randoms or [("random, mean", mean, None)]), *standard]
     return Comparison(
         points=100 * (found - mean),
         count=len(accuracies),
@@ -185,7 +190,6 @@ def compare(summary: Summary) -> Comparison | None:
         spread=100 * (summary.random_test_accuracy_std or 0.0),
         seeds=max(len(summary.test_accuracies), 1),
         error=_standard_error(summary),
-        networks=sorted(networks, key=lambda network: -network[1]),
     )
 
 

@@ -33,8 +33,14 @@ class Summary:
         random_test_accuracies: Test accuracy of every random network; means over seeds where there are several.
         random_test_accuracies_by_seed: Test accuracy of every random network with every seed.
         random_parameters: Parameters of every random network.
-        baselines: Standard networks: ``label``, ``test_accuracy``, ``test_accuracies`` (by seed), ``parameters`` and
-            ``macs``.
+        random_macs: Multiply-accumulates of every random network.
+        class_names: Names of the classes by label; empty if they are not known.
+        test_images: Number of test images; None if results by image were not kept.
+        comparisons: The found network against the best random and the best standard one: ``kind`` (``random`` or
+            ``standard``), ``label``, ``test_accuracy``, and by test images ``better``, ``worse``, ``ties``, ``p`` and
+            ``verdict`` (``better``, ``worse`` or ``equal``), which are None where results by image were not kept.
+        baselines: Standard networks: ``name``, ``label``, ``test_accuracy``, ``test_accuracies`` (by seed),
+            ``parameters`` and ``macs``.
         left_out: Label and reason of standard networks that could not be had.
         selection: Selection errors as ``metrics.selection`` describes them; None if they were not measured.
         fidelity: Rank fidelity of the proxy as its task writes it; None if it was not measured.
@@ -58,12 +64,27 @@ class Summary:
     random_test_accuracies: list[float]
     random_test_accuracies_by_seed: list[list[float]]
     random_parameters: list[float]
+    random_macs: list[float]
+    class_names: list[str]
+    test_images: int | None
+    comparisons: list[Mapping[str, Any]]
     baselines: list[Mapping[str, Any]]
     left_out: list[tuple[str, str]]
     selection: Mapping[str, Any] | None
     fidelity: Mapping[str, Any] | None
     export_difference: float | None
     peak_memory_mb: float | None
+
+    @property
+    def random_names(self) -> list[str]:
+        """Names of the first trainings of random networks."""
+        return [f"random_{i}" for i in range(len(self.random_test_accuracies))]
+
+    @property
+    def trained(self) -> str:
+        """Name of the stage that trained the found network: the last one that is not for the comparison alone."""
+        names = [name for name, _ in self.stages if name not in (*self.compared_stages, "export")]
+        return names[-1] if names else ""
 
     @classmethod
     def load(cls, path: Path) -> "Summary":
@@ -89,6 +110,10 @@ class Summary:
             random_test_accuracies=reader.numbers("random_test_accuracies"),
             random_test_accuracies_by_seed=reader.lists("random_test_accuracies_by_seed"),
             random_parameters=reader.numbers("random_parameters"),
+            random_macs=reader.numbers("random_macs"),
+            class_names=reader.names("class_names"),
+            test_images=reader.count("test_images"),
+            comparisons=reader.comparisons(),
             baselines=reader.baselines(),
             left_out=reader.left_out(),
             selection=reader.selection(),
@@ -117,6 +142,12 @@ class _Reader:
     def optional_number(self, key: str) -> float | None:
         value = self.entry(key, (int, float), "a number")
         return None if value is None else float(value)
+
+    def count(self, key: str) -> int | None:
+        value = self.entry(key, (int,), "a positive integer")
+        if value is not None and value < 1:
+            raise ArtifactError(f"{self.path}: '{key}' is {value!r}, but a positive integer was expected. {REPAIR}")
+        return None if value is None else int(value)
 
     def numbers(self, key: str) -> list[float]:
         values = self.entry(key, (list,), "a list of numbers") or []
@@ -150,7 +181,7 @@ class _Reader:
         try:
             return [
                 {
-                    "label": str(each["label"]),
+                    **{name: str(each[name]) for name in ("name", "label")},
                     **{name: float(each[name]) for name in ("test_accuracy", "parameters", "macs")},
                     "test_accuracies": [float(accuracy) for accuracy in each["test_accuracies"]],
                 }
@@ -158,6 +189,25 @@ class _Reader:
             ]
         except (KeyError, TypeError, ValueError):
             raise ArtifactError(f"{self.path}: 'baselines' is not what a pipeline writes. {REPAIR}") from None
+
+    def comparisons(self) -> list[Mapping[str, Any]]:
+        found = self.entry("comparisons", (list,), "a list of comparisons") or []
+        names = ("better", "worse", "ties", "p")
+        try:
+            for each in found:
+                numbers = [each[name] for name in names]
+                known = all(isinstance(value, int | float) for value in numbers)
+                if not known and (numbers != [None] * 4 or each["verdict"] is not None):
+                    raise TypeError
+                if each["verdict"] not in (None, "better", "worse", "equal") or (known and each["verdict"] is None):
+                    raise TypeError
+            texts = [{name: str(each[name]) for name in ("kind", "label")} for each in found]
+            return [
+                {**each, **text, "test_accuracy": float(each["test_accuracy"])}
+                for each, text in zip(found, texts, strict=True)
+            ]
+        except (KeyError, TypeError, ValueError):
+            raise ArtifactError(f"{self.path}: 'comparisons' is not what a pipeline writes. {REPAIR}") from None
 
     def left_out(self) -> list[tuple[str, str]]:
         found = self.entry("baselines_left_out", (list,), "a list of networks") or []

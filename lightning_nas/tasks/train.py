@@ -317,12 +317,13 @@ class TrainTask(Task):
         check_labels(batch[1], logits.shape[1], batch_idx)
         self._log("val", logits, batch[1], F.cross_entropy(logits, batch[1]))
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log loss and accuracy on the test set."""
-        logits = self(batch[0])
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Log loss and accuracy on the test set, and return class probabilities ``(batch, classes)`` to callbacks."""
+        logits: Tensor = self(batch[0])
         self._check_outputs(logits)
         check_labels(batch[1], logits.shape[1], batch_idx)
         self._log("test", logits, batch[1], F.cross_entropy(logits, batch[1]))
+        return logits.softmax(dim=1)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return class probabilities ``(batch, classes)``."""

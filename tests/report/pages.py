@@ -89,6 +89,30 @@ def whole(folder: Path) -> Path:
     return folder
 
 
+def with_results(folder: Path) -> Path:
+    """A run folder to which the results of every test image are added."""
+    comparisons = [
+        {"kind": "random", "name": "random_2", "label": "random architecture 2", "test_accuracy": 0.98,
+         **{"better": 6, "worse": 3, "ties": 351, "p": 0.508, "verdict": "equal"}},
+        {"kind": "standard", "name": "resnet_macs", "label": f"ResNet {EVIL}", "test_accuracy": 0.975,
+         **{"better": 12, "worse": 1, "ties": 347, "p": 0.0034, "verdict": "better"}},
+    ]  # fmt: skip
+    content = {**SUMMARY, "test_images": 6, "class_names": [EVIL, "b"], "comparisons": comparisons}
+    write_json(folder / "summary.json", {**content, "fidelity": FIDELITY})
+    write_json(folder / "fidelity.json", {"results": [{"proxy": 1.0 + i, "truth": 0.75 - 0.05 * i} for i in range(3)]})
+    tensors = {
+        "labels": torch.tensor([0, 0, 1, 1, 1, 0]),
+        "predicted": torch.tensor([0, 1, 1, 0, 1, 0]),
+        "confidence": torch.tensor([0.9, 0.97, 0.8, 0.6, 0.7, 1.0]),
+        "mistakes": torch.tensor([1, 3]),
+        "pictures": torch.arange(2 * 64, dtype=torch.uint8).view(2, 1, 8, 8),
+    }
+    write_tensors(folder / "train" / "test_images.safetensors", tensors)
+    for name, last in (("random_0", 1.9), ("resnet_macs", 1.7)):
+        log(folder / name, 0, f"epoch,step,train/loss\n0,3,2.5\n1,7,{last}\n")
+    return folder
+
+
 def log(stage: Path, version: int, text: str) -> None:
     """What Lightning's ``CSVLogger`` writes."""
     folder = stage / f"version_{version}"

@@ -15,14 +15,14 @@ from lightning_nas.errors import ArchitectureError, ArtifactError
 from lightning_nas.files.artifacts import write_json, write_tensors
 from lightning_nas.report.front import Front
 from lightning_nas.report.page import write_report
-from tests.report.pages import EVIL, FIDELITY, SUMMARY, Page, log, small, whole
+from tests.report.pages import EVIL, FIDELITY, SUMMARY, Page, log, small, whole, with_results
 from tests.report.test_front import POINTS, results
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The report of a run folder with everything."""
-    return write_report(whole(tmp_path_factory.mktemp("run"))).read_text()
+    return write_report(with_results(whole(tmp_path_factory.mktemp("run")))).read_text()
 
 
 def written(folder: Path) -> Page:
@@ -34,6 +34,15 @@ def test_whole_report(report: str) -> None:
     page = Page(report)
     for words in (
         "98.89% test accuracy in 1 min 31 s",
+        "Better than the standard network, but cannot be told apart from the best of 3 random networks on these test",
+        "alone is right on 12 test images, the other one on 1, and 347 are ties. The found network is better "
+        "(p = 0.003, exact McNemar's test).",
+        "Proxy uncertain The proxy may rank architectures no better than chance: tau 0.46 (95% interval 0.12 to 0.70), "
+        "and its first choice of 3 costs 1.23 points of accuracy.",
+        f"ResNet of equal parameters was left out. It would be {EVIL}.",
+        f"{EVIL} , taken for b (97%)",
+        "Accuracy by class, the lowest first; dots on an axis from 0% to 100%",
+        f"class recognized 95% interval test images {EVIL} 66.7% 3",
         "Searched on 100 distilled images instead of 1,437",
         "The found network is 1.89 percentage points better than the mean of 3 random ones.",
         "0 of 3 random networks have a higher test accuracy.",
@@ -55,9 +64,15 @@ def test_whole_report(report: str) -> None:
         assert words in page.text, words
     assert page.text.count(EVIL) >= 5
     assert "The run folder has no" not in page.text
-    # two cells, two cell types of alphas, three panels of curves
-    assert sum(tag == "svg" for tag, _ in page.tags) == 7
-    assert sum(tag == "img" for tag, _ in page.tags) == 2
+    # two costs, a ranking, two cells, the losses of all networks, two cell types of alphas, five panels of curves
+    assert sum(tag == "svg" for tag, _ in page.tags) == 13
+    assert sum(tag == "img" for tag, _ in page.tags) == 4  # two mistakes among them
+    anchors = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
+    identities = [f"#{attributes['id']}" for _, attributes in page.tags if "id" in attributes]
+    assert set(anchors) <= set(identities)
+    assert all("scope" in attributes for tag, attributes in page.tags if tag == "th")
+    tables = sum(tag == "table" for tag, _ in page.tags)
+    assert tables == sum(tag == "caption" for tag, _ in page.tags) > 5
 
 
 def test_report_is_self_contained(report: str) -> None:
@@ -84,7 +99,7 @@ def test_report_is_self_contained(report: str) -> None:
 def test_the_same_folder_makes_the_same_report(tmp_path: Path, report: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = dict(matplotlib.rcParams)
     monkeypatch.setattr(matplotlib.pyplot, "figure", pytest.fail)
-    path = write_report(whole(tmp_path))
+    path = write_report(with_results(whole(tmp_path)))
     assert path == tmp_path / "report.html"
     assert path.read_text().partition("</title>")[2] == report.partition("</title>")[2]
     assert dict(matplotlib.rcParams) == before
@@ -161,7 +176,8 @@ RESULTS = [{"proxy": 1.0 + i, "truth": 0.75 - 0.05 * i} for i in range(3)]
         ({}, "The threshold of 0.2 is reached. With so few architectures, this is informative only", ""),
         ({"threshold": 0.5}, "The threshold of 0.5 is not reached.", " lose"),
         ({"kendall_tau": None, "interval": [None, None]}, "Kendall's tau is undefined between the ranking", " lose"),
-        ({"kendall_tau": -0.1, "threshold": None}, "Kendall's tau is -0.10", ""),
+        ({"kendall_tau": -0.1, "threshold": None}, "Kendall's tau is -0.10", " lose"),
+        ({"informative_only": False}, "Kendall's tau is 0.46", " win"),
     ],
 )
 def test_how_far_the_proxy_can_be_trusted(tmp_path: Path, changes: dict[str, Any], words: str, kind: str) -> None:
@@ -228,7 +244,11 @@ def test_random_stages_are_folded(tmp_path: Path) -> None:
     for stage in ("random_0", "train"):
         log(small(tmp_path) / stage, 0, "epoch,step,train/loss\n0,3,2\n1,7,1.5\n")
     text = write_report(tmp_path).read_text()
-    assert text.index("<h3>train</h3>") < text.index("Random architectures</summary>") < text.index("<h3>random_0</h3>")
+    assert (
+        text.index("<h3>train</h3>")
+        < text.index("Random architectures and standard networks</summary>")
+        < text.index("<h3>random_0</h3>")
+    )
 
 
 def test_the_health_of_a_search_is_shown_where_it_was_watched(tmp_path: Path) -> None:
