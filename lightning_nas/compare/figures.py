@@ -27,7 +27,7 @@ def draw_points(rows: Sequence[Row], metric: Metric) -> "Figure":
     """
     from matplotlib.ticker import MaxNLocator
 
-    figure = new_figure(7.2, 0.42 * len(rows) + 0.9)
+    figure = new_figure(5.6, 0.34 * len(rows) + 0.9)
     axes = figure.add_subplot()
     for place, row in enumerate(rows):
         values = [row.values[seed] for seed in sorted(row.values)]
@@ -44,7 +44,7 @@ def draw_points(rows: Sequence[Row], metric: Metric) -> "Figure":
     style_axes(axes)
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.grid(axis="y", visible=False)
-    axes.tick_params(axis="y", length=0, labelsize=9)
+    axes.tick_params(axis="y", length=0, labelsize=8)
     return figure
 
 
@@ -57,7 +57,7 @@ def draw_curves(curves: Mapping[str, Sequence[Sequence[float]]], label: str) -> 
     """
     from matplotlib.ticker import ScalarFormatter
 
-    figure = new_figure(7.2, 4.0)
+    figure = new_figure(5.6, 3.4)
     axes = figure.add_subplot()
     means = []
     for place, (name, given) in enumerate(curves.items()):
@@ -76,7 +76,7 @@ def draw_curves(curves: Mapping[str, Sequence[Sequence[float]]], label: str) -> 
     _zoom(axes, means)
     axes.set_xlabel("queries", fontsize=9, color=INK)
     axes.set_ylabel(as_text(label), fontsize=9, color=INK)
-    axes.legend(fontsize=8, frameon=False, ncols=1 + (len(curves) > 6))
+    axes.legend(fontsize=7, frameon=False, ncols=1 + (len(curves) > 6))
     return figure
 
 

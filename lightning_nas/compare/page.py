@@ -56,7 +56,8 @@ def verdict(row: Row, baseline: str, metric: Metric) -> Verdict | None:
     gap = row.difference
     if gap is None:
         return None
-    amount = f"{abs(gap.mean):.2f} {metric.unit}".strip() if abs(gap.mean) >= 0.01 else f"{abs(gap.mean):.2g}"
+    unit = "percentage points" if metric.unit == "%" else metric.unit
+    amount = f"{abs(gap.mean):.{2 if abs(gap.mean) >= 0.01 else 4}f} {unit}".strip()
     count = f"{gap.wins} wins, {gap.ties} ties and {gap.losses} losses in {gap.n} pairs of seeds"
     apart = gap.low is not None and gap.high is not None and (gap.low > 0 or gap.high < 0)
     if gap.low is None or not apart or (gap.p is not None and gap.p >= SIGNIFICANT):
@@ -100,17 +101,21 @@ def page(content: Mapping[str, Any], rows: Sequence[Row], results: Sequence[Resu
 
 def _part(dataset: str, rows: Sequence[Row], results: Sequence[Result], metric: Metric, baseline: str | None) -> Any:
     """What the page shows of one data set."""
-    head, *body = table.cells([*rows], metric, baseline)
+    head, *body = table.cells(rows, metric, baseline)
     start = head.index("entry")
     best = (min if metric.lower else max)(rows, key=lambda row: row.spread.mean)
-    pictures = [Picture(svg=svg(draw_points(rows, metric), describe(rows, metric)), caption=POINTS, min_width=520)]
+    pictures = [Picture(svg=svg(draw_points(rows, metric), describe(rows, metric)), caption=POINTS, max_width=760)]
     curves = by_entry([each for each in results if each.run.dataset == dataset])
     if curves:
         alt = f"{metric.label} of the best architecture so far over the number of queries: {', '.join(curves)}"
-        pictures.append(Picture(svg=svg(draw_curves(curves, metric.label), alt), caption=CURVES, min_width=520))
+        pictures.append(Picture(svg=svg(draw_curves(curves, metric.label), alt), caption=CURVES, max_width=760))
+    verdicts = {row.entry: said for row in rows if baseline and (said := verdict(row, baseline, metric))}
+    first = verdicts.pop(best.entry, None)
     return {
         "title": dataset or metric.name,
-        "verdicts": [said for row in rows if baseline and (said := verdict(row, baseline, metric))],
+        "headline": f"{best.entry} has the best mean, {best.spread.mean:.4g}{f' {metric.unit}' if metric.unit else ''}",
+        "verdict": first,
+        "others": list(verdicts.values()),
         "pictures": pictures,
         "head": head[start:],
         "body": [line[start:] for line in body],
