@@ -1,8 +1,8 @@
 """NEvoNAS, pEvoNAS and DC-NAS on supernets: further methods of ``benchmarks.evolve``, which describes the data.
 
-- nevonas: NEvoNAS, novelty alone, DC-NAS and random search on the table (1,000 queries) and on a supernet (generations
-  times population queries), and NEvoNAS that trains the supernet on every generation; measured is the true accuracy of
-  the best architecture.
+- nevonas: NEvoNAS, novelty alone, DC-NAS and random search on a supernet (generations times population queries), and
+  NEvoNAS that trains the supernet on every generation; measured is the true accuracy of the best architecture. For the
+  same methods on the table: lightning-nas compare --config compare/evolution_nasbench201
 - pevonas: a chain of three supernets with 4, 3 and 2 operations per edge, as described in ``PEvoNAS``, against the same
   chain with new weights in every link, and against one supernet of the whole space with as many steps as the chain.
   Measured is Kendall's tau in the space of each link, over architectures drawn uniformly (global) and from its truly
@@ -29,8 +29,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.evolve import SCORED, Bench, spread
-from benchmarks.evolve_table import run as run_on_table
-from benchmarks.predict import Problem
 from benchmarks.rank_gains import cluster_correlations, gain_interval
 from lightning_nas.architecture import Architecture
 from lightning_nas.data.images import ArrayDataModule
@@ -40,7 +38,6 @@ from lightning_nas.predictors.regressors import one_hot
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.supernets.scoring import fixed_images
 
-TABLE_QUERIES = 1000
 PUBLISHED = {"NEvoNAS": "93.50 ± 0.30", "novelty alone": "90.75", "accuracy alone": "90.64"}
 """CIFAR-10 test accuracies in NAS-Bench-201 that the authors of NEvoNAS report."""
 
@@ -81,9 +78,7 @@ def outcome(bench: Bench, task: Any) -> dict[str, float]:
 def nevonas(bench: Bench, seed: int) -> dict[str, Any]:
     """Run all searches of a seed."""
     options, folder, start = bench.options, bench.folder / str(seed), time.perf_counter()
-    problem = Problem.open("nasbench201-cifar10", Path(options.tables), [])
-    names = {"NEvoNAS": "nevonas", "novelty alone": "novelty", "random search": "random"}
-    found = {f"table, {n}": run_on_table(problem, method, TABLE_QUERIES, seed) for n, method in names.items()}
+    found: dict[str, dict[str, float]] = {}
     supernet = bench.train(folder / "start", seed, short_steps(bench), options.lr)
     own = {"population_size": options.population}
     strategies: dict[str, dict[str, Any]] = {

@@ -255,7 +255,8 @@ def _check_entries(config: dict[str, Any]) -> None:
     if not entries:
         raise ConfigError("The study has no entries left. Give it at least one.")
     for name, entry in entries.items():
-        kinds = [key for key in ("config", "stages", "pipeline") if isinstance(entry, dict) and key in entry]
+        kinds = [key for key in ("pipeline", "config", "stages") if isinstance(entry, dict) and key in entry]
+        kinds = kinds[:1] if set(kinds) == {"pipeline", "stages"} else kinds  # a pipeline with changes of its stages
         if not isinstance(entry, dict) or len(kinds) > 1 or not (kinds or "model" in entry):
             raise ConfigError(
                 f"entries.{name} is {entry!r:.200}; it must have one of 'config' (a stage file, or a list of files and "

@@ -8,6 +8,7 @@ from pydoc import locate
 from typing import Any
 
 from lightning_nas.cli.components import BASES, members
+from lightning_nas.cli.components import arguments as class_arguments
 from lightning_nas.cli.config_files import find_config
 from lightning_nas.compare.config import Arguments, datasets, seeds
 from lightning_nas.errors import ConfigError
@@ -149,7 +150,7 @@ def _seeded(config: dict[str, Any], folder: Path, base: Path) -> dict[str, Any]:
 def _takes_seed(path: Any, base: type) -> bool:
     """Whether a class has an argument ``seed``. One that cannot be found yet is refused later, with a better reason."""
     found = named_class(path, base)
-    return found is not None and "seed" in inspect.signature(found).parameters
+    return found is not None and "seed" in class_arguments(found)
 
 
 def named_class(path: Any, base: type) -> type | None:

@@ -13,7 +13,7 @@ from lightning_nas.architecture import Architecture
 from lightning_nas.compare.config import parse
 from lightning_nas.compare.execution import check
 from lightning_nas.compare.main import Study
-from lightning_nas.errors import ConfigError, TrainingError
+from lightning_nas.errors import ConfigError, InterruptedTrainingError, TrainingError
 from lightning_nas.evaluation.base import Evaluation
 from lightning_nas.evaluation.table import TableLookup
 from lightning_nas.tables.nasbench201 import NASBench201Table
@@ -51,6 +51,13 @@ class Failing(TableLookup):
 
     def evaluate(self, architectures: Sequence[Architecture]) -> list[Evaluation]:
         raise TrainingError("The table is on fire.")
+
+
+class Stopped(TableLookup):
+    """A table that is read when SIGTERM arrives."""
+
+    def evaluate(self, architectures: Sequence[Architecture]) -> list[Evaluation]:
+        raise InterruptedTrainingError("SIGTERM stopped the study.")
 
 
 def study(folder: Path, *args: str, **changes: Any) -> list[str]:
@@ -145,6 +152,27 @@ def test_a_run_that_fails_costs_no_other_one(tmp_path: Path, capsys: pytest.Capt
     line = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (line["runs"], line["missing"]) == (1, 1)
     assert "on fire" in (tmp_path / "out" / "local" / "seed_0.log").read_text()
+
+
+def test_a_study_that_is_asked_to_stop_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stopped = {"class_path": "tests.compare.test_main.Stopped", "init_args": {"table": TABLE}}
+    entry = {**STUDY["entries"]["local"], "model": {"init_args": {"evaluator": stopped}}}
+    with pytest.raises(SystemExit) as ended:
+        main(["compare", *study(tmp_path, seeds=1, entries={**STUDY["entries"], "local": entry}, columns=[])])
+    assert ended.value.code == 143
+    assert f"Go on with: lightning-nas compare --config {tmp_path / 'tiny.yaml'}" in capsys.readouterr().err
+    assert [path.parts[-4] for path in (tmp_path / "out").glob("**/done.json")] == ["random"]
+
+
+@pytest.mark.slow
+def test_processes_find_the_same(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = study(finished, "--table", str(finished / "table.npz"), "--workers", "2")
+    args[args.index("--output_dir") + 1] = "both"
+    main(["compare", *args])
+    kept = [json.loads((folder / "compare.json").read_text())["results"] for folder in (Path("both"), finished / "out")]
+    for result in kept[0] + kept[1]:
+        del result["seconds"]
+    assert kept[0] == kept[1]
 
 
 def test_the_stages_of_all_runs_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
