@@ -3,7 +3,7 @@
 import re
 import shutil
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from fnmatch import fnmatch
 from pathlib import Path
 from textwrap import shorten
@@ -77,7 +77,8 @@ def _near(wrong: str) -> list[str]:
     names = shipped_names()
     last = wrong.rpartition("/")[2]
     alike = [name for name in names if get_close_matches(name.rpartition("/")[2], [last], cutoff=0.8)]
-    return list(dict.fromkeys([*alike, *get_close_matches(wrong, names, n=3)]))[:3]
+    found = {*alike, *get_close_matches(wrong, names, n=3)}
+    return sorted(found, key=lambda name: (-SequenceMatcher(None, wrong, name).ratio(), name))[:3]
 
 
 def with_config_paths(args: Sequence[str]) -> list[str]:

@@ -106,7 +106,7 @@ def test_yaml_on_the_command_line_is_not_a_name() -> None:
     ("args", "said"),
     [
         (["pipeline", "--config", "pipeline/digit"], "or pipeline/digits"),
-        (["pipeline", "--config", "digits"], "or pipeline/digits or train/digits"),
+        (["pipeline", "--config", "digits"], "Did you mean train/digits or "),
         (["pipeline", "--config", "configs/pipeline/digits.yaml"], "pipeline/digits"),
         (["pipeline", "--config", "pipeline/digits", "--stages.search", "search/dart"], "Did you mean search/darts"),
         (["fit", "--config", "serch/darts.yaml"], "Did you mean search/darts"),
