@@ -149,7 +149,7 @@ def draw_curves(
         log: Whether the y-axis is logarithmic.
         xlabel: Label of the x-axis.
     """
-    figure = new_figure(5.2, 2.9)
+    figure = new_figure(4.4, 2.6)
     axes = figure.add_subplot()
     for i, (name, points) in enumerate(series.items()):
         thinned = thin(points)
@@ -175,7 +175,7 @@ def draw_ranking(points: Sequence[tuple[float, float]], xlabel: str, ylabel: str
         lower: Whether lower scores are better. The x-axis is then inverted, so that points of a good ranking always
             rise to the right.
     """
-    figure = new_figure(5.2, 3.2)
+    figure = new_figure(4.4, 2.8)
     axes = figure.add_subplot()
     scores, accuracies = zip(*points, strict=True)
     axes.scatter(scores, accuracies, s=22, color=COLOURS[0], alpha=0.75, linewidths=0)

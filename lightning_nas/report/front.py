@@ -153,7 +153,7 @@ class Front:
 
         values = np.array(self.points, dtype=np.float64)[:, [place, 0]]
         best = sorted(front(self._values([0, place])), key=lambda i: self.points[i][place])
-        figure = new_figure(5.2, 3.2)
+        figure = new_figure(4.4, 2.8)
         axes: Axes = figure.add_subplot()
         axes.scatter(values[:, 0], values[:, 1], s=18, color=QUIET, alpha=0.75, linewidths=0, label="evaluated")
         if len(self.costs) > 1:

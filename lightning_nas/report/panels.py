@@ -48,6 +48,7 @@ class Picture:
         caption: Text below it.
         min_width: Smallest width in pixels, 0 for none; a narrower window scrolls the picture.
         max_width: Largest width in pixels, 0 for none.
+        edges: Source, target and operation of every edge of a drawn cell.
     """
 
     title: str = ""
@@ -57,6 +58,7 @@ class Picture:
     caption: str = ""
     min_width: int = 0
     max_width: int = 0
+    edges: Sequence[tuple[str, str, str]] = ()
 
 
 def cell_pictures(graphs: Sequence[Graph]) -> list[Picture]:
@@ -64,11 +66,12 @@ def cell_pictures(graphs: Sequence[Graph]) -> list[Picture]:
     pictures = []
     for graph in graphs:
         figure = draw_cell(graph)
-        edges = [f"{graph.nodes[s]} to {graph.nodes[t]}: {label}" for s, t, label in graph.edges if label]
+        edges = [(graph.nodes[s], graph.nodes[t], label) for s, t, label in graph.edges if label]
+        texts = [f"{source} to {target}: {label}" for source, target, label in edges]
         width = 96 * figure.get_figwidth()
-        picture = svg(figure, f"{graph.name}. {'; '.join(edges)}.")
+        picture = svg(figure, f"{graph.name}. {'; '.join(texts)}.")
         low, high = int(0.7 * width), int(1.15 * width)
-        pictures.append(Picture(graph.name, picture, min_width=low, max_width=high))
+        pictures.append(Picture(graph.name, picture, min_width=low, max_width=high, edges=edges))
     return pictures
 
 

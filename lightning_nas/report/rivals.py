@@ -27,7 +27,7 @@ def draw_costs(networks: Sequence[Network], cost: str) -> "Figure":
     """
     from matplotlib.ticker import AutoLocator, EngFormatter, NullFormatter
 
-    figure = new_figure(5.2, 3.4)
+    figure = new_figure(4.4, 2.9)
     axes = figure.add_subplot()
     values = [float(getattr(each, cost)) for each in networks]
     for kind, (colour, marker, size) in STYLES.items():
@@ -58,7 +58,7 @@ def draw_learning(curves: Mapping[str, tuple[str, Sequence[tuple[float, float]]]
         ylabel: Label of the y-axis.
         log: Whether the y-axis is logarithmic.
     """
-    figure = new_figure(5.2, 3.2)
+    figure = new_figure(4.4, 2.8)
     axes = figure.add_subplot()
     named: set[str] = set()
     for place, (kind, (colour, _, _)) in enumerate(STYLES.items()):
