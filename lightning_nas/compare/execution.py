@@ -1,17 +1,15 @@
 """Running a study: what a worker does with one run, and the order of all."""
 
 import logging
-import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lightning_nas.compare.runs import Run
-from lightning_nas.compare.wandb_group import grouped
+from lightning_nas.compare.wandb_group import finish_wandb, grouped
 from lightning_nas.errors import ConfigError, NASError
 from lightning_nas.evaluation.executors import Executor
 from lightning_nas.files.classes import import_modules
@@ -92,7 +90,7 @@ def execute(item: Item) -> float:
             traceback.print_exc()
             raise
         finally:
-            _finish_wandb()
+            finish_wandb()
     seconds = time.perf_counter() - start
     print(f"[{item.place}/{item.count}] {run}: {seconds:.0f} s", flush=True)
     return seconds
@@ -153,10 +151,3 @@ def _logged(path: Path) -> Iterator[None]:
                     stack.callback(handler.setStream, handler.stream)
                     handler.setStream(file)
         yield
-
-
-def _finish_wandb() -> None:
-    """End the last run of Weights & Biases, if there is one: a worker process may be ended at once."""
-    wandb: Any = sys.modules.get("wandb")
-    if wandb is not None and wandb.run is not None:
-        wandb.finish()

@@ -108,9 +108,10 @@ def main(arguments: Arguments) -> None:
     with lock(arguments.output_dir, ".compare.lock"), interruptible("the study"):
         remove_leftovers(arguments.output_dir)
         try:
+            executor = _executor(arguments)
             left = check(study.runs)
             print(f"{len(study.runs)} runs, {len(study.runs) - len(left)} of them finished before", flush=True)
-            failures = execute_all(left, _executor(arguments)) if left else []
+            failures = execute_all(left, executor) if left else []
         except InterruptedTrainingError as error:
             error.resume = ["compare", *arguments.given]
             raise
@@ -121,10 +122,19 @@ def main(arguments: Arguments) -> None:
 
 
 def _executor(arguments: Arguments) -> Executor:
-    """Where the runs are executed."""
+    """Where the runs are executed.
+
+    Raises:
+        ConfigError: Runs would share the state of one process.
+    """
     given = next(iter(datasets(arguments.config).values())).get("executor")
     if given is not None:
         found: Executor = build(Executor, given)
+        if found.shares_generator:
+            raise ConfigError(
+                f"The executor is {type(found).__name__}, whose runs would share random numbers and what they print. "
+                "Use Processes or RayWorkers."
+            )
         return found
     return Serial() if arguments.workers == 1 else Processes(arguments.workers)
 

@@ -139,6 +139,8 @@ def test_wrong_entries_are_refused_before_the_first_run(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("out/**/done.json"))
     with pytest.raises(SystemExit, match=r"nothing\.yaml is neither a file nor"):
         main(["compare", *study(tmp_path, "--entries.local.config", "nothing.yaml")])
+    with pytest.raises(SystemExit, match="The executor is Threads, whose runs would share random numbers"):
+        main(["compare", *study(tmp_path, "--executor", "Threads")])
     with pytest.raises(SystemExit, match="missing.npz does not exist"):
         main(["compare", *study(tmp_path, "--table", "missing.npz")])
 

@@ -8,7 +8,7 @@ import pytest
 import wandb
 
 from lightning_nas.compare.runs import Run, named_class
-from lightning_nas.compare.wandb_group import grouped, log_table, logger_of
+from lightning_nas.compare.wandb_group import finish_wandb, grouped, log_table, logger_of
 from lightning_nas.data import DigitsDataModule
 from lightning_nas.spaces import SearchSpace
 
@@ -53,7 +53,15 @@ def test_classes_are_found_by_their_names() -> None:
 @pytest.mark.slow
 def test_the_table_is_a_run_of_its_own(tmp_path: Path) -> None:
     config = {"class_path": "WandbRunLogger", "init_args": {"project": "digits", "save_dir": str(tmp_path)}}
+    with grouped("study", "darts, seed 0"):
+        wandb.init(project="digits", dir=tmp_path)
+        finish_wandb()
     log_table(config, "study", [["entry", "seeds"], ["darts", "3"]], [])
-    wandb.teardown()
+    names = [
+        path.read_bytes()
+        for path in sorted(tmp_path.glob("wandb/offline-run-*/*.wandb"), key=lambda p: p.stat().st_mtime)
+    ]
+    assert [b"comparison" in each for each in names] == [False, True]
+    assert [b"darts, seed 0" in each for each in names] == [True, False]
     (table,) = tmp_path.glob("wandb/offline-run-*/files/media/table/comparison*.json")
     assert json.loads(table.read_text()) == {"columns": ["entry", "seeds"], "data": [["darts", "3"]]}
