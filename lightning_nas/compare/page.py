@@ -58,7 +58,7 @@ def verdict(row: Row, baseline: str, metric: Metric) -> Verdict | None:
         return None
     unit = "percentage points" if metric.unit == "%" else metric.unit
     amount = f"{abs(gap.mean):.{2 if abs(gap.mean) >= 0.01 else 4}f} {unit}".strip()
-    count = f"{gap.wins} wins, {gap.ties} ties and {gap.losses} losses in {gap.n} pairs of seeds"
+    count = f"won {gap.wins}, tied {gap.ties} and lost {gap.losses} of {gap.n} pairs of seeds"
     apart = gap.low is not None and gap.high is not None and (gap.low > 0 or gap.high < 0)
     if gap.low is None or not apart or (gap.p is not None and gap.p >= SIGNIFICANT):
         return Verdict("", f"{row.entry} and {baseline} cannot be told apart: {count}.")

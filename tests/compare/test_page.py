@@ -20,8 +20,8 @@ def results(gains: list[float]) -> list[Result]:
 
 def test_a_verdict_says_no_more_than_the_seeds_show() -> None:
     assert kinds(results([1.0, 2.0, 3.0, 1.5, 2.5, 3.5])) == [
-        "win: b is 2.25 percentage points better than a (95 % interval of the difference 1.58 to 2.92; 6 wins, 0 "
-        "ties and 0 losses in 6 pairs of seeds; p = 0.031, n = 6)."
+        "win: b is 2.25 percentage points better than a (95 % interval of the difference 1.58 to 2.92; won 6, "
+        "tied 0 and lost 0 of 6 pairs of seeds; p = 0.031, n = 6)."
     ]
     assert kinds(results([-1.0, -2.0, -3.0, -1.5, -2.5, -3.5]))[0].startswith(
         "lose: b is 2.25 percentage points worse than a"
@@ -30,7 +30,7 @@ def test_a_verdict_says_no_more_than_the_seeds_show() -> None:
     assert few.startswith(": b is 2.00 percentage points better than a")
     assert few.endswith("Fewer than 6 pairs differ: too few for a test.")
     (apart,) = kinds(results([1.0, -2.0, 3.0]))
-    assert apart == ": b and a cannot be told apart: 2 wins, 0 ties and 1 losses in 3 pairs of seeds."
+    assert apart == ": b and a cannot be told apart: won 2, tied 0 and lost 1 of 3 pairs of seeds."
     assert kinds(results([1.0]))[0].startswith(": b and a cannot be told apart")
 
 
@@ -45,7 +45,7 @@ def test_the_page_holds_everything_and_escapes_names() -> None:
     assert "|&lt;i&gt;~0|" in html
     assert "2 of 17 runs are missing" in html
     assert "50%_better has the best mean, 97 %. 50%_better is 4.00 percentage points better than plain" in html
-    assert "<li>&lt;b&gt; and plain cannot be told apart: 1 wins, 0 ties and 0 losses in 1 pairs of seeds.</li>" in html
+    assert "<li>&lt;b&gt; and plain cannot be told apart: won 1, tied 0 and lost 0 of 1 pairs of seeds.</li>" in html
     assert "<script" not in html
     assert html.count("<svg") == 1
 
