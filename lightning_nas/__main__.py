@@ -74,7 +74,7 @@ def main(args: list[str] | None = None) -> None:
         if command == "fit":
             only_forecast, rest = take_forecast(rest)
             command = "forecast" if only_forecast else "fit"
-        with importable_working_directory(), interruptible(f"'lightning-nas {command}'"):
+        with interruptible(f"'lightning-nas {command}'"), importable_working_directory():
             run_command(command, rest)
     except InterruptedTrainingError as error:
         if os.environ.get("LOCAL_RANK", "0") != "0":
