@@ -44,6 +44,9 @@ Examples:
   lightning-nas fit --model.help BilevelTask     the arguments of one
 """
 
+READER_HAS_LEFT = 141
+"""Exit code where the reader of the output has left: that of a program which SIGPIPE has ended."""
+
 COMMANDS = (
     *("pipeline", "compare", "report", "export", "configs", "components", "completion", "table"),
     *("fit", "validate", "test", "predict", "forecast"),
@@ -58,24 +61,19 @@ def main(args: list[str] | None = None) -> None:
 
     Raises:
         SystemExit: Help was asked for, or a command ended with an error of this library, which is printed. The exit
-            code is 1, and 143 where SIGTERM has stopped the command.
+            code is 1, 143 where SIGTERM has stopped the command, and 141 where nobody reads its output any more.
     """
     given = sys.argv[1:] if args is None else args
     command, rest = (given[0], given[1:]) if given else ("--help", [])
-    if command in ("-h", "--help"):
-        print(USAGE)
-        return
-    if command == "--version":
-        print(f"lightning-nas {__version__}")
-        return
     try:
-        if command not in COMMANDS:
-            raise ConfigError(f"{command!r:.100} is not a command. {suggestion(command, COMMANDS)}")
-        if command == "fit":
-            only_forecast, rest = take_forecast(rest)
-            command = "forecast" if only_forecast else "fit"
-        with interruptible(f"'lightning-nas {command}'"), importable_working_directory():
-            run_command(command, rest)
+        try:
+            _main(command, rest)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not reader_has_left():
+            raise
+        raise SystemExit(READER_HAS_LEFT) from None
     except InterruptedTrainingError as error:
         if os.environ.get("LOCAL_RANK", "0") != "0":
             return  # one process of a machine speaks for all; a launcher kills all where another fails
@@ -84,6 +82,34 @@ def main(args: list[str] | None = None) -> None:
         raise SystemExit(error.exit_code) from None
     except NASError as error:
         raise SystemExit(f"lightning-nas: {type(error).__name__}: {error}") from None
+
+
+def _main(command: str, rest: list[str]) -> None:
+    """Run a command, or show what there is to say about all of them."""
+    if command in ("-h", "--help"):
+        print(USAGE)
+        return
+    if command == "--version":
+        print(f"lightning-nas {__version__}")
+        return
+    if command not in COMMANDS:
+        raise ConfigError(f"{command!r:.100} is not a command. {suggestion(command, COMMANDS)}")
+    if command == "fit":
+        only_forecast, rest = take_forecast(rest)
+        command = "forecast" if only_forecast else "fit"
+    with interruptible(f"'lightning-nas {command}'"), importable_working_directory():
+        run_command(command, rest)
+
+
+def reader_has_left() -> bool:
+    """Whether nobody reads the output any more, such as ``head``; what is left of it is then discarded."""
+    output = sys.stdout.fileno()
+    try:
+        os.write(output, b"\n")  # where it is another pipe that broke, this precedes the traceback
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output)  # Python flushes once more as it ends
+        return True
+    return False
 
 
 def run_command(command: str, args: list[str]) -> None:

@@ -1,19 +1,17 @@
 """Running a study: what a worker does with one run, and the order of all."""
 
-import logging
 import time
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from lightning_nas.compare.runs import Run
-from lightning_nas.compare.wandb_group import finish_wandb, grouped
+from lightning_nas.compare.wandb_group import grouped
 from lightning_nas.errors import ConfigError, NASError
 from lightning_nas.evaluation.executors import Executor
 from lightning_nas.files.classes import import_modules
 from lightning_nas.files.locks import lock
+from lightning_nas.pipeline.fits import finish_wandb, logged
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ def execute(item: Item) -> float:
     run = item.run
     import_modules(run.config["imports"])
     start = time.perf_counter()
-    with lock(run.folder, ".pipeline.lock"), grouped(run.study, str(run)), _logged(run.log):
+    with lock(run.folder, ".pipeline.lock"), grouped(run.study, str(run)), logged(run.log):
         pipeline = run.pipeline()
         try:
             if run.final:
@@ -137,17 +135,3 @@ def check_failures(failures: Sequence[str], count: int) -> None:
             f"{len(failures)} of {count} runs failed, and are missing in the results: {' '.join(failures):.1500} Give "
             "the same command again to repeat them."
         )
-
-
-@contextmanager
-def _logged(path: Path) -> Iterator[None]:
-    """Write what is printed, and what Lightning logs, to a file."""
-    with path.open("a") as file, ExitStack() as stack:
-        stack.enter_context(redirect_stdout(file))
-        stack.enter_context(redirect_stderr(file))
-        for name in ("lightning.pytorch", "lightning.fabric"):
-            for handler in logging.getLogger(name).handlers:
-                if isinstance(handler, logging.StreamHandler):
-                    stack.callback(handler.setStream, handler.stream)
-                    handler.setStream(file)
-        yield

@@ -19,7 +19,7 @@ from lightning_nas.pipeline.stages import resolve
 STAGE = "fit"
 """Name of the stage of an entry that has only one."""
 
-_PIPELINE = ("seed_everything", "num_threads", "imports", "data", "trainer", "constraints", "stages")
+_PIPELINE = ("seed_everything", "num_threads", "workers", "imports", "data", "trainer", "constraints", "stages")
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,13 @@ def _run(arguments: Arguments, name: str, dataset: str, study: Mapping[str, Any]
     entry = dict(study["entries"][name])
     folder = arguments.output_dir / dataset / name / f"seed_{seed}"
     common = {key: study[key] for key in ("num_threads", "imports", "data", "trainer") if study.get(key) is not None}
-    own = {"seed_everything": seed, "constraints": {}, "dataset": dataset, "arguments": study.get("arguments") or {}}
+    own = {
+        "seed_everything": seed,
+        "workers": 1,
+        "constraints": {},
+        "dataset": dataset,
+        "arguments": study.get("arguments") or {},
+    }
     own["shared"] = study.get("shared") or {}
     if "pipeline" in entry:
         path = find_config(entry.pop("pipeline"), arguments.base)
@@ -92,9 +98,9 @@ def _run(arguments: Arguments, name: str, dataset: str, study: Mapping[str, Any]
         stages = {key: _mapping(stage) for key, stage in (found.get("stages") or {}).items()}
         whole = merge(merge({"constraints": {}, **found, "stages": stages}, common), entry)
         _check_pipeline(name, whole)
-        return Run(
-            arguments.name, name, dataset, seed, {**own, **whole, "seed_everything": seed}, path.parent, folder, True
-        )
+        # the study has workers of its own
+        whole |= {"seed_everything": seed, "workers": 1}
+        return Run(arguments.name, name, dataset, seed, {**own, **whole}, path.parent, folder, True)
     if "stages" not in entry:
         entry = {"stages": {STAGE: _single(entry, study)}}
     unknown = set(entry) - set(_PIPELINE)

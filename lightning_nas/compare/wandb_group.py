@@ -1,7 +1,6 @@
 """A study on Weights & Biases: its runs form a group, in which one more run has the table and the pictures."""
 
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 
 from lightning_nas.cli.lightning import build
 from lightning_nas.compare.runs import Run, named_class
+from lightning_nas.pipeline.fits import finish_wandb
 
 
 @contextmanager
@@ -61,11 +61,3 @@ def log_table(config: Any, study: str, lines: Sequence[Sequence[str]], pictures:
         logger.log_table("comparison", columns=list(lines[0]), data=[list(line) for line in lines[1:]])
         logger.log_image("pictures", [str(path) for path in pictures])
         finish_wandb()
-
-
-def finish_wandb() -> None:
-    """End the run of this process, if there is one, and forget group and name, which wandb reads once per process."""
-    wandb: Any = sys.modules.get("wandb")
-    if wandb is not None:
-        wandb.finish()
-        wandb.teardown()

@@ -13,7 +13,7 @@ from lightning_nas.cli.arguments import Parser, suggestion
 from lightning_nas.cli.config_files import find_config
 from lightning_nas.errors import ConfigError
 
-KEYS = ("seed_everything", "num_threads", "imports", "data", "trainer", "constraints", "stages")
+KEYS = ("seed_everything", "num_threads", "workers", "imports", "data", "trainer", "constraints", "stages")
 """Keys of a pipeline's configuration."""
 
 OPTIONS = ("config", "run_dir", "print_config")
@@ -228,6 +228,9 @@ def _check_values(config: dict[str, Any], path: Path) -> None:
     seed = config.setdefault("seed_everything", 0)
     if type(seed) is not int or seed < 0:
         raise ConfigError(f"seed_everything is {seed!r}; it must be an integer of at least 0.")
+    workers = config.setdefault("workers", 1)
+    if type(workers) is not int or workers < 1:
+        raise ConfigError(f"workers is {workers!r}; it must be an integer of at least 1.")
     if not isinstance(config.get("trainer"), dict | None):
         raise ConfigError(f"trainer is {config['trainer']!r}; it must be a mapping.")
     imports = config.setdefault("imports", [])

@@ -6,8 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
@@ -19,7 +18,6 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, LightningModule
 
-from lightning_nas.callbacks.run_folder import owned
 from lightning_nas.cli import lightning
 from lightning_nas.cli.exports import choose_formats, export_checkpoint, size, trained_network
 from lightning_nas.cli.interruption import interruptible
@@ -33,8 +31,9 @@ from lightning_nas.pipeline import baselines as standard
 from lightning_nas.pipeline.baselines import Baseline
 from lightning_nas.pipeline.config import EXPORT, Arguments, read_yaml
 from lightning_nas.pipeline.evidence import write_candidates
+from lightning_nas.pipeline.fits import Fit, check_workers, in_one_process, once, run_in_workers
 from lightning_nas.pipeline.preflight import check_needs, class_of
-from lightning_nas.pipeline.records import Record, check_unchanged, digests, inputs_of, read_record
+from lightning_nas.pipeline.records import Record, check_unchanged, inputs_of, read_record
 from lightning_nas.pipeline.stages import Stage, resolve
 from lightning_nas.pipeline.summary import Compared, compare, summarize, tested_accuracy
 from lightning_nas.report.page import write_report
@@ -43,9 +42,6 @@ from lightning_nas.spaces.artifact import build_space, load_architecture
 from lightning_nas.spaces.base import SearchSpace
 from lightning_nas.spaces.constrained import ConstrainedSpace
 from lightning_nas.tasks.train import TrainTask
-
-ONE_PROCESS = {"devices": ("auto", "1"), "num_nodes": (1, "1"), "strategy": ("auto", "auto")}
-"""Settings of a trainer that decide on the number of processes: Lightning's default, and the value for one process."""
 
 
 @dataclass
@@ -123,14 +119,11 @@ class Pipeline:
             write_bytes(self.run_dir / f"{name}.yaml", text.encode())
         self._check_baselines()
         for stage in self.stages:
-            if stage.drawn_from is not None:
-                self._draw(stage, stage.drawn_from)
-            elif stage.baseline is not None:
-                if self._left_out(stage, stage.baseline):
-                    continue
-            elif stage.test and not stage.compared:
-                self._check_found(stage)
-            self._stage(stage)
+            if not stage.compared:
+                if stage.test:
+                    self._check_found(stage)
+                self._stage(stage)
+        self._compared()
 
     def check(self) -> None:
         """Check what the stages need before the first one starts: configurations, data, monitored metrics, folders.
@@ -144,6 +137,8 @@ class Pipeline:
         if "formats" in self.export_settings:
             choose_formats(self.export_settings["formats"])
         self.check_results()
+        if self.config["workers"] > 1:
+            check_workers(self.config["workers"], [stage for stage in self.stages if stage.compared])
         self._parse_configs()
         left = {stage.name: stage for stage in self.stages if not stage.compared and not self._done(stage.name)}
         check_needs(left, self.parsed, self.run_dir)
@@ -256,37 +251,55 @@ class Pipeline:
         return self.run_dir / name / "checkpoints" / "last.ckpt"
 
     def _stage(self, stage: Stage) -> None:
-        """Run a stage, or go on with it, unless it is done."""
-        name, checkpoint, folder = stage.name, self._checkpoint(stage.name), self.run_dir / stage.name
-        record = self.known.get(name)
+        """Run a stage in this process, or go on with it, unless it is done."""
+        fit = self._begin(stage)
+        if fit is not None:
+            print(f"\n== {stage.name} ==", flush=True)
+            fit.run(lambda args: self._command(args, stage.config["trainer"]))
+            self._note(stage.name, fit.record)
+
+    def _compared(self) -> None:
+        """Run the stages that are there for the comparison, several at the same time if there are workers."""
+        due = [stage for stage in self.stages if stage.compared and self._prepared(stage)]
+        if self.config["workers"] == 1:
+            for stage in due:
+                self._stage(stage)
+            return
+        fits = [fit for fit in map(self._begin, due) if fit is not None]
+        if fits:
+            print(f"\n== {len(fits)} trainings for comparison, {self.config['workers']} at a time ==", flush=True)
+            for fit, record in zip(fits, run_in_workers(fits, self.config["workers"]), strict=True):
+                self._note(fit.name, record)
+
+    def _prepared(self, stage: Stage) -> bool:
+        """Draw the architecture of a stage, or fit its baseline, and return whether it is to run."""
+        if stage.drawn_from is not None:
+            self._draw(stage, stage.drawn_from)
+        return stage.baseline is None or not self._left_out(stage, stage.baseline)
+
+    def _begin(self, stage: Stage) -> Fit | None:
+        """Write the record of a stage that begins; None if it is done."""
+        name, checkpoint, record = stage.name, self._checkpoint(stage.name), self.known.get(stage.name)
         if record is not None and record.seconds is not None:
             print(f"{name}: done before, in {self.run_dir}")
-        else:
-            print(f"\n== {name} ==", flush=True)
-            start = time.perf_counter()
-            if record is None or not checkpoint.is_file():
-                fresh = Record.new(inputs_of(self.parsed[name], self.run_dir))
-                record = fresh if record is None else replace(fresh, run=record.run)
-                record.begin(folder)
-            config = ["--config", str(self.run_dir / f"{name}.yaml")]
-            resume = ["--ckpt_path", str(checkpoint)] if checkpoint.is_file() else []
-            own = ["--run_folder.run", record.run]
-            self._command(["fit", *config, *resume, *own], stage.config["trainer"])
-            if not checkpoint.is_file():
-                raise ConfigError(f"{name} left no checkpoint at {checkpoint}. It must train for at least one epoch.")
-            if stage.test:
-                self._command(["test", *config, "--ckpt_path", str(checkpoint)], stage.config["trainer"])
-            output_dir = stage.arguments.get("output_dir")
-            written = owned(Path(output_dir), record.run) if output_dir else []
-            record.outputs = digests([checkpoint, *written, *self._rewrites(stage)], self.run_dir)
-            record.seconds, record.resumed = round(time.perf_counter() - start, 2), bool(resume)
-            record.finish(folder)
+            self._note(name, record)
+            return None
+        if record is None or not checkpoint.is_file():
+            fresh = Record.new(inputs_of(self.parsed[name], self.run_dir))
+            record = fresh if record is None else replace(fresh, run=record.run)
+            record.begin(self.run_dir / name)
+        output_dir = stage.arguments.get("output_dir")
+        written = Path(output_dir) if output_dir else None
+        rewrites = self._rewrites(stage)
+        return Fit(name, self.run_dir, record, stage.test, written, rewrites, self.config["imports"])
+
+    def _note(self, name: str, record: Record) -> None:
+        """Keep what a stage took, for the summary."""
         self.records.append({"name": name, "seconds": record.seconds, "resumed": record.resumed})
 
     def _command(self, args: list[str], trainer: Mapping[str, Any]) -> None:
         """Run one of Lightning's commands, in this process where it needs no other one."""
-        # by default Lightning takes all devices that there are; a strategy of its own leaves traces in the process
-        if all(str(trainer.get(key, default)) == one for key, (default, one) in ONE_PROCESS.items()):
+        if in_one_process(trainer):
             lightning.run(args)
             return
         self.child = subprocess.Popen([sys.executable, "-m", "lightning_nas", *args])
@@ -392,24 +405,6 @@ class Pipeline:
         return exported
 
 
-@contextmanager
-def _once(log: logging.Logger) -> Iterator[None]:
-    """Let a log pass every message only the first time, as all stages have the same seed."""
-    passed: set[str] = set()
-
-    def is_new(record: logging.LogRecord) -> bool:
-        said = record.getMessage()
-        new = said not in passed
-        passed.add(said)
-        return new
-
-    log.addFilter(is_new)
-    try:
-        yield
-    finally:
-        log.removeFilter(is_new)
-
-
 def main(arguments: Arguments) -> None:
     """``lightning-nas pipeline``.
 
@@ -429,7 +424,7 @@ def main(arguments: Arguments) -> None:
         print(yaml.safe_dump({stage.name: stage.config for stage in pipeline.stages}, sort_keys=False), end="")
         return
     seeds = logging.getLogger("lightning.fabric.utilities.seed")
-    with lock(run_dir, ".pipeline.lock"), interruptible("the pipeline", pipeline.pass_on), _once(seeds):
+    with lock(run_dir, ".pipeline.lock"), interruptible("the pipeline", pipeline.pass_on), once(seeds):
         try:
             summary = pipeline.run()
         except InterruptedTrainingError as error:

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -401,3 +402,12 @@ def test_a_test_leaves_the_configuration_of_its_fit(tmp_path: Path) -> None:
     before = kept.read_text()
     run(["test", "--config", str(kept), "--ckpt_path", checkpoint_of(fitted)])
     assert kept.read_text() == before
+
+
+@pytest.mark.parametrize("args", [["--help"], ["configs"]])
+def test_a_reader_may_leave(args: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run([sys.executable, "-m", "lightning_nas", *args], stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (141, b"")

@@ -1,5 +1,6 @@
 """Calls elsewhere: errors as they were raised, and no process left behind."""
 
+import atexit
 import os
 import signal
 import subprocess
@@ -29,6 +30,8 @@ def behave(item: Any) -> Any:
         os._exit(4)
     if item == "sleep":
         time.sleep(600)
+    if isinstance(item, Path):
+        atexit.register(item.touch)
     return os.getpid(), torch.get_num_threads(), item
 
 
@@ -38,7 +41,7 @@ def unpicklable(item: Any) -> Any:
 
 
 @pytest.mark.slow
-def test_a_worker_stays_until_it_fails() -> None:
+def test_a_worker_stays_until_it_fails(tmp_path: Path) -> None:
     executor = Processes(1)
     first, second = executor.map(behave, list(range(4))), executor.map(behave, [torch.tensor(7), "eight"])
     ((worker, threads),) = {each[:2] for each in first + second}
@@ -53,6 +56,10 @@ def test_a_worker_stays_until_it_fails() -> None:
         os.kill(worker, 0)
     with pytest.raises(TrainingError, match="A worker process ended without an answer"):
         executor.map(behave, ["die", 2])
+    # an idle worker may end by itself, and clean up
+    executor.map(behave, [tmp_path / "ended"])
+    executor.close()
+    assert (tmp_path / "ended").exists()
 
 
 @pytest.mark.slow

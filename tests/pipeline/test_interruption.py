@@ -13,11 +13,10 @@ import pytest
 from lightning_nas.__main__ import main
 from lightning_nas.cli import lightning
 from tests.conftest import ROOT
-from tests.pipeline.test_run import arguments
+from tests.pipeline.test_run import TIMES, arguments
 
 PACKAGE = str(ROOT / "lightning_nas")
 WRITTEN = ("network.py", "network.pt", "README.md")
-TIMES = ("seconds", "seconds_total", "stages", "date", "peak_memory_mb", "command")
 
 
 class Steps:

@@ -1,6 +1,7 @@
 """The chain from images to a found network, made small: real digits, few steps."""
 
 import json
+import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,6 +54,9 @@ FEW = {
     "stages__train__data__init_args__batch_size": 8,
 }
 """Options for a pipeline on few images."""
+
+TIMES = ("seconds", "seconds_total", "stages", "date", "peak_memory_mb", "command")
+"""Keys of a summary that differ between equal runs."""
 
 SCREENED = str(ROOT / "configs" / "pipeline" / "digits_screen.yaml")
 SCREEN = {
@@ -332,7 +336,7 @@ def test_a_stage_that_has_not_begun_may_be_corrected(tmp_path: Path, monkeypatch
 
 @pytest.mark.slow
 def test_a_screened_network_and_its_rivals_keep_the_constraints_with_every_seed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_dir = tmp_path / "run"
     main(["pipeline", "--config", SCREENED, "--run_dir", str(run_dir), *pairs(SCREEN)])
@@ -369,6 +373,26 @@ def test_a_screened_network_and_its_rivals_keep_the_constraints_with_every_seed(
     ]
     assert weights[0].keys() == weights[1].keys()
     assert any(not torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    # workers train the same networks to the last bit
+    for name in ("random_0_seed_1", "resnet_parameters_seed_1"):
+        shutil.rmtree(run_dir / name)
+    main(["pipeline", "--config", SCREENED, "--run_dir", str(run_dir), "--workers", "2", *pairs(SCREEN)])
+    assert "2 trainings for comparison, 2 at a time" in capsys.readouterr().out
+    assert "test/accuracy" in (run_dir / "random_0_seed_1" / "log.txt").read_text()
+    again = torch.load(run_dir / "random_0_seed_1" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(again[key], weights[1][key]) for key in weights[1])
+    assert {**json.loads((run_dir / "summary.json").read_text()), **dict.fromkeys(TIMES)} == {
+        **summary,
+        **dict.fromkeys(TIMES),
+    }
+
+
+def test_workers_cannot_run_trainers_that_start_processes(tmp_path: Path) -> None:
+    args = ["pipeline", "--config", SCREENED, "--run_dir", str(tmp_path / "run"), "--workers", "2", *pairs(SCREEN)]
+    with pytest.raises(SystemExit, match="workers is 2, but the trainer of train_seed_1 starts processes of its own"):
+        main([*args, "--trainer.devices", "2"])
+    with pytest.raises(SystemExit, match="workers is 0; it must be an integer of at least 1"):
+        main([*args, "--workers", "0"])
 
 
 def test_a_network_that_does_not_fit_the_images_is_refused_before_the_first_stage(tmp_path: Path) -> None:
