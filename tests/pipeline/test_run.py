@@ -60,6 +60,7 @@ TIMES = ("seconds", "seconds_total", "stages", "date", "peak_memory_mb", "comman
 
 SCREENED = str(ROOT / "configs" / "pipeline" / "digits_screen.yaml")
 SCREEN = {
+    "workers": 1,
     "constraints.parameters": 3000,
     "stages.screen.model.init_args.strategy.init_args": "{initial: 4, parents: 1, rounds: 1}",
     "stages.screen.model.init_args.evaluator.init_args.images": 4,
@@ -376,7 +377,7 @@ def test_a_screened_network_and_its_rivals_keep_the_constraints_with_every_seed(
     # workers train the same networks to the last bit
     for name in ("random_0_seed_1", "resnet_parameters_seed_1"):
         shutil.rmtree(run_dir / name)
-    main(["pipeline", "--config", SCREENED, "--run_dir", str(run_dir), "--workers", "2", *pairs(SCREEN)])
+    main(["pipeline", "--config", SCREENED, "--run_dir", str(run_dir), *pairs(SCREEN), "--workers", "2"])
     assert "2 trainings for comparison, 2 at a time" in capsys.readouterr().out
     assert "test/accuracy" in (run_dir / "random_0_seed_1" / "log.txt").read_text()
     again = torch.load(run_dir / "random_0_seed_1" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
@@ -388,7 +389,7 @@ def test_a_screened_network_and_its_rivals_keep_the_constraints_with_every_seed(
 
 
 def test_workers_cannot_run_trainers_that_start_processes(tmp_path: Path) -> None:
-    args = ["pipeline", "--config", SCREENED, "--run_dir", str(tmp_path / "run"), "--workers", "2", *pairs(SCREEN)]
+    args = ["pipeline", "--config", SCREENED, "--run_dir", str(tmp_path / "run"), *pairs(SCREEN), "--workers", "2"]
     with pytest.raises(SystemExit, match="workers is 2, but the trainer of train_seed_1 starts processes of its own"):
         main([*args, "--trainer.devices", "2"])
     with pytest.raises(SystemExit, match="workers is 0; it must be an integer of at least 1"):
