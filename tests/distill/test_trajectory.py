@@ -228,7 +228,7 @@ def test_experts_of_other_data_or_at_rest_are_refused() -> None:
     weights[1, 3] = weights[1, 1]
     with pytest.raises(ConfigError, match="Expert 1 .* 2 epochs after epoch 1"):
         matching(experts(weights))
-    with pytest.raises(ArtifactError, match=r"nowhere.safetensors does not exist.*experts.yaml"):
+    with pytest.raises(ArtifactError, match=r"nowhere.safetensors does not exist.*distill/experts"):
         TrajectoryMatching("nowhere.safetensors").start(SHAPE, CLASSES, 0)
 
 
