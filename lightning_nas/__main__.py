@@ -44,8 +44,8 @@ Examples:
   lightning-nas fit --model.help BilevelTask     the arguments of one
 """
 
-READER_HAS_LEFT = 141
-"""Exit code where the reader of the output has left: that of a program which SIGPIPE has ended."""
+OUTPUT_CLOSED = 141
+"""Exit code of a command whose output pipe was closed, such as by ``head``: that of a program ended by SIGPIPE."""
 
 COMMANDS = (
     *("pipeline", "compare", "report", "export", "configs", "components", "completion", "table"),
@@ -61,7 +61,7 @@ def main(args: list[str] | None = None) -> None:
 
     Raises:
         SystemExit: Help was asked for, or a command ended with an error of this library, which is printed. The exit
-            code is 1, 143 where SIGTERM has stopped the command, and 141 where nobody reads its output any more.
+            code is 1, 143 where SIGTERM has stopped the command, and 141 if its output pipe was closed.
     """
     given = sys.argv[1:] if args is None else args
     command, rest = (given[0], given[1:]) if given else ("--help", [])
@@ -71,9 +71,9 @@ def main(args: list[str] | None = None) -> None:
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
-        if not reader_has_left():
+        if not output_is_closed():
             raise
-        raise SystemExit(READER_HAS_LEFT) from None
+        raise SystemExit(OUTPUT_CLOSED) from None
     except InterruptedTrainingError as error:
         if os.environ.get("LOCAL_RANK", "0") != "0":
             return  # one process of a machine speaks for all; a launcher kills all where another fails
@@ -101,8 +101,8 @@ def _main(command: str, rest: list[str]) -> None:
         run_command(command, rest)
 
 
-def reader_has_left() -> bool:
-    """Whether nobody reads the output any more, such as ``head``; what is left of it is then discarded."""
+def output_is_closed() -> bool:
+    """Whether the pipe that the output goes to was closed; the rest of the output is then discarded."""
     output = sys.stdout.fileno()
     try:
         os.write(output, b"\n")  # where it is another pipe that broke, this precedes the traceback

@@ -1,4 +1,4 @@
-"""What a tested network said about every test image."""
+"""What a tested network predicts for every test image."""
 
 import heapq
 from typing import Any
@@ -18,7 +18,7 @@ LARGEST_SIDE = 96
 
 
 class ImageResults(Callback):
-    """Writes what the network says about every test image, so that networks can be compared image by image.
+    """Writes what the network predicts for every test image, so that networks can be compared image by image.
 
     The file has the tensors ``labels``, ``predicted`` and ``confidence`` (probability of the predicted class), in the
     order of the test images; with ``pictures`` also ``mistakes``, the indices of the most confident mistakes, and
@@ -46,10 +46,11 @@ class ImageResults(Callback):
         self.pictures = pictures
         self.parts: list[tuple[Tensor, Tensor, Tensor]] = []
         self.worst: list[tuple[float, int, Tensor]] = []
+        self.count = 0
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget an earlier test."""
-        self.parts, self.worst = [], []
+        self.parts, self.worst, self.count = [], [], 0
 
     def on_test_batch_end(
         self,
@@ -65,14 +66,14 @@ class ImageResults(Callback):
             return
         confidence, predicted = outputs.detach().float().max(1)
         labels = classes_of(batch[1])
-        before = sum(len(part[0]) for part in self.parts)
         self.parts.append((labels.cpu(), predicted.cpu(), confidence.cpu()))
         for i in (predicted != labels).nonzero().flatten().tolist() if self.pictures else ():
-            entry = (float(confidence[i]), -(before + i))  # of equally confident ones the first
+            entry = (float(confidence[i]), -(self.count + i))  # of equally confident ones the first
             if len(self.worst) < self.pictures or entry > self.worst[0][:2]:
                 heapq.heappush(self.worst, (*entry, _picture(batch[0][i], getattr(trainer, "datamodule", None))))
                 if len(self.worst) > self.pictures:
                     heapq.heappop(self.worst)
+        self.count += len(labels)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the file."""

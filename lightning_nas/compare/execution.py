@@ -11,7 +11,7 @@ from lightning_nas.errors import ConfigError, NASError
 from lightning_nas.evaluation.executors import Executor
 from lightning_nas.files.classes import import_modules
 from lightning_nas.files.locks import lock
-from lightning_nas.pipeline.fits import finish_wandb, logged
+from lightning_nas.pipeline.logs import finish_wandb, logged
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from lightning_nas.cli.lightning import build
 from lightning_nas.compare.config import Metric, TruthSettings
 from lightning_nas.compare.runs import Run
 from lightning_nas.errors import ArtifactError, ConfigError
+from lightning_nas.evaluation.base import sign_of
 from lightning_nas.files.artifacts import read_json
 from lightning_nas.pipeline.records import read_record
 from lightning_nas.pipeline.run import Pipeline
@@ -226,7 +227,7 @@ def _queries(pipeline: Pipeline, architecture: Architecture | None, truth: Truth
         raise ArtifactError(
             f"{path} is not what a search writes ({error!r:.200}). Delete {pipeline.run_dir}."
         ) from None
-    sign = -1.0 if objective.endswith("loss") else 1.0
+    sign = sign_of(objective)
     best: list[int] = []  # index of the best query so far, after every query
     for place, (_, value) in enumerate(rows):
         best.append(place if not best or sign * value > sign * rows[best[-1]][1] else best[-1])

@@ -12,14 +12,12 @@ from lightning_nas.cli.components import arguments as class_arguments
 from lightning_nas.cli.config_files import find_config
 from lightning_nas.compare.config import Arguments, datasets, seeds
 from lightning_nas.errors import ConfigError
-from lightning_nas.pipeline.config import merge, read_yaml
+from lightning_nas.pipeline.config import KEYS, merge, read_yaml
 from lightning_nas.pipeline.run import Pipeline
 from lightning_nas.pipeline.stages import resolve
 
 STAGE = "fit"
 """Name of the stage of an entry that has only one."""
-
-_PIPELINE = ("seed_everything", "num_threads", "workers", "imports", "data", "trainer", "constraints", "stages")
 
 
 @dataclass(frozen=True)
@@ -90,8 +88,8 @@ def _run(arguments: Arguments, name: str, dataset: str, study: Mapping[str, Any]
         "constraints": {},
         "dataset": dataset,
         "arguments": study.get("arguments") or {},
+        "shared": study.get("shared") or {},
     }
-    own["shared"] = study.get("shared") or {}
     if "pipeline" in entry:
         path = find_config(entry.pop("pipeline"), arguments.base)
         found = read_yaml(path)
@@ -103,7 +101,7 @@ def _run(arguments: Arguments, name: str, dataset: str, study: Mapping[str, Any]
         return Run(arguments.name, name, dataset, seed, {**own, **whole}, path.parent, folder, True)
     if "stages" not in entry:
         entry = {"stages": {STAGE: _single(entry, study)}}
-    unknown = set(entry) - set(_PIPELINE)
+    unknown = set(entry) - set(KEYS)
     if unknown:
         raise ConfigError(f"entries.{name} has 'stages' and {sorted(unknown)}, which is no key of a chain of stages.")
     config = {**own, **merge(common, entry)}
@@ -113,10 +111,10 @@ def _run(arguments: Arguments, name: str, dataset: str, study: Mapping[str, Any]
 
 def _check_pipeline(name: str, whole: Mapping[str, Any]) -> None:
     """Refuse a pipeline without data or stages, and changes of keys that it does not have."""
-    unknown = set(whole) - set(_PIPELINE)
+    unknown = set(whole) - set(KEYS)
     if unknown or not whole["stages"] or not isinstance(whole.get("data"), dict):
         raise ConfigError(
-            f"entries.{name} is no pipeline: it needs 'data' and 'stages', and may have {', '.join(_PIPELINE)}"
+            f"entries.{name} is no pipeline: it needs 'data' and 'stages', and may have {', '.join(KEYS)}"
             f"{f'; it has {sorted(unknown)}' if unknown else ''}."
         )
 

@@ -1,9 +1,9 @@
 """Statistics of a study: what the seeds of an entry scatter by, and whether two entries can be told apart."""
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -122,7 +122,7 @@ def wilcoxon(gains: Sequence[float]) -> float | None:
     """The p-value of the two-sided signed-rank test of Wilcoxon, without the differences that are 0.
 
     It is exact: from the distribution without ties, or by looking at all signs of up to ``MOST_EXACT`` tied
-    differences. For more of these it is that of the normal distribution with the variance of the tied ranks.
+    differences. For more of these it is that of the normal approximation.
 
     Args:
         gains: Paired differences.
@@ -135,14 +135,8 @@ def wilcoxon(gains: Sequence[float]) -> float | None:
     moved = [gain for gain in gains if gain != 0]
     if len(moved) < FEWEST_FOR_TEST:
         return None
-    if len({abs(gain) for gain in moved}) == len(moved):
-        return float(stats.wilcoxon(moved, method="exact").pvalue)
-    ranks = stats.rankdata(np.abs(moved))
-    found = ranks[np.asarray(moved) > 0].sum()
-    if len(moved) > MOST_EXACT:
-        z = (found - ranks.sum() / 2) / math.sqrt(np.square(ranks).sum() / 4)
-        return math.erfc(abs(z) / math.sqrt(2))
-    signs = (np.arange(2 ** len(moved))[:, None] >> np.arange(len(moved))) & 1
-    sums = signs @ ranks
-    tail = min((sums <= found + 1e-9).mean(), (sums >= found - 1e-9).mean())
-    return float(min(1.0, 2 * tail))
+    method: Any = "exact"
+    if len({abs(gain) for gain in moved}) < len(moved):
+        exact = len(moved) <= MOST_EXACT
+        method = stats.PermutationMethod(n_resamples=2 ** len(moved)) if exact else "approx"
+    return float(stats.wilcoxon(moved, method=method).pvalue)

@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 
 from lightning_nas.cli.lightning import build
 from lightning_nas.compare.runs import Run, named_class
-from lightning_nas.pipeline.fits import finish_wandb
+from lightning_nas.pipeline.logs import finish_wandb
 
 
 @contextmanager

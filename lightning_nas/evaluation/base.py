@@ -52,6 +52,15 @@ class Evaluation:
         return cls({}, failure=" ".join(reason.split())[:LONGEST_REASON])
 
 
+def sign_of(objective: str) -> float:
+    """Return the factor that makes higher values of an objective better: -1 for a loss, 1 for everything else.
+
+    Args:
+        objective: Name of the objective.
+    """
+    return -1.0 if objective.endswith("loss") else 1.0
+
+
 class Evaluator(CostSource):
     """Measures or predicts the performance of architectures.
 

@@ -249,7 +249,7 @@ class Processes(Workers):
         return self._pool.run
 
     def stop(self) -> None:
-        """End the processes at once; see ``Workers.stop``."""
+        """End the processes, busy ones at once; see ``Workers.stop``."""
         self._pool.kill()
 
 

@@ -75,13 +75,10 @@ def sign_test(first: Tensor, second: Tensor) -> PairedTest:
         sign_test((predicted == labels).float(), (others == labels).float()).p
         ```
     """
+    from scipy import stats  # slow to import
+
     difference = first.double() - second.double()
     better = int((difference > 1e-9).sum())
     worse = int((difference < -1e-9).sum())
-    return PairedTest(better, worse, len(difference) - better - worse, _binomial(min(better, worse), better + worse))
-
-
-def _binomial(least: int, count: int) -> float:
-    """Two-sided probability of at most ``least`` heads or tails in ``count`` fair throws."""
-    tail = sum(math.comb(count, k) for k in range(least + 1))
-    return min(1.0, float(2 * tail / 2**count))
+    p = float(stats.binomtest(better, better + worse).pvalue) if better + worse else 1.0
+    return PairedTest(better, worse, len(difference) - better - worse, p)

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from lightning_nas.errors import NASError
-from lightning_nas.evaluation.base import Evaluation
+from lightning_nas.evaluation.base import Evaluation, sign_of
 from lightning_nas.files.artifacts import read_json, read_tensors, write_json
 from lightning_nas.metrics.network_costs import NetworkCosts
 from lightning_nas.metrics.paired import sign_test
-from lightning_nas.pipeline.stages import IMAGES
 from lightning_nas.report.front import Front
+from lightning_nas.report.tested import IMAGES
 from lightning_nas.spaces.artifact import architecture_from_dict, load_architecture
 from lightning_nas.strategies.base import Result
 
@@ -82,7 +82,7 @@ def write_candidates(run_dir: Path, folders: Sequence[Path], costs: Callable[[],
     objective = str(content["objective"])
     space = load_architecture(histories[-1].parent / "architecture.json").to_dict()["space"]
     last: dict[str, dict[str, Any]] = {str(row["choices"]): row for row in content["history"]}
-    rows = sorted(last.values(), key=lambda row: row["objectives"][objective], reverse=not objective.endswith("loss"))
+    rows = sorted(last.values(), key=lambda row: -sign_of(objective) * row["objectives"][objective])
     results: list[Result] = []
     measure = costs()
     for row in rows[:CANDIDATES]:

@@ -31,7 +31,8 @@ from lightning_nas.pipeline import baselines as standard
 from lightning_nas.pipeline.baselines import Baseline
 from lightning_nas.pipeline.config import EXPORT, Arguments, read_yaml
 from lightning_nas.pipeline.evidence import write_candidates
-from lightning_nas.pipeline.fits import Fit, check_workers, in_one_process, once, run_in_workers
+from lightning_nas.pipeline.fits import Fit, check_workers, in_one_process, run_in_workers
+from lightning_nas.pipeline.logs import once
 from lightning_nas.pipeline.preflight import check_needs, class_of
 from lightning_nas.pipeline.records import Record, check_unchanged, inputs_of, read_record
 from lightning_nas.pipeline.stages import Stage, resolve

@@ -16,12 +16,10 @@ from lightning_nas.metrics.network_costs import COSTS
 from lightning_nas.pipeline import baselines as standard
 from lightning_nas.pipeline.baselines import Baseline
 from lightning_nas.pipeline.config import EXPORT, merge, read_yaml
+from lightning_nas.report.tested import IMAGES
 
 ROLES = ("test", "random_architectures", "baselines", "seeds")
 """Keys of a stage that are for the pipeline; all others are for ``fit``."""
-
-IMAGES = "test_images.safetensors"
-"""File in the folder of a tested stage with the results of every test image; see ``ImageResults``."""
 
 PICTURES = 24
 """Number of mistakes of the found network whose images are kept."""

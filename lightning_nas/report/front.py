@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lightning_nas.errors import ArtifactError, ConfigError, DataError
-from lightning_nas.evaluation.base import Evaluation
+from lightning_nas.evaluation.base import Evaluation, sign_of
 from lightning_nas.files.artifacts import read_json
 from lightning_nas.report.figures import COLOURS, INK, QUIET, as_text, new_figure, style_axes
 from lightning_nas.spaces.artifact import architecture_from_dict, build_space
@@ -85,7 +85,7 @@ class Front:
                 f"Evaluations {rows[:5]} of {len(values)} have values that are not finite. Leave these architectures "
                 "out of the space, or fix the evaluator."
             )
-        signs = [-1.0 if self.objective.endswith("loss") else 1.0, *(-1.0 for _ in self.costs)]
+        signs = [sign_of(self.objective), *(-1.0 for _ in self.costs)]
         return (values * signs)[:, list(columns)]
 
     def rows(self) -> list[dict[str, Any]]:

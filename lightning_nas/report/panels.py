@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from lightning_nas.evaluation.base import sign_of
 from lightning_nas.report.curves import Point, panel
 from lightning_nas.report.draw import draw_alphas, draw_cell, draw_curves, draw_images, draw_ranking
 from lightning_nas.report.figures import png_data_uri, svg
@@ -107,7 +108,7 @@ def ranking_picture(run: Run) -> Picture | None:
         return None
     objective = run.summary.fidelity["objective"]
     score = f"{objective} on the proxy"
-    figure = draw_ranking(run.ranked, score, "reference accuracy", lower=objective.endswith("loss"))
+    figure = draw_ranking(run.ranked, score, "reference accuracy", lower=sign_of(objective) < 0)
     return Picture(svg=svg(figure, f"Reference accuracy over {score}"), max_width=640)
 
 

@@ -35,7 +35,7 @@ def draw_costs(networks: Sequence[Network], cost: str) -> "Figure":
         for i, (x, each) in enumerate(chosen):
             low, high = each.ends
             axes.plot([x, x], [100 * low, 100 * high], color=colour, lw=1.4, alpha=0.7)
-            label = {"found": "found", "random": "random", "standard": "standard"}[kind] if i == 0 else None
+            label = kind if i == 0 else None
             axes.plot([x], [100 * each.accuracy], marker, color=colour, ms=size, label=label, ls="None")
     axes.set_xlabel(COSTS[cost], fontsize=9, color=INK)
     axes.set_ylabel("test accuracy in %", fontsize=9, color=INK)
@@ -68,7 +68,7 @@ def draw_learning(curves: Mapping[str, tuple[str, Sequence[tuple[float, float]]]
             name = label if kind != "random" else f"{len(chosen)} random"
             axes.plot(
                 *zip(*thin(points), strict=True),
-                *(line,),
+                line,
                 color=colour,
                 lw=2.2 if kind == "found" else 1.2,
                 alpha=0.8 if kind == "random" else 1,

@@ -15,7 +15,7 @@ from lightning_nas.report.curves import Point, read_curves
 from lightning_nas.report.draw import edge_ends
 from lightning_nas.report.front import Front
 from lightning_nas.report.summary import Summary
-from lightning_nas.report.tested import FILE, ByImage, read_tested
+from lightning_nas.report.tested import IMAGES, ByImage, read_tested
 from lightning_nas.spaces.artifact import build_space, load_architecture
 from lightning_nas.spaces.base import DifferentiableSpace, Graph
 
@@ -72,7 +72,7 @@ def read_run(folder: Path) -> Run:
         run.operations = space.operations
         run.rows = edge_ends(space, run.graphs[0]) if run.graphs else []
     run.class_names = summary.class_names or _class_names(folder)
-    run.tested = read_tested(folder / summary.trained / FILE, run.class_names)
+    run.tested = read_tested(folder / summary.trained / IMAGES, run.class_names)
     run.candidates = next((Front.load(path) for path in _fronts(folder) if path.is_file()), None)
     nested = sorted(folder.glob("*/alphas.safetensors"))  # where another stage followed the search
     run.alphas = _optional(run, nested[0] if nested else folder / "alphas.safetensors", 3)

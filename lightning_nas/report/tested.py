@@ -1,4 +1,4 @@
-"""What the found network says about every test image: confusions, accuracy by class, and its worst mistakes."""
+"""What the found network predicts for every test image: confusions, accuracy by class, and its worst mistakes."""
 
 import base64
 import io
@@ -13,8 +13,8 @@ from lightning_nas.errors import ArtifactError
 from lightning_nas.files.artifacts import read_tensors
 from lightning_nas.metrics.paired import wilson_interval
 
-FILE = "test_images.safetensors"
-"""Name of the file in the folder of the final training."""
+IMAGES = "test_images.safetensors"
+"""Name of the file in the folder of a tested stage with the results of every test image; see ``ImageResults``."""
 
 MAX_MATRIX = 20
 """Number of classes up to which a page shows the whole confusion matrix."""

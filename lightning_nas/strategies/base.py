@@ -10,7 +10,7 @@ import torch
 from lightning_nas.architecture import Architecture
 from lightning_nas.data.splits import derived_seed
 from lightning_nas.errors import CheckpointError, ConfigError, TrainingError
-from lightning_nas.evaluation.base import Evaluation, Evaluator, evaluate_each
+from lightning_nas.evaluation.base import Evaluation, Evaluator, evaluate_each, sign_of
 from lightning_nas.spaces.base import SearchSpace
 
 DRAWS = 1000
@@ -130,7 +130,7 @@ class Strategy(ABC):
                 f"{self.space.text(architecture)} has the {self.objective} {float(value)}; a finite number was "
                 "expected. Exclude such architectures from the space, or fix the evaluator."
             )
-        return float(-value if self.objective.endswith("loss") else value)
+        return float(sign_of(self.objective) * value)
 
     def training_paths(self) -> list[Architecture]:
         """The architectures that a supernet should be trained on next; by default none."""
@@ -234,6 +234,6 @@ def sort_by_score(architectures: Sequence[Architecture], evaluator: Evaluator) -
                 "evaluator."
             )
         ((name, value),) = evaluation.objectives.items()
-        signed = value if name.endswith("loss") else -value
+        signed = -sign_of(name) * value
         values.append(math.inf if math.isnan(signed) else signed)
     return [architectures[i] for i in sorted(range(len(architectures)), key=values.__getitem__)]

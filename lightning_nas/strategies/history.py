@@ -10,7 +10,7 @@ from typing import Any
 from lightning_nas.architecture import Architecture
 from lightning_nas.checks import at_least
 from lightning_nas.errors import ConfigError, TrainingError
-from lightning_nas.evaluation.base import Evaluation, Evaluator, evaluate_each
+from lightning_nas.evaluation.base import Evaluation, Evaluator, evaluate_each, sign_of
 from lightning_nas.files.artifacts import write_json
 from lightning_nas.spaces.base import SearchSpace
 from lightning_nas.strategies.base import Result, Strategy
@@ -194,7 +194,7 @@ class QueryHistory:
                 "Nothing was evaluated: the strategy had nothing to ask for, because it found no architecture in the "
                 "space. Use a larger space or weaker constraints."
             )
-        sign = -1.0 if self.objective.endswith("loss") else 1.0
+        sign = sign_of(self.objective)
         places = range(self._version[1], len(self.results))
         if self._winner is not None:
             key = self.space.key(self._winner)

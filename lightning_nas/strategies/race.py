@@ -8,6 +8,7 @@ from typing import Any
 from lightning_nas.architecture import Architecture
 from lightning_nas.checks import at_least, within
 from lightning_nas.errors import ArchitectureError, ArtifactError, ConfigError
+from lightning_nas.evaluation.base import sign_of
 from lightning_nas.files.artifacts import read_json
 from lightning_nas.spaces.artifact import load_architecture
 from lightning_nas.strategies.base import Result, Strategy
@@ -123,7 +124,7 @@ class Race(Strategy):
                 f"{path} has no queries with choices and objectives. Write it by a search by queries, such as one by "
                 "Screen."
             ) from None
-        sign = 1.0 if name.endswith("loss") else -1.0
+        sign = -sign_of(name)
         found: dict[str, Architecture] = {}
         for choices in sorted(values, key=lambda each: sign * values[each]):
             try:

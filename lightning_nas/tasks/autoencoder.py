@@ -12,7 +12,7 @@ from lightning_nas.checks import at_least, greater_than
 from lightning_nas.data.dummy import DummyDataModule
 from lightning_nas.data.splits import derived_seed
 from lightning_nas.errors import ConfigError, DataError
-from lightning_nas.evaluation.base import Evaluator
+from lightning_nas.evaluation.base import Evaluator, sign_of
 from lightning_nas.predictors.autoencoder import ArchitectureAutoEncoder
 from lightning_nas.predictors.rank_losses import PairwiseLogistic, RankLoss
 from lightning_nas.spaces.base import SearchSpace
@@ -214,7 +214,7 @@ class AutoEncoderTask(Task):
             )
         sampler.generator.manual_seed(derived_seed(self.seed, "unlabelled"))
         others = sampler.sample_unseen(self.unlabelled) or [a for a, _ in self.history.results]
-        sign = -1.0 if self.history.objective.endswith("loss") else 1.0
+        sign = sign_of(self.history.objective)
         samples = self.history.results[: self.samples]
         values = [sign * evaluation.objectives[self.history.objective] for _, evaluation in samples]
         self.choices = self._choices([a for a, _ in samples])

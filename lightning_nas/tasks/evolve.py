@@ -16,7 +16,7 @@ from lightning_nas.architecture import Architecture
 from lightning_nas.checks import at_least
 from lightning_nas.data.dummy import DummyDataModule
 from lightning_nas.errors import ConfigError, TrainingError
-from lightning_nas.evaluation.base import Evaluator, evaluate_each
+from lightning_nas.evaluation.base import Evaluator, evaluate_each, sign_of
 from lightning_nas.evaluation.supernet import SupernetEvaluator
 from lightning_nas.evaluation.wrapper import innermost
 from lightning_nas.files.artifacts import write_json
@@ -318,7 +318,7 @@ class EvolveTask(Task):
         values = {f"mean/{objective}": sum(scores) / len(scores)}
         values["diversity"] = float(differing.sum() / (len(asked) * (len(asked) - 1)))
         if self.reference is not None:
-            sign = -1.0 if objective.endswith("loss") else 1.0
+            sign = sign_of(objective)
             known = evaluate_each(self.reference, [a for a, _ in asked])
             pairs = [
                 (sign * score, next(iter(each.objectives.values())))

@@ -12,7 +12,7 @@ from lightning_nas.architecture import Architecture
 from lightning_nas.checks import at_least
 from lightning_nas.data.architectures import ArchitecturesDataModule
 from lightning_nas.errors import CheckpointError, ConfigError, FidelityError, TrainingError
-from lightning_nas.evaluation.base import Evaluator, evaluate_each
+from lightning_nas.evaluation.base import Evaluator, evaluate_each, sign_of
 from lightning_nas.files.artifacts import read_json, write_json
 from lightning_nas.metrics.ranking import bootstrap_interval, kendall_tau, regret
 from lightning_nas.tasks.base import Task
@@ -218,7 +218,7 @@ class FidelityTask(Task):
 
     def _rankings(self) -> tuple[list[float], list[float]]:
         """The results of the proxy and of the reference; higher is better in both."""
-        sign = -1.0 if self.objective.endswith("loss") else 1.0
+        sign = sign_of(self.objective)
         return [sign * row["proxy"] for row in self.results], [row["truth"] for row in self.results]
 
     # -- the end ------------------------------------------------------------------------------------------------------

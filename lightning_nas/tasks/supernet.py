@@ -15,7 +15,7 @@ from lightning_nas.data.base import ImageDataModule
 from lightning_nas.data.sets import Batch, classes_of
 from lightning_nas.data.splits import derived_seed
 from lightning_nas.errors import ConfigError
-from lightning_nas.evaluation.base import Evaluator, evaluate_each
+from lightning_nas.evaluation.base import Evaluator, evaluate_each, sign_of
 from lightning_nas.metrics.ranking import ranking
 from lightning_nas.spaces.base import SupernetSpace
 from lightning_nas.supernets.artifact import TrainedSupernet
@@ -210,7 +210,7 @@ class SupernetTask(Task):
         scores = [each["accuracy"] for each in found]
         values = {"accuracy": sum(scores) / len(scores)}
         if self.reference is not None and len(scores) > 1:
-            sign = -1.0 if self.objective.endswith("loss") else 1.0
+            sign = sign_of(self.objective)
             known = evaluate_each(self.reference, architectures)
             pairs = [
                 (score, sign * each.objectives[self.objective])
