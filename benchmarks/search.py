@@ -329,11 +329,9 @@ class Seed:
             for each in callbacks:
                 if "epoch" in each["init_args"]:  # the architecture is frozen after half of the epochs
                     each["init_args"]["epoch"] = epochs // 2
-                if "kept" in each["init_args"]:  # phases, each one cell deeper and with its own schedule
+                if "kept" in each["init_args"]:  # phases, each one cell deeper
                     cells = arguments["space"]["init_args"]["cells"]
                     each["init_args"]["cells"] = [cells, cells + 1, cells + 2]
-                    arguments["weight_scheduler"] = own["model"]["init_args"]["weight_scheduler"]
-                    arguments["weight_scheduler"]["init_args"]["T_0"] = epochs // 3
         arguments = config["model"]["init_args"]
         if self.bench.options.attention is not None:
             arguments["attention"] = self.bench.options.attention

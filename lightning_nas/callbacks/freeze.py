@@ -17,10 +17,11 @@ class FreezeArchitecture(Callback):
 
     At the start of epoch ``epoch`` the architecture is read from the alphas. All other operations are removed from the
     supernet and the optimizer, what is left gets the factor 1, and the alphas stop moving; nothing is read or trained
-    again at the end. What is lost by that, the discretization gap, is logged as ``freeze/gap_loss`` and
-    ``freeze/gap_accuracy``. ``gap.json`` holds the loss and accuracy on fixed images of the search half, with batch
-    statistics: of the mixtures, of the frozen architecture, and of the frozen architecture at the end of the training.
-    With ``write_supernet`` the task writes the weights, which learn from the train half only, as before.
+    again at the end. Temperatures and the weights of regularizers reach their last values by then. What is lost by
+    freezing, the discretization gap, is logged as ``freeze/gap_loss`` and ``freeze/gap_accuracy``. ``gap.json`` holds
+    the loss and accuracy on fixed images of the search half, with batch statistics: of the mixtures, of the frozen
+    architecture, and of the frozen architecture at the end of the training. With ``write_supernet`` the task writes the
+    weights, which learn from the train half only, as before.
 
     A reconstruction from the paper's summary. The paper uses more images for the weights than for the alphas, which is
     the ``search_fraction`` of ``HalvesDataModule`` here. One process only.
@@ -57,12 +58,13 @@ class FreezeArchitecture(Callback):
         self.measured: dict[str, dict[str, float]] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse a search that cannot be frozen.
+        """Let the course of the search end where it is frozen, and refuse a search that cannot be frozen.
 
         Raises:
             ConfigError: The task, its data, the number of epochs or the number of processes does not allow it.
         """
         task = _search(pl_module)
+        task.search_epochs = self.epoch
         check_fixed_images("FreezeArchitecture", trainer)
         if self.epoch <= task.warmup_epochs:
             raise ConfigError(

@@ -6,14 +6,16 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.optim.lr_scheduler import CosineAnnealingLR, CosineAnnealingWarmRestarts
 
-from lightning_nas.checks import within
+from lightning_nas.checks import at_least, within
 from lightning_nas.data.splits import derived_seed
 from lightning_nas.differentiable.model import SearchModel
 from lightning_nas.errors import ConfigError
 from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.tasks.base import check_alone
 from lightning_nas.tasks.bilevel import BilevelTask
+from lightning_nas.tasks.course import share, steps_per_epoch
 
 
 class PDARTSPhases(Callback):
@@ -21,15 +23,17 @@ class PDARTSPhases(Callback):
 
     At the end of a phase every edge keeps the operations with the largest factors; ``none`` counts as one of them. The
     search starts again with these operations in a deeper supernet, with new weights, alphas, optimizers and schedulers,
-    and with the task's ``warmup_epochs``. A scheduler should end with the phase: use ``CosineAnnealingWarmRestarts``
-    with the epochs of a phase as ``T_0``.
+    and with the task's ``warmup_epochs``. A cosine schedule must end with the phase: on the command line, the ``T_max``
+    of ``CosineAnnealingLR`` is the number of epochs of a phase.
 
-    Skip connections are dropped out. In epoch e = 0, 1, ... of a phase of E epochs, of which the first W are the
-    warm-up, the probability is ``rate * (E - e - 1) / E`` during the warm-up and ``rate * exp(-decay * (e - W))`` after
-    it. The phase is read from the depth of the supernet, so that the callback needs no state; regularizers count the
-    epochs of all phases together. ``SkipCap`` limits the skip connections of the found cell.
+    Skip connections are dropped out. The probability follows the fraction p of the phase that is over, 0 in its first
+    step and 1 in its last. It is ``rate * (1 - p)`` during the warm-up, and ``rate * exp(-decay * (p - w))`` after it,
+    where w is the fraction at the end of the warm-up. The phase is read from the depth of the supernet, so that the
+    callback needs no state; for relaxations and regularizers, all phases are one search. ``SkipCap`` limits the skip
+    connections of the found cell.
 
-    Departures from the paper: the same values of a state are dropped on all edges that leave it, and the gradients of
+    Departures from the paper: the rates change in every step instead of every epoch, and their course does not depend
+    on the length of a phase; the same values of a state are dropped on all edges that leave it, and the gradients of
     the alphas are not clipped. One process only.
 
     References:
@@ -41,10 +45,11 @@ class PDARTSPhases(Callback):
         kept: Number of operations that an edge keeps for every phase after the first, decreasing (the paper: 5 and 3
             of 8).
         skip_dropout: Dropout rate of skip connections in every phase, in [0, 1) (the paper on CIFAR-10: 0, 0.4, 0.7).
-        decay: How fast the rate falls after the warm-up, per epoch.
+        decay: How fast the rate falls after the warm-up, at least 0: it is divided by e ``decay`` times in a whole
+            phase (the paper: 0.2 times per epoch, of which a phase has 25).
 
     Raises:
-        ConfigError: The lists do not have matching lengths, or are not in order.
+        ConfigError: The lists do not have matching lengths or are not in order, or a number is out of its range.
 
     Example:
         ```yaml
@@ -59,8 +64,9 @@ class PDARTSPhases(Callback):
         cells: Sequence[int] = (5, 11, 17),
         kept: Sequence[int] = (5, 3),
         skip_dropout: Sequence[float] = (0.0, 0.4, 0.7),
-        decay: float = 0.2,
+        decay: float = 5.0,
     ) -> None:
+        at_least(0, decay=decay)
         _check_order("cells", cells, increasing=True)
         _check_order("kept", kept, increasing=False)
         if len(kept) != len(cells) - 1:
@@ -78,7 +84,8 @@ class PDARTSPhases(Callback):
         """Refuse a search that cannot be divided.
 
         Raises:
-            ConfigError: The task, its space or components, the number of epochs or of processes does not allow it.
+            ConfigError: The task, its space or components, its schedules, the number of epochs or of processes does not
+                allow it.
         """
         task = _search(pl_module)
         epochs, phases = trainer.max_epochs or -1, len(self.cells)
@@ -87,6 +94,7 @@ class PDARTSPhases(Callback):
                 f"max_epochs is {trainer.max_epochs} for {phases} phases with {task.warmup_epochs} epochs of warm-up "
                 "each; it must be a multiple of the number of phases, and a phase must be longer than its warm-up."
             )
+        _check_schedules(task, epochs // phases)
         model, runner = task.model, task.model.runner
         cells = model.space.arguments()["cells"]
         if cells not in self.cells:
@@ -116,6 +124,18 @@ class PDARTSPhases(Callback):
                 "program per epoch. Use checkpoint_cells: false, compile: false and FirstOrder, or rates of 0."
             )
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse data without a known number of batches.
+
+        Raises:
+            ConfigError: The length of a phase is unknown.
+        """
+        if math.isinf(trainer.num_training_batches):
+            raise ConfigError(
+                "PDARTSPhases must know the number of steps of a phase, but the data do not have a known number of "
+                "batches. Set trainer.limit_train_batches to it."
+            )
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the next phase if it is time.
 
@@ -135,15 +155,30 @@ class PDARTSPhases(Callback):
             task.model.rebuild(self._next(task.model, phase), seed)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Set the dropout rate of the epoch, in every batch because a run may be resumed in the middle of an epoch."""
-        task, length = _search(pl_module), self._epochs(trainer)
-        epoch, warmup = trainer.current_epoch % length, task.warmup_epochs
-        share = (length - epoch - 1) / length if epoch < warmup else math.exp(-self.decay * (epoch - warmup))
-        _drop_skips(task.model, self.skip_dropout[self._phase(task.model)] * share)
+        """Set the dropout rate of the step."""
+        task, of_epoch = _search(pl_module), steps_per_epoch(trainer)
+        phase, length = self._phase(task.model), self._epochs(trainer) * of_epoch
+        assert task.total_steps is not None, "on_train_start checks it"
+        steps = min(length, task.total_steps - phase * length)  # max_steps may end the last phase earlier
+        warm_up = share(task.warmup_epochs * of_epoch, steps) if task.warmup_epochs else 0.0
+        rate = self.dropout(phase, share(task.current_step - phase * length, steps), warm_up, warm=task.warming_up)
+        task.model.supernet.set_skip_dropout(rate)
+
+    def dropout(self, phase: int, progress: float, warm_up: float = 0.0, *, warm: bool = False) -> float:
+        """Dropout rate of skip connections.
+
+        Args:
+            phase: Index of the phase.
+            progress: Fraction of the phase that is over: 0 in its first step, 1 in its last.
+            warm_up: That fraction at the end of the warm-up.
+            warm: Whether the phase is in its warm-up.
+        """
+        part = 1 - progress if warm else math.exp(-self.decay * (progress - warm_up))
+        return self.skip_dropout[phase] * part
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Switch dropout off for the measurements at the end."""
-        _drop_skips(_search(pl_module).model, 0.0)
+        _search(pl_module).model.supernet.set_skip_dropout(0.0)
 
     def _epochs(self, trainer: Trainer) -> int:
         """Number of epochs of a phase."""
@@ -187,5 +222,14 @@ def _search(module: LightningModule) -> BilevelTask:
     return module
 
 
-def _drop_skips(model: SearchModel, rate: float) -> None:
-    model.supernet.set_skip_dropout(rate)
+def _check_schedules(task: BilevelTask, epochs: int) -> None:
+    """Refuse cosine schedules that do not end with a phase."""
+    for schedule in task.schedules:
+        scheduler = schedule["scheduler"]
+        name = {CosineAnnealingLR: "T_max", CosineAnnealingWarmRestarts: "T_0"}.get(type(scheduler))
+        length = None if name is None else getattr(scheduler, name)
+        if length not in (None, epochs):
+            raise ConfigError(
+                f"{type(scheduler).__name__} has {name} {length}, but every phase has {epochs} epochs, and new "
+                f"schedulers. Set {name} to {epochs}; the command line sets the T_max of CosineAnnealingLR itself."
+            )

@@ -20,6 +20,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from lightning_nas.callbacks.alpha_sync import AlphaSyncCheck
 from lightning_nas.callbacks.monitor_check import MonitorCheck
+from lightning_nas.callbacks.p_darts import PDARTSPhases
 from lightning_nas.callbacks.prediction_file import PredictionFile
 from lightning_nas.callbacks.preemption import PreemptionCheckpoint
 from lightning_nas.callbacks.rank_watch import RankWatch
@@ -117,7 +118,8 @@ class NASCLI(LightningCLI):
             parser.link_arguments("data", f"model.init_args.{name}", compute_fn=compute, apply_on="instantiate")
         for name in _SCHEDULERS:
             target = f"model.init_args.{name}.init_args.T_max"
-            parser.link_arguments(("trainer.max_epochs", "data"), target, compute_fn=schedule_length)
+            source = ("trainer.max_epochs", "data", "trainer.callbacks")
+            parser.link_arguments(source, target, compute_fn=schedule_length)
 
     def _num_classes(self, data: Any) -> int | None:
         """The number of classes of the data, for tasks that take it."""
@@ -232,13 +234,19 @@ class NASCLI(LightningCLI):
         return make(strategy="auto") if alone else trainer
 
 
-def schedule_length(max_epochs: int | None, data: Any) -> int | None:
+def schedule_length(max_epochs: int | None, data: Any, callbacks: Any = None) -> int | None:
     """The number of steps of a cosine schedule: one per epoch, or one per step of a ``DummyDataModule``.
+
+    In a search by ``PDARTSPhases``, every phase has its own schedule.
 
     Args:
         max_epochs: Number of epochs of the training.
         data: Configuration of the data.
+        callbacks: Configuration of the callbacks.
     """
+    for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
+        if isinstance(callback, Namespace) and callback.get("class_path") == class_path(PDARTSPhases):
+            max_epochs = max_epochs and max_epochs // len(callback.init_args.cells)
     arguments = data.get("init_args") if isinstance(data, Namespace) else None
     if max_epochs is None or arguments is None or data.class_path != class_path(DummyDataModule):
         return max_epochs

@@ -167,7 +167,7 @@ class SearchModel(nn.Module):
         """The supernet's factors for one forward pass of a training step, with the relaxation's random draw.
 
         Args:
-            progress: Fraction of the search's epochs that are over, from 0 to 1.
+            progress: Fraction of the search that is over: 0 in its first step, 1 in its last.
             seed: Seed of the draw; the same in all processes.
         """
         return self.mixtures(self.relaxation.drawn(progress, torch.Generator().manual_seed(seed)))

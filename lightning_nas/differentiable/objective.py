@@ -36,7 +36,7 @@ class SearchObjective:
     the step alone: all processes, and a resumed run, draw the same.
 
     Attributes:
-        progress: Fraction of the search's epochs that are over, from 0 to 1.
+        progress: Fraction of the search that is over: 0 in its first step, 1 in its last.
         step: Number of optimizer steps so far, those of both optimizers together.
         class_weights: Weights of the classes in every cross-entropy, ``(classes,)``; None if all count alike.
 
@@ -88,7 +88,7 @@ class SearchObjective:
         """Say where the search is.
 
         Args:
-            progress: Fraction of the search's epochs that are over, from 0 to 1.
+            progress: Fraction of the search that is over: 0 in its first step, 1 in its last.
             step: Number of optimizer steps so far.
         """
         self.progress, self.step = progress, step

@@ -10,6 +10,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from lightning_nas.errors import ConfigError
 from lightning_nas.tasks.common import synchronised
+from lightning_nas.tasks.course import share, total_steps
 from lightning_nas.tasks.optimization import check_cycle
 
 MIXED = ("32-true", "16-mixed", "bf16-mixed")
@@ -68,6 +69,46 @@ class Task(LightningModule):
         """Whether the trainer steps an optimizer."""
         return True
 
+    @property
+    def follows_course(self) -> str:
+        """What follows ``progress``, as the beginning of a sentence; empty, the default, if nothing does.
+
+        A training whose number of steps is unknown is refused if it is not empty.
+        """
+        return ""
+
+    @property
+    def current_step(self) -> int:
+        """Index of the present optimizer step, counted from 0; several optimizers step together, once per batch."""
+        return self.global_step if self.automatic_optimization else max(self.trainer.fit_loop.total_batch_idx, 0)
+
+    @property
+    def total_steps(self) -> int | None:
+        """Number of optimizer steps of the training by ``max_epochs`` and ``max_steps``, from ``on_train_start`` on.
+
+        None if neither of them limits the training. What else may end it, such as ``max_time``, is not counted.
+        """
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        held = [each.limit for each in callbacks if isinstance(each, BatchLimit)]
+        return total_steps(self.trainer, max(self.trainer.max_steps, *held, -1))
+
+    @property
+    def course_steps(self) -> int | None:
+        """Number of optimizer steps in which ``progress`` goes from 0 to 1; None if it is unknown."""
+        return self.total_steps
+
+    @property
+    def progress(self) -> float:
+        """Fraction of the training that is over: exactly 0 in the first optimizer step, and 1 in the last one.
+
+        Temperatures, weights and rates that change in the course of a training follow this number and nothing else. It
+        is the same in all processes and in a resumed training. A training of a single step is at its end; one that
+        ends before ``course_steps``, by ``max_time`` or a callback, ends below 1. Without ``course_steps`` it stays at
+        0: what needs the length of a training refuses it before the first step.
+        """
+        steps = self.course_steps
+        return 0.0 if steps is None else share(self.current_step, steps)
+
     def configure_callbacks(self) -> list[Callback]:
         """Refuse what the task cannot follow: of all hooks, Lightning calls this one first.
 
@@ -86,6 +127,8 @@ class Task(LightningModule):
         if trainer.state.fn != TrainerFn.FITTING:
             return []
         check_length(self, trainer)
+        if (trainer.max_epochs or -1) < 1 and trainer.max_steps < 1:  # all that is known before the data are read
+            check_course(self, trainer)
         check_processes(self, trainer)
         check_gradients(self, trainer)
         return [] if self.automatic_optimization or not self.trains else [BatchLimit()]
@@ -94,13 +137,15 @@ class Task(LightningModule):
         """Refuse a schedule of another length than the training, which is known by now.
 
         Raises:
-            ConfigError: A ``OneCycleLR`` has another length.
+            ConfigError: A ``OneCycleLR`` has another length, or the length is unknown and something follows it.
         """
+        if self.course_steps is None:
+            check_course(self, self.trainer)
         lightnings = [(config.scheduler, config.interval) for config in self.trainer.lr_scheduler_configs]
         own = [(schedule["scheduler"], schedule["interval"]) for schedule in self.schedules]
         for scheduler, interval in lightnings if self.automatic_optimization else own:
             if interval == "step":
-                check_cycle(scheduler, self.trainer)
+                check_cycle(scheduler, self.trainer, self.total_steps)
 
 
 class BatchLimit(Callback):
@@ -209,6 +254,25 @@ def check_length(task: Task, trainer: Trainer) -> None:
         raise ConfigError(
             f"trainer.overfit_batches is {overfit}, but {where} cannot repeat the same batches. "
             "Leave it out; --trainer.limit_train_batches shortens an epoch."
+        )
+
+
+def check_course(task: Task, trainer: Trainer) -> None:
+    """Refuse a training of unknown length in which something follows the course.
+
+    Args:
+        task: The task.
+        trainer: Its trainer.
+
+    Raises:
+        ConfigError: Something does.
+    """
+    if task.follows_course:
+        of_batches = "" if trainer.max_epochs in (None, -1) else ", of epochs whose number of batches is unknown"
+        raise ConfigError(
+            f"trainer.max_epochs is {trainer.max_epochs}{of_batches}, but {task.follows_course} and must know its "
+            f"number of steps. Set trainer.max_{'steps' if of_batches else 'epochs or max_steps'}; max_time may end it "
+            "earlier."
         )
 
 

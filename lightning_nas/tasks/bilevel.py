@@ -1,5 +1,6 @@
 """Bi-level differentiable search."""
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -42,13 +43,9 @@ from lightning_nas.tasks.common import (
     reaching,
     remaining_scale,
 )
+from lightning_nas.tasks.course import steps_per_epoch
 from lightning_nas.tasks.optimization import configure_several, step_schedules
-from lightning_nas.tasks.search_files import (
-    check_length,
-    check_supernet_file,
-    start_from,
-    write_search,
-)
+from lightning_nas.tasks.search_files import check_supernet_file, start_from, write_search
 
 
 class BilevelTask(Task):
@@ -71,6 +68,8 @@ class BilevelTask(Task):
         found: The architecture at the end of ``fit``; the main process decides for all.
         outputs: Files that the run has written, by kind of artifact; on the main process only.
         start_epoch: Epoch in which the present supernet was new; the warm-up counts from here.
+        search_epochs: Number of epochs after which the search is over, although the training goes on; None, the
+            default, if they end together.
 
     Args:
         space: The search space.
@@ -190,6 +189,7 @@ class BilevelTask(Task):
         self.num_classes = num_classes
         self.model.observers.append(self._follow)
         self.start_epoch = 0
+        self.search_epochs: int | None = None
         self.history: list[dict[str, Tensor]] = []
         self.means = EpochMeans()
         self.found: Architecture | None = None
@@ -205,9 +205,21 @@ class BilevelTask(Task):
         return self.model.logits(x, self.model.mixtures())
 
     @property
-    def progress(self) -> float:
-        """Fraction of the epochs that are over, from 0 to 1."""
-        return self.current_epoch / max(1, self.trainer.max_epochs or 1)
+    def follows_course(self) -> str:
+        """The relaxation, if its draws may change, and the regularizers; see ``Task.follows_course``."""
+        relaxation = self.model.relaxation
+        changing = [relaxation] if type(relaxation).drawn is not Relaxation.drawn else []
+        names = [type(part).__name__ for part in (*changing, *self.regularizers)]
+        return f"{names} may change in the course of the search" if names else ""
+
+    @property
+    def course_steps(self) -> int | None:
+        """Number of steps until the search is over: of all phases together, and of ``search_epochs`` only."""
+        steps = self.total_steps
+        if self.search_epochs is None or math.isinf(self.trainer.num_training_batches):
+            return steps
+        searching = self.search_epochs * steps_per_epoch(self.trainer)
+        return searching if steps is None else min(steps, searching)
 
     @property
     def warming_up(self) -> bool:
@@ -227,9 +239,8 @@ class BilevelTask(Task):
         """Refuse a trainer that the search cannot follow.
 
         Raises:
-            ConfigError: The number of epochs, the device, the precision or the number of processes does not fit.
+            ConfigError: The device, the precision or the number of processes does not fit.
         """
-        check_length(self.trainer, self.model.relaxation, self.regularizers)
         self.model.runner.check(self.device, str(self.trainer.precision), self.trainer.world_size)
         self.objective.class_weights = make_class_weights(self.class_weights, self, self.num_classes)
 

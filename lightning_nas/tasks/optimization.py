@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR, ReduceLROnPlateau
 
 from lightning_nas.errors import ConfigError
+from lightning_nas.tasks.course import steps_per_epoch
 
 REHEARSED = 10_000
 """Largest number of epochs of a schedule that are tried out, which takes a tenth of a second."""
@@ -110,22 +111,26 @@ def _rehearse(scheduler: Any, epochs: int, place: str) -> None:
             )
 
 
-def check_cycle(scheduler: Any, trainer: Trainer) -> None:
+def check_cycle(scheduler: Any, trainer: Trainer, steps: int | None) -> None:
     """Refuse a ``OneCycleLR`` that is shorter or longer than the training.
 
     Args:
         scheduler: Any scheduler that steps after every batch.
         trainer: Knows its batches.
+        steps: Number of steps of the training; None without a limit.
 
     Raises:
         ConfigError: It has another length.
     """
     if not isinstance(scheduler, OneCycleLR):
         return
-    per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
-    limits = [trainer.max_steps, per_epoch * (trainer.max_epochs or -1)]
-    steps = min((limit for limit in limits if limit > 0), default=0)
+    if steps is None:
+        raise ConfigError(
+            f"OneCycleLR has {scheduler.total_steps} total_steps, but the training has no limit. Set trainer.max_steps "
+            f"to {scheduler.total_steps}, or choose another schedule."
+        )
     if scheduler.total_steps != steps:
+        per_epoch = "any number" if math.isinf(trainer.num_training_batches) else steps_per_epoch(trainer)
         raise ConfigError(
             f"OneCycleLR has {scheduler.total_steps} total_steps, but the training takes {steps} steps, {per_epoch} "
             f"per epoch. Set total_steps to {steps}, or to the number of epochs for one step per epoch."

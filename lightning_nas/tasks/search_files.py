@@ -5,13 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from lightning_nas.architecture import Architecture
 from lightning_nas.differentiable.model import SearchModel
-from lightning_nas.differentiable.regularization.base import Regularizer
-from lightning_nas.differentiable.relaxation.base import Relaxation
 from lightning_nas.errors import ArtifactError, ConfigError
 from lightning_nas.files.artifacts import write_tensors
 from lightning_nas.spaces.attention import Attention
@@ -35,26 +32,6 @@ def check_supernet_file(attention: Attention | None, supernet_path: str | None, 
         raise ConfigError(
             f"supernet.safetensors has no place for the weights of {type(attention).__name__}. Leave attention out, or "
             "supernet_path: null and write_supernet: false."
-        )
-
-
-def check_length(trainer: Trainer, relaxation: Relaxation, regularizers: Sequence[Regularizer]) -> None:
-    """Refuse a search without an end where a component depends on the fraction of it that is over.
-
-    Args:
-        trainer: The trainer of the search.
-        relaxation: Makes the factors within an edge.
-        regularizers: Terms of the losses.
-
-    Raises:
-        ConfigError: The trainer has no number of epochs.
-    """
-    endless = trainer.max_epochs is None or trainer.max_epochs < 1
-    if endless and (relaxation.stochastic or regularizers):
-        names = [type(part).__name__ for part in (relaxation, *regularizers)]
-        raise ConfigError(
-            f"trainer.max_epochs is {trainer.max_epochs}, but {names} may change in the course of the search and must "
-            "know its length. Set trainer.max_epochs; max_steps and max_time may end the search earlier."
         )
 
 

@@ -50,9 +50,9 @@ class TrainTask(Task):
         CE(logits) + auxiliary_weight * CE(auxiliary logits)
 
     with the class weights and the label smoothing in both terms; the loss on validation and test images is the plain
-    cross-entropy. The probability of dropping a path rises linearly over the epochs up to ``drop_path``. Gradient
-    clipping, precision and the number of epochs are options of the trainer. The figure to report is the test accuracy
-    after the last epoch, tested once.
+    cross-entropy. The probability of dropping a path rises linearly from 0 in the first step to ``drop_path`` in the
+    last. Gradient clipping, precision and the number of epochs are options of the trainer. The figure to report is the
+    test accuracy after the last epoch, tested once.
 
     References:
         1. Liu, Simonyan, Yang: DARTS: Differentiable Architecture Search, ICLR 2019, https://arxiv.org/abs/1806.09055
@@ -257,20 +257,18 @@ class TrainTask(Task):
         """Forget the sums of an earlier training, and compare the network with the data.
 
         Raises:
-            ConfigError: The data module names another number of classes or another shape of images, or ``drop_path``
-                would grow without end.
+            ConfigError: The data module names another number of classes or another shape of images.
         """
-        if stage == "fit" and self.drop_path and (self.trainer.max_epochs or -1) < 1:
-            raise ConfigError(
-                f"trainer.max_epochs is {self.trainer.max_epochs}, but drop_path grows to {self.drop_path} in the "
-                "course of the training and must know its length. Set trainer.max_epochs, or drop_path to 0; max_steps "
-                "and max_time may end the training earlier."
-            )
         self.means.clear()
         num_classes = self.network_arguments["num_classes"]
         check_sizes(self, num_classes, self.network_arguments["image_shape"])
         if stage == "fit":
             self.loss_weights = make_class_weights(self.class_weights, self, num_classes)
+
+    @property
+    def follows_course(self) -> str:
+        """The probability of dropping a path, unless it is 0; see ``Task.follows_course``."""
+        return f"drop_path grows to {self.drop_path} in the course of the training" if self.drop_path else ""
 
     def on_fit_start(self) -> None:
         """Copy the initial weights, unless the task has weights of a checkpoint or of an earlier fit.
@@ -287,8 +285,8 @@ class TrainTask(Task):
         """Return the loss on one batch."""
         images, labels = batch
         images = images.contiguous(memory_format=torch.channels_last)
-        if self.drop_path:  # not once per epoch: a run may resume in the middle of one
-            self.network.drop = self.drop_path * self.current_epoch / (self.trainer.max_epochs or 1)
+        if self.drop_path:
+            self.network.drop = self.drop_path * self.progress
         if self.auxiliary_weight:
             logits, auxiliary = self.network.forward_auxiliary(images)
         else:

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
+from torch.optim.lr_scheduler import CosineAnnealingLR, CosineAnnealingWarmRestarts
 
 from lightning_nas.callbacks.p_darts import PDARTSPhases
 from lightning_nas.callbacks.preemption import PreemptionCheckpoint
@@ -21,6 +22,7 @@ from lightning_nas.differentiable.discretization.skip_cap import SkipCap
 from lightning_nas.differentiable.discretization.softmax_score import SoftmaxScore
 from lightning_nas.differentiable.hypergradient.first_order import FirstOrder
 from lightning_nas.differentiable.hypergradient.second_order import SecondOrder
+from lightning_nas.differentiable.relaxation.gumbel_softmax import GumbelSoftmax
 from lightning_nas.errors import ConfigError
 from lightning_nas.spaces.darts.fused_edges import FusedEdges
 from lightning_nas.spaces.darts.space import DARTSSpace
@@ -42,7 +44,7 @@ def make(folder: Path, **options: Any) -> BilevelTask:
         "discretizer": SkipCap(),
         "weight_optimizer": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
         "alpha_optimizer": lambda p: torch.optim.Adam(p, lr=0.1),
-        "weight_scheduler": lambda o: torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(o, 3),
+        "weight_scheduler": lambda o: CosineAnnealingLR(o, 3),
         "warmup_epochs": 1,
         "output_dir": str(folder),
         "num_classes": 3,
@@ -118,9 +120,11 @@ def test_phases_deepen_the_supernet_and_keep_the_operations_with_the_largest_fac
     assert all(begin["owned"] for begin in watch.begins)
     rates = [0.05 * (1 + math.cos(math.pi * e / 3)) for e in range(3)] * 3
     assert [begin["lr"] for begin in watch.begins] == pytest.approx(rates)
-    shares = [2 / 3, 1.0, math.exp(-0.2)]
+    shares = [1.0, 1.0, math.exp(-5 * 2 / 5)]  # in the steps 0, 2 and 4 of 6, of which 2 are the warm-up
     dropout = [rate * share for rate in (0.0, 0.4, 0.7) for share in shares]
     assert [begin["dropout"] for begin in watch.begins] == pytest.approx(dropout)
+    lasts = [end["dropout"] for end in watch.ends[2::3]]
+    assert lasts == pytest.approx([rate * math.exp(-5 * 3 / 5) for rate in (0.0, 0.4, 0.7)])
     assert all(part.skip_dropout == 0 for part in task.model.supernet.modules() if isinstance(part, FusedEdges))
     assert task.found is not None
     task.model.space.check(task.found)
@@ -162,7 +166,8 @@ def test_a_search_that_broke_within_an_epoch_goes_on_in_its_phase(tmp_path: Path
             keep = ModelCheckpoint(tmp_path / "kept", "last", enable_version_counter=False)
             callbacks = [StepSeed(), PDARTSPhases(**phases), keep, PreemptionCheckpoint(2)]
             data = HalvesDataModule(ArrayDataModule(str(tmp_path / "images.npz"), batch_size=1, seed=4), batch_size=8)
-            task = make(tmp_path, warmup_epochs=0)
+            schedule = {"weight_scheduler": lambda o: CosineAnnealingLR(o, 1)}
+            task = make(tmp_path, warmup_epochs=0, relaxation=GumbelSoftmax(), **schedule)
             fails = broken and path is None
             trainer = quiet_trainer(max_epochs=2, callbacks=callbacks + [Fail()] * fails, enable_checkpointing=True)
             with pytest.raises(RuntimeError, match="broke") if fails else contextlib.nullcontext():
@@ -197,6 +202,7 @@ def test_skips_lose_a_share_of_their_values_in_training(side: int) -> None:
         ({"kept": (5, 0)}, r"kept is \[5, 0\]; it must be a list of decreasing positive"),
         ({"kept": (5,)}, "kept has 1 values; it must have one less than cells, 2"),
         ({"skip_dropout": (0, 0)}, "skip_dropout has 2 values; it must have one per phase, 3"),
+        ({"decay": -1}, "decay is -1; it must be at least 0"),
         ({"skip_dropout": (0, 0, 1)}, "skip_dropout is 1; it must lie in"),
     ],
 )
@@ -232,6 +238,16 @@ def test_what_is_measured_is_measured_without_dropout(tmp_path: Path) -> None:
     [
         ({}, {"max_epochs": 8}, "multiple of the number of phases"),
         ({"warmup_epochs": 3}, {}, "longer than its warm-up"),
+        (
+            {"weight_scheduler": lambda o: CosineAnnealingLR(o, 9)},
+            {},
+            "CosineAnnealingLR has T_max 9, but every phase has 3 epochs",
+        ),
+        (
+            {"alpha_scheduler": lambda o: CosineAnnealingWarmRestarts(o, 4)},
+            {},
+            "CosineAnnealingWarmRestarts has T_0 4, but every phase has 3 epochs",
+        ),
         ({"space": DARTSSpace(nodes=2, channels=2, cells=8)}, {}, "as many cells as the first phase, 3"),
         ({"space": DARTSSpace(nodes=2, channels=2, cells=4)}, {}, "Give the space 3 cells"),
         (

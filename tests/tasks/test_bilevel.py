@@ -28,6 +28,7 @@ from lightning_nas.differentiable.normalization.edge_softmax import EdgeSoftmax
 from lightning_nas.differentiable.normalization.joint_softmax import JointSoftmax
 from lightning_nas.differentiable.regularization.beta_decay import BetaDecay
 from lightning_nas.differentiable.regularization.edge_variance import EdgeVariance
+from lightning_nas.differentiable.relaxation.gumbel_softmax import GumbelSoftmax
 from lightning_nas.errors import CheckpointError, ConfigError
 from lightning_nas.files.artifacts import read_tensors
 from lightning_nas.spaces.artifact import load_architecture
@@ -213,7 +214,7 @@ def test_components_go_together_and_all_alphas_learn(
     assert "none" not in space.text(found)
 
 
-def test_alphas_stand_still_while_they_warm_up_and_the_penalty_grows_with_the_epochs(tmp_path: Path) -> None:
+def test_alphas_stand_still_while_they_warm_up_and_the_penalty_grows_with_the_steps(tmp_path: Path) -> None:
     seen = []
 
     class Recorded(BetaDecay):
@@ -227,7 +228,7 @@ def test_alphas_stand_still_while_they_warm_up_and_the_penalty_grows_with_the_ep
     assert all(torch.equal(a, b) for a, b in zip(task.model.alpha_list, before, strict=True))
     assert seen == []
     fit(make(tmp_path, warmup_epochs=2, regularizers=[Recorded()]), FixedHalves(batches=1), epochs=4)
-    assert seen == [0.5, 0.75]
+    assert seen == [2 / 3, 1.0]
 
 
 def test_schedulers_step_every_epoch(tmp_path: Path) -> None:
@@ -351,10 +352,11 @@ def test_scores_that_compare_edges_need_alphas_that_do(tmp_path: Path) -> None:
 
 
 def test_what_follows_the_course_of_a_search_needs_its_length(tmp_path: Path) -> None:
-    trainer = quiet_trainer(max_epochs=-1, max_steps=3, precision="64-true")
-    with pytest.raises(ConfigError, match=r"max_epochs is -1, but .*'BetaDecay'"):
-        trainer.fit(make(tmp_path, regularizers=[BetaDecay()]), datamodule=FixedHalves(batches=1))
-    trainer = quiet_trainer(max_epochs=-1, max_steps=3, precision="64-true")
+    for options in ({"regularizers": [BetaDecay()]}, {"relaxation": GumbelSoftmax()}):
+        trainer = quiet_trainer(max_time={"seconds": 9}, precision="64-true")
+        with pytest.raises(ConfigError, match=r"max_epochs is -1, but .*'(BetaDecay|GumbelSoftmax)'.* number of steps"):
+            trainer.fit(make(tmp_path, **options), datamodule=FixedHalves(batches=1))
+    trainer = quiet_trainer(max_time={"seconds": 0.1}, precision="64-true")
     trainer.fit(make(tmp_path), datamodule=FixedHalves(batches=1))
     assert trainer.current_epoch > 0
 

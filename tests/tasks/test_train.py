@@ -64,8 +64,8 @@ def test_dropped_paths_rise_linearly() -> None:
     seen = []
 
     class Recorded(TrainTask):
-        def on_train_epoch_end(self) -> None:
-            super().on_train_epoch_end()
+        def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+            super().on_train_batch_end(outputs, batch, batch_idx)
             seen.append(self.network.drop)
 
     task = Recorded(
@@ -77,14 +77,15 @@ def test_dropped_paths_rise_linearly() -> None:
         num_classes=3,
         image_shape=(3, 8, 8),
     )
-    quiet_trainer(max_epochs=4, limit_val_batches=0).fit(task, datamodule=Stripes())
-    assert seen == pytest.approx([0.0, 0.05, 0.1, 0.15])
+    trainer = quiet_trainer(max_epochs=3, limit_val_batches=0, limit_train_batches=2)
+    trainer.fit(task, datamodule=Stripes())
+    assert seen == pytest.approx([0.0, 0.04, 0.08, 0.12, 0.16, 0.2])
 
 
 def test_dropped_paths_need_a_length() -> None:
     task = make(drop_path=0.2)
     with pytest.raises(ConfigError, match=r"max_epochs is -1, but drop_path grows to 0\.2"):
-        quiet_trainer(max_epochs=-1, max_steps=9).fit(task, datamodule=Stripes())
+        quiet_trainer(max_time={"seconds": 9}).fit(task, datamodule=Stripes())
 
 
 def test_the_auxiliary_loss_is_added_with_its_weight() -> None:

@@ -71,7 +71,7 @@ class Regularizer(ABC):
 
         Args:
             alphas: Alphas ``(edges, operations)`` by cell type; ``-inf`` where the space does not allow an operation.
-            progress: Fraction of the search's epochs that are over, from 0 to 1.
+            progress: Fraction of the search that is over: 0 in its first step, 1 in its last.
         """
 
     def weight_penalty(self, step: WeightStep) -> Tensor | None:

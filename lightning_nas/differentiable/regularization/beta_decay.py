@@ -39,7 +39,7 @@ class BetaDecay(Regularizer):
 
         Args:
             alphas: Alphas ``(edges, operations)`` by cell type; ``-inf`` where the space does not allow an operation.
-            progress: Fraction of the search's epochs that are over, from 0 to 1.
+            progress: Fraction of the search that is over: 0 in its first step, 1 in its last.
         """
         # an edge without operations has no term
         terms = [torch.logsumexp(a[a.isfinite().any(1)], dim=1).mean() for a in alphas.values()]

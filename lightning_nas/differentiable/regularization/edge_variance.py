@@ -39,7 +39,7 @@ class EdgeVariance(Regularizer):
 
         Args:
             alphas: Alphas ``(edges, operations)`` by cell type; ``-inf`` where the space does not allow an operation.
-            progress: Fraction of the search's epochs that are over, from 0 to 1; not used.
+            progress: Fraction of the search that is over: 0 in its first step, 1 in its last; not used.
         """
         # the gradient of a norm is not finite at zero, which the small constant avoids
         sizes = [(a.masked_fill(a.isinf(), 0.0).square().sum(dim=1) + 1e-12).sqrt() for a in alphas.values()]

@@ -95,7 +95,7 @@ class ExpectedCost(Regularizer):
 
         Args:
             alphas: Alphas ``(edges, operations)`` by cell type; ``-inf`` where the space does not allow an operation.
-            progress: Fraction of the search's epochs that are over, from 0 to 1; not used.
+            progress: Fraction of the search that is over: 0 in its first step, 1 in its last; not used.
         """
         free = torch.zeros(())
         terms = [(self.relaxation.relax(a) * self.costs.get(name, free).to(a)).sum() for name, a in alphas.items()]

@@ -82,7 +82,7 @@ class SelfDistillation(Regularizer):
 
         Args:
             alphas: Alphas ``(edges, operations)`` by cell type; ``-inf`` where the space does not allow an operation.
-            progress: Fraction of the search's epochs that are over, from 0 to 1; not used.
+            progress: Fraction of the search that is over: 0 in its first step, 1 in its last; not used.
         """
         return 0.0 * torch.stack([a[a.isfinite()].sum() for a in alphas.values()]).sum()
 

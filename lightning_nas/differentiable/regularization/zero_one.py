@@ -59,7 +59,7 @@ class ZeroOne(Regularizer):
 
         Args:
             alphas: Alphas ``(edges, operations)`` by cell type; ``-inf`` where the space does not allow an operation.
-            progress: Fraction of the search's epochs that are over, from 0 to 1; not used.
+            progress: Fraction of the search that is over: 0 in its first step, 1 in its last; not used.
         """
         allowed = torch.cat([a[a.isfinite()] for a in alphas.values()])
         return -self.weight * (allowed.sigmoid() - 0.5).square().mean()

@@ -56,7 +56,7 @@ class Relaxation(ABC):
         """The relaxation of one forward pass of a training step; this one by default.
 
         Args:
-            progress: Fraction of the search's epochs that are over, from 0 to 1.
+            progress: Fraction of the search that is over: 0 in its first step, 1 in its last.
             generator: Source of all random draws, on the CPU; in the same state in all processes.
         """
         return self

@@ -13,9 +13,10 @@ class GumbelSoftmax(Relaxation):
     """A softmax with Gumbel noise that every training pass draws anew: ``softmax((alpha + g) / temperature)``.
 
     At any temperature, operation ``o`` has the largest factor with probability ``softmax(alpha)_o``. The temperature
-    moves linearly, epoch by epoch, from ``start`` towards ``end``; the lower it is, the closer the factors come to one
-    operation per edge. Without a draw, as in validation, in selection errors and in ``alphas.safetensors``, the factors
-    are ``softmax(alpha)``. All processes draw the same noise.
+    moves linearly from ``start`` in the first step of the search to ``end`` in the last one, however long the search
+    is; the lower it is, the closer the factors come to one operation per edge. Without a draw, as in validation, in
+    selection errors and in ``alphas.safetensors``, the factors are ``softmax(alpha)``. All processes draw the same
+    noise.
 
     A reconstruction: SNAS anneals the temperature too, but the text that says how was not available.
 
@@ -24,8 +25,8 @@ class GumbelSoftmax(Relaxation):
            https://arxiv.org/abs/1812.09926
 
     Args:
-        start: Temperature of the first epoch, greater than 0.
-        end: Temperature after the last epoch, greater than 0.
+        start: Temperature of the first step, greater than 0.
+        end: Temperature of the last step, greater than 0.
 
     Raises:
         ConfigError: A temperature is not greater than 0.
@@ -46,10 +47,10 @@ class GumbelSoftmax(Relaxation):
         self.generator: torch.Generator | None = None
 
     def drawn(self, progress: float, generator: torch.Generator) -> "GumbelSoftmax":
-        """A copy that draws noise, at the temperature of an epoch.
+        """A copy that draws noise, at the temperature of a step.
 
         Args:
-            progress: Fraction of the search's epochs that are over, from 0 to 1.
+            progress: Fraction of the search that is over: 0 in its first step, 1 in its last.
             generator: Source of the noise, on the CPU; in the same state in all processes.
         """
         one = copy.copy(self)
@@ -79,13 +80,18 @@ class HardGumbelSoftmax(GumbelSoftmax):
     nothing else: the weights of other operations get no gradient, momentum or weight decay, and their factors no
     gradient of the loss. A step takes a fraction of the time and memory of a full one.
 
+    The authors' code has two gradients of the alphas. This is that of ``forward_gdas_v1``, in which only the chosen
+    factor of an edge multiplies anything. In ``forward_gdas`` every other factor, which is 0, is also added to all
+    values of the node; its gradient is the sum of theirs, and points in a different direction. The values that the
+    supernet computes are the same.
+
     References:
         1. Dong, Yang: Searching for a Robust Neural Architecture in Four GPU Hours, CVPR 2019,
            https://arxiv.org/abs/1910.04465
 
     Args:
-        start: Temperature of the first epoch, greater than 0 (the paper: 10).
-        end: Temperature after the last epoch, greater than 0 (the paper: 0.1).
+        start: Temperature of the first step, greater than 0 (the paper: 10).
+        end: Temperature of the last step, greater than 0 (the paper: 0.1).
 
     Raises:
         ConfigError: A temperature is not greater than 0.
