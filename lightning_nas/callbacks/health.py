@@ -14,21 +14,28 @@ from lightning_nas.checks import at_least, within
 from lightning_nas.differentiable.model import SearchModel
 from lightning_nas.errors import ConfigError
 from lightning_nas.metrics.sharpness import largest_eigenvalue, loss_rise
+from lightning_nas.spaces.artifact import architecture_from_dict
 from lightning_nas.tasks.bilevel import BilevelTask
 from lightning_nas.tasks.common import check_fixed_images, fixed_images
+
+Measured = tuple[int, Architecture]
+"""Epoch of a measurement, and the architecture that would have been chosen then."""
 
 
 class HealthMonitor(Callback):
     """Measures the known signs of a collapse after epochs of a ``BilevelTask``, and warns once about each.
 
     A collapse is a fraction of skip connections above ``skip_limit``, or a growing eigenvalue: its mean over the last
-    ``window`` measurements is so large that the mean over the ``window`` before is less than ``growth`` of it.
+    ``window`` measurements is so large that the mean over the ``window`` before is less than ``growth`` of it. With
+    ``stop`` it ends the search. If the eigenvalue has grown, the search then returns the architecture from before that,
+    as R-DARTS does: the one in the middle of the earlier ``window``. Otherwise it returns the present architecture.
 
     Logged, with CELL for the cell type:
 
     - ``health/parameter_free_CELL`` and ``health/skip_CELL``: fractions of the operations that would be chosen now;
     - ``health/entropy_CELL``: entropy of the factors of an edge, averaged over the edges; 1 if all factors are equal;
-    - ``health/eigenvalue``: largest eigenvalue of the Hessian of the search loss with respect to the alphas;
+    - ``health/eigenvalue``: largest eigenvalue, in the algebraic sense, of the Hessian of the search loss with respect
+      to the alphas; a negative one of larger size does not count;
     - ``health/sharpness``: how much that loss rises in random directions of the weights;
     - ``health/gap_loss``, ``health/gap_accuracy``: how much worse the supernet is as the architecture that would be
       chosen now than with its mixtures;
@@ -55,7 +62,7 @@ class HealthMonitor(Callback):
         growth: Smallest healthy ratio of the earlier to the later mean eigenvalue, in [0, 1] (R-DARTS: 0.75).
         entropy_limit: Entropy in [0, 1] above which the alphas of a cell have not decided anything yet.
         entropy_epochs: Number of epochs after which such an entropy causes a warning, at least 1.
-        stop: Whether a collapse ends the search.
+        stop: Whether a collapse ends the search, and a grown eigenvalue returns an earlier architecture.
 
     Raises:
         ConfigError: A number is out of its range.
@@ -101,18 +108,22 @@ class HealthMonitor(Callback):
         self.entropy_epochs = entropy_epochs
         self.stop = stop
         self.eigenvalues: list[float] = []
+        self.measured: list[Measured] = []
+        self.returned: Measured | None = None
         self.warned: list[str] = []
         self.genotype = ""
         self.changed = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse a search in which the signs cannot be measured.
+        """Refuse a search in which the signs cannot be measured; a resumed one returns what it did before.
 
         Raises:
             ConfigError: The task is not a ``BilevelTask``, its supernet has no second derivatives, or the data have no
                 fixed images of a search half.
         """
-        model = _search(pl_module).model
+        task = _search(pl_module)
+        task.returned = self.returned
+        model = task.model
         if self.images:
             check_fixed_images("HealthMonitor", trainer)
         runner = model.runner
@@ -147,8 +158,21 @@ class HealthMonitor(Callback):
         pl_module.log_dict({f"health/{name}": value for name, value in values.items()})
         if self.eigenvalue:
             self.eigenvalues.append(values["eigenvalue"])
-        if self._collapsed(values, epoch) and self.stop:
-            trainer.should_stop = True
+            self.measured = [*self.measured, (epoch, found)][-2 * self.window :]
+        collapsed = self._collapsed(values, epoch)
+        if self.stop:
+            selected = model.frozen or model.mask.decided  # by something else, which nothing takes back
+            self.returned = None if selected or self._growth() is None else self.measured[self.window // 2]
+            task.returned = self.returned
+            trainer.should_stop |= collapsed
+
+    def _growth(self) -> tuple[float, float] | None:
+        """The earlier and the later mean eigenvalue, if the second is too large."""
+        if len(self.eigenvalues) < 2 * self.window:
+            return None
+        later = sum(self.eigenvalues[-self.window :]) / self.window
+        earlier = sum(self.eigenvalues[-2 * self.window : -self.window]) / self.window
+        return (earlier, later) if later > 0 and earlier / later < self.growth else None
 
     def _collapsed(self, values: Mapping[str, float], epoch: int) -> bool:
         """Whether the search has collapsed; warns once about that and about alphas that do not decide."""
@@ -169,17 +193,14 @@ class HealthMonitor(Callback):
                     f"After {epoch + 1} epochs the alphas of the {cell} cell are still equal (entropy {value:.4f} of "
                     "1). Raise the learning rate of the alphas, or shorten the warm-up.",
                 )
-        if len(self.eigenvalues) >= 2 * self.window:
-            later = sum(self.eigenvalues[-self.window :]) / self.window
-            earlier = sum(self.eigenvalues[-2 * self.window : -self.window]) / self.window
-            if later > 0 and earlier / later < self.growth:
-                collapsed = True
-                self._warn(
-                    "eigenvalue",
-                    f"The largest eigenvalue of the Hessian of the alphas has grown from {earlier:.3g} to {later:.3g} "
-                    f"(means of {self.window} measurements) by epoch {epoch}: from now on discretization loses more "
-                    "accuracy. Stop here, or raise the weight decay of the weights.",
-                )
+        if (growth := self._growth()) is not None:
+            collapsed = True
+            self._warn(
+                "eigenvalue",
+                f"The largest eigenvalue of the Hessian of the alphas has grown from {growth[0]:.3g} to "
+                f"{growth[1]:.3g} (means of {self.window} measurements) by epoch {epoch}: from now on discretization "
+                "loses more accuracy. Stop here, or raise the weight decay of the weights.",
+            )
         return collapsed
 
     def _warn(self, kind: str, text: str) -> None:
@@ -190,12 +211,24 @@ class HealthMonitor(Callback):
     def state_dict(self) -> dict[str, Any]:
         """The measurements and warnings so far."""
         names = ("eigenvalues", "warned", "genotype", "changed")
-        return {name: getattr(self, name) for name in names}
+        measured = [_plain(each) for each in self.measured]
+        returned = None if self.returned is None else _plain(self.returned)
+        return {**{name: getattr(self, name) for name in names}, "measured": measured, "returned": returned}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what ``state_dict`` returned."""
         self.eigenvalues, self.warned = list(state_dict["eigenvalues"]), list(state_dict["warned"])
         self.genotype, self.changed = state_dict["genotype"], state_dict["changed"]
+        self.measured = [_read(each) for each in state_dict["measured"]]
+        self.returned = None if state_dict["returned"] is None else _read(state_dict["returned"])
+
+
+def _plain(measured: Measured) -> dict[str, Any]:
+    return {"epoch": measured[0], "architecture": measured[1].to_dict()}
+
+
+def _read(content: Mapping[str, Any]) -> Measured:
+    return content["epoch"], architecture_from_dict(content["architecture"])
 
 
 def _search(module: LightningModule) -> BilevelTask:

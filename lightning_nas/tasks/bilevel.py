@@ -66,6 +66,8 @@ class BilevelTask(Task):
     Attributes:
         model: Supernet, alphas, and how they become mixtures.
         found: The architecture at the end of ``fit``; the main process decides for all.
+        returned: Epoch and architecture that a callback chose in place of the present one; None, the default, if none
+            did. Selection errors, which belong to the present one, are then not measured.
         outputs: Files that the run has written, by kind of artifact; on the main process only.
         start_epoch: Epoch in which the present supernet was new; the warm-up counts from here.
         search_epochs: Number of epochs after which the search is over, although the training goes on; None, the
@@ -193,6 +195,7 @@ class BilevelTask(Task):
         self.history: list[dict[str, Tensor]] = []
         self.means = EpochMeans()
         self.found: Architecture | None = None
+        self.returned: tuple[int, Architecture] | None = None
         self.outputs: dict[str, list[Path]] = {}
 
     @classmethod
@@ -331,20 +334,24 @@ class BilevelTask(Task):
     def provenance(self) -> dict[str, Any]:
         """How the architecture was found, for ``architecture.json``."""
         model, errors = self.model, None
+        epoch, found = self.returned or (None, model.discretize())
         components = (self.hypergradient, model.relaxation, model.normalization, model.discretizer, *self.regularizers)
-        if self.selection_images and hasattr(getattr(self.trainer, "datamodule", None), "fixed_batch"):
-            errors = model.selection_errors(*fixed_images(self, self.selection_images, self.seed)).to_dict()
+        images = self.selection_images if epoch is None else 0
+        if images and hasattr(getattr(self.trainer, "datamodule", None), "fixed_batch"):
+            errors = model.selection_errors(*fixed_images(self, images, self.seed)).to_dict()
         return {
             "task": type(self).__name__,
             "components": [type(component).__name__ for component in components if component is not None],
-            "text": model.space.text(model.discretize()),
+            "text": model.space.text(found),
             "epochs": self.trainer.current_epoch,
+            **({} if epoch is None else {"architecture_epoch": epoch}),
             "seed": self.seed,
             "selection_errors": errors,
         }
 
     def _finish(self) -> None:
-        self.found = self.trainer.strategy.broadcast(self.model.discretize())
+        _, found = self.returned or (None, self.model.discretize())
+        self.found = self.trainer.strategy.broadcast(found)
         folder = output_folder(self.trainer, self.output_dir)
         if self.trainer.is_global_zero:
             made, history = self.provenance(), self.history

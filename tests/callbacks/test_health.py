@@ -208,20 +208,63 @@ def test_too_many_skip_connections_are_said_once_and_end_the_search(stop: bool) 
     assert trainer.current_epoch == (2 if stop else 4)
 
 
+class Turn(Callback):
+    """Makes all edges prefer the next operation after every epoch, and records the architecture."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Before the monitor, which comes later in the list."""
+        with torch.no_grad():
+            for alpha in pl_module.model.alphas.values():
+                alpha.zero_()
+                alpha[:, 1 + trainer.current_epoch % 3] = 2.0
+        self.seen.append(pl_module.model.discretize())
+
+
 @pytest.mark.parametrize(("later", "collapsed"), [(1.3, False), (1.4, True)])
 def test_eigenvalues_are_compared_across_a_window(
-    later: float, collapsed: bool, monkeypatch: pytest.MonkeyPatch
+    later: float, collapsed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Means of two: 1 after two epochs, then 1.3 or 1.4, of which 0.75 is 0.975 or 1.05."""
     values = iter([0.5, 1.5, later - 0.5, later + 0.5, 0.0])
     monkeypatch.setattr(health, "alpha_eigenvalue", lambda *arguments: next(values))
-    monitor = HealthMonitor(window=2, stop=True, images=4, skip_limit=1.0)
+    monitor, turn = HealthMonitor(window=2, stop=True, images=4, skip_limit=1.0), Turn()
+    keep = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
+    task, callbacks = make(selection_images=4), (turn, monitor, keep)
     if collapsed:
         with pytest.warns(UserWarning, match=r"has grown from 1 to 1\.4"):
-            trainer = fit(make(), monitor, epochs=5)
+            trainer = fit(task, *callbacks, epochs=5, enable_checkpointing=True)
     else:
-        trainer = fit(make(), monitor, epochs=5)
+        trainer = fit(task, *callbacks, epochs=5, enable_checkpointing=True)
     assert trainer.current_epoch == (4 if collapsed else 5)
+    # the middle of the earlier window, from before the rise, and otherwise the last one
+    found, made = turn.seen[1 if collapsed else -1], task.provenance()
+    assert len({each.choices for each in turn.seen}) > 2
+    assert task.found == found
+    assert made["text"] == task.model.space.text(found)
+    assert made.get("architecture_epoch") == (1 if collapsed else None)
+    assert (made["selection_errors"] is None) == collapsed
+    again, kept = make(), tmp_path / f"epoch={trainer.current_epoch - 1}.ckpt"
+    monitor, keep = HealthMonitor(window=2, stop=True, images=4, skip_limit=1.0), ModelCheckpoint(tmp_path, "{epoch}")
+    fit(again, monitor, keep, epochs=trainer.current_epoch, ckpt_path=kept, enable_checkpointing=True)
+    assert again.found == found
+
+
+@pytest.mark.parametrize(("window", "epoch"), [(1, 0), (2, 1), (5, 2)])
+def test_the_architecture_in_the_middle_of_the_earlier_window_is_returned(
+    window: int, epoch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = iter([1.0] * window + [2.0] * window)
+    monkeypatch.setattr(health, "alpha_eigenvalue", lambda *arguments: next(values))
+    monitor = HealthMonitor(window=window, stop=True, images=4, skip_limit=1.0)
+    task = make()
+    with pytest.warns(UserWarning, match="has grown from 1 to 2"):
+        trainer = fit(task, monitor, epochs=20)
+    assert trainer.current_epoch == 2 * window
+    assert task.returned is not None
+    assert task.returned[0] == epoch
 
 
 def test_what_cannot_be_measured_is_refused() -> None:
