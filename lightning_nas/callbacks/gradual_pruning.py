@@ -1,6 +1,7 @@
-"""GOLD-NAS: operations with small factors are removed for good, a few per epoch."""
+"""GOLD-NAS: operations with small factors are removed for good, a few at a time."""
 
 from collections.abc import Iterable, Mapping
+from math import isinf
 from pathlib import Path
 from typing import Any
 
@@ -18,39 +19,45 @@ from lightning_nas.spaces.base import DifferentiableSpace
 from lightning_nas.tasks.base import check_alone
 from lightning_nas.tasks.bilevel import BilevelTask
 from lightning_nas.tasks.common import check_fixed_images, fixed_images, output_folder
+from lightning_nas.tasks.course import is_due, steps_per_epoch
 
 Place = tuple[str, int, int]
 """Cell type, and edge and operation as indices into the alphas."""
 
 
 class GradualPruning(Callback):
-    """Removes operations whose factor has fallen below a threshold, at the end of every epoch after the warm-up.
+    """Removes operations whose factor has fallen below a threshold, several times in the course of a search.
 
     What is removed leaves the supernet, the optimizer and the memory (``SearchModel.restrict``). Operations that the
     space or the discretizer cannot do without stay, so that every node keeps its inputs. The weight of the task's
-    ``ExpectedCost`` is multiplied by ``growth`` after an epoch in which fewer than ``min_removed`` operations were
-    removed, and divided by it after any other; once nothing more can be removed, it does not change.
+    ``ExpectedCost`` is multiplied by ``growth`` whenever fewer than ``min_removed`` operations are removed, and divided
+    by it otherwise; once nothing more can be removed, it does not change. By default this happens at the end of every
+    epoch after the warm-up. With ``times`` it happens equally often in a search of any length, in equal distances that
+    are counted in steps, so that a short search goes through the whole course too.
 
     Every removal leaves a smaller network, a point between cost and accuracy. ``series.json``, beside the other
     artifacts, has all of them: the number of parameters, loss and accuracy of the supernet on fixed images of the
     search half with batch statistics, and the architecture that the discretizer would read. A one-level search trains
     on these images too.
 
-    A reconstruction. In the paper every cell has factors of its own, and any set of operations that survives is a
-    network. Here the cells of a type share their factors, the accuracy in the series is that of the supernet with them,
-    and the discretizer reads an architecture of the space. How the weight moves is our choice. One process only.
+    A reconstruction from the paper; it does not follow the authors' code. In the paper every cell has factors of its
+    own, and any set of operations that survives is a network. Here the cells of a type share their factors, the
+    accuracy in the series is that of the supernet with them, and the discretizer reads an architecture of the space.
+    How the weight moves is our choice. One process only.
 
     References:
         1. Bi, Xie, Chen, Wei, Tian: GOLD-NAS: Gradual, One-Level, Differentiable, 2020, https://arxiv.org/abs/2007.03331
 
     Args:
         threshold: Factor below which an operation may be removed, greater than 0 (the paper: about 0.05).
-        min_removed: Number of removed operations per epoch that is enough, at least 1.
-        max_removed: Largest number of operations that are removed per epoch, at least ``min_removed``.
+        min_removed: Number of operations removed at a time that is enough, at least 1.
+        max_removed: Largest number of operations that are removed at a time, at least ``min_removed``.
         growth: Factor by which the weight of the cost changes, at least 1.
         stop_at: Number of operations left, over all cell types, at which the search ends; null trains all epochs.
         images: Number of images of the search half that points are measured on; 0 does not measure them.
         seed: Seed of the choice of these images.
+        times: How often operations are removed after the warm-up, at least 1; null, the default, removes some after
+            every epoch.
 
     Raises:
         ConfigError: A number is out of its range.
@@ -58,7 +65,7 @@ class GradualPruning(Callback):
     Example:
         ```yaml
         trainer:
-          callbacks: [{class_path: GradualPruning, init_args: {threshold: 0.05, max_removed: 4}}]
+          callbacks: [{class_path: GradualPruning, init_args: {threshold: 0.05, max_removed: 4, times: 50}}]
         ```
     """
 
@@ -75,9 +82,10 @@ class GradualPruning(Callback):
         stop_at: int | None = None,
         images: int = 256,
         seed: int = 0,
+        times: int | None = None,
     ) -> None:
         greater_than(0, threshold=threshold)
-        at_least(1, min_removed=min_removed, growth=growth, stop_at=stop_at)
+        at_least(1, min_removed=min_removed, growth=growth, stop_at=stop_at, times=times)
         at_least(0, images=images)
         if max_removed < min_removed:
             raise ConfigError(f"max_removed is {max_removed}; it must be at least min_removed, {min_removed}.")
@@ -88,6 +96,7 @@ class GradualPruning(Callback):
         self.stop_at = stop_at
         self.images = images
         self.seed = seed
+        self.times = times
         self.series: list[dict[str, Any]] = []
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -122,14 +131,43 @@ class GradualPruning(Callback):
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End a resumed search that had already reached its end."""
+        """End a resumed search that had already reached its end.
+
+        Raises:
+            ConfigError: ``times`` is given, but the number of steps of the search is unknown.
+        """
+        if self.times is not None and (_search(pl_module).course_steps is None or isinf(trainer.num_training_batches)):
+            raise ConfigError(
+                f"times is {self.times}, but GradualPruning does not know the number of steps that it divides by that. "
+                "Set trainer.max_epochs and, where the data have no known number of batches, "
+                "trainer.limit_train_batches, or times to null."
+            )
         self._end(trainer, pl_module)
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Remove operations if it is time within the search."""
+        task = _search(pl_module)
+        if self._is_due(trainer, task, task.current_step):
+            self._prune(trainer, task)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remove operations, write down what is left, and change the weight of the cost."""
+        """Remove operations if it is time at the end of an epoch, or of the search."""
         task = _search(pl_module)
         if task.warming_up:
             return
+        at_end = task.current_step + 1 == task.course_steps and self._is_due(trainer, task, task.current_step + 1)
+        if self.times is None or at_end:
+            self._prune(trainer, task)
+        (penalty,) = _penalties(task)
+        task.log_dict({"pruning/operations": float(len(_places(task.model))), "pruning/weight": penalty.weight})
+
+    def _is_due(self, trainer: Trainer, task: BilevelTask, step: int) -> bool:
+        if self.times is None or task.course_steps is None:
+            return False
+        return is_due(self.times, step, task.course_steps, task.warmup_epochs * steps_per_epoch(trainer))
+
+    def _prune(self, trainer: Trainer, task: BilevelTask) -> None:
+        """Remove operations, write down what is left, and change the weight of the cost."""
         model = task.model
         (penalty,) = _penalties(task)
         removed = self._weak(model)
@@ -139,8 +177,6 @@ class GradualPruning(Callback):
             self._write(trainer, task)
         if removed or _removable(model, _places(model), 1):
             penalty.weight *= self.growth if len(removed) < self.min_removed else 1 / self.growth
-        left = len(_places(model))
-        task.log_dict({"pruning/operations": float(left), "pruning/weight": penalty.weight})
         self._end(trainer, task)
 
     def _end(self, trainer: Trainer, pl_module: LightningModule) -> None:

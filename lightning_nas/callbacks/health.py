@@ -287,7 +287,7 @@ def gap(model: SearchModel, found: Architecture, images: Tensor, labels: Tensor)
 
 
 def alpha_eigenvalue(model: SearchModel, images: Tensor, labels: Tensor, tolerance: float = 1e-2) -> float:
-    """Largest eigenvalue of the Hessian of the supernet's loss with respect to the alphas, with batch statistics.
+    """Algebraically largest eigenvalue of the Hessian of the supernet's loss by the alphas, with batch statistics.
 
     Args:
         model: The model of the search.

@@ -10,7 +10,9 @@ from lightning_nas.checks import at_least, greater_than
 
 
 def largest_eigenvalue(loss: Tensor, parameters: Sequence[Tensor], tolerance: float = 1e-2) -> float:
-    """Largest eigenvalue of the Hessian of a loss, by Lanczos iterations.
+    """Largest eigenvalue, in the algebraic sense, of the Hessian of a loss, by Lanczos iterations.
+
+    A negative eigenvalue of larger size does not count. If all are negative, this is the one closest to 0.
 
     The products with the Hessian are exact; each of them costs one backward pass through the gradient. Differences of
     gradients would not do: between two near points some ReLU switches, and the gradient jumps.

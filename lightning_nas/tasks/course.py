@@ -41,3 +41,20 @@ def share(step: int, steps: int) -> float:
         steps: Number of steps.
     """
     return 1.0 if steps <= 1 else min(max(step, 0) / (steps - 1), 1.0)
+
+
+def is_due(count: int, step: int, steps: int, first: int = 0) -> bool:
+    """Whether one of several events that are spread evenly over a course comes before a step, or after the last one.
+
+    The last event comes after the last step. With fewer steps than events, one comes before every step but the first.
+
+    Args:
+        count: Number of events.
+        step: Index of the step, counted from 0; ``steps`` stands for the end.
+        steps: Number of steps of the course.
+        first: Step from which on the events are spread.
+    """
+    if not first < step <= steps:
+        return False
+    length = steps - first
+    return count * (step - first) // length > count * (step - 1 - first) // length

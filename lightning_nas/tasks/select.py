@@ -88,8 +88,8 @@ class SelectTask(BilevelTask):
 
     Removals are measured on the same images of the search half, with batch statistics and without moving the running
     ones. Every process measures and takes over what the main one found. ``architecture.json`` holds every decision
-    with its scores. Selection errors are not measured, because removal is their reference. That the removed inputs of a
-    node stay away while its next input is chosen is a reconstruction.
+    with its scores. Selection errors are not measured, because removal is their reference. The removed inputs of a node
+    stay away while its next input is chosen; in the authors' code they may return.
 
     References:
         1. Wang, Cheng, Chen, Tang, Hsieh: Rethinking Architecture Selection in Differentiable NAS, ICLR 2021,

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_nas.callbacks.gradual_pruning import GradualPruning
@@ -20,6 +21,7 @@ from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.tasks.bilevel import BilevelTask
 from tests.callbacks.test_p_darts import fit, make
+from tests.helpers import quiet_trainer
 
 OPERATIONS = ("skip_connect", "nor_conv_1x1", "nor_conv_3x3")
 
@@ -132,11 +134,42 @@ def test_the_cost_drives_factors_below_the_threshold(tmp_path: Path) -> None:
     assert not kept[:, 2].all()
 
 
-def test_a_resumed_run_equals_one_without_a_stop(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("options", "epochs"), [({"max_epochs": 1}, [0, 0]), ({"max_epochs": 3}, [1, 2])])
+def test_a_short_search_is_pruned_as_often_as_a_long_one(
+    options: dict[str, int], epochs: list[int], tmp_path: Path
+) -> None:
+    """Two batches make an epoch, so that half of the search is over within an epoch."""
+    task = search(tmp_path)
+    weigh(task, "cell", {(0, 0): 0.01, (1, 1): 0.02, (2, 2): 0.03})
+    pruning, seen = GradualPruning(max_removed=1, growth=2.0, images=0, times=2), []
+
+    class Watch(Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            seen.append(int((~pl_module.model.space.allowed["cell"]).sum()))
+
+    fit(task, pruning, Watch(), **options)
+    steps = 2 * options["max_epochs"]
+    assert seen == [0] * (steps // 2) + [1] * (steps - steps // 2)
+    assert [point["epoch"] for point in pruning.series] == epochs
+    assert [point["operations"] for point in pruning.series] == [17, 16]
+    assert task.regularizers[0].weight == pytest.approx(0.1 / 4)  # type: ignore[attr-defined]
+
+
+def test_pruning_a_number_of_times_needs_the_number_of_steps(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="times is 0; it must be at least 1"):
+        GradualPruning(times=0)
+    task, pruning = search(tmp_path), GradualPruning(images=0, times=3)
+    task.trainer = trainer = quiet_trainer(max_epochs=3)
+    with pytest.raises(ConfigError, match="times is 3, but GradualPruning does not know the number of steps"):
+        pruning.on_train_start(trainer, task)  # which data without a length never tell it
+
+
+@pytest.mark.parametrize("times", [None, 5])
+def test_a_resumed_run_equals_one_without_a_stop(times: int | None, tmp_path: Path) -> None:
     def made(folder: Path) -> tuple[BilevelTask, GradualPruning]:
         options: dict[str, Any] = {"alpha_optimizer": lambda p: torch.optim.Adam(p, lr=0.5)}
         task = search(folder, regularizers=[ExpectedCost(weight=20.0)], **options)
-        return task, GradualPruning(max_removed=2, growth=1.5, images=8)
+        return task, GradualPruning(max_removed=2, growth=1.5, images=8, times=times)
 
     whole, pruning = made(tmp_path / "whole")
 

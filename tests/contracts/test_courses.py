@@ -1,5 +1,6 @@
 """What changes in the course of a training begins in its first step and arrives in its last one, however long it is."""
 
+import ast
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader, IterableDataset
 
+import lightning_nas
 from lightning_nas.callbacks.freeze import FreezeArchitecture
 from lightning_nas.callbacks.gradual_pruning import GradualPruning
 from lightning_nas.callbacks.p_darts import PDARTSPhases
@@ -160,6 +162,20 @@ def test_no_component_with_a_course_is_left_out() -> None:
     }
     found |= {m for m in members(Regularizer) if changes(lambda p, m=m: m().penalty(ALPHAS, p))}
     assert found == set(FOLLOWERS)
+
+
+def test_only_the_progress_of_a_task_is_a_fraction_of_a_training() -> None:
+    """Nothing else divides by, or into, a number of epochs or steps of the trainer."""
+    counts = {"current_epoch", "max_epochs", "global_step", "max_steps", "num_training_batches"}
+    package = Path(str(lightning_nas.__file__)).parent
+    found = {}
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+                used = counts & {each.attr for each in ast.walk(node) if isinstance(each, ast.Attribute)}
+                if used:
+                    found[path.relative_to(package).as_posix()] = used
+    assert found == {"tasks/course.py": {"num_training_batches"}}  # divided by the batches of a step
 
 
 # -- trainings -------------------------------------------------------------------------------------------------------

@@ -80,10 +80,11 @@ class HardGumbelSoftmax(GumbelSoftmax):
     nothing else: the weights of other operations get no gradient, momentum or weight decay, and their factors no
     gradient of the loss. A step takes a fraction of the time and memory of a full one.
 
-    The authors' code has two gradients of the alphas. This is that of ``forward_gdas_v1``, in which only the chosen
-    factor of an edge multiplies anything. In ``forward_gdas`` every other factor, which is 0, is also added to all
-    values of the node; its gradient is the sum of theirs, and points in a different direction. The values that the
-    supernet computes are the same.
+    The authors' code has two gradients of the alphas, for the same values of the supernet. This is the one of their
+    search in the DARTS space, and of ``forward_gdas_v1`` in NAS-Bench-201: only the chosen factor of an edge multiplies
+    anything. Their ``forward_gdas`` in NAS-Bench-201 also adds the other factors, which are 0, to every value of the
+    node, so that each has the sum of the node's gradients as its own: a direction that has little to do with this one,
+    and nothing with what the other operations would compute.
 
     References:
         1. Dong, Yang: Searching for a Robust Neural Architecture in Four GPU Hours, CVPR 2019,
