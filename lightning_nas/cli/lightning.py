@@ -246,7 +246,7 @@ def schedule_length(max_epochs: int | None, data: Any, callbacks: Any = None) ->
     """
     for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
         if isinstance(callback, Namespace) and callback.get("class_path") == class_path(PDARTSPhases):
-            max_epochs = max_epochs and max_epochs // len(callback.init_args.cells)
+            max_epochs = max_epochs and max_epochs // len(callback.get("init_args.cells") or [0])
     arguments = data.get("init_args") if isinstance(data, Namespace) else None
     if max_epochs is None or arguments is None or data.class_path != class_path(DummyDataModule):
         return max_epochs

@@ -243,6 +243,13 @@ def test_a_cosine_by_steps_lasts_as_long_as_the_steps(configs: Path) -> None:
         assert config.model.init_args.scheduler.init_args.T_max == epochs * config.data.init_args.steps
 
 
+def test_a_cosine_of_p_darts_lasts_as_long_as_a_phase(configs: Path) -> None:
+    for epochs, callbacks, length in ((75, [], 25), (30, [], 10), (30, ["--trainer.callbacks", "null"], 30)):
+        args = ["--config", str(configs / "search" / "p_darts.yaml"), "--trainer.max_epochs", str(epochs), *callbacks]
+        config = NASCLI(args=args, run=False).config
+        assert config.model.init_args.weight_scheduler.init_args.T_max == length
+
+
 @pytest.mark.parametrize("seed", ["-1", str(2**32), "abc"])
 def test_a_seed_out_of_range_is_refused(seed: str, search: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PL_GLOBAL_SEED", seed)
