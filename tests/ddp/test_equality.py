@@ -24,6 +24,8 @@ from lightning_nas.differentiable.hypergradient.exact_second_order import ExactS
 from lightning_nas.differentiable.hypergradient.first_order import FirstOrder
 from lightning_nas.differentiable.hypergradient.one_level import OneLevel
 from lightning_nas.differentiable.hypergradient.second_order import SecondOrder
+from lightning_nas.differentiable.regularization.beta_decay import BetaDecay
+from lightning_nas.differentiable.relaxation.gumbel_softmax import GumbelSoftmax
 from lightning_nas.distill.bases import HallucinatedBases
 from lightning_nas.distill.contrast import AdversarialContrast
 from lightning_nas.distill.distribution import DistributionMatching
@@ -106,7 +108,8 @@ def bilevel(hypergradient: Any, **options: Any) -> Any:
 
 def nasbench201(folder: Path, batch_size: int) -> tuple[LightningModule, LightningDataModule]:
     space = NASBench201Space(channels=2, cells_per_stage=1)
-    return search(FirstOrder(), space), HalvesDataModule(images(folder, 1), batch_size=batch_size)
+    course: dict[str, Any] = {"regularizers": [BetaDecay(5.0)], "relaxation": GumbelSoftmax()}
+    return search(FirstOrder(), space, **course), HalvesDataModule(images(folder, 1), batch_size=batch_size)
 
 
 def training(folder: Path, batch_size: int) -> tuple[LightningModule, LightningDataModule]:
