@@ -31,7 +31,19 @@ def export_parser() -> Parser:
         "--formats",
         nargs="+",
         metavar="FORMAT",
-        help='py, pt2, onnx (default: all; onnx where its packages are installed: pip install "lightning_nas[onnx]")',
+        help="py, pt2, onnx, onnx_int8 (default: the first three; onnx where its packages are installed: pip install "
+        '"lightning_nas[onnx]"; onnx_int8 is quantized with training images and needs --config)',
+    )
+    parser.add_argument(
+        "--config",
+        help="configuration of the training, a YAML file or the name of a shipped one: images of its data check the "
+        "preprocessing of the files, and quantize and measure onnx_int8",
+    )
+    parser.add_argument(
+        "--raw_images",
+        choices=["true", "false"],
+        default="true",
+        help="whether the files take uint8 images of any size, and resize and normalize them (default: true)",
     )
     parser.add_argument(
         "--licence", default="not stated", help="licence of the network, for its model card (default: not stated)"
@@ -53,7 +65,7 @@ def export(args: list[str]) -> None:
         ConfigError: The folder has files that the export would replace, or another process writes to it.
     """
     given = export_parser().parse_args(args)
-    from lightning_nas.cli.exports import export_checkpoint
+    from lightning_nas.cli.exports import export_checkpoint, load_data, tell_measured
     from lightning_nas.files.classes import import_modules
 
     import_modules(given.imports)
@@ -63,9 +75,12 @@ def export(args: list[str]) -> None:
         formats=given.formats,
         licence=given.licence,
         overwrite=given.overwrite,
+        raw_images=given.raw_images == "true",
+        data=None if given.config is None else load_data(given.config),
     )
     for file in done["files"]:
         print(f"{file['path']}: largest difference to the task {file['difference']:.1e}")
+    tell_measured(done["measured"])
     print(f"{done['card']}: model card ({done['parameters']:,} parameters, {done['macs']:,} multiply-accumulates)")
 
 

@@ -4,15 +4,22 @@ import math
 import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+from lightning_nas.data.examples import Resize
 from lightning_nas.errors import CheckpointError, ConfigError, NASError, UnknownClassError
 from lightning_nas.files.locks import locked
 from lightning_nas.spaces.artifact import architecture_from_dict, build_space
 
 if TYPE_CHECKING:
-    from lightning_nas.export.formats import Description, Format
+    from lightning.pytorch import LightningDataModule
+    from torch import Tensor, nn
 
+    from lightning_nas.export.formats import Description, Exported, Format
+    from lightning_nas.export.measured import Measured
+
+EXAMPLES = 128
+"""Number of training images that check the preprocessing and calibrate a quantized network."""
 
 LARGEST_IMAGE = 2**23
 """Number of values in the largest image that the network of a checkpoint is run on."""
@@ -99,8 +106,9 @@ def _check_kept(kept: Any, tensors: int) -> None:
     if not all(math.isfinite(v) for v in (*kept["mean"], *kept["std"])) or not all(v > 0 for v in kept["std"]):
         raise CheckpointError("its mean and std are not finite, or a standard deviation is not above 0")
     data = kept.get("data", {})
-    kinds_of_data = {"class": str, "train_images": int}
-    if not isinstance(data, dict) or any(type(v) is not kinds_of_data.get(k) for k, v in data.items()):
+    kinds_of_data = {"class": str, "train_images": int, "title": str, "resize": str}
+    wrong = not isinstance(data, dict) or any(type(v) is not kinds_of_data.get(k) for k, v in data.items())
+    if wrong or data.get("resize", "bilinear") not in get_args(Resize):
         raise CheckpointError(f"its data are {reprlib.repr(data)}")
 
 
@@ -124,8 +132,8 @@ def choose_formats(names: Sequence[str] | None) -> "list[Format]":
     """Choose export formats by name.
 
     Args:
-        names: Some of ``py``, ``pt2`` and ``onnx``. None chooses all formats whose packages are installed, and prints a
-            line for every other one.
+        names: Some of ``py``, ``pt2``, ``onnx`` and ``onnx_int8``. None chooses all formats that need no images and
+            whose packages are installed, and prints a line for every other one of the former.
 
     Raises:
         ConfigError: A name is unknown, or the list is empty.
@@ -143,7 +151,7 @@ def choose_formats(names: Sequence[str] | None) -> "list[Format]":
             each.require()
         return named
     chosen = []
-    for each in FORMATS:
+    for each in (each for each in FORMATS if not each.needs_images):
         missing = each.missing()
         if missing:
             print(
@@ -161,48 +169,68 @@ def export_checkpoint(
     *,
     formats: Sequence[str] | None = None,
     figures: Mapping[str, float] | None = None,
+    evidence: Mapping[str, Any] | None = None,
     compared: Sequence[Mapping[str, Any]] = (),
     licence: str = "not stated",
     overwrite: bool = True,
+    raw_images: bool = True,
+    data: "LightningDataModule | None" = None,
 ) -> dict[str, Any]:
-    """Write the network of a final training in some formats, with a model card, from its checkpoint alone.
+    """Write the network of a final training in some formats, with a model card, from its checkpoint.
 
     Args:
         checkpoint: Path or URL of a checkpoint of a ``TrainTask``.
         folder: Folder for the files.
-        formats: Some of ``py`` (``network.py`` and ``network.pt``), ``pt2`` and ``onnx``; by default all whose packages
-            are installed, with a printed line for every other one.
+        formats: Some of ``py`` (``network.py`` and ``network.pt``), ``pt2``, ``onnx`` and ``onnx_int8``; by default all
+            but the last one whose packages are installed, with a printed line for every other one.
         figures: Measured values for the model card: ``test_accuracy`` as a fraction, and others.
+        evidence: How sure the test accuracy is, for the model card: ``test_images`` and ``comparisons``; see
+            ``ModelCard``.
         compared: This network and others that were trained alike, for the model card; see ``ModelCard``.
         licence: Licence of the network for the model card.
         overwrite: Whether files of another export, and a ``README.md``, may be replaced.
+        raw_images: Whether the files take raw images, uint8 of any height and width, and resize and normalize them
+            themselves. Otherwise, and where the checkpoint does not know the normalization, they take normalized
+            floats.
+        data: Data module of the training. Its images check the preprocessing, calibrate ``onnx_int8``, and measure the
+            accuracy of that file.
 
     Returns:
         ``path`` and ``difference`` (largest difference between the outputs of the file and those of the task) of the
         first file, which is ``network.py`` by default; ``files``, both for every file; ``card``, the path of the
-        model card; ``parameters`` and ``macs`` (multiply-accumulates for one image).
+        model card; ``parameters`` and ``macs`` (multiply-accumulates for one image); ``measured``, see ``Measured``.
 
     Raises:
         CheckpointError: The file is not a checkpoint of a final training.
-        ConfigError: A format is unknown, a figure is impossible, the folder has files that may not be replaced, or
-            another process writes to it.
-        ExportError: The outputs of a file differ from those of the task by more than 1e-5. No file is written.
+        ConfigError: A format is unknown or needs ``data``, a figure is impossible, the folder has files that may not be
+            replaced, or another process writes to it.
+        DataError: The images cannot be read.
+        ExportError: The outputs of a file differ from those of the task by more than 1e-5, or its preprocessing from
+            that of the data module. No file is written.
         MissingDependencyError: The packages of a named format are not installed. No file is written.
     """
+    from lightning_nas.export.measured import Measured
     from lightning_nas.export.model_card import ModelCard, check_figures
     from lightning_nas.export.network import export_files
 
     chosen = choose_formats(formats)
     check_figures(figures or {})
+    _check_has_images(chosen, data)
     if not overwrite:
         _check_free(folder)
     network, kept = trained_network(checkpoint)
-    description = describe(kept)
+    description = describe(kept, raw_images=raw_images)
     cost = size(kept)
+    examples, levels = _examine(description, data, raw_images)
     with locked(folder):
         if not overwrite:  # another export may have ended in the meantime
             _check_free(folder)
-        exported = export_files(network, folder, description, chosen)
+        exported = export_files(network, folder, description, chosen, [] if examples is None else examples)
+        measured = Measured(
+            examples=0 if levels is None else len(examples or ()),
+            levels=levels,
+            **_measure(network, chosen, exported, description, data),
+        )
         card = ModelCard(
             space=architecture_from_dict(kept["architecture"]).space.class_path,
             description=description,
@@ -214,10 +242,107 @@ def export_checkpoint(
             compared=compared,
             normalisation_known=bool(kept["mean"]),
             licence=licence,
+            measured=measured,
+            **(evidence or {}),
         )
         path = card.write(folder)
     files = [{"path": str(each.path), "difference": each.difference} for each in exported]
-    return {**files[0], "files": files, "card": str(path), **cost}
+    return {**files[0], "files": files, "card": str(path), "measured": measured, **cost}
+
+
+def load_data(config: str) -> Any:
+    """Build the data module of a training.
+
+    Args:
+        config: Path of the training's configuration, or the name of a shipped one.
+
+    Raises:
+        ConfigError: There is no such file, or it is no configuration of a training.
+        DataError: The data module refuses its arguments.
+    """
+    from lightning.pytorch import LightningDataModule
+
+    from lightning_nas.cli.config_files import find_config
+    from lightning_nas.cli.lightning import build, check_config
+
+    parsed = check_config(find_config(config))
+    if parsed.get("data") is None:
+        raise ConfigError(f"{config} has no data. Give the configuration of the training.")
+    return build(LightningDataModule, parsed.data)
+
+
+def tell_measured(measured: "Measured") -> None:
+    """Print what was measured of exported files on real images, as far as it was."""
+    if measured.levels is not None:
+        print(
+            f"raw images: largest difference of a pixel to the data module {measured.levels:.2f} of 255 levels, on "
+            f"{measured.examples} training images"
+        )
+    for each in measured.accuracies:
+        print(
+            f"{each.file}: accuracy {100 * each.accuracy:.2f}% on {measured.images:,} {measured.part} images; the "
+            f"network has {100 * (measured.accuracy or 0):.2f}%, and {each.changed:,} predictions differ"
+        )
+
+
+def _check_has_images(chosen: Sequence["Format"], data: Any) -> None:
+    """Refuse formats that need images where there are none.
+
+    Raises:
+        ConfigError: The data of the training are missing, or give no images.
+    """
+    needing = [each.name for each in chosen if each.needs_images]
+    if needing and not hasattr(data, "examples"):
+        received = "no data were given" if data is None else f"{type(data).__name__} has no method 'examples'"
+        raise ConfigError(
+            f"The format {needing[0]} is calibrated and measured with images, but {received}. Give the configuration "
+            f"of the training, --config FILE, whose data are an ImageDataModule, or leave {needing[0]} out."
+        )
+
+
+def _examine(description: "Description", data: Any, raw_images: bool) -> "tuple[list[Tensor] | None, float | None]":
+    """Read training images, and check the preprocessing of the files with them.
+
+    Returns:
+        Images as the files take them, and the difference of the preprocessing in 255 levels, as far as they are known.
+    """
+    import torch
+
+    from lightning_nas.export.measured import check_preprocessing
+
+    if raw_images and description.resize is None:
+        print("The files take normalized floats: the checkpoint does not know the normalization of its data.")
+    if not hasattr(data, "examples"):
+        return None, None
+    examples = data.examples(EXAMPLES)
+    if description.resize is None:
+        return list(examples.prepared.float().cpu()), None
+    if any(image.dtype != torch.uint8 for image in examples.originals):
+        print("The preprocessing of the files is not checked: the training images are floats, not pixels.")
+        return None, None
+    return examples.originals, check_preprocessing(description, examples)
+
+
+def _measure(
+    network: "nn.Module",
+    formats: Sequence["Format"],
+    exported: Sequence["Exported"],
+    description: "Description",
+    data: Any,
+) -> dict[str, Any]:
+    """Measure the latency of all files, and the accuracy of those that do not compute exactly what the network does."""
+    import torch
+
+    from lightning_nas.export.measured import measure_accuracies, measure_latencies
+
+    loaded = {file.path.name: each.load(file.path) for each, file in zip(formats, exported, strict=True)}
+    found = {"latencies": measure_latencies(loaded, description), "threads": torch.get_num_threads()}
+    inexact = {each.file_name: loaded[each.file_name] for each in formats if each.needs_images}
+    if not inexact:
+        return found
+    names = ("part", "images", "accuracy", "accuracies")
+    accuracies = measure_accuracies(network, inexact, data, description.resize is not None)
+    return found | dict(zip(names, accuracies, strict=True))
 
 
 def _check_free(folder: Path) -> None:
@@ -234,12 +359,13 @@ def _check_free(folder: Path) -> None:
         )
 
 
-def describe(kept: Mapping[str, Any]) -> "Description":
+def describe(kept: Mapping[str, Any], raw_images: bool = False) -> "Description":
     """Describe a network for its files: images, classes, normalisation, and the architecture as text.
 
     Args:
         kept: Description of the network, from ``trained_network``. Where it lacks names or normalisation, classes are
             numbered, and images are taken as they are.
+        raw_images: Whether the files take raw images, if the normalization is known.
     """
     from lightning_nas.export.formats import Description
 
@@ -252,4 +378,5 @@ def describe(kept: Mapping[str, Any]) -> "Description":
         mean=tuple(kept["mean"] or [0.0] * channels),
         std=tuple(kept["std"] or [1.0] * channels),
         header=build_space(architecture.space).text(architecture),
+        resize=kept.get("data", {}).get("resize", "bilinear") if raw_images and kept["mean"] else None,
     )

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Subset
 
 from lightning_nas.checks import at_least, within
 from lightning_nas.data.augmentation import Augmentation
+from lightning_nas.data.examples import Examples, Resize
 from lightning_nas.data.inspection import digests, inspect_held_out, inspect_training_set, note
 from lightning_nas.data.loaders import check_whole_batch, loader
 from lightning_nas.data.sets import Batch, ImageSet, LabelledImages, channel_statistics, check_training_set
@@ -29,6 +30,7 @@ class _TrainingData:
     mean: list[float]
     std: list[float]
     digests: frozenset[int]
+    resize: Resize
 
 
 class ImageDataModule(LightningDataModule, ABC):
@@ -58,6 +60,9 @@ class ImageDataModule(LightningDataModule, ABC):
         image_size: Height and width, in pixels, to which images in memory are downsampled by averaging; null keeps
             their own size.
 
+    Attributes:
+        title: Name of the data for people, such as in a model card; by default that of the class.
+
     Raises:
         ConfigError: An argument is out of its range.
     """
@@ -85,6 +90,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.split_seed = split_seed
         self.num_workers = num_workers
         self.image_size = image_size
+        self.title = type(self).__name__
         self._normalization: Tensor | None = None
         self._limit_val_batches: int | float | None = None
 
@@ -198,6 +204,19 @@ class ImageDataModule(LightningDataModule, ABC):
         """Standard deviation of every channel of the training images, on a scale from 0 to 1."""
         return self._data.std
 
+    @property
+    def resize(self) -> Resize:
+        """How images of another size than ``image_shape`` get it; see ``Resize``."""
+        return self._data.resize
+
+    def examples(self, count: int) -> Examples:
+        """Return up to ``count`` training images of all classes as they are read, and prepared as for a test."""
+        listed = self.list_train()
+        some = listed.select(balanced(listed.labels, count, seed=0))
+        indices = list(range(len(some)))
+        prepared, _ = self.prepare(self._averaged(some).__getitems__(indices))
+        return Examples([some.original(index) for index in indices], prepared)
+
     @cached_property
     def _data(self) -> _TrainingData:
         loaded = self.load_train()
@@ -216,7 +235,8 @@ class ImageDataModule(LightningDataModule, ABC):
                     f"validation_fraction, which is {self.validation_fraction}, has no effect."
                 )
         train, validation = self._parts(whole, given)
-        return _TrainingData(train, validation, mean, std, frozenset(hashes))
+        resize: Resize = "bilinear" if whole is loaded else "area"
+        return _TrainingData(train, validation, mean, std, frozenset(hashes), resize)
 
     @cached_property
     def _test(self) -> LabelledImages:

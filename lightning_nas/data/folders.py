@@ -129,6 +129,10 @@ class FolderSet(LabelledImages):
         """
         return self._joined([self.decode(indices)]), self.labels[indices]
 
+    def original(self, index: int) -> Tensor:
+        """Decode a file in its own size; see ``LabelledImages.original``."""
+        return _tensor(_decode(self.files[index], self.background)[0])
+
     def select(self, indices: Tensor) -> Self:
         """Keep the files at ``indices``, in that order."""
         chosen = object.__new__(type(self))
@@ -252,7 +256,21 @@ def decode_image(path: Path, size: int, background: tuple[int, int, int]) -> tup
     Raises:
         DataError: The file is not a complete image, or its pixels have an unknown scale.
     """
+    from PIL import Image, ImageOps
+
+    colored, transparent = _decode(path, background)
+    return _tensor(ImageOps.fit(colored, (size, size), Image.Resampling.BILINEAR)), transparent
+
+
+def _tensor(image: Any) -> Tensor:
+    """Pixels of a colored image, uint8 ``(3, height, width)``."""
     import numpy as np
+
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def _decode(path: Path, background: tuple[int, int, int]) -> tuple[Any, bool]:
+    """Decode an image file in its own size: upright, with 8-bit colors, and whether it has transparent parts."""
     from PIL import Image, ImageOps
 
     try:
@@ -273,8 +291,7 @@ def decode_image(path: Path, size: int, background: tuple[int, int, int]) -> tup
         colored = upright.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} is not a complete image ({error}). Replace or delete it.") from None
-    fitted = ImageOps.fit(colored, (size, size), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(fitted)).permute(2, 0, 1), transparent
+    return colored, transparent
 
 
 def _unsigned_bits(image: Any) -> int | None:

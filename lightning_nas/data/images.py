@@ -59,6 +59,7 @@ class DigitsDataModule(ImageDataModule):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.title = "scikit-learn digits"
 
     def load_train(self) -> ImageSet:
         """Load the 1,437 training images."""
@@ -110,6 +111,7 @@ class ArrayDataModule(ImageDataModule):
     def __init__(self, path: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.path = Path(path)
+        self.title = self.path.stem
 
     def load_train(self) -> ImageSet:
         """Read ``x_train``, ``y_train`` and ``classes``. The test arrays must exist but are not read."""
@@ -247,6 +249,7 @@ class FolderDataModule(ImageDataModule):
         color(background)  # refuses what is not one
         within("[0, 1)", test_fraction=test_fraction)
         self.root = Path(root)
+        self.title = self.root.resolve().name
         self.stream = stream
         folders = (train, validation, test)
         self._layout = FolderLayout(
@@ -392,6 +395,7 @@ class CIFAR10DataModule(CIFARDataModule):
 
     def __init__(self, root: str = "data", download: bool = True, **kwargs: Any) -> None:
         super().__init__(root, download, **kwargs)
+        self.title = "CIFAR-10"
 
     def reader(self) -> Any:
         """Return the torchvision class that reads the files."""
@@ -427,6 +431,7 @@ class CIFAR100DataModule(CIFARDataModule):
 
     def __init__(self, root: str = "data", download: bool = True, **kwargs: Any) -> None:
         super().__init__(root, download, **kwargs)
+        self.title = "CIFAR-100"
 
     def reader(self) -> Any:
         """Return the torchvision class that reads the files."""

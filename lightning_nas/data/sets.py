@@ -63,6 +63,17 @@ class LabelledImages(Dataset[Batch], ABC):
     def select(self, indices: Tensor) -> Self:
         """Return a set of the same kind that has only the images at ``indices``, in that order."""
 
+    def original(self, index: int) -> Tensor:
+        """Return an image as it was before it got the size of this set, by default the image itself.
+
+        Args:
+            index: Index of the image.
+
+        Returns:
+            ``(channels, height, width)``, of any height and width.
+        """
+        return self[index][0]
+
     def class_counts(self, indices: Tensor | None = None) -> Tensor:
         """Count the images of every class, ``(classes,)``.
 

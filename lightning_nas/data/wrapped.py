@@ -5,6 +5,7 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 
 from lightning_nas.data.base import ImageDataModule
+from lightning_nas.data.examples import Examples, Resize
 from lightning_nas.data.sets import LabelledImages
 
 
@@ -48,6 +49,20 @@ class WrappedDataModule(LightningDataModule):
     def std(self) -> list[float]:
         """Standard deviation of every channel of the training images, on a scale from 0 to 1."""
         return self.data.std
+
+    @property
+    def title(self) -> str:
+        """Name of the data for people."""
+        return self.data.title
+
+    @property
+    def resize(self) -> Resize:
+        """How images of another size get that of the data; see ``Resize``."""
+        return self.data.resize
+
+    def examples(self, count: int) -> Examples:
+        """Return training images before and after their preparation; see ``ImageDataModule.examples``."""
+        return self.data.examples(count)
 
     def list_parts(self) -> tuple[LabelledImages, LabelledImages | None]:
         """List the training set and the validation set of ``data``; see ``ImageDataModule.list_parts``."""

@@ -6,16 +6,19 @@ import json
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
+from lightning_nas.checks import one_of
+from lightning_nas.data.examples import Resize
 from lightning_nas.errors import ConfigError, ExportError, MissingDependencyError, NASError
+from lightning_nas.export.preprocessing import Preprocessing
 from lightning_nas.files.artifacts import replacing
 
 TOLERANCE = 1e-5
@@ -38,9 +41,12 @@ class Description:
         mean: Mean of every channel of images in [0, 1]; the network expects ``(image - mean) / std``.
         std: Standard deviation of every channel of images in [0, 1].
         header: Text about how the network was found.
+        resize: With ``bilinear`` or ``area``, the files take raw images, uint8 of any height and width, and resize and
+            normalize them themselves; see ``Preprocessing``. By default they take floats of the shape above that are
+            normalized already.
 
     Raises:
-        ConfigError: ``mean`` or ``std`` does not have one value per channel.
+        ConfigError: ``mean`` or ``std`` does not have one value per channel, or ``resize`` is something else.
 
     Example:
         ```python
@@ -53,8 +59,10 @@ class Description:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     header: str
+    resize: str | None = None
 
     def __post_init__(self) -> None:
+        one_of(get_args(Resize), resize=self.resize)
         channels = self.image_shape[0]
         if len(self.mean) != channels or len(self.std) != channels:
             raise ConfigError(
@@ -63,9 +71,18 @@ class Description:
             )
 
     def json(self) -> str:
-        """Return what a program needs to use the network: ``image_shape``, ``classes``, ``mean`` and ``std``."""
+        """Return what a program needs to use the network: ``image_shape``, ``classes``, ``mean`` and ``std``.
+
+        A file that takes raw images also says how it resizes them: ``resize``.
+        """
         content = {"image_shape": self.image_shape, "classes": self.class_names, "mean": self.mean, "std": self.std}
-        return json.dumps(content)
+        return json.dumps(content | ({} if self.resize is None else {"resize": self.resize}))
+
+    def raw(self, network: nn.Module) -> nn.Module:
+        """Return a network as the files have it: behind its preprocessing, if they take raw images."""
+        if self.resize is None:
+            return network
+        return nn.Sequential(Preprocessing(self.image_shape, self.mean, self.std, self.resize), network).eval()
 
 
 @dataclass(frozen=True)
@@ -76,17 +93,32 @@ class Exportable:
         network: The network, without auxiliary head, in float32, on the CPU and in eval mode. Its attribute
             ``arguments`` is a dictionary of its constructor arguments.
         description: What the file says about it.
+        calibration: Images as the file takes them, ``(channels, height, width)`` each, from which a format that
+            quantizes the network learns the range of its values.
     """
 
     network: nn.Module
     description: Description
+    calibration: Sequence[Tensor] = ()
+
+    @property
+    def free_sizes(self) -> dict[int, str]:
+        """The dimensions of a batch of images that may have any size, with their names."""
+        return {0: "batch"} | ({} if self.description.resize is None else {2: "height", 3: "width"})
 
     @cached_property
     def program(self) -> torch.export.ExportedProgram:
         """The operations of the network for any number of images; traced once for all formats."""
-        example = torch.zeros(TRACED_BATCH, *self.description.image_shape, device="cpu", dtype=torch.float32)
-        batch = torch.export.Dim("batch", min=1, max=2**31 - 1)  # torch 2.6 cannot prove an open interval
-        program = torch.export.export(self.network, (example,), dynamic_shapes=({0: batch},), strict=False)
+        channels, height, width = self.description.image_shape
+        if self.description.resize is None:
+            example = torch.zeros(TRACED_BATCH, channels, height, width, device="cpu", dtype=torch.float32)
+        else:  # a size that is neither that of the network nor of an exceptional kind
+            shape = (TRACED_BATCH, channels, height + 8, width + 9)
+            example = torch.zeros(shape, device="cpu", dtype=torch.uint8)
+        # torch 2.6 cannot prove an open interval
+        free = {index: torch.export.Dim(name, min=1, max=2**31 - 1) for index, name in self.free_sizes.items()}
+        network = self.description.raw(self.network)
+        program = torch.export.export(network, (example,), dynamic_shapes=(free,), strict=False)
         for node in program.graph.nodes:
             # stack traces name folders of this machine, and the files are for other machines
             node.meta.pop("stack_trace", None)
@@ -101,15 +133,21 @@ class Format(ABC):
         needs: What is needed to use the file, in a few words.
         usage: Python code for the model card that loads the file from the current folder and uses it. It defines
             ``images`` with values in [0, 1], and ``names``, the predicted classes.
+        raw_usage: The same for a file that takes raw images; it defines uint8 ``images``.
         packages: Packages besides torch that must be installed to write, check and use the file.
         extra: The extra of this library that installs them.
+        tolerance: Largest allowed difference between its outputs and the network's, relative to outputs above 1.
+        needs_images: Whether it is written with the help of training images, so that it must be asked for by name.
     """
 
     file_name: ClassVar[str]
     needs: ClassVar[str]
     usage: ClassVar[str]
+    raw_usage: ClassVar[str]
     packages: ClassVar[tuple[str, ...]] = ()
     extra: ClassVar[str] = ""
+    tolerance: ClassVar[float] = TOLERANCE
+    needs_images: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
@@ -149,16 +187,21 @@ class Format(ABC):
         """
 
     @abstractmethod
-    def run(self, path: Path, batches: Sequence[Tensor]) -> list[Tensor]:
-        """Run a network from its written file alone.
+    def load(self, path: Path) -> Callable[[Tensor], Tensor]:
+        """Load a network from its written file alone.
 
         Args:
             path: The file named ``file_name``.
-            batches: Batches of images ``(batch, channels, height, width)``.
 
         Returns:
-            The outputs of every batch, ``(batch, classes)``.
+            A function from images as the file takes them, ``(batch, channels, height, width)``, to its outputs,
+            ``(batch, classes)``.
         """
+
+    def run(self, path: Path, batches: Sequence[Tensor]) -> list[Tensor]:
+        """Load a network, and return its outputs for every batch; see ``load``."""
+        network = self.load(path)
+        return [network(batch) for batch in batches]
 
 
 class TorchProgram(Format):
@@ -185,6 +228,19 @@ with torch.no_grad():
     logits = program((images - mean) / std)
 names = [about["classes"][i] for i in logits.argmax(dim=1).tolist()]
 print(names)"""
+    raw_usage = """import json
+
+import torch
+
+extra = {"description.json": ""}
+program = torch.export.load("network.pt2", extra_files=extra).module()
+about = json.loads(extra["description.json"])
+shape = (2, about["image_shape"][0], 96, 128)
+images = torch.randint(256, shape, dtype=torch.uint8)  # replace by your images, of any height and width
+with torch.no_grad():
+    logits = program(images)
+names = [about["classes"][i] for i in logits.argmax(dim=1).tolist()]
+print(names)"""
 
     def write(self, source: Exportable, folder: Path) -> list[Path]:
         """Write the traced program; see ``Format.write``."""
@@ -192,75 +248,9 @@ print(names)"""
         torch.export.save(source.program, path, extra_files={"description.json": source.description.json()})
         return [path]
 
-    def run(self, path: Path, batches: Sequence[Tensor]) -> list[Tensor]:
-        """Load the program with torch and run it; see ``Format.run``."""
-        network = torch.export.load(path).module()
-        return [network(batch) for batch in batches]
-
-
-class ONNXModel(Format):
-    """``network.onnx``: for ONNX Runtime and other programs that read ONNX.
-
-    Args:
-        max_bytes: Largest size of the weights in bytes for which they are stored in the file itself, which must stay
-            below 2 GB. Larger weights are stored in ``network.onnx.data`` in the same folder.
-
-    Example:
-        ```bash
-        pip install "lightning_nas[onnx]"
-        lightning-nas export --ckpt_path runs/first/train/checkpoints/last.ckpt --formats onnx
-        ```
-    """
-
-    file_name = "network.onnx"
-    needs = "ONNX Runtime (`pip install onnxruntime`), or another program that reads ONNX"
-    packages = ("onnx", "onnxscript", "onnxruntime")
-    extra = "onnx"
-    usage = """import json
-
-import numpy as np
-import onnxruntime
-
-session = onnxruntime.InferenceSession("network.onnx", providers=["CPUExecutionProvider"])
-about = json.loads(session.get_modelmeta().custom_metadata_map["description"])
-images = np.random.rand(2, *about["image_shape"]).astype(np.float32)  # replace by your images, with values in [0, 1]
-mean, std = (np.array(about[name], np.float32).reshape(-1, 1, 1) for name in ("mean", "std"))
-logits = session.run(["logits"], {"images": (images - mean) / std})[0]
-names = [about["classes"][i] for i in logits.argmax(axis=1)]
-print(names)"""
-
-    def __init__(self, max_bytes: int = 1_900_000_000) -> None:
-        self.max_bytes = max_bytes
-
-    def write(self, source: Exportable, folder: Path) -> list[Path]:
-        """Write the traced program as ONNX; see ``Format.write``."""
-        path = folder / self.file_name
-        # the program already has its dynamic dimension; here it only gets a name
-        written: Any = torch.onnx.export(
-            source.program,
-            (),
-            dynamo=True,
-            dynamic_shapes=({0: "batch"},),
-            input_names=["images"],
-            output_names=["logits"],
-            verbose=False,
-        )
-        for node in written.model.graph:
-            # metadata of the exporter, which is larger than the rest of a small network
-            node.metadata_props.clear()
-        written.model.metadata_props["description"] = source.description.json()
-        weights = sum(value.numel() * value.element_size() for value in source.network.state_dict().values())
-        written.save(path, external_data=weights > self.max_bytes)
-        return [*folder.glob(f"{self.file_name}.*"), path]
-
-    def run(self, path: Path, batches: Sequence[Tensor]) -> list[Tensor]:
-        """Run the file with ONNX Runtime; see ``Format.run``."""
-        # not an import statement: mypy reports other errors about it where the package is not installed
-        onnxruntime: Any = importlib.import_module("onnxruntime")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        return [torch.from_numpy(session.run(["logits"], {"images": batch.numpy()})[0]) for batch in batches]
+    def load(self, path: Path) -> Callable[[Tensor], Tensor]:
+        """Load the program with torch; see ``Format.load``."""
+        return torch.export.load(path).module()
 
 
 class Exported(NamedTuple):
@@ -294,7 +284,7 @@ def write_checked(
 
     Raises:
         ConfigError: The number of class names is not the number of outputs.
-        ExportError: A file cannot be written or run, or its outputs differ by more than ``TOLERANCE``.
+        ExportError: A file cannot be written or run, or its outputs differ by more than its ``tolerance``.
         MissingDependencyError: A format needs packages that are not installed.
     """
     for each in formats:
@@ -324,10 +314,8 @@ class _Reference:
     """
 
     def __init__(self, network: nn.Module, description: Description) -> None:
-        self.network = copy.deepcopy(network).float().cpu().eval()
-        generator = torch.Generator().manual_seed(0)
-        shapes = [(size, *description.image_shape) for size in CHECKED_BATCHES]
-        self.batches = [torch.randn(shape, generator=generator, device="cpu", dtype=torch.float32) for shape in shapes]
+        self.network = description.raw(copy.deepcopy(network).float().cpu().eval())
+        self.batches = _random_batches(description)
         self.outputs: list[Tensor] = [self.network(batch) for batch in self.batches]
         classes, shape = len(description.class_names), tuple(self.outputs[0].shape)
         if shape != (CHECKED_BATCHES[0], classes):
@@ -341,9 +329,25 @@ class _Reference:
         exact = copy.deepcopy(self.network).double()
         pairs = zip(self.batches, self.outputs, strict=True)
         try:
-            return max(difference(exact(batch.double()), output.double()) for batch, output in pairs)
+            return max(difference(exact(_doubled(batch)), output.double()) for batch, output in pairs)
         except RuntimeError:
             return float("nan")
+
+
+def _doubled(batch: Tensor) -> Tensor:
+    """Floats as float64; pixels stay as they are."""
+    return batch if batch.dtype == torch.uint8 else batch.double()
+
+
+def _random_batches(description: Description) -> list[Tensor]:
+    """Batches of all sizes that are checked: of noise, or of random pixels that are larger, smaller or just right."""
+    generator = torch.Generator().manual_seed(0)
+    channels, height, width = description.image_shape
+    shapes = [(size, channels, height, width) for size in CHECKED_BATCHES]
+    if description.resize is None:
+        return [torch.randn(shape, generator=generator, device="cpu", dtype=torch.float32) for shape in shapes]
+    others = [(2, channels, 2 * height + 1, width + 5), (1, channels, (height + 1) // 2, (width + 2) // 3)]
+    return [torch.randint(256, shape, generator=generator, dtype=torch.uint8) for shape in (*shapes, *others)]
 
 
 def _draft(written: Format, source: Exportable, folder: Path, reference: _Reference) -> tuple[list[Path], float]:
@@ -362,10 +366,10 @@ def _draft(written: Format, source: Exportable, folder: Path, reference: _Refere
     differences = [difference(e, r) for e, r in zip(reference.outputs, received, strict=True)]
     for each in differences:
         # written in this way, the comparison refuses NaN
-        if not each <= TOLERANCE:
+        if not each <= written.tolerance:
             raise ExportError(
                 f"The outputs of {written.file_name} differ from the network's by {each:.3g} of their scale; at most "
-                f"{TOLERANCE:g} is allowed. Rounding to float32 alone changes the network's outputs by "
+                f"{written.tolerance:g} is allowed. Rounding to float32 alone changes the network's outputs by "
                 f"{reference.rounding():.1e}. If both are of the same size, the network amplifies rounding errors: "
                 f"train it longer. Otherwise check that all state of {type(source.network).__name__} is in parameters "
                 "and buffers, that 'arguments' contains all constructor arguments, and that the outputs are finite; or "

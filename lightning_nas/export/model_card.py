@@ -18,7 +18,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lightning_nas.errors import ConfigError
 from lightning_nas.export.formats import CHECKED_BATCHES, TOLERANCE, Description, Exported, Format
+from lightning_nas.export.measured import LATENCY_BATCHES, Measured
 from lightning_nas.files.artifacts import write_bytes
+from lightning_nas.metrics.paired import wilson_interval
 
 NOT_STATED = "not stated"
 """The licence of a network for which none was named."""
@@ -58,6 +60,10 @@ class ModelCard:
             (a mean over seeds, as a fraction), ``test_accuracies`` (one per seed), ``parameters`` and ``macs``.
         normalisation_known: Whether mean and standard deviation are those of the data, and not zeros and ones in their
             place.
+        test_images: Number of test images, from which the interval of the test accuracy follows; None if unknown.
+        comparisons: This network against others on the same test images: ``label``, ``better``, ``worse`` and ``ties``
+            (numbers of images), ``p`` of the exact paired test, and ``verdict``.
+        measured: What was measured of the files.
         licence: Licence of the network, preferably an SPDX identifier in lower case, which model hubs know.
 
     Example:
@@ -81,6 +87,9 @@ class ModelCard:
     compared: Sequence[Mapping[str, Any]] = ()
     normalisation_known: bool = True
     licence: str = NOT_STATED
+    test_images: int | None = None
+    comparisons: Sequence[Mapping[str, Any]] = ()
+    measured: Measured = field(default_factory=Measured)
 
     def write(self, folder: str | Path) -> Path:
         """Write ``README.md`` into a folder, and return its path."""
@@ -100,10 +109,20 @@ class ModelCard:
             classes=_json(self.description.class_names),
             header=_fenced(self.description.header.strip()),
             batches=CHECKED_BATCHES,
+            latency_batches=LATENCY_BATCHES,
             tolerance=TOLERANCE,
+            interval=self._interval(),
+            exact=[each.tolerance == TOLERANCE for each in self.formats],
+            raw=self.description.resize is not None,
+            machine=f"{platform.machine()}, {platform.system()}",
             versions=versions,
             unknown="not known: the checkpoint does not say",
         )
+
+    def _interval(self) -> tuple[float, float] | None:
+        """Wilson's interval of the test accuracy; None where it or the number of test images is unknown."""
+        accuracy = self.figures.get("test_accuracy")
+        return wilson_interval(accuracy, self.test_images) if accuracy is not None and self.test_images else None
 
     def _front_matter(self) -> dict[str, Any]:
         onnx = ["onnx"] if any(each.name == "onnx" for each in self.formats) else []
@@ -121,8 +140,8 @@ class ModelCard:
         if "class" in self.data:
             path = str(self.data["class"])
             task = {"type": "image-classification"}
-            dataset = {"name": path.rpartition(".")[2], "type": path}
-            metrics = [{"type": "accuracy", "value": float(accuracy)}]
+            dataset = {"name": self.data.get("title") or path.rpartition(".")[2], "type": path}
+            metrics = [{"type": "accuracy", "value": round(float(accuracy), 5)}]  # an accuracy may be a rounded float32
             front["model-index"] = [
                 {"name": "network", "results": [{"task": task, "dataset": dataset, "metrics": metrics}]}
             ]
@@ -158,13 +177,18 @@ def _fenced(text: str) -> str:
 
 
 def _figure(value: float, name: str) -> str:
-    return f"{100 * value:.2f}%" if name.endswith("accuracy") else f"{value:.6g}"
+    return _percent(value) if name.endswith("accuracy") else f"{value:.6g}"
 
 
-def _mean(accuracies: Sequence[float]) -> str:
+def _percent(rate: float, images: int | None = None) -> str:
+    """A rate in percent, with one decimal where the rate of so few images has no more."""
+    return f"{100 * rate:.{1 if images and images < 1000 else 2}f}%"
+
+
+def _mean(accuracies: Sequence[float], images: int | None) -> str:
     """Mean and, where there are several, standard deviation of accuracies."""
-    mean = f"{100 * statistics.mean(accuracies):.2f}"
-    return f"{mean} ± {100 * statistics.stdev(accuracies):.2f}%" if len(accuracies) > 1 else f"{mean}%"
+    mean = _percent(statistics.mean(accuracies), images)
+    return f"{mean[:-1]} ± {_percent(statistics.stdev(accuracies), images)}" if len(accuracies) > 1 else mean
 
 
 _TEMPLATES = Environment(
@@ -174,4 +198,4 @@ _TEMPLATES = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
-_TEMPLATES.filters |= {"cell": _cell, "code": _code, "figure": _figure, "mean": _mean}
+_TEMPLATES.filters |= {"cell": _cell, "code": _code, "figure": _figure, "mean": _mean, "percent": _percent}

@@ -7,7 +7,7 @@ exported code is the code that was trained, and a comparison of outputs proves i
 import importlib.util
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ from lightning_nas.export.formats import (
     Exportable,
     Exported,
     Format,
-    ONNXModel,
     TorchProgram,
     write_checked,
 )
+from lightning_nas.export.onnx_models import ONNXInt8Model, ONNXModel
+from lightning_nas.export.preprocessing import Preprocessing
 from lightning_nas.export.source import Import, collect, is_external
 
 COLUMNS = 120
@@ -61,6 +62,16 @@ with torch.no_grad():
     logits = network()(scaled)
 names = [CLASSES[i] for i in logits.argmax(dim=1).tolist()]
 print(names)"""
+    raw_usage = """import torch
+
+from network import CLASSES, IMAGE_SHAPE, classifier
+
+shape = (2, IMAGE_SHAPE[0], 96, 128)
+images = torch.randint(256, shape, dtype=torch.uint8)  # replace by your images, of any height and width
+with torch.no_grad():
+    logits = classifier()(images)
+names = [CLASSES[i] for i in logits.argmax(dim=1).tolist()]
+print(names)"""
 
     def write(self, source: Exportable, folder: Path) -> list[Path]:
         """Write ``network.pt`` and ``network.py``; see ``Format.write``."""
@@ -69,23 +80,27 @@ print(names)"""
         torch.save({name: value.clone() for name, value in source.network.state_dict().items()}, weights)
         return [weights, path]
 
-    def run(self, path: Path, batches: Sequence[Tensor]) -> list[Tensor]:
-        """Import the file as a module of its own and run its network; see ``Format.run``."""
+    def load(self, path: Path) -> Callable[[Tensor], Tensor]:
+        """Import the file as a module of its own and build its network or classifier; see ``Format.load``."""
         spec = importlib.util.spec_from_file_location("_exported_network", path)
         if spec is None or spec.loader is None:
             raise ExportError(f"{path} cannot be imported.")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        network = module.network()
-        return [network(batch) for batch in batches]
+        network: nn.Module = module.classifier() if hasattr(module, "classifier") else module.network()
+        return network
 
 
-FORMATS: tuple[Format, ...] = (PlainFile(), TorchProgram(), ONNXModel())
+FORMATS: tuple[Format, ...] = (PlainFile(), TorchProgram(), ONNXModel(), ONNXInt8Model())
 """All formats that ``lightning-nas export`` writes."""
 
 
 def export_files(
-    network: nn.Module, folder: str | Path, description: Description, formats: Sequence[Format]
+    network: nn.Module,
+    folder: str | Path,
+    description: Description,
+    formats: Sequence[Format],
+    calibration: Sequence[Tensor] = (),
 ) -> list[Exported]:
     """Write a network in some formats, and check that every file does what the network does.
 
@@ -97,6 +112,8 @@ def export_files(
         folder: The folder for the files.
         description: What the files say about the network.
         formats: The formats to write.
+        calibration: Training images as the files take them, ``(channels, height, width)`` each, for formats that
+            quantize the network.
 
     Returns:
         The written files, in the order of ``formats``.
@@ -114,7 +131,7 @@ def export_files(
         export_files(network, "export", description, [PlainFile(), ONNXModel()])
         ```
     """
-    return write_checked(network, Exportable(_rebuilt(network), description), folder, formats)
+    return write_checked(network, Exportable(_rebuilt(network), description, calibration), folder, formats)
 
 
 def export_network(
@@ -185,12 +202,19 @@ def _render(source: Exportable) -> str:
     }
     arguments: dict[str, Any] = source.network.arguments  # type: ignore[assignment]  # a dictionary
     roots = [*sorted(_classes(arguments)), (network.__module__, network.__name__)]
-    texts, imports = collect(roots, _OWN_NAMES, _OWN_IMPORTS)
+    reserved = _OWN_NAMES
+    if description.resize is not None:
+        roots.append((Preprocessing.__module__, Preprocessing.__name__))
+        reserved = (*_OWN_NAMES, "classifier")
+    texts, imports = collect(roots, reserved, _OWN_IMPORTS)
     values = "\n".join(f"{name} = {_literal(value, len(name) + 3)}" for name, value in constants.items())
     lines = [f"        {name}={_literal(value, 10 + len(name), 8)}," for name, value in arguments.items()]
-    builder = _BUILDER.format(name=network.__name__, arguments="\n".join(lines))
-    top = "\n\n".join([_docstring(description.header), _import_block({*imports, *_OWN_IMPORTS}), values])
-    return "\n\n\n".join([top, *texts, builder, _MAIN]) + "\n"
+    builders = [_BUILDER.format(name=network.__name__, arguments="\n".join(lines))]
+    if description.resize is not None:
+        builders.append(_CLASSIFIER.format(resize=description.resize))
+    howto = _HOWTO if description.resize is None else _RAW_HOWTO
+    top = "\n\n".join([_docstring(howto, description.header), _import_block({*imports, *_OWN_IMPORTS}), values])
+    return "\n\n\n".join([top, *texts, *builders, _MAIN]) + "\n"
 
 
 def _classes(value: Any) -> set[tuple[str, str]]:
@@ -210,6 +234,16 @@ Its weights are in network.pt in the same folder. For images (batch, channels, h
     names = [CLASSES[i] for i in network()(scaled).argmax(dim=1).tolist()]
 """
 
+_RAW_HOWTO = """A network found by lightning_nas, in one file that needs only torch.
+
+Its weights are in network.pt in the same folder. For uint8 images (batch, channels, any height, any width):
+
+    from network import CLASSES, classifier
+    names = [CLASSES[i] for i in classifier()(images).argmax(dim=1).tolist()]
+
+network() is the network without the preprocessing: it takes (images - MEAN) / STD of images in [0, 1].
+"""
+
 _BUILDER = '''def network(pretrained: bool = True) -> nn.Module:
     """Build the network in eval mode; ``pretrained`` loads the weights from network.pt in the same folder."""
     model = {name}(
@@ -220,15 +254,19 @@ _BUILDER = '''def network(pretrained: bool = True) -> nn.Module:
         model.load_state_dict(weights)
     return model.eval()'''
 
+_CLASSIFIER = '''def classifier(pretrained: bool = True) -> nn.Module:
+    """Build the network behind its preprocessing: from uint8 images of any height and width to logits."""
+    return nn.Sequential(Preprocessing(IMAGE_SHAPE, MEAN, STD, "{resize}"), network(pretrained)).eval()'''
+
 _MAIN = """if __name__ == "__main__":
     with torch.no_grad():
         print(tuple(network()(torch.zeros(1, *IMAGE_SHAPE)).shape))"""
 
 
-def _docstring(header: str) -> str:
+def _docstring(howto: str, header: str) -> str:
     """Write the docstring of the file; whatever the header contains cannot end it."""
     lines = [part for line in header.strip().splitlines() for part in textwrap.wrap(line, 100) or [""]]
-    text = "\n".join([_HOWTO, *lines]) if lines else _HOWTO.rstrip()
+    text = "\n".join([howto, *lines]) if lines else howto.rstrip()
     return '"""' + text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"').rstrip() + '\n"""'
 
 

@@ -243,12 +243,14 @@ def _check_values(config: dict[str, Any], path: Path) -> None:
     short = {key: data.pop(key) for key in list(data) if key not in ("class_path", "init_args")}
     data["init_args"] = {**(data.get("init_args") or {}), **short}  # --data.root is short for --data.init_args.root
     given = config["stages"].get(EXPORT) or {}
-    formats, licence = (given.get("formats"), given.get("licence", "")) if isinstance(given, dict) else (0, 0)
+    settings = given if isinstance(given, dict) else {"": given}
+    formats, licence, raw = settings.get("formats"), settings.get("licence", ""), settings.get("raw_images", True)
     names = isinstance(formats, list | None) and all(isinstance(name, str) for name in formats or ())
-    if not names or not isinstance(licence, str) or set(given) - {"formats", "licence"}:
+    known = not set(settings) - {"formats", "licence", "raw_images"}
+    if not names or not isinstance(licence, str) or not isinstance(raw, bool) or not known:
         raise ConfigError(
-            f"stages.{EXPORT} is {given!r}; it may have 'formats', a list such as [py, pt2, onnx], and 'licence', a "
-            "text."
+            f"stages.{EXPORT} is {given!r}; it may have 'formats', a list such as [py, pt2, onnx, onnx_int8], "
+            "'licence', a text, and 'raw_images', true or false."
         )
 
 

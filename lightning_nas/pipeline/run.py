@@ -19,7 +19,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, LightningModule
 
 from lightning_nas.cli import lightning
-from lightning_nas.cli.exports import choose_formats, export_checkpoint, size, trained_network
+from lightning_nas.cli.exports import choose_formats, export_checkpoint, size, tell_measured, trained_network
 from lightning_nas.cli.interruption import interruptible
 from lightning_nas.cli.lightning import build
 from lightning_nas.errors import ConfigError, InterruptedTrainingError, NASError
@@ -36,7 +36,7 @@ from lightning_nas.pipeline.logs import once
 from lightning_nas.pipeline.preflight import check_needs, class_of
 from lightning_nas.pipeline.records import Record, check_unchanged, inputs_of, read_record
 from lightning_nas.pipeline.stages import Stage, resolve
-from lightning_nas.pipeline.summary import Compared, compare, summarize, tested_accuracy
+from lightning_nas.pipeline.summary import Compared, compare, evidence, summarize, tested_accuracy
 from lightning_nas.report.page import write_report
 from lightning_nas.report.screen import table
 from lightning_nas.spaces.artifact import build_space, load_architecture
@@ -78,7 +78,7 @@ class Pipeline:
 
     @property
     def export_settings(self) -> dict[str, Any]:
-        """``formats`` and ``licence`` of the exported network, where they are given."""
+        """``formats``, ``licence`` and ``raw_images`` of the exported network, where they are given."""
         return dict(self.config["stages"].get(EXPORT) or {})
 
     @property
@@ -99,8 +99,9 @@ class Pipeline:
         """
         self.run_stages()
         compared = compare(self.stages, self.run_dir)
-        exported = self._export(compared)
-        summary = summarize(self.stages, self.run_dir, self.records, exported, compared)
+        known = evidence(compared, self.run_dir)
+        exported = self._export(compared, known)
+        summary = summarize(self.stages, self.run_dir, self.records, exported, compared) | known
         summary |= {"command": self.command, "seed": self.config["seed_everything"]}
         folders = [Path(folder) for stage in self.stages if (folder := stage.arguments.get("output_dir"))]
         write_candidates(self.run_dir, list(dict.fromkeys(folders)), lambda: self.final_costs)
@@ -393,15 +394,22 @@ class Pipeline:
             found = load_architecture(Path(path))
             self._limited(build_space(found.space)).check(found)
 
-    def _export(self, compared: Compared) -> dict[str, Any]:
+    def _export(self, compared: Compared, known: Mapping[str, Any]) -> dict[str, Any]:
         """Write the trained network as files, with a model card that compares it."""
         print("\n== export ==", flush=True)
         start = time.perf_counter()
         name = next(stage.name for stage in self.stages if stage.test)
         figures = {"test_accuracy": tested_accuracy(self.run_dir / name)}
         exported = export_checkpoint(
-            self._checkpoint(name), self.run_dir, figures=figures, compared=compared.for_card(), **self.export_settings
+            self._checkpoint(name),
+            self.run_dir,
+            figures=figures,
+            evidence={key: known[key] for key in ("test_images", "comparisons")},
+            compared=compared.for_card(),
+            data=build(LightningDataModule, self.parsed[name].data),
+            **self.export_settings,
         )
+        tell_measured(exported["measured"])
         self.records.append({"name": EXPORT, "seconds": round(time.perf_counter() - start, 2), "resumed": False})
         return exported
 

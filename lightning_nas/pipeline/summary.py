@@ -5,7 +5,7 @@ import os
 import platform
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -195,15 +195,27 @@ def summarize(
         "random_macs": [each.macs for each in compared.randoms],
         "baselines": [each.to_dict() for each in compared.baselines],
         "baselines_left_out": compared.left_out,
-        **_evidence(compared, run_dir),
         "export_difference": exported["difference"],
         "export_differences": {Path(f["path"]).name: f["difference"] for f in exported["files"]},
+        "export_measured": asdict(exported["measured"]),
         "peak_memory_mb": None if peak is None else round(peak / 2**20, 1),
     }
 
 
-def _evidence(compared: Compared, run_dir: Path) -> dict[str, Any]:
-    """The interval of the test accuracy, and the found network against the best random and the best standard one."""
+def evidence(compared: Compared, run_dir: Path) -> dict[str, Any]:
+    """Measure how sure the result of a finished run is.
+
+    Args:
+        compared: What ``compare`` returned.
+        run_dir: Run folder.
+
+    Returns:
+        Number of test images, interval of the test accuracy, and the found network against the best random and the
+        best standard one, for the summary.
+
+    Raises:
+        ArtifactError: A file of a stage is broken.
+    """
     correct = read_correct(run_dir, compared.found.stages)
     count = 0 if correct is None else len(correct[1])
     best = {

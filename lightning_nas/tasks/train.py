@@ -416,8 +416,9 @@ def _choices(architecture: dict[str, Any] | None) -> str:
 
 
 def _described(data: Any) -> dict[str, Any]:
-    """Return the class path of a data module and its number of training images, as far as they are known."""
+    """Return class path, name, number of training images and resizing of a data module, as far as they are known."""
     if data is None:
         return {}
     images = {"train_images": len(data.train_set)} if hasattr(data, "train_set") else {}
-    return {"class": f"{type(data).__module__}.{type(data).__qualname__}", **images}
+    known = {key: str(getattr(data, key)) for key in ("title", "resize") if hasattr(data, key)}
+    return {"class": f"{type(data).__module__}.{type(data).__qualname__}", **images, **known}

@@ -25,11 +25,11 @@ from lightning_nas.export.formats import (
     Exportable,
     Exported,
     Format,
-    ONNXModel,
     TorchProgram,
     difference,
 )
 from lightning_nas.export.network import FORMATS, PlainFile, export_files
+from lightning_nas.export.onnx_models import ONNXModel
 from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from tests.conftest import ROOT
