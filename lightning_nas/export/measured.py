@@ -98,14 +98,14 @@ def check_preprocessing(description: Description, examples: Examples) -> float:
         ExportError: The data module does something else to its images.
     """
     assert description.resize is not None
-    own = Preprocessing(description.image_shape, description.mean, description.std, description.resize)
-    prepared = torch.cat([own(image[None]) for image in examples.originals])
     expected = examples.prepared.detach().float().cpu()
-    if expected.shape != prepared.shape:
+    if tuple(expected.shape[1:]) != description.image_shape:
         raise ExportError(
             f"The data module prepares images of shape {tuple(expected.shape[1:])}, but the network was trained on "
             f"{description.image_shape}. Give the data of the training."
         )
+    own = Preprocessing(description.image_shape, description.mean, description.std, description.resize)
+    prepared = torch.cat([own(image[None]) for image in examples.originals])
     levels = float(((prepared - expected).abs() * own.std).max()) * 255
     if not levels <= LEVELS:
         raise ExportError(
@@ -190,7 +190,7 @@ def measure_latencies(files: Mapping[str, Network], description: Description) ->
 
 def _median(file: Network, images: Tensor) -> float:
     """Median milliseconds of a run."""
-    seconds = []
+    seconds: list[float] = []
     while len(seconds) < REPEATS and sum(seconds) < LONGEST:
         start = time.perf_counter()
         file(images)

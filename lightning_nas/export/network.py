@@ -8,6 +8,7 @@ import importlib.util
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -81,14 +82,19 @@ print(names)"""
         return [weights, path]
 
     def load(self, path: Path) -> Callable[[Tensor], Tensor]:
-        """Import the file as a module of its own and build its network or classifier; see ``Format.load``."""
+        """Import the file as a module of its own, for its network or classifier; see ``Format.load``."""
         spec = importlib.util.spec_from_file_location("_exported_network", path)
         if spec is None or spec.loader is None:
             raise ExportError(f"{path} cannot be imported.")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        network: nn.Module = module.classifier() if hasattr(module, "classifier") else module.network()
-        return network
+
+        @cache
+        def build(raw: bool) -> nn.Module:
+            made: nn.Module = module.classifier() if raw else module.network()
+            return made
+
+        return lambda images: build(images.dtype == torch.uint8)(images)
 
 
 FORMATS: tuple[Format, ...] = (PlainFile(), TorchProgram(), ONNXModel(), ONNXInt8Model())
@@ -202,10 +208,10 @@ def _render(source: Exportable) -> str:
     }
     arguments: dict[str, Any] = source.network.arguments  # type: ignore[assignment]  # a dictionary
     roots = [*sorted(_classes(arguments)), (network.__module__, network.__name__)]
-    reserved = _OWN_NAMES
+    reserved = list(_OWN_NAMES)
     if description.resize is not None:
         roots.append((Preprocessing.__module__, Preprocessing.__name__))
-        reserved = (*_OWN_NAMES, "classifier")
+        reserved.append("classifier")
     texts, imports = collect(roots, reserved, _OWN_IMPORTS)
     values = "\n".join(f"{name} = {_literal(value, len(name) + 3)}" for name, value in constants.items())
     lines = [f"        {name}={_literal(value, 10 + len(name), 8)}," for name, value in arguments.items()]

@@ -19,7 +19,9 @@ from lightning_nas.cli.exports import export_checkpoint, size, trained_network
 from lightning_nas.cli.lightning import run
 from lightning_nas.errors import CheckpointError, ConfigError
 from lightning_nas.export.formats import Description
+from lightning_nas.export.measured import Accuracy, Latency, Measured
 from lightning_nas.export.model_card import ModelCard
+from lightning_nas.export.preprocessing import Preprocessing
 from lightning_nas.files.locks import locked
 from tests.conftest import ROOT
 from tests.genotypes import TWO_NODES
@@ -144,10 +146,12 @@ def test_the_code_of_the_card_runs_and_is_right(
         sys.modules.pop("network", None)
     network, kept = trained_network(checkpoint)
     images = torch.as_tensor(np.asarray(scope["images"]))
-    assert images.shape == (2, *kept["network"]["image_shape"])
-    mean, std = (torch.tensor(kept[name]).view(-1, 1, 1) for name in ("mean", "std"))
+    shape = tuple(kept["network"]["image_shape"])
+    assert images.dtype == torch.uint8
+    assert images.shape[:2] == (2, shape[0])
+    assert images.shape[1:] != shape
     with torch.no_grad():
-        expected = network((images - mean) / std)
+        expected = network(Preprocessing(shape, kept["mean"], kept["std"])(images))
     assert torch.allclose(torch.as_tensor(np.asarray(scope["logits"])), expected, rtol=0, atol=1e-5)
     assert scope["names"] == [kept["class_names"][i] for i in expected.argmax(dim=1).tolist()]
 
@@ -175,8 +179,9 @@ def test_the_card_tells_what_is_known_and_invents_nothing(folder: Path, checkpoi
     parameters = sum(parameter.numel() for parameter in network.parameters())
     assert row(body, "parameters") == f"{parameters:,}"
     assert row(body, "multiply-accumulates per image") == f"{size(kept)['macs']:,}"
+    parity = body.partition("## Parity")[2].partition("## Speed")[0]
     for name in ("network.py", "network.pt2", "network.onnx"):
-        assert float(row(body, re.escape(name)).removeprefix("largest difference ")) <= 1e-5
+        assert float(row(parity, re.escape(name)).removeprefix("largest difference ")) <= 1e-5
     assert '["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]' in body
     for heading in ("Architecture", "Data", "Figures", "How to use it", "Parity", "Limitations"):
         assert f"\n## {heading}\n" in body
@@ -213,6 +218,52 @@ def test_what_a_caller_measured_is_in_the_card(checkpoint: Path, tmp_path: Path)
     shown = body.partition("```json\n")[2].partition("\n```")[0]
     assert json.loads(shown)[3:6] == names
     assert "<" not in body
+
+
+def test_the_card_says_how_sure_the_accuracy_is() -> None:
+    description = Description((1, 8, 8), ("a", "b"), (0.5,), (0.2,), "a cell", resize="area")
+    card = ModelCard(
+        "a.Space",
+        description,
+        [],
+        [],
+        {"parameters": 1, "macs": 1},
+        {"class": "a.Data", "title": "My | data"},
+        figures={"test_accuracy": 0.9722222089767456},
+        compared=[
+            {"label": name, "test_accuracy": rate, "test_accuracies": [rate], "parameters": 10, "macs": 20}
+            for name, rate in (("found", 0.97222), ("a random one", 0.94444))
+        ],
+        test_images=360,
+        comparisons=[
+            {"label": "a random one", "better": 14, "worse": 4, "ties": 342, "p": 0.0309, "verdict": "better"},
+            {"label": "one that was not kept", "better": None, "worse": None, "ties": None, "p": None, "verdict": None},
+        ],
+        measured=Measured(
+            **{"examples": 64, "levels": 0.5, "part": "test", "images": 360, "accuracy": 0.975, "threads": 2},
+            accuracies=[Accuracy("network.int8.onnx", 0.96944, 3)],
+            latencies=[Latency("network.py", {1: 2.5, 32: 32.0}), Latency("network.onnx", {1: 900.0})],
+        ),
+    )
+    _, front, body = card.text().split("---\n", 2)
+    (result,) = yaml.safe_load(front)["model-index"][0]["results"]
+    assert result["dataset"]["name"] == "My | data"
+    assert result["metrics"] == [{"type": "accuracy", "value": 0.97222}]
+    assert row(body, "name") == r"My \| data"
+    assert row(body, "test accuracy") == "97.2%"  # 360 images have no more digits
+    assert row(body, r"95% interval of the test accuracy \(Wilson\)") == "95.0% to 98.5%"
+    assert row(body, "test images") == "360"
+    assert row(body, "a random one") == "94.4% | 10 | 20"
+    assert (
+        "more often on 14 of them and less often on 4; 342 are ties. It is better (exact paired test, p = 0.031)."
+        in body
+    )
+    assert "not kept" not in body
+    assert "On 64 training images, their pixels differ from those of the data module by at most 0.50 of 255" in body
+    assert "mean of the pixels that it covers" in body
+    assert row(body, "network.int8.onnx") == "96.9% | 3"
+    assert row(body, "network.py") == "2.5 | 1"
+    assert row(body, "network.onnx") == "900 | not measured"
 
 
 def test_names_of_an_untrusted_checkpoint_stay_text(checkpoint: Path) -> None:
