@@ -3,7 +3,6 @@
 import io
 import os
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -11,17 +10,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
+from lightning_nas.callbacks.run_pictures import epochs_of, result_pictures, result_values, search_pictures
 from lightning_nas.checks import at_least
-from lightning_nas.files.artifacts import read_json, read_tensors
-from lightning_nas.report.draw import draw_cell, draw_heat_map, draw_images, edge_names
-from lightning_nas.report.figures import png
-from lightning_nas.report.front import Front
-from lightning_nas.spaces.base import Graph
-from lightning_nas.tasks.bilevel import BilevelTask
-from lightning_nas.tasks.distill import DistillTask
-
-DPI = 160
-"""Resolution of drawings in pixels per inch, which is sharp in a panel of half a screen."""
 
 
 class WandbRunLogger(WandbLogger):
@@ -131,7 +121,7 @@ class WandbLog(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Skip epochs before a checkpoint: their pictures are in the run that trained them."""
-        self.drawn = len(pl_module.history) if isinstance(pl_module, BilevelTask) else 0
+        self.drawn = epochs_of(pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the previous epoch, whose metrics Lightning has logged by now."""
@@ -144,17 +134,9 @@ class WandbLog(Callback):
 
     def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
         loggers = _loggers(trainer)
-        if not loggers or not isinstance(pl_module, BilevelTask) or len(pl_module.history) == self.drawn:
-            return
-        self.drawn = len(pl_module.history)
-        space = pl_module.model.space
-        graphs = space.graphs(pl_module.model.discretize())
-        pictures = {f"cells/{graph.name}": _cell(graph) for graph in graphs}
-        rows = edge_names(space, graphs[0])
-        for name, factors in pl_module.history[-1].items():
-            figure = draw_heat_map(factors, f"{name} cell, epoch {self.drawn}", space.operations, rows)
-            pictures[f"alphas/{name}"] = png(figure, DPI)
-        _log_pictures(loggers, {key: {f"epoch {self.drawn}": picture} for key, picture in pictures.items()})
+        if loggers and epochs_of(pl_module) != self.drawn:
+            self.drawn = epochs_of(pl_module)
+            _log_pictures(loggers, search_pictures(pl_module))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Log the artifacts of a fit, which the task has written by now, and pictures of them."""
@@ -162,17 +144,12 @@ class WandbLog(Callback):
         loggers = _loggers(trainer)
         if stage != "fit" or not outputs or not loggers:
             return
-        if isinstance(pl_module, DistillTask):
-            _log_pictures(loggers, {"proxy/images": _proxy(outputs["proxy"][0])})
-        if isinstance(pl_module, BilevelTask) and "architecture" in outputs:
-            errors = _selection_errors(outputs["architecture"][0])
+        pictures, errors = result_pictures(pl_module, outputs), result_values(pl_module, outputs)
+        if pictures:
+            _log_pictures(loggers, pictures)
+        if errors:
             for logger in loggers:
                 _log(logger, errors)
-        if "front" in outputs:
-            front = Front.load(outputs["front"][0])
-            caption = f"{len(front.members)} of {len(front.points)} are on the front"
-            pictures = {f"front/{name}": {caption: png(each, DPI)} for name, each in front.pictures().items()}
-            _log_pictures(loggers, pictures)
         for logger in loggers:
             logger.log_hyperparams({"outputs": _log_outputs(logger, outputs)})
 
@@ -185,12 +162,6 @@ def _loggers(trainer: Trainer) -> list[WandbLogger]:
 
 
 # -- pictures ---------------------------------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=8)
-def _cell(graph: Graph) -> bytes:
-    """Draw a cell. Late in a search, cells stay the same, and finding a layout takes the longest."""
-    return png(draw_cell(graph), DPI)
 
 
 def _log_pictures(loggers: Sequence[WandbLogger], pictures: Mapping[str, Mapping[str, bytes]]) -> None:
@@ -209,26 +180,6 @@ def _log_pictures(loggers: Sequence[WandbLogger], pictures: Mapping[str, Mapping
 def _log(logger: WandbLogger, row: dict[str, Any]) -> None:
     """Log a row at the step of the latest metrics, so that panels are aligned."""
     logger.log_metrics(row, int(logger.experiment.summary.get("trainer/global_step", 0)))
-
-
-def _proxy(path: Path) -> dict[str, bytes]:
-    """Draw images of a proxy and real ones, with one row per class."""
-    names = read_json(path.with_suffix(".json"), repair="Distill again.")["class_names"]
-    pictures = read_tensors(path.with_name("pictures.safetensors"), repair="Distill again.")
-    captions = {"proxy": "proxy: what the search sees", "real": "real images of the same classes"}
-    return {
-        caption: png(draw_images(list(zip(names, pictures[name], strict=False)))) for name, caption in captions.items()
-    }
-
-
-def _selection_errors(path: Path) -> dict[str, Any]:
-    """Read the rates of wrong decisions that a search has measured, by kind."""
-    errors = read_json(path, repair="Search again.")["provenance"]["selection_errors"] or {}
-    return {
-        f"selection_errors/{kind}": errors[kind]["rate"]
-        for kind in ("edges", "operations")
-        if kind in errors and errors[kind]["rate"] is not None
-    }
 
 
 # -- artifacts --------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.strategies import DDPStrategy
 
 from lightning_nas.callbacks.alpha_sync import AlphaSyncCheck
+from lightning_nas.callbacks.media_log import MediaLog
 from lightning_nas.callbacks.monitor_check import MonitorCheck
 from lightning_nas.callbacks.p_darts import PDARTSPhases
 from lightning_nas.callbacks.prediction_file import PredictionFile
@@ -114,6 +115,7 @@ class NASCLI(LightningCLI):
             parser.add_class_arguments(RunFolder, "run_folder", instantiate=False)
         parser.add_lightning_class_args(PreemptionCheckpoint, "preemption")
         parser.add_lightning_class_args(WandbLog, "wandb_log")
+        parser.add_lightning_class_args(MediaLog, "media_log")
         for name, compute in (("num_classes", self._num_classes), ("image_shape", self._image_shape)):
             parser.link_arguments("data", f"model.init_args.{name}", compute_fn=compute, apply_on="instantiate")
         for name in _SCHEDULERS:

@@ -98,7 +98,7 @@ class SearchObjective:
         step: VirtualStep | None,
         mean: Callable[[Tensor], Tensor],
         scaler: Any,
-        record: Callable[[Tensor, int], None],
+        record: Callable[[Tensor, Tensor, Tensor], None],
     ) -> BilevelProblem:
         """What a hypergradient works with in one step of the alphas.
 
@@ -106,12 +106,13 @@ class SearchObjective:
             step: The next step of the weights, if the hypergradient unrolls it.
             mean: Averages a tensor over all processes.
             scaler: Gradient scaler of 16-bit precision; None without one.
-            record: Receives every cross-entropy on the search half and the number of its images.
+            record: Receives the cross-entropy, the logits and the labels of every batch of the search half.
         """
 
         def search_loss(batch: Batch, weights: Weights | None) -> Tensor:
-            loss = self.search_loss(batch, weights)
-            record(loss, len(batch[1]))
+            logits = self.search_logits(batch, weights)
+            loss = self.cross_entropy(logits, batch[1])
+            record(loss, logits, batch[1])
             total = loss + self.penalty()
             # the optimizer's step divides the gradient by the scale again
             return total if scaler is None else scaler.scale(total)
@@ -144,8 +145,11 @@ class SearchObjective:
             batch: Images and labels.
             weights: Weights to use instead of the supernet's own; no gradient of the own ones will be asked for.
         """
-        images, labels = batch
-        return self.cross_entropy(self.model.logits(images, self._mixtures("search"), weights, frozen=True), labels)
+        return self.cross_entropy(self.search_logits(batch, weights), batch[1])
+
+    def search_logits(self, batch: Batch, weights: Weights | None = None) -> Tensor:
+        """Logits ``(batch, classes)`` on a batch of the search half; see ``search_loss``."""
+        return self.model.logits(batch[0], self._mixtures("search"), weights, frozen=True)
 
     def penalty(self) -> Tensor:
         """The regularizers' terms of the alphas' loss, a scalar."""

@@ -118,7 +118,10 @@ class BilevelTask(Task):
     """
 
     writes: tuple[str, ...] = ("architecture.json", "alphas.safetensors")
-    metrics_logged = ("train/loss", "train/accuracy", "search/loss", "search/entropy_*", "val/loss", "val/accuracy")
+    metrics_logged = (
+        *("train/loss", "train/accuracy", "search/loss", "search/accuracy", "search/entropy_*"),
+        *("val/loss", "val/accuracy"),
+    )
     precisions = (*MIXED, "64-true")
     overfits = True
     clip_option = "--model.weight_clip_norm"
@@ -276,8 +279,12 @@ class BilevelTask(Task):
             step=self.hypergradient.unrolled_step(optimizer, self.model.weights),
             mean=partial(self.trainer.strategy.reduce, reduce_op="mean"),
             scaler=gradient_scaler(self.trainer),
-            record=lambda loss, images: self.means.add({"search/loss": loss}, images),
+            record=partial(self._record, "search"),
         )
+
+    def _record(self, half: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        accuracy = (logits.argmax(1) == classes_of(labels)).float().mean()
+        self.means.add({f"{half}/loss": loss, f"{half}/accuracy": accuracy}, len(labels))
 
     def _move_weights(self, batch: Batch, optimizer: LightningOptimizer, *, with_alphas: bool) -> None:
         self.objective.move_to(self.progress, self.global_step)
@@ -288,8 +295,7 @@ class BilevelTask(Task):
         optimizer.step()
         if self.model.guard is not None:
             self.model.guard.after_step(optimizer.optimizer)
-        accuracy = (logits.argmax(1) == classes_of(batch[1])).float().mean()
-        self.means.add({"train/loss": loss, "train/accuracy": accuracy}, len(batch[1]))
+        self._record("train", loss, logits, batch[1])
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip the weights' gradient, which a gradient scaler has unscaled by now."""

@@ -21,7 +21,8 @@ import wandb
 import yaml
 from PIL import Image
 
-from lightning_nas.callbacks.wandb_log import DPI, WandbLog, WandbRunLogger
+from lightning_nas.callbacks.run_pictures import DPI
+from lightning_nas.callbacks.wandb_log import WandbLog, WandbRunLogger
 from lightning_nas.cli.lightning import NASCLI, run
 from lightning_nas.errors import ConfigError
 from lightning_nas.files.artifacts import read_tensors

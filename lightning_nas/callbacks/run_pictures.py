@@ -1,0 +1,100 @@
+"""What a run has to show besides its curves: pictures and figures of searches and distillations."""
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule
+
+from lightning_nas.files.artifacts import read_json, read_tensors
+from lightning_nas.report.draw import draw_cell, draw_heat_map, draw_images, edge_names
+from lightning_nas.report.figures import png
+from lightning_nas.report.front import Front
+from lightning_nas.spaces.base import Graph
+from lightning_nas.tasks.bilevel import BilevelTask
+from lightning_nas.tasks.distill import DistillTask
+
+DPI = 160
+"""Resolution of drawings in pixels per inch, which is sharp in a panel of half a screen."""
+
+Pictures = dict[str, dict[str, bytes]]
+"""PNG files by key and caption."""
+
+
+def epochs_of(task: LightningModule) -> int:
+    """Number of epochs of a search that there are pictures of; 0 for other tasks."""
+    return len(task.history) if isinstance(task, BilevelTask) else 0
+
+
+def search_pictures(task: LightningModule) -> Pictures:
+    """Draw the present state of a search.
+
+    Args:
+        task: The task that is trained.
+
+    Returns:
+        Heat maps of the mixture weights of the last epoch (``alphas/<cell>``), and the cells that would be chosen now
+        (``cells/<cell>``); nothing for other tasks.
+    """
+    if not isinstance(task, BilevelTask) or not task.history:
+        return {}
+    epoch, space = len(task.history), task.model.space
+    graphs = space.graphs(task.model.discretize())
+    pictures = {f"cells/{graph.name}": _cell(graph) for graph in graphs}
+    rows = edge_names(space, graphs[0])
+    for name, factors in task.history[-1].items():
+        figure = draw_heat_map(factors, f"{name} cell, epoch {epoch}", space.operations, rows)
+        pictures[f"alphas/{name}"] = png(figure, DPI)
+    return {key: {f"epoch {epoch}": picture} for key, picture in pictures.items()}
+
+
+def result_pictures(task: LightningModule, outputs: Mapping[str, Sequence[Path]]) -> Pictures:
+    """Draw what a task has written: images of a proxy (``proxy/images``), a Pareto front (``front/<cost>``).
+
+    Args:
+        task: The task that was trained.
+        outputs: The files that it has written, by kind of artifact.
+    """
+    pictures: Pictures = {}
+    if isinstance(task, DistillTask):
+        pictures["proxy/images"] = _proxy(outputs["proxy"][0])
+    if "front" in outputs:
+        front = Front.load(outputs["front"][0])
+        caption = f"{len(front.members)} of {len(front.points)} are on the front"
+        pictures |= {f"front/{name}": {caption: png(each, DPI)} for name, each in front.pictures().items()}
+    return pictures
+
+
+def result_values(task: LightningModule, outputs: Mapping[str, Sequence[Path]]) -> dict[str, Any]:
+    """Read the rates of wrong decisions that a search has measured (``selection_errors/<kind>``).
+
+    Args:
+        task: The task that was trained.
+        outputs: The files that it has written, by kind of artifact.
+    """
+    if not isinstance(task, BilevelTask) or "architecture" not in outputs:
+        return {}
+    provenance = read_json(outputs["architecture"][0], repair="Search again.")["provenance"]
+    errors = provenance["selection_errors"] or {}
+    return {
+        f"selection_errors/{kind}": errors[kind]["rate"]
+        for kind in ("edges", "operations")
+        if kind in errors and errors[kind]["rate"] is not None
+    }
+
+
+@lru_cache(maxsize=8)
+def _cell(graph: Graph) -> bytes:
+    """Draw a cell. Late in a search, cells stay the same, and finding a layout takes the longest."""
+    return png(draw_cell(graph), DPI)
+
+
+def _proxy(path: Path) -> dict[str, bytes]:
+    """Draw images of a proxy and real ones, with one row per class."""
+    names = read_json(path.with_suffix(".json"), repair="Distill again.")["class_names"]
+    pictures = read_tensors(path.with_name("pictures.safetensors"), repair="Distill again.")
+    captions = {"proxy": "proxy: what the search sees", "real": "real images of the same classes"}
+    return {
+        caption: png(draw_images(list(zip(names, pictures[name], strict=False)))) for name, caption in captions.items()
+    }
