@@ -187,8 +187,11 @@ def test_a_search_on_tensorboard(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_search_on_mlflow(tmp_path: Path) -> None:
     pytest.importorskip("mlflow", reason="pip install mlflow-skinny")
-    logger = MLFlowLogger(tracking_uri=f"file:{tmp_path / 'mlruns'}")
-    search(tmp_path / "search", [logger], epochs=1)
-    kept = [path.relative_to(tmp_path).as_posix() for path in tmp_path.glob("mlruns/*/*/artifacts/**/*.*")]
+    folder = f"file:{tmp_path / 'mlruns'}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+        patch.setenv("MLFLOW_TRACKING_URI", folder)  # it sets this one itself
+        search(tmp_path / "search", [MLFlowLogger(tracking_uri=folder)], epochs=1)
+    kept = [path.as_posix() for path in tmp_path.glob("mlruns/*/*/artifacts/**/*.*")]
     names = {path.partition("/artifacts/")[2] for path in kept}
     assert {"pictures/cells/normal/epoch_1.png", "architecture/architecture.json"} <= names

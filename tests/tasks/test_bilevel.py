@@ -95,6 +95,25 @@ def test_a_batch_is_that_of_darts(tmp_path: Path) -> None:
         torch.testing.assert_close(value, truth[name], rtol=0, atol=1e-9, msg=name)
 
 
+def test_loss_and_accuracy_of_both_halves_are_logged(tmp_path: Path) -> None:
+    """Of the supernet as it is at the alphas' step, and after it at the weights' step."""
+    data = FixedHalves(batches=1, batch_size=12)
+    task = make(tmp_path, alpha_optimizer=lambda p: torch.optim.SGD(p, lr=0.0))
+    supernet = copy.deepcopy(task.model.supernet).double()
+    mixtures = {
+        n: Mixture(a.detach().double().softmax(-1), torch.ones(len(a), dtype=torch.float64))
+        for n, a in task.model.alphas.items()
+    }
+    logged = fit(task, data).trainer.callback_metrics
+    (batch,) = data.batches()
+    for half in ("search", "train"):
+        images, labels = batch[half]
+        logits = supernet(images, mixtures).detach()
+        assert float(logged[f"{half}/loss"]) == pytest.approx(float(F.cross_entropy(logits, labels)), abs=1e-6)
+        accuracy = float((logits.argmax(1) == labels).double().mean())
+        assert float(logged[f"{half}/accuracy"]) == pytest.approx(accuracy, abs=1e-6)
+
+
 def test_the_second_order_step_of_the_task_is_the_derivative_through_its_own_optimizer(tmp_path: Path) -> None:
     """Over two batches, so that momentum counts: the alphas' gradient by autograd through the step on a copy."""
     data = FixedHalves(batches=2)
