@@ -6,7 +6,7 @@ from lightning_nas.callbacks.freeze import FreezeArchitecture
 from lightning_nas.callbacks.gradual_pruning import GradualPruning
 from lightning_nas.callbacks.health import HealthMonitor
 from lightning_nas.callbacks.image_results import ImageResults
-from lightning_nas.callbacks.media_log import MediaLog
+from lightning_nas.callbacks.media_log import Media, MediaLog
 from lightning_nas.callbacks.monitor_check import MonitorCheck
 from lightning_nas.callbacks.narrowed_space import NarrowedSpace
 from lightning_nas.callbacks.p_darts import PDARTSPhases
@@ -26,6 +26,7 @@ __all__ = [
     "GradualPruning",
     "HealthMonitor",
     "ImageResults",
+    "Media",
     "MediaLog",
     "MonitorCheck",
     "NarrowedSpace",

@@ -55,7 +55,7 @@ FEW = {
 }
 """Options for a pipeline on few images."""
 
-TIMES = ("seconds", "seconds_total", "stages", "date", "peak_memory_mb", "command")
+TIMES = ("export_measured", "seconds", "seconds_total", "stages", "date", "peak_memory_mb", "command")
 """Keys of a summary that differ between equal runs."""
 
 SCREENED = str(ROOT / "configs" / "pipeline" / "digits_screen.yaml")
