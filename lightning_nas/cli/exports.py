@@ -281,7 +281,7 @@ def tell_measured(measured: "Measured") -> None:
     for each in measured.accuracies:
         print(
             f"{each.file}: accuracy {100 * each.accuracy:.2f}% on {measured.images:,} {measured.part} images; the "
-            f"network has {100 * (measured.accuracy or 0):.2f}%, and {each.changed:,} predictions differ"
+            f"network has {100 * (measured.accuracy or 0):.2f}%, and says something else about {each.changed:,} of them"
         )
 
 

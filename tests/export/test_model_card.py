@@ -17,6 +17,7 @@ import yaml
 from lightning_nas.__main__ import main
 from lightning_nas.cli.exports import export_checkpoint, size, trained_network
 from lightning_nas.cli.lightning import run
+from lightning_nas.data import DummyDataModule
 from lightning_nas.errors import CheckpointError, ConfigError
 from lightning_nas.export.formats import Description
 from lightning_nas.export.measured import Accuracy, Latency, Measured
@@ -179,9 +180,8 @@ def test_the_card_tells_what_is_known_and_invents_nothing(folder: Path, checkpoi
     parameters = sum(parameter.numel() for parameter in network.parameters())
     assert row(body, "parameters") == f"{parameters:,}"
     assert row(body, "multiply-accumulates per image") == f"{size(kept)['macs']:,}"
-    parity = body.partition("## Parity")[2].partition("## Speed")[0]
     for name in ("network.py", "network.pt2", "network.onnx"):
-        assert float(row(parity, re.escape(name)).removeprefix("largest difference ")) <= 1e-5
+        assert float(row(body, re.escape(name)).removeprefix("largest difference ")) <= 1e-5
     assert '["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]' in body
     for heading in ("Architecture", "Data", "Figures", "How to use it", "Parity", "Limitations"):
         assert f"\n## {heading}\n" in body
@@ -261,9 +261,9 @@ def test_the_card_says_how_sure_the_accuracy_is() -> None:
     assert "not kept" not in body
     assert "On 64 training images, their pixels differ from those of the data module by at most 0.50 of 255" in body
     assert "mean of the pixels that it covers" in body
-    assert row(body, "network.int8.onnx") == "96.9% | 3"
-    assert row(body, "network.py") == "2.5 | 1"
-    assert row(body, "network.onnx") == "900 | not measured"
+    assert row(body, "`network.int8.onnx`") == "96.9% | 3"
+    assert row(body, "`network.py`") == "2.5 | 1"
+    assert row(body, "`network.onnx`") == "900 | not measured"
 
 
 def test_names_of_an_untrusted_checkpoint_stay_text(checkpoint: Path) -> None:
@@ -327,3 +327,41 @@ def test_files_that_appear_while_a_checkpoint_is_read_are_not_replaced(
     with pytest.raises(ConfigError, match=r"has README\.md, which the export would replace"):
         export_checkpoint(checkpoint, tmp_path, formats=["py"], overwrite=False)
     assert (tmp_path / "README.md").read_text() == "mine"
+
+
+@pytest.mark.slow
+def test_a_quantized_file_is_checked_and_measured_with_the_data_of_the_training(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["export", "--ckpt_path", str(checkpoint), "--output_dir", "out", "--formats", "py", "onnx_int8"]
+    main([*given, "--config", "train/digits"])
+    *files, levels, accuracy, _ = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in files] == ["out/network.py", "out/network.int8.onnx"]
+    assert re.fullmatch(r"raw images: .* 0\.00 of 255 levels, on 128 training images", levels)
+    measured = re.fullmatch(
+        r"network\.int8\.onnx: accuracy (\S+)% on 360 test images; the network has (\S+)%, .* about (\d+) of them",
+        accuracy,
+    )
+    assert measured is not None
+    assert abs(float(measured[1]) - float(measured[2])) <= 100 * int(measured[3]) / 360 + 0.01
+    _, body = parts(tmp_path / "out" / "README.md")
+    assert row(body, "name") == "scikit-learn digits"
+    assert f"| `network.int8.onnx` | {float(measured[1]):.1f}% | {measured[3]} |" in body
+    assert "differ from those of the data module by at most 0.00 of 255 levels" in body
+
+
+@pytest.mark.parametrize("data", [None, DummyDataModule()])
+def test_a_quantized_file_without_images_is_refused_before_anything_is_written(
+    checkpoint: Path, tmp_path: Path, data: Any
+) -> None:
+    with pytest.raises(ConfigError, match=r"onnx_int8 is calibrated and measured with images, but .*--config FILE"):
+        export_checkpoint(checkpoint, tmp_path / "out", formats=["py", "onnx_int8"], data=data)
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_may_still_take_normalized_floats(checkpoint: Path, tmp_path: Path) -> None:
+    main(["export", "--ckpt_path", str(checkpoint), "--output_dir", "out", "--formats", "py", "--raw_images", "false"])
+    _, body = parts(tmp_path / "out" / "README.md")
+    assert "from network import CLASSES, IMAGE_SHAPE, MEAN, STD, network" in body
+    assert "It does not resize or check them" in body
+    assert "classifier" not in (tmp_path / "out" / "network.py").read_text()
