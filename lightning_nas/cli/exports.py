@@ -312,15 +312,17 @@ def _examine(description: "Description", data: Any, raw_images: bool) -> "tuple[
 
     if raw_images and description.resize is None:
         print("The files take normalized floats: the checkpoint does not know the normalization of its data.")
-    if not hasattr(data, "examples"):
-        return None, None
-    examples = data.examples(EXAMPLES)
+    examples = data.examples(EXAMPLES) if hasattr(data, "examples") else None
     if description.resize is None:
-        return list(examples.prepared.float().cpu()), None
-    if any(image.dtype != torch.uint8 for image in examples.originals):
-        print("The preprocessing of the files is not checked: the training images are floats, not pixels.")
-        return None, None
-    return examples.originals, check_preprocessing(description, examples)
+        return None if examples is None else list(examples.prepared.float().cpu()), None
+    if examples is None:
+        unchecked = "--config FILE gives it the data" if data is None else f"{type(data).__name__} has no 'examples'"
+    elif any(image.dtype != torch.uint8 for image in examples.originals):
+        unchecked = "the training images are floats"
+    else:
+        return examples.originals, check_preprocessing(description, examples)
+    print(f"The preprocessing of the files is not compared with that of the training: {unchecked}.")
+    return None, None
 
 
 def _measure(

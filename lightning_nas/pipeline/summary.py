@@ -197,6 +197,7 @@ def summarize(
         "baselines_left_out": compared.left_out,
         "export_difference": exported["difference"],
         "export_differences": {Path(f["path"]).name: f["difference"] for f in exported["files"]},
+        "preprocessing_difference": exported["measured"].levels,
         "export_measured": asdict(exported["measured"]),
         "peak_memory_mb": None if peak is None else round(peak / 2**20, 1),
     }

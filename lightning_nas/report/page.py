@@ -26,6 +26,7 @@ FILES = {
     "network.py": "the found network in one file that needs only torch; its weights are in network.pt",
     "network.pt2": "the same as a program of torch.export",
     "network.onnx": "the same for ONNX runtimes",
+    "network.int8.onnx": "the same with 8-bit integers, for ONNX Runtime",
     "README.md": "model card: data, figures, how to load each file",
     "architecture.json": "the found architecture, for a training of your own",
     "proxy.safetensors": "the distilled images",

@@ -45,6 +45,8 @@ class Summary:
         selection: Selection errors as ``metrics.selection`` describes them; None if they were not measured.
         fidelity: Rank fidelity of the proxy as its task writes it; None if it was not measured.
         export_difference: Largest difference between the outputs of the exported and the trained network.
+        preprocessing_difference: Largest difference of a pixel between the preprocessing of the exported files and that
+            of the data module, in 255 levels.
         peak_memory_mb: Peak memory of the run in MB.
     """
 
@@ -73,6 +75,7 @@ class Summary:
     selection: Mapping[str, Any] | None
     fidelity: Mapping[str, Any] | None
     export_difference: float | None
+    preprocessing_difference: float | None
     peak_memory_mb: float | None
 
     @property
@@ -119,6 +122,7 @@ class Summary:
             selection=reader.selection(),
             fidelity=reader.fidelity(),
             export_difference=reader.optional_number("export_difference"),
+            preprocessing_difference=reader.optional_number("preprocessing_difference"),
             peak_memory_mb=reader.optional_number("peak_memory_mb"),
         )
 
