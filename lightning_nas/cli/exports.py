@@ -2,11 +2,11 @@
 
 import math
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from lightning_nas.data.examples import Resize
+from lightning_nas.data.examples import Examples, Resize
 from lightning_nas.errors import CheckpointError, ConfigError, NASError, UnknownClassError
 from lightning_nas.files.locks import locked
 from lightning_nas.spaces.artifact import architecture_from_dict, build_space
@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from lightning_nas.export.formats import Description, Exported, Format
     from lightning_nas.export.measured import Measured
 
-EXAMPLES = 128
-"""Number of training images that check the preprocessing and calibrate a quantized network."""
+CHECKED = 32
+"""Number of training images that check the preprocessing. Large photographs take a large part of a second each."""
+
+CALIBRATING = 128
+"""Number of training images that check it and calibrate a quantized network."""
 
 LARGEST_IMAGE = 2**23
 """Number of values in the largest image that the network of a checkpoint is run on."""
@@ -220,14 +223,19 @@ def export_checkpoint(
         _check_free(folder)
     network, kept = trained_network(checkpoint)
     description = describe(kept, raw_images=raw_images)
+    if raw_images and description.resize is None:
+        print("The files take normalized floats: the checkpoint does not know the normalization of its data.")
     cost = size(kept)
-    examples, levels = _examine(description, data, raw_images)
+    count = CALIBRATING if any(each.needs_images for each in chosen) else CHECKED
+    make_examples = getattr(data, "examples", None)
+    examples: Examples | None = None if make_examples is None else make_examples(count)
+    levels = _compare(description, data, examples)
     with locked(folder):
         if not overwrite:  # another export may have ended in the meantime
             _check_free(folder)
-        exported = export_files(network, folder, description, chosen, [] if examples is None else examples)
+        exported = export_files(network, folder, description, chosen, _taken(description, examples))
         measured = Measured(
-            examples=0 if levels is None else len(examples or ()),
+            examples=0 if examples is None or levels is None else len(examples.originals),
             levels=levels,
             **_measure(network, chosen, exported, description, data),
         )
@@ -300,29 +308,39 @@ def _check_has_images(chosen: Sequence["Format"], data: Any) -> None:
         )
 
 
-def _examine(description: "Description", data: Any, raw_images: bool) -> "tuple[list[Tensor] | None, float | None]":
-    """Read training images, and check the preprocessing of the files with them.
+def _compare(description: "Description", data: Any, examples: Examples | None) -> float | None:
+    """Compare the preprocessing of the files with that of the data module.
 
     Returns:
-        Images as the files take them, and the difference of the preprocessing in 255 levels, as far as they are known.
+        The largest difference of a pixel in 255 levels; None where it cannot be known, for which the reason is printed.
     """
-    import torch
-
     from lightning_nas.export.measured import check_preprocessing
 
-    if raw_images and description.resize is None:
-        print("The files take normalized floats: the checkpoint does not know the normalization of its data.")
-    examples = data.examples(EXAMPLES) if hasattr(data, "examples") else None
     if description.resize is None:
-        return None if examples is None else list(examples.prepared.float().cpu()), None
+        return None
     if examples is None:
-        unchecked = "--config FILE gives it the data" if data is None else f"{type(data).__name__} has no 'examples'"
-    elif any(image.dtype != torch.uint8 for image in examples.originals):
-        unchecked = "the training images are floats"
+        unknown = "--config FILE gives it the data" if data is None else f"{type(data).__name__} has no 'examples'"
+    elif not _are_pixels(examples):
+        unknown = "the training images are floats"
     else:
-        return examples.originals, check_preprocessing(description, examples)
-    print(f"The preprocessing of the files is not compared with that of the training: {unchecked}.")
-    return None, None
+        return check_preprocessing(description, examples)
+    print(f"The preprocessing of the files is not compared with that of the training: {unknown}.")
+    return None
+
+
+def _are_pixels(examples: Examples) -> bool:
+    import torch
+
+    return next(iter(examples.originals)).dtype == torch.uint8
+
+
+def _taken(description: "Description", examples: Examples | None) -> "Iterable[Tensor]":
+    """Training images as the files take them, as far as there are any."""
+    if examples is None:
+        return ()
+    if description.resize is None:
+        return examples.prepared.float().cpu()
+    return examples.originals if _are_pixels(examples) else ()
 
 
 def _measure(

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Subset
 
 from lightning_nas.checks import at_least, within
 from lightning_nas.data.augmentation import Augmentation
-from lightning_nas.data.examples import Examples, Resize
+from lightning_nas.data.examples import Examples, Originals, Resize
 from lightning_nas.data.inspection import digests, inspect_held_out, inspect_training_set, note
 from lightning_nas.data.loaders import check_whole_batch, loader
 from lightning_nas.data.sets import Batch, ImageSet, LabelledImages, channel_statistics, check_training_set
@@ -213,9 +213,8 @@ class ImageDataModule(LightningDataModule, ABC):
         """Return up to ``count`` training images of all classes as they are read, and prepared as for a test."""
         listed = self.list_train()
         some = listed.select(balanced(listed.labels, count, seed=0))
-        indices = list(range(len(some)))
-        prepared, _ = self.prepare(self._averaged(some).__getitems__(indices))
-        return Examples([some.original(index) for index in indices], prepared)
+        prepared, _ = self.prepare(self._averaged(some).__getitems__(list(range(len(some)))))
+        return Examples(Originals(some), prepared)
 
     @cached_property
     def _data(self) -> _TrainingData:

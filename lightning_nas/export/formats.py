@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -99,7 +99,7 @@ class Exportable:
 
     network: nn.Module
     description: Description
-    calibration: Sequence[Tensor] = ()
+    calibration: Iterable[Tensor] = ()
 
     @property
     def free_sizes(self) -> dict[int, str]:

@@ -7,7 +7,7 @@ exported code is the code that was trained, and a comparison of outputs proves i
 import importlib.util
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,7 @@ def export_files(
     folder: str | Path,
     description: Description,
     formats: Sequence[Format],
-    calibration: Sequence[Tensor] = (),
+    calibration: Iterable[Tensor] = (),
 ) -> list[Exported]:
     """Write a network in some formats, and check that every file does what the network does.
 

@@ -3,7 +3,7 @@
 import importlib
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +122,7 @@ class ONNXInt8Model(Format):
         Raises:
             ConfigError: There are no images for the calibration.
         """
-        if not source.calibration:
+        if next(iter(source.calibration), None) is None:
             raise ConfigError(
                 f"{self.file_name} is calibrated with training images, and none were received. Give the data of the "
                 f"training, --config FILE, or leave '{self.name}' out of the formats."
@@ -160,7 +160,7 @@ class ONNXInt8Model(Format):
 class _Calibration:
     """Images for the calibration, one by one, as ONNX Runtime asks for them."""
 
-    def __init__(self, images: Sequence[Tensor]) -> None:
+    def __init__(self, images: Iterable[Tensor]) -> None:
         self.left = iter(images)
 
     def get_next(self) -> dict[str, Any] | None:

@@ -36,7 +36,7 @@ def test_a_quantized_network_says_nearly_the_same(resize: str | None, tmp_path: 
     onnx = importlib.import_module("onnx")
     data, original = DigitsDataModule(), network()
     examples = data.examples(64)
-    taken = torch.stack(examples.originals) if resize else examples.prepared
+    taken = torch.stack(list(examples.originals)) if resize else examples.prepared
     with torch.no_grad():
         for _ in range(50):  # so that normalized states have the scale that they have in trained networks
             original(examples.prepared)
