@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lightning_nas.architecture import Architecture, SpaceSpec
 from lightning_nas.errors import ArchitectureError, ConfigError
 from lightning_nas.spaces.attention import Attention
+from lightning_nas.spaces.features import Features
 from lightning_nas.spaces.operations import Operation
 from lightning_nas.spaces.supernet import Mixture, Supernet
 
@@ -155,6 +156,25 @@ class SearchSpace(ABC):
             architecture: A point of this space.
         """
         return self.key(architecture)
+
+    def features(self, architecture: Architecture) -> Features:
+        """Return numbers that describe an architecture, in groups; by default which value each choice has.
+
+        Predictors compare architectures by them, and weigh each group as a whole. Architectures with equal features
+        are taken for nearly the same.
+
+        Args:
+            architecture: A point of this space.
+
+        Example:
+            ```python
+            def features(self, architecture):
+                widths = {str(i): math.log(w) for i, w in enumerate(self.widths(architecture))}
+                return {**super().features(architecture), "widths": widths}
+            ```
+        """
+        self.check(architecture)
+        return {"choices": {f"{i}={value}": 1.0 for i, value in enumerate(architecture.choices)}}
 
     def mutate(self, architecture: Architecture, generator: torch.Generator) -> Architecture:
         """Draw a neighbour uniformly.

@@ -10,6 +10,7 @@ from lightning_nas.architecture import Architecture, SpaceSpec
 from lightning_nas.checks import greater_than
 from lightning_nas.errors import ArchitectureError, ConfigError
 from lightning_nas.spaces.base import Graph, SearchSpace
+from lightning_nas.spaces.features import Features
 
 MAX_DRAWS = 10_000
 """Number of draws in a row that may all violate the constraints before sampling gives up."""
@@ -107,6 +108,10 @@ class ConstrainedSpace(SearchSpace):
     def text(self, architecture: Architecture) -> str:
         """Textual form in the underlying space."""
         return self.space.text(architecture)
+
+    def features(self, architecture: Architecture) -> Features:
+        """Features in the underlying space."""
+        return self.space.features(architecture)
 
     def sample(self, generator: torch.Generator) -> Architecture:
         """Draw uniformly from the architectures that satisfy the constraints.

@@ -1,0 +1,175 @@
+"""A Gaussian process over architectures, whose kernel weighs groups of features."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve, solve_triangular
+from scipy.optimize import minimize
+from scipy.spatial.distance import cdist
+
+from lightning_nas.predictors.regressors import Values
+from lightning_nas.spaces.features import Features
+
+SPREAD = 2.0
+"""Standard deviation of the prior of the logarithm of every weight, and of the noise."""
+
+NOISE = 0.01
+"""Median of the prior of the noise, in units of the variance of the process."""
+
+LOG_RANGE = (-12.0, 6.0)
+"""Bounds of the logarithms of weights and noise, which keep the kernel's matrix invertible."""
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """Features of architectures as one matrix.
+
+    Attributes:
+        values: The features, ``(architectures, columns)``.
+        groups: The group of every column.
+    """
+
+    values: Values
+    groups: tuple[str, ...]
+
+    @classmethod
+    def of(cls, features: Sequence[Features]) -> "FeatureTable":
+        """Collect the features of architectures, in any order of their names.
+
+        Args:
+            features: See ``SearchSpace.features``.
+        """
+        columns: dict[tuple[str, str], int] = {}
+        rows, places, numbers = [], [], []
+        for row, groups in enumerate(features):
+            for group, named in groups.items():
+                for name, number in named.items():
+                    rows.append(row)
+                    places.append(columns.setdefault((group, name), len(columns)))
+                    numbers.append(number)
+        values = np.zeros((len(features), len(columns)))
+        values[rows, places] = numbers
+        return cls(values, tuple(group for group, _ in columns))
+
+    def rows(self, rows: Sequence[int] | NDArray[np.int64]) -> "FeatureTable":
+        """The table of some architectures, or the same one more than once.
+
+        Args:
+            rows: Their rows.
+        """
+        return FeatureTable(self.values[rows], self.groups)
+
+    def column_weights(self, weights: dict[str, float]) -> Values:
+        """The weight of every column.
+
+        Args:
+            weights: The weights of the groups; 0 for those that are left out.
+        """
+        return np.array([weights.get(group, 0.0) for group in self.groups])
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The kernel ``exp(-sum of weight x L1 distance)`` over groups of features, with independent noise.
+
+    Attributes:
+        weights: The weight of every group.
+        noise: Variance of the noise, in units of the variance of the process.
+    """
+
+    weights: dict[str, float]
+    noise: float
+
+    def matrix(self, first: FeatureTable, second: FeatureTable) -> Values:
+        """The kernel between two sets of architectures, without noise, ``(first, second)``.
+
+        Args:
+            first: Features of the first ones.
+            second: Features of the second ones, with the same columns.
+        """
+        weights = first.column_weights(self.weights)
+        similar: Values = np.exp(-cdist(first.values * weights, second.values * weights, "cityblock"))
+        return similar
+
+
+def fit_kernel(known: FeatureTable, target: Values) -> Kernel:
+    """Choose weights and noise by their posterior: the marginal likelihood times a wide log-normal prior.
+
+    The median of the prior of a weight makes the group's mean contribution to the distance of two known architectures
+    one over the number of groups. The variance of the process is the one that maximizes the likelihood.
+
+    Args:
+        known: Features of the known architectures, at least 2.
+        target: Their standardized performance, ``(n,)``.
+    """
+    groups = list(dict.fromkeys(known.groups))
+    distances = np.stack(
+        [cdist(part, part, "cityblock") for part in (known.values[:, np.array(known.groups) == g] for g in groups)]
+    )
+    count = len(target)
+    means = distances.sum((1, 2)) / (count * (count - 1))
+    unit = np.where(means > 0, means, 1.0)
+    distances /= unit[:, None, None]
+    center = np.log([*[1 / len(groups)] * len(groups), NOISE])
+
+    def loss(theta: Values) -> tuple[float, Values]:
+        """The negative logarithm of the posterior, and its gradient."""
+        weights, noise = np.exp(theta[:-1]), np.exp(theta[-1])
+        similar = np.exp(-np.tensordot(weights, distances, 1))
+        factor = cho_factor(similar + noise * np.eye(count), lower=True)
+        inverse = cho_solve(factor, np.eye(count))
+        solved = inverse @ target
+        variance = max(target @ solved / count, 1e-12)
+        outer = (inverse - np.outer(solved, solved) / variance) / 2
+        pull = (theta - center) / SPREAD**2
+        value = count / 2 * np.log(variance) + np.log(np.diag(factor[0])).sum() + pull @ (theta - center) / 2
+        slope = [*(-weights * np.tensordot(distances, outer * similar, 2)), noise * np.trace(outer)]
+        return float(value), np.array(slope) + pull
+
+    found = minimize(loss, center, jac=True, method="L-BFGS-B", bounds=[LOG_RANGE] * len(center))
+    best = np.exp(found.x)
+    return Kernel(dict(zip(groups, (best[:-1] / unit).tolist(), strict=True)), float(best[-1]))
+
+
+class Posterior:
+    """What a Gaussian process expects of architectures after the performance of others is known.
+
+    Attributes:
+        mean: Expected performance of every architecture, ``(m,)``.
+        variance: Variance of the performance, without noise, ``(m,)``.
+        noise: Variance of the noise.
+
+    Args:
+        kernel: The kernel.
+        known: Features of the known architectures, ``n`` rows.
+        target: Their performance, ``(n,)``, with mean 0.
+        others: Features of the others, ``m`` rows, with the same columns.
+    """
+
+    def __init__(self, kernel: Kernel, known: FeatureTable, target: Values, others: FeatureTable) -> None:
+        self.kernel = kernel
+        self.others = others
+        noisy = kernel.matrix(known, known) + kernel.noise * np.eye(len(target))
+        factor = np.linalg.cholesky(noisy)
+        white = solve_triangular(factor, target, lower=True)
+        half = solve_triangular(factor, kernel.matrix(known, others), lower=True)
+        scale = max(float(white @ white) / len(target), 1e-12)
+        self.scale = scale
+        self.noise = scale * kernel.noise
+        self.mean: Values = white @ half
+        self._half: Values = half * np.sqrt(scale)
+        self.variance: Values = np.maximum(scale - (self._half**2).sum(0), 0.0)
+
+    def believe(self, place: int) -> None:
+        """Assume that the performance of an architecture is the expected one, which leaves all means unchanged.
+
+        Args:
+            place: Row of the architecture among the others.
+        """
+        shared = self.scale * self.kernel.matrix(self.others.rows([place]), self.others)[0]
+        covariance = shared - self._half[:, place] @ self._half
+        row = covariance / np.sqrt(self.variance[place] + self.noise)
+        self._half = np.vstack([self._half, row])
+        self.variance = np.maximum(self.variance - row**2, 0.0)
