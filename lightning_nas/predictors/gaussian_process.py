@@ -1,16 +1,16 @@
 """A Gaussian process over architectures, whose kernel weighs groups of features."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.optimize import minimize
 from scipy.spatial.distance import cdist
 
+from lightning_nas.architecture import Architecture
 from lightning_nas.predictors.regressors import Values
-from lightning_nas.spaces.features import Features
+from lightning_nas.spaces.base import Features
 
 SPREAD = 2.0
 """Standard deviation of the prior of the logarithm of every weight, and of the noise."""
@@ -29,45 +29,44 @@ class FeatureTable:
     Attributes:
         values: The features, ``(architectures, columns)``.
         groups: The group of every column.
+        places: The row of every architecture, by its key.
     """
 
     values: Values
     groups: tuple[str, ...]
+    places: Mapping[str, int]
 
     @classmethod
-    def of(cls, features: Sequence[Features]) -> "FeatureTable":
-        """Collect the features of architectures, in any order of their names.
+    def of(
+        cls, architectures: Mapping[str, Architecture], features: Callable[[Architecture], Features]
+    ) -> "FeatureTable":
+        """Collect the features of architectures.
 
         Args:
-            features: See ``SearchSpace.features``.
+            architectures: The architectures by their keys.
+            features: Their features, such as ``SearchSpace.features``.
         """
         columns: dict[tuple[str, str], int] = {}
         rows, places, numbers = [], [], []
-        for row, groups in enumerate(features):
-            for group, named in groups.items():
+        for row, architecture in enumerate(architectures.values()):
+            for group, named in features(architecture).items():
                 for name, number in named.items():
                     rows.append(row)
                     places.append(columns.setdefault((group, name), len(columns)))
                     numbers.append(number)
-        values = np.zeros((len(features), len(columns)))
+        values = np.zeros((len(architectures), len(columns)))
         values[rows, places] = numbers
-        return cls(values, tuple(group for group, _ in columns))
+        return cls(values, tuple(group for group, _ in columns), {key: row for row, key in enumerate(architectures)})
 
-    def rows(self, rows: Sequence[int] | NDArray[np.int64]) -> "FeatureTable":
-        """The table of some architectures, or the same one more than once.
-
-        Args:
-            rows: Their rows.
-        """
-        return FeatureTable(self.values[rows], self.groups)
-
-    def column_weights(self, weights: dict[str, float]) -> Values:
-        """The weight of every column.
+    def rows(self, keys: Iterable[str]) -> "FeatureTable":
+        """The table of some architectures.
 
         Args:
-            weights: The weights of the groups; 0 for those that are left out.
+            keys: Their keys.
         """
-        return np.array([weights.get(group, 0.0) for group in self.groups])
+        chosen = list(keys)
+        places = {key: row for row, key in enumerate(chosen)}
+        return FeatureTable(self.values[[self.places[key] for key in chosen]], self.groups, places)
 
 
 @dataclass(frozen=True)
@@ -82,16 +81,25 @@ class Kernel:
     weights: dict[str, float]
     noise: float
 
-    def matrix(self, first: FeatureTable, second: FeatureTable) -> Values:
-        """The kernel between two sets of architectures, without noise, ``(first, second)``.
+    def scaled(self, table: FeatureTable) -> Values:
+        """Features times their weights; a group without a weight has the weight 0.
 
         Args:
-            first: Features of the first ones.
-            second: Features of the second ones, with the same columns.
+            table: The features.
         """
-        weights = first.column_weights(self.weights)
-        similar: Values = np.exp(-cdist(first.values * weights, second.values * weights, "cityblock"))
-        return similar
+        scaled: Values = table.values * np.array([self.weights.get(group, 0.0) for group in table.groups])
+        return scaled
+
+
+def similarity(first: Values, second: Values) -> Values:
+    """The kernel between two sets of architectures, without noise, ``(first, second)``.
+
+    Args:
+        first: Scaled features of the first ones; see ``Kernel.scaled``.
+        second: Those of the second ones.
+    """
+    similar: Values = np.exp(-cdist(first, second, "cityblock"))
+    return similar
 
 
 def fit_kernel(known: FeatureTable, target: Values) -> Kernel:
@@ -149,14 +157,12 @@ class Posterior:
     """
 
     def __init__(self, kernel: Kernel, known: FeatureTable, target: Values, others: FeatureTable) -> None:
-        self.kernel = kernel
-        self.others = others
-        noisy = kernel.matrix(known, known) + kernel.noise * np.eye(len(target))
-        factor = np.linalg.cholesky(noisy)
+        points, self._others = kernel.scaled(known), kernel.scaled(others)
+        factor = np.linalg.cholesky(similarity(points, points) + kernel.noise * np.eye(len(target)))
         white = solve_triangular(factor, target, lower=True)
-        half = solve_triangular(factor, kernel.matrix(known, others), lower=True)
+        half = solve_triangular(factor, similarity(points, self._others), lower=True)
         scale = max(float(white @ white) / len(target), 1e-12)
-        self.scale = scale
+        self._scale = scale
         self.noise = scale * kernel.noise
         self.mean: Values = white @ half
         self._half: Values = half * np.sqrt(scale)
@@ -168,7 +174,7 @@ class Posterior:
         Args:
             place: Row of the architecture among the others.
         """
-        shared = self.scale * self.kernel.matrix(self.others.rows([place]), self.others)[0]
+        shared = self._scale * similarity(self._others[[place]], self._others)[0]
         covariance = shared - self._half[:, place] @ self._half
         row = covariance / np.sqrt(self.variance[place] + self.noise)
         self._half = np.vstack([self._half, row])

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from lightning_nas.architecture import Architecture, SpaceSpec
 from lightning_nas.errors import ArchitectureError, ConfigError
 from lightning_nas.spaces.attention import Attention
-from lightning_nas.spaces.features import Features
 from lightning_nas.spaces.operations import Operation
 from lightning_nas.spaces.supernet import Mixture, Supernet
 
@@ -20,6 +19,9 @@ MAX_CROSSOVERS = 100
 
 AllowedNames = Mapping[str, Sequence[Sequence[str]]]
 """For cell types, the names of the operations that each edge may take: one list per edge."""
+
+Features = Mapping[str, Mapping[str, float]]
+"""Features of an architecture: for every group, its numbers by name. A name that is left out stands for zero."""
 
 
 @dataclass(frozen=True)
@@ -160,8 +162,8 @@ class SearchSpace(ABC):
     def features(self, architecture: Architecture) -> Features:
         """Return numbers that describe an architecture, in groups; by default which value each choice has.
 
-        Predictors compare architectures by them, and weigh each group as a whole. Architectures with equal features
-        are taken for nearly the same.
+        Predictors compare architectures by them and weight each group as a whole. Features that decide the performance
+        improve the predictions: what a network computes rather than how it is written, and logarithms of sizes.
 
         Args:
             architecture: A point of this space.
@@ -169,7 +171,7 @@ class SearchSpace(ABC):
         Example:
             ```python
             def features(self, architecture):
-                widths = {str(i): math.log(w) for i, w in enumerate(self.widths(architecture))}
+                widths = {str(i): math.log(width) for i, width in enumerate(self.widths(architecture))}
                 return {**super().features(architecture), "widths": widths}
             ```
         """

@@ -1,7 +1,6 @@
 """Base class of spaces whose cells have one operation per edge."""
 
 import inspect
-import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -15,9 +14,9 @@ from lightning_nas.checks import integer_at_least
 from lightning_nas.errors import ArchitectureError, ConfigError
 from lightning_nas.files.classes import class_path
 from lightning_nas.spaces.attention import Attention
-from lightning_nas.spaces.base import AllowedNames, DifferentiableSpace, Graph
+from lightning_nas.spaces.base import AllowedNames, DifferentiableSpace, Features, Graph
 from lightning_nas.spaces.cells import CellGraph, CellNetwork, Place, Stack
-from lightning_nas.spaces.features import Features, cell_features
+from lightning_nas.spaces.features import edge_features
 from lightning_nas.spaces.operations import BUILT_IN, Operation, find_operations, operation_argument
 from lightning_nas.spaces.per_edge import PerEdgeSupernet
 from lightning_nas.spaces.rebuildable import PlainForm, frozen
@@ -376,41 +375,8 @@ class CellSpace(DifferentiableSpace):
         return graphs
 
     def features(self, architecture: Architecture) -> Features:
-        """Return what the cells compute; see ``features.cell_features``.
-
-        A group ``size`` has the logarithm of the number of parameters of the operations on paths from an input to the
-        output, with 16 channels each. With several cell types, all names begin with that of the cell type.
-
-        Args:
-            architecture: A point of this space.
-        """
-        self.check(architecture)
-        inputs, count = self.graph.inputs, len(self.nodes)
-        joined = self.graph.output == "concatenate"
-        ends = tuple((inputs + i, inputs + count, "", "") for i in range(count)) if joined else ()
-        found: dict[str, dict[str, float]] = {}
-        for cell, nodes in self._pairs(architecture).items():
-            edges = tuple(
-                (source, inputs + i, f"{source}>{inputs + i}", self.operations[operation])
-                for i, node in enumerate(nodes)
-                for s, operation in node
-                if not self.candidates[operation].is_none
-                for source in (self.graph.sources[i][s],)
-            )
-            groups = cell_features(edges + ends, inputs, inputs + count - (not joined), self._neutral)
-            size = sum(self._parameter_counts[name] * number for name, number in groups["operations"].items())
-            prefix = f"{cell} " if len(self.cell_types) > 1 else ""
-            for group, values in {**groups, "size": {"parameters": math.log1p(size)}}.items():
-                found.setdefault(group, {}).update({prefix + name: value for name, value in values.items()})
-        return found
-
-    @cached_property
-    def _neutral(self) -> frozenset[str]:
-        return frozenset(["", *(operation.name for operation in self.candidates if operation.is_skip)])
-
-    @cached_property
-    def _parameter_counts(self) -> dict[str, int]:
-        return {"": 0, **{operation.name: operation.parameter_count for operation in self.candidates}}
+        """Return what the cells compute; see ``features.edge_features``."""
+        return edge_features(self.graphs(architecture), self.candidates)
 
     @property
     def weighted(self) -> frozenset[str]:

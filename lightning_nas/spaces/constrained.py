@@ -9,8 +9,7 @@ from torch import nn
 from lightning_nas.architecture import Architecture, SpaceSpec
 from lightning_nas.checks import greater_than
 from lightning_nas.errors import ArchitectureError, ConfigError
-from lightning_nas.spaces.base import Graph, SearchSpace
-from lightning_nas.spaces.features import Features
+from lightning_nas.spaces.base import Features, Graph, SearchSpace
 
 MAX_DRAWS = 10_000
 """Number of draws in a row that may all violate the constraints before sampling gives up."""

@@ -1,44 +1,42 @@
-"""Features of architectures: named numbers in groups, by which a predictor compares architectures."""
+"""Features of cells: what they compute, by which predictors compare architectures."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Sequence
 from functools import lru_cache
+from math import log1p
 
-Features = Mapping[str, Mapping[str, float]]
-"""For every group of features, its numbers by name. A name that is left out stands for zero."""
+from lightning_nas.spaces.base import Features, Graph
+from lightning_nas.spaces.operations import Operation
 
 Edge = tuple[int, int, str, str]
-"""Source and target of an edge, its name, which says where it is, and the operation that a path takes on it."""
+"""Source and target of an edge, the name of its place, and the operation that a path through it takes."""
 
 
 @lru_cache(maxsize=1 << 16)
-def cell_features(
-    edges: tuple[Edge, ...], inputs: int, output: int, neutral: Collection[str] = frozenset()
-) -> dict[str, dict[str, float]]:
-    """Return what a cell computes, without the edges that no path from an input to the output takes.
+def path_features(edges: tuple[Edge, ...], inputs: int, output: int, neutral: Collection[str]) -> Features:
+    """Return what a directed acyclic graph computes, without the edges that are on no path from an input to the output.
 
-    - ``edges``: the edges with their operations.
+    - ``edges``: which operation is in which place.
     - ``paths``: the number of paths by the operations along them, in order.
     - ``operations``: the number of edges by operation.
     - ``depth``: the largest number of operations along a path.
 
-    The number of paths can double with every node of a cell.
+    In a complete graph, every further node doubles the number of paths.
 
     Args:
-        edges: The edges. Nodes are numbered so that every edge leads to a higher number.
+        edges: The edges, each of which leads to a node with a higher number.
         inputs: Number of inputs, which are the first nodes.
         output: Number of the output.
         neutral: Operations that paths leave out: the empty one, and those that pass their input unchanged.
     """
     reached, used = set(range(inputs)), {output}
-    ordered = sorted(edges, key=lambda edge: edge[1])
-    for source, target, *_ in ordered:
+    for source, target, *_ in sorted(edges, key=lambda edge: edge[1]):
         if source in reached:
             reached.add(target)
     for source, target, *_ in sorted(edges, key=lambda edge: edge[0], reverse=True):
         if target in used:
             used.add(source)
-    live = [edge for edge in ordered if edge[0] in reached and edge[1] in used]
+    live = sorted((edge for edge in edges if edge[0] in reached and edge[1] in used), key=lambda edge: edge[1])
     paths: dict[int, Counter[tuple[str, ...]]] = {node: Counter({(): 1}) for node in range(inputs)}
     for source, target, _, operation in live:
         step = () if operation in neutral else (operation,)
@@ -47,8 +45,45 @@ def cell_features(
             found[path + step] += count
     complete = paths.get(output, Counter())
     return {
-        "edges": {name: float(count) for name, count in Counter(f"{name} {word}" for *_, name, word in live).items()},
-        "paths": {" ".join(path): float(count) for path, count in complete.items()},
-        "operations": {word: float(count) for word, count in Counter(edge[3] for edge in live).items()},
-        "depth": {"longest": float(max(map(len, complete), default=0))},
+        "edges": Counter(f"{place} {operation}" for *_, place, operation in live),
+        "paths": {" ".join(path): count for path, count in complete.items()},
+        "operations": Counter(operation for *_, operation in live if operation),
+        "depth": {"longest": max(map(len, complete), default=0)},
     }
+
+
+def edge_features(graphs: Sequence[Graph], operations: Sequence[Operation]) -> Features:
+    """Return the features of cells with operations on their edges; see ``path_features``.
+
+    A group ``size`` has the logarithm of the number of parameters of the operations on paths from an input to the
+    output, with 16 channels each.
+
+    Args:
+        graphs: The cells, one of each type. Where there are several, all names begin with that of the cell type.
+        operations: The operations of the space.
+    """
+    neutral = frozenset(["", *(operation.name for operation in operations if operation.is_skip)])
+    parameters = {operation.name: operation.parameter_count for operation in operations}
+    found: dict[str, dict[str, float]] = {}
+    for graph in graphs:
+        edges = tuple((source, target, f"{source}>{target}", name) for source, target, name in graph.edges)
+        groups = path_features(edges, graph.inputs, len(graph.nodes) - 1, neutral)
+        size = sum(parameters[name] * count for name, count in groups["operations"].items())
+        prefix = f"{graph.name} " if len(graphs) > 1 else ""
+        for group, named in {**groups, "size": {"parameters": log1p(size)}}.items():
+            found.setdefault(group, {}).update({prefix + name: number for name, number in named.items()})
+    return found
+
+
+def vertex_features(graph: Graph) -> Features:
+    """Return the features of a cell with operations on its vertices, which do not depend on the order of vertices.
+
+    See ``path_features``; here the place of an edge is given by the operations at both of its ends.
+
+    Args:
+        graph: The cell, with one input.
+    """
+    names = graph.nodes
+    edges = tuple((i, j, f"{names[i]}>{names[j]}", names[i] if i else "") for i, j, _ in graph.edges)
+    groups = path_features(edges, 1, len(names) - 1, frozenset([""]))
+    return {**groups, "operations": Counter(names[1:-1])}

@@ -98,7 +98,7 @@ class Operation(Rebuildable, ABC):
         """Whether the operation has trained parameters where it keeps height and width."""
         return self.parameter_count > 0
 
-    @property
+    @cached_property
     def parameter_count(self) -> int:
         """Number of trained parameters for 16 channels, where the operation keeps height and width."""
         with torch.device("meta"):  # so that no weights are drawn from the global generator

@@ -1,6 +1,7 @@
 """Strategies: which architectures a search evaluates next."""
 
 from lightning_nas.strategies.base import Strategy
+from lightning_nas.strategies.bayesian import BayesianOptimization
 from lightning_nas.strategies.dcnas import DCNAS
 from lightning_nas.strategies.history import QueryHistory
 from lightning_nas.strategies.local_search import LocalSearch
@@ -18,6 +19,7 @@ from lightning_nas.strategies.tnao import CodeSearch, GradientAscent, SwarmSearc
 from lightning_nas.strategies.weaknas import WeakPredictors
 
 __all__ = [
+    "BayesianOptimization",
     "CodeSearch",
     "DCNAS",
     "FrontStrategy",

@@ -1,122 +1,215 @@
 """Bayesian optimization: a Gaussian process with expected improvement."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Sequence
 from itertools import product
 from math import prod
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
 from scipy.stats import norm
 
 from lightning_nas.architecture import Architecture
-from lightning_nas.checks import at_least
+from lightning_nas.checks import at_least, integer_at_least
 from lightning_nas.errors import ArchitectureError
 from lightning_nas.predictors.gaussian_process import FeatureTable, Kernel, Posterior, fit_kernel
 from lightning_nas.predictors.regressors import Values
 from lightning_nas.strategies.base import Strategy
 
+Candidates = dict[str, Architecture]
+"""Architectures by their keys."""
+
 
 class BayesianOptimization(Strategy):
+    """Evaluates the architecture with the largest expected improvement over the best one, by a Gaussian process.
+
+    The first architectures are random. Then a Gaussian process is fitted to all known evaluations; its kernel is
+    ``exp(-sum of weight x L1 distance)`` over the groups of ``SearchSpace.features``, with weights and noise by
+    marginal likelihood. Candidates are all architectures of the space that are not known yet, where it can be listed,
+    otherwise a pool that is drawn anew for every proposal: random architectures, all neighbours of the best known ones,
+    and their crossovers. Best results come with one proposal at a time (``generation_size: 1``). Of several at once,
+    each after the first assumes that those before it turn out as expected.
+
+    The expected improvement is that of the evaluation, noise included, and not that of the process without noise: an
+    architecture with the same features as a good one may well be better. Performance far below the others says little
+    about the best and is raised before the fit.
+
+    References:
+        1. Jones, Schonlau, Welch: Efficient Global Optimization of Expensive Black-Box Functions, Journal of Global
+           Optimization 13, 1998, https://doi.org/10.1023/A:1008306431147
+        2. Ginsbourger, Le Riche, Carraro: Kriging Is Well-Suited to Parallelize Optimization, 2010,
+           https://doi.org/10.1007/978-3-642-10701-6_6. The proposals of a batch.
+        3. White, Neiswanger, Savani: BANANAS: Bayesian Optimization with Neural Architectures for Neural Architecture
+           Search, AAAI 2021, https://arxiv.org/abs/1910.11858. Paths through the cell as features.
+
+    Args:
+        initial: Number of random architectures at the start, at least 2.
+        refit: Number of evaluations after which weights and noise are fitted again, at least 1.
+        whisker: Performance below the lower quartile by more than this number of interquartile ranges is raised to that
+            limit, at least 0. The default is that of box plots.
+        max_listed: Largest number of combinations of choices, valid or not, with which all architectures of the space
+            are candidates, at least 0. A proposal takes time in proportion.
+        samples: Number of random architectures in a pool, at least 1.
+        parents: Number of best known architectures whose neighbours and crossovers are in a pool, at least 1.
+        crossovers: Number of crossovers in a pool, at least 0.
+
+    Raises:
+        ConfigError: A number is out of its range.
+
+    Example:
+        ```yaml
+        strategy: {class_path: BayesianOptimization, init_args: {initial: 15, refit: 5}}
+        ```
+    """
+
     def __init__(
         self,
         initial: int = 15,
         refit: int = 5,
-        outliers: float = 1.5,
-        listed: int = 50_000,
-        pool: int = 200,
+        whisker: float = 1.5,
+        max_listed: int = 50_000,
+        samples: int = 50,
         parents: int = 10,
         crossovers: int = 100,
     ) -> None:
+        integer_at_least(2, initial=initial)
+        integer_at_least(1, refit=refit, samples=samples, parents=parents)
+        integer_at_least(0, max_listed=max_listed, crossovers=crossovers)
+        at_least(0, whisker=whisker)
         self.initial = initial
         self.refit = refit
-        self.outliers = outliers
-        self.listed = listed
-        self.pool = pool
+        self.whisker = whisker
+        self.max_listed = max_listed
+        self.samples = samples
         self.parents = parents
         self.crossovers = crossovers
         self._clear()
 
     def _clear(self) -> None:
         self.kernel: Kernel | None = None
-        self._fitted = 0
-        self._all: dict[str, Architecture] = {}
-        self._table: FeatureTable | None = None
-        self._refused: set[str] = set()
+        self._fitted = 0  # number of evaluations at the last fit
+        self._listed: Candidates = {}
+        self._table: FeatureTable | None = None  # of all that are listed
+        self._refused: set[str] = set()  # listed, but not in the space
 
     def start(self, *args: Any, **kwargs: Any) -> None:
+        """Begin a new search; see ``Strategy.start``."""
         super().start(*args, **kwargs)
         self._clear()
 
     def ask(self, count: int) -> list[Architecture]:
+        """Propose initial architectures, then those with the largest expected improvement; see ``Strategy.ask``."""
         if len(self.evaluated) < self.initial:
             return self.sample_unseen(min(count, self.initial - len(self.evaluated)))
-        candidates = self._candidates()
-        known, others = self._tables(candidates)
+        listable = prod(self.space.num_values) <= self.max_listed
+        drawn = self._list() if listable else self._draw_pool()
+        candidates = {
+            key: architecture
+            for key, architecture in drawn.items()
+            if not (key in self.evaluated or key in self.failed or key in self._refused)
+        }
+        if not candidates:
+            return []
+        known, others = self._feature_tables(candidates)
         target = self._target()
         if self.kernel is None or len(self.evaluated) >= self._fitted + self.refit:
             self.kernel, self._fitted = fit_kernel(known, target), len(self.evaluated)
         posterior = Posterior(self.kernel, known, target, others)
-        asked = []
-        left = list(candidates.items())
-        best = target.max()
-        taken = np.zeros(len(left), bool)
+        return self._best_of(list(candidates.items()), posterior, float(target.max()), count)
+
+    def _list(self) -> Candidates:
+        """All architectures of the space, except that constraints are not checked yet: a cost may take a measurement.
+
+        They and their features are kept.
+        """
+        if not self._listed:
+            spec = self.space.spec()
+            for choices in product(*map(range, self.space.num_values)):
+                architecture = Architecture(spec, choices)
+                try:
+                    self._listed.setdefault(self.space.key(architecture), architecture)
+                except ArchitectureError:
+                    continue
+            self._table = FeatureTable.of(self._listed, self.space.features)
+        return self._listed
+
+    def _draw_pool(self) -> Candidates:
+        """Random architectures, and the neighbours and crossovers of the best known ones."""
+        ranked = sorted(self.evaluated, key=self.fitness.__getitem__, reverse=True)
+        best = [self.evaluated[key] for key in ranked[: self.parents]]
+        pool = self.sample_unseen(self.samples)
+        for parent in best:
+            pool += self.space.neighbours(parent)
+        for pair in torch.randint(len(best), (self.crossovers, 2), generator=self.generator).tolist():
+            pool.append(self.space.crossover(*(best[i] for i in pair), self.generator))
+        return {self.space.key(architecture): architecture for architecture in pool}
+
+    def _feature_tables(self, candidates: Candidates) -> tuple[FeatureTable, FeatureTable]:
+        """Features of the known architectures and of the candidates."""
+        table = self._table or FeatureTable.of({**self.evaluated, **candidates}, self.space.features)
+        return table.rows(self.evaluated), table.rows(candidates)
+
+    def _target(self) -> Values:
+        """The standardized performance of the known architectures, without outliers below."""
+        values = np.array([self.fitness[key] for key in self.evaluated])
+        lower, upper = np.quantile(values, [0.25, 0.75])
+        raised = np.maximum(values, lower - self.whisker * (upper - lower))
+        deviation = raised.std()
+        target: Values = (raised - raised.mean()) / (deviation if deviation > 0 else 1.0)
+        return target
+
+    def _best_of(
+        self, candidates: Sequence[tuple[str, Architecture]], posterior: Posterior, best: float, count: int
+    ) -> list[Architecture]:
+        """The candidates with the largest expected improvement, one after the other."""
+        asked: list[Architecture] = []
+        tried = np.zeros(len(candidates), bool)
         while len(asked) < count:
-            place = self._choose(posterior, best, left, taken)
-            if place is None: break
-            asked.append(left[place][1])
+            gain = expected_improvement(posterior.mean, posterior.variance + posterior.noise, best)
+            order = np.lexsort((posterior.mean, gain))[::-1]  # far below the best, the improvement underflows
+            for place in order[~tried[order]].tolist():
+                tried[place] = True
+                key, architecture = candidates[place]
+                if self._satisfies(architecture):
+                    break
+                self._refused.add(key)
+            else:
+                return asked
+            asked.append(architecture)
             posterior.believe(place)
-            best = max(best, posterior.mean[place])
+            best = max(best, float(posterior.mean[place]))
         return asked
 
-    def _choose(self, posterior, best, left, taken):
-        deviation = np.sqrt(posterior.variance + posterior.noise * getattr(self, "ein", 1))
-        z = (posterior.mean - best) / deviation
-        gain = deviation * (z * norm.cdf(z) + norm.pdf(z))
-        for place in np.lexsort((posterior.mean, gain))[::-1]:
-            if taken[place]: continue
-            taken[place] = True
-            try:
-                self.space.check(left[place][1])
-                return int(place)
-            except ArchitectureError:
-                self._refused.add(left[place][0])
-        return None
+    def _satisfies(self, architecture: Architecture) -> bool:
+        """Whether an architecture satisfies the constraints of the space."""
+        try:
+            self.space.check(architecture)
+        except ArchitectureError:
+            return False
+        return True
 
-    def _candidates(self):
-        if prod(self.space.num_values) <= self.listed:
-            if not self._all:
-                for choices in product(*map(range, self.space.num_values)):
-                    a = Architecture(self.space.spec(), choices)
-                    try: self._all.setdefault(self.space.key(a), a)
-                    except ArchitectureError: continue
-                self._table = FeatureTable.of([self.space.features(a) for a in self._all.values()])
-                self._row = {k: i for i, k in enumerate(self._all)}
-            found = self._all
-        else:
-            import torch
-            from lightning_nas.strategies.base import Result
-            found = {self.space.key(a): a for a in self.sample_unseen(self.pool)}
-            ranked = sorted(self.fitness, key=self.fitness.__getitem__, reverse=True)[:self.parents]
-            for key in ranked:
-                found |= {self.space.key(a): a for a in self.space.neighbours(self.evaluated[key])}
-            for _ in range(self.crossovers):
-                i, j = torch.randint(len(ranked), (2,), generator=self.generator).tolist()
-                a = self.space.crossover(self.evaluated[ranked[i]], self.evaluated[ranked[j]], self.generator)
-                found[self.space.key(a)] = a
-        return {k: a for k, a in found.items() if k not in self.evaluated and k not in self.failed and k not in self._refused}
+    def state_dict(self) -> dict[str, Any]:
+        """The state that a resumed search needs; see ``Strategy.state_dict``."""
+        kernel = None if self.kernel is None else {"weights": dict(self.kernel.weights), "noise": self.kernel.noise}
+        return {**super().state_dict(), "kernel": kernel, "fitted": self._fitted}
 
-    def _tables(self, candidates):
-        if self._table is not None:
-            return self._table.rows([self._row[k] for k in self.evaluated]), self._table.rows([self._row[k] for k in candidates])
-        both = [*self.evaluated.values(), *candidates.values()]
-        t = FeatureTable.of([self.space.features(a) for a in both])
-        n = len(self.evaluated)
-        return t.rows(range(n)), t.rows(range(n, len(both)))
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` returned; see ``Strategy.load_state_dict``."""
+        super().load_state_dict(state)
+        self._clear()
+        self.kernel = None if state["kernel"] is None else Kernel(**state["kernel"])
+        self._fitted = state["fitted"]
 
-    def _target(self):
-        v = np.array(list(self.fitness.values()))
-        low, high = np.quantile(v, [0.25, 0.75])
-        v = np.maximum(v, low - self.outliers * (high - low))
-        s = v.std()
-        return (v - v.mean()) / (s if s > 0 else 1.0)
+
+def expected_improvement(mean: Values, variance: Values, best: float) -> Values:
+    """Return the mean of ``max(value - best, 0)`` over normally distributed values.
+
+    Args:
+        mean: Means of the values.
+        variance: Their variances, greater than 0.
+        best: The value to improve on.
+    """
+    deviation = np.sqrt(variance)
+    ratio = (mean - best) / deviation
+    gain: Values = deviation * (ratio * norm.cdf(ratio) + norm.pdf(ratio))
+    return gain

@@ -1,7 +1,6 @@
 """The NAS-Bench-101 space: cells with operations on the vertices of a small graph."""
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from hashlib import md5
@@ -13,8 +12,8 @@ from torch import Tensor
 
 from lightning_nas.architecture import Architecture, SpaceSpec
 from lightning_nas.errors import ArchitectureError, ConfigError, DataError
-from lightning_nas.spaces.base import Graph, SearchSpace
-from lightning_nas.spaces.features import Features, cell_features
+from lightning_nas.spaces.base import Features, Graph, SearchSpace
+from lightning_nas.spaces.features import vertex_features
 from lightning_nas.spaces.nasbench101.network import CELL_OPERATIONS, STACKS, NASBench101Network
 
 VERTICES = 7
@@ -27,7 +26,6 @@ _PAIRS = VERTICES * (VERTICES - 1) // 2
 _INNER = VERTICES - 2
 _NAMES = tuple(CELL_OPERATIONS)
 _SPEC = SpaceSpec("lightning_nas.spaces.NASBench101Space")
-_NEUTRAL = frozenset([""])
 _DRAWS = 1024
 """Number of random integers that are drawn at a time; one in 1,203 encodes a canonical cell."""
 
@@ -409,22 +407,8 @@ class NASBench101Space(SearchSpace):
         return [Graph("cell", ("input", *(_NAMES[i] for i in cell.operations), "output"), tuple(edges))]
 
     def features(self, architecture: Architecture) -> Features:
-        """Return what the cell computes, the same for isomorphic cells; see ``features.cell_features``.
-
-        A path takes the operations of the vertices that it passes, and an edge is named by the operations at its ends.
-
-        Args:
-            architecture: A point of this space.
-        """
-        cell = self._cell(architecture)
-        names = ("input", *(_NAMES[i] for i in cell.operations), "output")
-        edges = tuple(
-            (source, to, f"{names[source]}>{names[to]}", names[source] if source else "")
-            for to, mask in enumerate(cell.inputs, 1)
-            for source in _bits(mask)
-        )
-        groups = cell_features(edges, 1, len(cell.inputs), _NEUTRAL)
-        return {**groups, "operations": {name: float(count) for name, count in Counter(names[1:-1]).items()}}
+        """Return what the cell computes, the same for isomorphic cells; see ``features.vertex_features``."""
+        return vertex_features(*self.graphs(architecture))
 
     def text(self, architecture: Architecture) -> str:
         """Return the canonical form in words, such as ``conv3x3-bn-relu(0) maxpool3x3(0,1) output(0,2)``.
