@@ -140,8 +140,8 @@ class BayesianOptimization(Strategy):
         pool = self.sample_unseen(self.samples)
         for parent in best:
             pool += self.space.neighbours(parent)
-        for pair in torch.randint(len(best), (self.crossovers, 2), generator=self.generator).tolist():
-            pool.append(self.space.crossover(*(best[i] for i in pair), self.generator))
+        pairs = torch.randint(len(best), (self.crossovers, 2), generator=self.generator).tolist()
+        pool += [self.space.crossover(best[i], best[j], self.generator) for i, j in pairs]
         return {self.space.key(architecture): architecture for architecture in pool}
 
     def _feature_tables(self, candidates: Candidates) -> tuple[FeatureTable, FeatureTable]:
