@@ -160,10 +160,12 @@ class SearchSpace(ABC):
         return self.key(architecture)
 
     def features(self, architecture: Architecture) -> Features:
-        """Return numbers that describe an architecture, in groups; by default which value each choice has.
+        """Return numbers that describe an architecture, in groups.
 
-        Predictors compare architectures by them and weight each group as a whole. Features that decide the performance
-        improve the predictions: what a network computes rather than how it is written, and logarithms of sizes.
+        Predictors compare architectures by them and weight each group as a whole. By default there are two groups:
+        ``choices`` says which value each choice has, and ``values`` holds the values as fractions of the largest one,
+        for choices whose values are in order, such as widths. What a network computes, and logarithms of its sizes,
+        predict performance better than how it is written.
 
         Args:
             architecture: A point of this space.
@@ -176,7 +178,11 @@ class SearchSpace(ABC):
             ```
         """
         self.check(architecture)
-        return {"choices": {f"{i}={value}": 1.0 for i, value in enumerate(architecture.choices)}}
+        pairs = list(enumerate(zip(architecture.choices, self.num_values, strict=True)))
+        return {
+            "choices": {f"{i}={choice}": 1.0 for i, (choice, _) in pairs},
+            "values": {str(i): choice / max(count - 1, 1) for i, (choice, count) in pairs},
+        }
 
     def mutate(self, architecture: Architecture, generator: torch.Generator) -> Architecture:
         """Draw a neighbour uniformly.

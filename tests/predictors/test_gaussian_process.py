@@ -80,6 +80,20 @@ def test_weights_and_noise_follow_the_evaluations() -> None:
     assert fit_kernel(known, (noisy - noisy.mean()) / noisy.std()).noise > 20 * clean.noise
 
 
+def test_the_order_of_values_helps_where_there_is_one() -> None:
+    widths = RANDOM.integers(0, 8, (230, 5))
+    performance = np.log1p(widths) @ [1, 2, 3, 2, 1] - 0.02 * (widths**2).sum(1)
+    target = (performance[:30] - performance[:30].mean()) / performance[:30].std()
+    values, groups = [np.eye(8)[widths].reshape(230, -1), widths / 7], (*["choices"] * 40, *["values"] * 5)
+    correlations = []
+    for number in (40, 45):
+        every = table(np.hstack(values)[:, :number], groups[:number])
+        known, others = every.rows(map(str, range(30))), every.rows(map(str, range(30, 230)))
+        mean = Posterior(fit_kernel(known, target), known, target, others).mean
+        correlations.append(np.corrcoef(mean, performance[30:])[0, 1])
+    assert correlations[1] > max(correlations[0] + 0.03, 0.95)
+
+
 def test_the_unit_of_a_feature_does_not_matter() -> None:
     values = RANDOM.normal(size=(30, 2))
     target = values @ [1.0, 0.3]
