@@ -46,7 +46,7 @@ class BayesianOptimization(Strategy):
         initial: Number of random architectures at the start, at least 2.
         refit: Number of evaluations after which weights and noise are fitted again, at least 1.
         whisker: Performance below the lower quartile by more than this number of interquartile ranges is raised to that
-            limit, at least 0. The default is that of box plots.
+            limit, at least 0. Box plots have 1.5; with less, the differences among the best weigh more.
         max_listed: Largest number of combinations of choices, valid or not, with which all architectures of the space
             are candidates, at least 0. A proposal takes time in proportion.
         samples: Number of random architectures in a pool, at least 1.
@@ -66,7 +66,7 @@ class BayesianOptimization(Strategy):
         self,
         initial: int = 15,
         refit: int = 5,
-        whisker: float = 1.5,
+        whisker: float = 0.5,
         max_listed: int = 50_000,
         samples: int = 50,
         parents: int = 10,
