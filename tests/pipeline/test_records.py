@@ -68,7 +68,8 @@ def start(quick: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Stages]
     monkeypatch.setattr(run, "write_report", lambda *args: None)
     monkeypatch.setattr(run, "table", lambda *args: "")
     monkeypatch.setattr(run, "compare", lambda *args: None)
-    monkeypatch.setattr(run.Pipeline, "_export", lambda self, compared: {})
+    monkeypatch.setattr(run, "evidence", lambda *args: {})
+    monkeypatch.setattr(run.Pipeline, "_export", lambda self, *args: {})
 
     def begin(run_dir: Path, killed: str | None = None, said: str | None = None, **changes: Any) -> Stages:
         stages = Stages(killed)
