@@ -207,7 +207,7 @@ class Bench:
     def scores(self, supernet: str) -> dict[str, list[float]]:
         """Scores of both sets by a supernet; higher is better."""
         data = ArrayDataModule(**{**self.images, "augmentations": None})
-        evaluator = SupernetEvaluator(supernet, data, images=SCORED)
+        evaluator = SupernetEvaluator(supernet, data=data, images=SCORED)
         return {
             name: [-each.objectives["loss"] for each in evaluator.evaluate(architectures)]
             for name, architectures in self.sets.items()

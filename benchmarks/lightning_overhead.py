@@ -151,14 +151,14 @@ def measure(
     """Time ``epochs`` epochs of both, in ``folder``; returns the times and the steps of an epoch."""
     seed_everything(0, verbose=False)
     space = DARTSSpace(nodes=2, channels=channels, cells=2)
-    data = HalvesDataModule(DigitsDataModule(batch_size=batch_size), batch_size)
+    data = HalvesDataModule(DigitsDataModule(batch_size=batch_size), batch_size=batch_size)
     times = InTurn(PlainLoop(space, data, batch_size))
     task = BilevelTask(
         space,
-        FirstOrder(),
-        SoftmaxScore(),
-        weight_optimizer,
-        alpha_optimizer,
+        hypergradient=FirstOrder(),
+        discretizer=SoftmaxScore(),
+        weight_optimizer=weight_optimizer,
+        alpha_optimizer=alpha_optimizer,
         weight_clip_norm=CLIP,
         selection_images=0,
         num_classes=data.num_classes,

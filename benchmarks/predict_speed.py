@@ -70,9 +70,16 @@ def train(space: NASBench101Space) -> tuple[AutoEncoderTask, float, float]:
 
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
-        swarm = SwarmSearch(CompetitiveSwarm(2, 1))
+        swarm = SwarmSearch(CompetitiveSwarm(2, generations=1))
         task = AutoEncoderTask(
-            space, Synthetic(), swarm, optimizer, scheduler, samples=SAMPLES, budget=SAMPLES + 1, output_dir=folder
+            space,
+            evaluator=Synthetic(),
+            strategy=swarm,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            samples=SAMPLES,
+            budget=SAMPLES + 1,
+            output_dir=folder,
         )
         quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
         trainer = Trainer(max_epochs=1, accelerator="cpu", callbacks=[clock], enable_model_summary=False, **quiet)
@@ -91,7 +98,7 @@ def main() -> None:
     found: dict[str, Any] = {"training_seconds": training, "drawing_seconds": drawing}
 
     generations = 50
-    search = SwarmSearch(CompetitiveSwarm(100, generations))
+    search = SwarmSearch(CompetitiveSwarm(100, generations=generations))
     search.start(space)
     search.tell(task.history.results)
     search.autoencoder = task.autoencoder.eval()

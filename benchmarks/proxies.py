@@ -191,7 +191,14 @@ class Bench:
         def make(cells: int, channels: int, steps: int, batch: int) -> Callable[[HalvesDataModule, int], ShortTraining]:
             def training(halves: HalvesDataModule, seed: int) -> ShortTraining:
                 return ShortTraining(
-                    halves, steps, batch, channels, cells, image_size=16, augmentations=changes, seed=seed
+                    halves,
+                    steps=steps,
+                    batch_size=batch,
+                    channels=channels,
+                    cells=cells,
+                    image_size=16,
+                    augmentations=changes,
+                    seed=seed,
                 )
 
             return training
@@ -226,7 +233,16 @@ class Bench:
                 values = [table.lookup(a, "cifar10_test_200") / 100 for a in candidates]
             else:
                 halves = HalvesDataModule(self.real(), search_fraction=0.2)
-                long = ShortTraining(halves, 200, 64, 4, 5, image_size=16, augmentations=[RandomFlip()], seed=99)
+                long = ShortTraining(
+                    halves,
+                    steps=200,
+                    batch_size=64,
+                    channels=4,
+                    cells=5,
+                    image_size=16,
+                    augmentations=[RandomFlip()],
+                    seed=99,
+                )
                 values = [e.objectives["accuracy"] for e in long.evaluate(candidates)]
             path.write_text(json.dumps(values))
         found: list[float] = json.loads(path.read_text())

@@ -166,7 +166,7 @@ def screened(
 ) -> tuple[Architecture, float, int]:
     """One screen: the cell that was found, its seconds, and the number of cells that were scored."""
     evaluator = scorer(options, seed)
-    strategy = Screen(options.initial, options.parents, options.screen_rounds)
+    strategy = Screen(options.initial, parents=options.parents, rounds=options.screen_rounds)
     start = time.perf_counter()
     strategy.start(space, "zero_cost", seed)
     history = QueryHistory(space, evaluator, 10_000, "zero_cost")
@@ -232,9 +232,9 @@ def raced(space: SearchSpace, options: argparse.Namespace, seed: int, folder: Pa
     evaluator = Parallel(training, Processes(options.workers))
     strategy = Race(
         [str(folder / "architecture.json")],
-        str(folder / "history.json"),
-        options.count,
-        options.rounds,
+        screened=str(folder / "history.json"),
+        count=options.count,
+        rounds=options.rounds,
         confidence=options.confidence,
     )
     start = time.perf_counter()

@@ -209,7 +209,9 @@ class TrainedBench(Bench):
         self.data = folder / "images.npz"
         others = HalvesDataModule(ArrayDataModule(str(folder / "others.npz")))
         changes = [RandomCrop(padding=2), RandomFlip()]
-        self.trained = ShortTraining(others, options.steps, 2, channels=8, cells=5, augmentations=changes, seed=1000)
+        self.trained = ShortTraining(
+            others, steps=options.steps, repeats=2, channels=8, cells=5, augmentations=changes, seed=1000
+        )
         self.step_seconds = []
         self._known: dict[str, float] = {}
         self._random: list[float] = []

@@ -77,10 +77,10 @@ def measure(seed: int, epochs: int, batches: int) -> dict[str, Compared]:
     compared = {"start": Compared(batches), "trained": Compared(batches)}
     task = BilevelTask(
         DARTSSpace(channels=8, cells=4),
-        compared["start"],
-        SoftmaxScore(),
-        lambda p: torch.optim.SGD(p, lr=0.025, momentum=0.9, weight_decay=3e-4),
-        lambda p: torch.optim.Adam(p, lr=3e-4, betas=(0.5, 0.999), weight_decay=1e-3),
+        hypergradient=compared["start"],
+        discretizer=SoftmaxScore(),
+        weight_optimizer=lambda p: torch.optim.SGD(p, lr=0.025, momentum=0.9, weight_decay=3e-4),
+        alpha_optimizer=lambda p: torch.optim.Adam(p, lr=3e-4, betas=(0.5, 0.999), weight_decay=1e-3),
         selection_images=0,
         seed=seed,
         output_dir=tempfile.mkdtemp(),

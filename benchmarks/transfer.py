@@ -107,7 +107,7 @@ class Bench:
         halves = HalvesDataModule(ArrayDataModule(target))
         return ShortTraining(
             halves,
-            self.options.train_steps,
+            steps=self.options.train_steps,
             batch_size=64,
             channels=self.options.channels,
             cells=CELLS,

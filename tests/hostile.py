@@ -122,7 +122,7 @@ PROXIES = [
     (written(made.save), written(lambda path, made=made: made.save(path).with_suffix(".json")))  # type: ignore[misc]
     for made in (
         Proxy(started(scheme, PIXELS, CLASSES), ["a", "b"], [0.5], [0.2], {"seed": 0})
-        for scheme in (PlainImages(2), HallucinatedBases(1, 2, width=1), RelationMappings(2, 2))
+        for scheme in (PlainImages(2), HallucinatedBases(1, hallucinators=2, width=1), RelationMappings(2, mappings=2))
     )
 ]
 PROXY = PROXIES[0]

@@ -50,7 +50,7 @@ class FreezeArchitecture(Callback):
 
     metrics_logged = ("freeze/gap_loss", "freeze/gap_accuracy")
 
-    def __init__(self, epoch: int, images: int = 256, seed: int = 0) -> None:
+    def __init__(self, epoch: int, *, images: int = 256, seed: int = 0) -> None:
         at_least(1, epoch=epoch, images=images)
         self.epoch = epoch
         self.images = images

@@ -76,6 +76,7 @@ class GradualPruning(Callback):
     def __init__(
         self,
         threshold: float = 0.05,
+        *,
         min_removed: int = 1,
         max_removed: int = 8,
         growth: float = 1.5,

@@ -79,6 +79,7 @@ class HealthMonitor(Callback):
     def __init__(
         self,
         every_n_epochs: int = 1,
+        *,
         images: int = 64,
         seed: int = 0,
         eigenvalue: bool = True,

@@ -62,6 +62,7 @@ class PDARTSPhases(Callback):
     def __init__(
         self,
         cells: Sequence[int] = (5, 11, 17),
+        *,
         kept: Sequence[int] = (5, 3),
         skip_dropout: Sequence[float] = (0.0, 0.4, 0.7),
         decay: float = 5.0,

@@ -45,6 +45,7 @@ class WandbRunLogger(WandbLogger):
     def __init__(
         self,
         project: str = "lightning_nas",
+        *,
         save_dir: str = ".",
         mode: Literal["online", "offline", "disabled"] | None = None,
         **options: Any,

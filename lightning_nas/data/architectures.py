@@ -43,7 +43,7 @@ class ArchitecturesDataModule(LightningDataModule):
         ```
     """
 
-    def __init__(self, space: SearchSpace, count: int = 64, seed: int = 0) -> None:
+    def __init__(self, space: SearchSpace, *, count: int = 64, seed: int = 0) -> None:
         super().__init__()
         at_least(2, count=count)
         self.space = space

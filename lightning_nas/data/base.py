@@ -70,6 +70,7 @@ class ImageDataModule(LightningDataModule, ABC):
     def __init__(
         self,
         batch_size: int = 64,
+        *,
         augmentations: list[Augmentation] | None = None,
         validation_fraction: float = 0.0,
         train_limit: int | None = None,

@@ -88,7 +88,7 @@ class ClassBalancedDataModule(WrappedDataModule):
         ```
     """
 
-    def __init__(self, data: ImageDataModule, images_per_class: int = 256, steps_per_epoch: int = 100) -> None:
+    def __init__(self, data: ImageDataModule, *, images_per_class: int = 256, steps_per_epoch: int = 100) -> None:
         super().__init__(data)
         at_least(1, images_per_class=images_per_class, steps_per_epoch=steps_per_epoch)
         self.images_per_class = images_per_class

@@ -55,7 +55,7 @@ class HalvesDataModule(WrappedDataModule):
     """
 
     def __init__(
-        self, data: ImageDataModule, batch_size: int = 64, search_fraction: float | None = None, split_seed: int = 0
+        self, data: ImageDataModule, *, batch_size: int = 64, search_fraction: float | None = None, split_seed: int = 0
     ) -> None:
         super().__init__(data)
         at_least(1, batch_size=batch_size)

@@ -235,6 +235,7 @@ class FolderDataModule(ImageDataModule):
     def __init__(
         self,
         root: str,
+        *,
         image_size: int,
         stream: bool | None = None,
         background: str = "white",
@@ -316,7 +317,7 @@ class CIFARDataModule(ImageDataModule):
     channel_mean: tuple[float, float, float]
     channel_std: tuple[float, float, float]
 
-    def __init__(self, root: str = "data", download: bool = True, **kwargs: Any) -> None:
+    def __init__(self, root: str = "data", *, download: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.root = root
         self.download = download
@@ -393,8 +394,8 @@ class CIFAR10DataModule(CIFARDataModule):
     channel_mean = (0.4914, 0.4822, 0.4465)
     channel_std = (0.2470, 0.2435, 0.2616)
 
-    def __init__(self, root: str = "data", download: bool = True, **kwargs: Any) -> None:
-        super().__init__(root, download, **kwargs)
+    def __init__(self, root: str = "data", *, download: bool = True, **kwargs: Any) -> None:
+        super().__init__(root, download=download, **kwargs)
         self.title = "CIFAR-10"
 
     def reader(self) -> Any:
@@ -429,8 +430,8 @@ class CIFAR100DataModule(CIFARDataModule):
     channel_mean = (0.5071, 0.4865, 0.4409)
     channel_std = (0.2673, 0.2564, 0.2762)
 
-    def __init__(self, root: str = "data", download: bool = True, **kwargs: Any) -> None:
-        super().__init__(root, download, **kwargs)
+    def __init__(self, root: str = "data", *, download: bool = True, **kwargs: Any) -> None:
+        super().__init__(root, download=download, **kwargs)
         self.title = "CIFAR-100"
 
     def reader(self) -> Any:

@@ -70,6 +70,7 @@ class HallucinatedBases(Scheme):
     def __init__(
         self,
         bases_per_class: int = 10,
+        *,
         hallucinators: int = 5,
         base_channels: int | None = None,
         downscale: int = 1,

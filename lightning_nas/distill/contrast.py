@@ -53,7 +53,7 @@ class AdversarialContrast(ProxyRegularizer):
         ```
     """
 
-    def __init__(self, weight: float = 0.1, learning_rate: float = 0.01, width: int = 32, depth: int = 3) -> None:
+    def __init__(self, weight: float = 0.1, *, learning_rate: float = 0.01, width: int = 32, depth: int = 3) -> None:
         super().__init__()
         at_least(0, weight=weight)
         greater_than(0, learning_rate=learning_rate)

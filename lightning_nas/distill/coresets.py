@@ -33,6 +33,7 @@ class Coreset(RandomSubset):
     def __init__(
         self,
         images_per_class: int = 10,
+        *,
         width: int = 64,
         depth: int = 3,
         steps: int = 300,

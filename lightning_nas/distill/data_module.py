@@ -126,6 +126,7 @@ class ProxyDataModule(ImageDataModule):
     def __init__(
         self,
         proxy_path: str,
+        *,
         batch_size: int = 64,
         augmentations: list[Augmentation] | None = None,
         seed: int = 0,
@@ -240,6 +241,7 @@ class DistilledDataModule(HalvesDataModule):
     def __init__(
         self,
         proxy_path: str,
+        *,
         batch_size: int = 64,
         search_fraction: float = 0.5,
         split_seed: int = 0,
@@ -249,7 +251,7 @@ class DistilledDataModule(HalvesDataModule):
         held_out: ImageDataModule | None = None,
     ) -> None:
         data = ProxyDataModule(proxy_path, augmentations=augmentations, seed=seed)
-        super().__init__(data, batch_size, search_fraction, split_seed)
+        super().__init__(data, batch_size=batch_size, search_fraction=search_fraction, split_seed=split_seed)
         at_least(1, images_per_group=images_per_group)
         self._images = data
         self.proxy_path = proxy_path

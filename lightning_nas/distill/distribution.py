@@ -64,7 +64,7 @@ class DistributionMatching(Matcher):
     """
 
     def __init__(
-        self, width: int = 128, depth: int = 3, networks: int = 1, augmentation: SiameseAugmentation | None = None
+        self, width: int = 128, *, depth: int = 3, networks: int = 1, augmentation: SiameseAugmentation | None = None
     ) -> None:
         super().__init__()
         at_least(1, width=width, depth=depth, networks=networks)

@@ -70,6 +70,7 @@ class GradientMatching(Matcher):
     def __init__(
         self,
         width: int = 128,
+        *,
         depth: int = 3,
         network_steps: int = 50,
         reset_every: int = 10,

@@ -47,7 +47,7 @@ class RelationMatching(ProxyRegularizer):
         ```
     """
 
-    def __init__(self, weight: float = 1.0, width: int = 128, depth: int = 3) -> None:
+    def __init__(self, weight: float = 1.0, *, width: int = 128, depth: int = 3) -> None:
         super().__init__()
         at_least(0, weight=weight)
         at_least(1, width=width, depth=depth)

@@ -66,6 +66,7 @@ class RelationMappings(Scheme):
     def __init__(
         self,
         bases: int = 64,
+        *,
         mappings: int = 50,
         banks: int = 2,
         downscale: int = 1,

@@ -54,6 +54,7 @@ class SiameseAugmentation:
     def __init__(
         self,
         flip: float = 0.5,
+        *,
         shift: float = 0.125,
         scale: float = 1.2,
         rotation: float = 15.0,

@@ -68,6 +68,7 @@ class TrajectoryMatching(Matcher):
     def __init__(
         self,
         experts_path: str = "experts.safetensors",
+        *,
         student_steps: int = 30,
         expert_epochs: int = 2,
         max_start_epoch: int = 8,

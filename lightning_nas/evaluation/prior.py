@@ -132,7 +132,7 @@ class PriorEvaluator(EvaluatorWrapper):
     """
 
     def __init__(
-        self, evaluator: Evaluator, prior: AlphaPrior | None = None, weight: float = 1.0, capacity: float = 0.0
+        self, evaluator: Evaluator, *, prior: AlphaPrior | None = None, weight: float = 1.0, capacity: float = 0.0
     ) -> None:
         super().__init__(evaluator)
         at_least(0, weight=weight, capacity=capacity)

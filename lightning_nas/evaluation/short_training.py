@@ -74,6 +74,7 @@ class ShortTraining(Evaluator):
     def __init__(
         self,
         data: HalvesDataModule,
+        *,
         steps: int | list[int] = 80,
         repeats: int | list[int] = 1,
         batch_size: int = 32,

@@ -67,6 +67,7 @@ class SupernetEvaluator(Evaluator):
     def __init__(
         self,
         supernet_path: str,
+        *,
         data: ImageDataModule,
         images: int | None = None,
         calibration_images: int = 256,

@@ -55,6 +55,7 @@ class TableLookup(Evaluator):
     def __init__(
         self,
         table: Table,
+        *,
         column: str = "cifar10_val_200",
         objective: Literal["validation", "test"] = "validation",
         cost_columns: Sequence[str] = (),

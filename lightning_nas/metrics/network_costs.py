@@ -57,6 +57,7 @@ class NetworkCosts(CostSource):
     def __init__(
         self,
         channels: int = 36,
+        *,
         cells: int = 20,
         num_classes: int = 10,
         image_shape: tuple[int, int, int] = (3, 32, 32),

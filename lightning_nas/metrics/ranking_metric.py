@@ -32,7 +32,7 @@ class Ranking(Metric):
     scores: list[Tensor]
     target: list[Tensor]
 
-    def __init__(self, share: float = 0.1, k: int = 10, samples: int = 1000, seed: int = 0) -> None:
+    def __init__(self, share: float = 0.1, *, k: int = 10, samples: int = 1000, seed: int = 0) -> None:
         super().__init__()
         self.options = {"share": share, "k": k, "samples": samples, "seed": seed}
         self.add_state("scores", default=[], dist_reduce_fx="cat")

@@ -51,6 +51,7 @@ class ArchitectureAutoEncoder(nn.Module):
     def __init__(
         self,
         num_values: Sequence[int],
+        *,
         width: int = 64,
         code: int = 64,
         layers: int = 1,

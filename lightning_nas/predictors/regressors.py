@@ -94,7 +94,7 @@ class GradientBoosting(Predictor):
         ```
     """
 
-    def __init__(self, trees: int = 100, depth: int = 3, learning_rate: float = 0.1) -> None:
+    def __init__(self, trees: int = 100, *, depth: int = 3, learning_rate: float = 0.1) -> None:
         at_least(1, trees=trees, depth=depth)
         greater_than(0, learning_rate=learning_rate)
         self.trees = trees

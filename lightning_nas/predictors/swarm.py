@@ -46,7 +46,7 @@ class CompetitiveSwarm:
         ```
     """
 
-    def __init__(self, particles: int = 100, generations: int = 50, phi: float = 0.0) -> None:
+    def __init__(self, particles: int = 100, *, generations: int = 50, phi: float = 0.0) -> None:
         at_least(2, particles=particles)
         at_least(1, generations=generations)
         at_least(0, phi=phi)

@@ -65,6 +65,7 @@ class BayesianOptimization(Strategy):
     def __init__(
         self,
         initial: int = 15,
+        *,
         refit: int = 5,
         whisker: float = 0.5,
         max_listed: int = 50_000,

@@ -53,7 +53,7 @@ class DCNAS(Strategy):
         ```
     """
 
-    def __init__(self, samples: int = 50, clusters: int = 5, turn: int = 5) -> None:
+    def __init__(self, samples: int = 50, *, clusters: int = 5, turn: int = 5) -> None:
         at_least(1, samples=samples, clusters=clusters, turn=turn)
         if clusters > samples:
             raise ConfigError(f"clusters is {clusters}; it must be at most samples, {samples}.")

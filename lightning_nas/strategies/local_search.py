@@ -41,6 +41,7 @@ class LocalSearch(Strategy):
     def __init__(
         self,
         from_largest: bool = False,
+        *,
         restarts: bool = True,
         first_improvement: bool = False,
         order: Evaluator | None = None,

@@ -62,6 +62,7 @@ class NEvoNAS(AlphaEvolution):
     def __init__(
         self,
         population_size: int = 20,
+        *,
         neighbours: int = 5,
         crossover: float = 0.7,
         crossover_eta: float = 15.0,

@@ -114,7 +114,7 @@ class NSGA2(FrontStrategy):
         ```
     """
 
-    def __init__(self, population_size: int = 20, crossover: float = 0.5, mutation: float = 0.1) -> None:
+    def __init__(self, population_size: int = 20, *, crossover: float = 0.5, mutation: float = 0.1) -> None:
         at_least(2, population_size=population_size)
         within("[0, 1]", crossover=crossover, mutation=mutation)
         self.population_size = population_size

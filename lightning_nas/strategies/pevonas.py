@@ -56,6 +56,7 @@ class PEvoNAS(AlphaEvolution):
     def __init__(
         self,
         population_size: int = 20,
+        *,
         elites: int = 1,
         tournament_size: int = 5,
         mutation: float = 0.1,

@@ -51,7 +51,7 @@ class PopulationEvolution(Strategy):
     """
 
     def __init__(
-        self, parents: int = 10, mutated: float = 0.5, mutation_probability: float = 0.1, rescore: bool = False
+        self, parents: int = 10, *, mutated: float = 0.5, mutation_probability: float = 0.1, rescore: bool = False
     ) -> None:
         at_least(1, parents=parents)
         within("[0, 1]", mutated=mutated)

@@ -59,6 +59,7 @@ class Race(Strategy):
     def __init__(
         self,
         starts: Sequence[str] = (),
+        *,
         screened: str | None = None,
         count: int = 8,
         rounds: int = 6,

@@ -45,6 +45,7 @@ class Refine(Strategy):
     def __init__(
         self,
         starts: Sequence[str] = (),
+        *,
         with_largest: bool = False,
         neighbours: int | None = None,
         finals: Sequence[int] = (4, 2),

@@ -29,7 +29,7 @@ class Screen(Strategy):
         ```
     """
 
-    def __init__(self, initial: int = 250, parents: int = 8, rounds: int = 2) -> None:
+    def __init__(self, initial: int = 250, *, parents: int = 8, rounds: int = 2) -> None:
         at_least(1, initial=initial, parents=parents)
         at_least(0, rounds=rounds)
         self.initial = initial

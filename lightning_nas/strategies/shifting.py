@@ -55,6 +55,7 @@ class Shifting:
     def __init__(
         self,
         optimizer: OptimizerCallable,
+        *,
         steps: int = 20,
         accumulate: bool = True,
         batch_size: int = 64,

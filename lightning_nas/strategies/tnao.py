@@ -115,7 +115,7 @@ class SwarmSearch(CodeSearch):
     """
 
     def __init__(
-        self, swarm: CompetitiveSwarm | None = None, remapping: Remapping | None = None, uniform: bool = False
+        self, swarm: CompetitiveSwarm | None = None, *, remapping: Remapping | None = None, uniform: bool = False
     ) -> None:
         self.swarm = swarm or CompetitiveSwarm()
         self.remapping = remapping or Reencoding()
@@ -162,7 +162,7 @@ class GradientAscent(CodeSearch):
         ```
     """
 
-    def __init__(self, best: int = 100, step: float = 0.2, steps: int = 30) -> None:
+    def __init__(self, best: int = 100, *, step: float = 0.2, steps: int = 30) -> None:
         at_least(1, best=best, steps=steps)
         greater_than(0, step=step)
         self.best_count = best

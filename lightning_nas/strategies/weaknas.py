@@ -46,6 +46,7 @@ class WeakPredictors(Strategy):
     def __init__(
         self,
         predictor: Predictor | None = None,
+        *,
         initial: int = 10,
         top: int = 100,
         pool: int = 2000,

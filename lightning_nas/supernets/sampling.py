@@ -148,6 +148,7 @@ class CostWindow(PathSampler):
     def __init__(
         self,
         cost_range: tuple[float, float],
+        *,
         windows: int = 7,
         cost_source: CostSource | None = None,
         cost: str = "parameters",

@@ -103,6 +103,7 @@ class AutoEncoderTask(Task):
     def __init__(
         self,
         space: SearchSpace,
+        *,
         evaluator: Evaluator,
         strategy: CodeSearch,
         optimizer: OptimizerCallable,
@@ -147,7 +148,9 @@ class AutoEncoderTask(Task):
         self.outputs: dict[str, list[Path]] = {}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(seed, "autoencoder"))
-            self.autoencoder = ArchitectureAutoEncoder(space.num_values, width, code, layers, heads, dropout)
+            self.autoencoder = ArchitectureAutoEncoder(
+                space.num_values, width=width, code=code, layers=layers, heads=heads, dropout=dropout
+            )
 
     def prepare_data(self) -> None:
         """Download what the evaluators need."""

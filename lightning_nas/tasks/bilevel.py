@@ -129,6 +129,7 @@ class BilevelTask(Task):
     def __init__(
         self,
         space: DifferentiableSpace,
+        *,
         hypergradient: Hypergradient,
         discretizer: Discretizer,
         weight_optimizer: OptimizerCallable,

@@ -71,6 +71,7 @@ class DistillTask(Task):
     def __init__(
         self,
         scheme: Scheme,
+        *,
         matcher: Matcher | None = None,
         optimizer: OptimizerCallable | None = None,
         scheduler: LRSchedulerCallable | None = None,

@@ -115,6 +115,7 @@ class EvolveTask(Task):
     def __init__(
         self,
         space: SearchSpace,
+        *,
         strategy: Strategy,
         evaluator: Evaluator,
         budget: int = 150,

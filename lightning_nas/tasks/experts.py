@@ -80,6 +80,7 @@ class ExpertsTask(Task):
     def __init__(
         self,
         optimizer: OptimizerCallable,
+        *,
         experts: int = 5,
         epochs_per_expert: int = 10,
         width: int = 128,

@@ -81,6 +81,7 @@ class FidelityTask(Task):
     def __init__(
         self,
         proxy: Evaluator,
+        *,
         reference: Evaluator,
         objective: str = "loss",
         threshold: float | None = None,

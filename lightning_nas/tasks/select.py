@@ -134,6 +134,7 @@ class SelectTask(BilevelTask):
     def __init__(
         self,
         supernet_path: str,
+        *,
         epochs_between: int = 5,
         fixed_alphas: bool = False,
         by_loss: bool = False,

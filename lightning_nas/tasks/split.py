@@ -90,6 +90,7 @@ class SplitTask(Task):
     def __init__(
         self,
         space: DifferentiableSpace,
+        *,
         supernet_path: str,
         relaxation: Relaxation | None = None,
         normalization: Normalization | None = None,

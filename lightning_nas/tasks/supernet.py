@@ -91,6 +91,7 @@ class SupernetTask(Task):
     def __init__(
         self,
         space: SupernetSpace,
+        *,
         optimizer: OptimizerCallable,
         scheduler: LRSchedulerCallable | None = None,
         paths: PathSampler | None = None,

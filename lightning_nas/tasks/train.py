@@ -136,6 +136,7 @@ class TrainTask(Task):
     def __init__(
         self,
         architecture: str | list[Any] | dict[str, Any] | None = None,  # the parser takes a null for it only so
+        *,
         optimizer: OptimizerCallable | None = None,
         scheduler: LRSchedulerCallable | None = None,
         channels: int = 36,

@@ -40,7 +40,7 @@ def make(space: Any = DARTS, **options: Any) -> BilevelTask:
         "num_classes": 3,
         "image_shape": (3, 8, 8),
     }
-    return BilevelTask(space, FirstOrder(), SoftmaxScore(), **{**defaults, **options})
+    return BilevelTask(space, hypergradient=FirstOrder(), discretizer=SoftmaxScore(), **{**defaults, **options})
 
 
 def fit(task: BilevelTask, *callbacks: Callback, epochs: int = 3, ckpt_path: Path | None = None, **options: Any) -> Any:

@@ -60,7 +60,7 @@ def search(folder: Path | str = "out", **options: Any) -> BilevelTask:
 
 def training(**options: Any) -> TrainTask:
     make = {"channels": 4, "cells": 3, "num_classes": 3, "image_shape": (3, 8, 8), "drop_path": 0.2}
-    return TrainTask(DARTS_V2, lambda p: SGD(p, lr=0.01), **{**make, **options})
+    return TrainTask(DARTS_V2, optimizer=lambda p: SGD(p, lr=0.01), **{**make, **options})
 
 
 # -- every component, at the first and the last step of trainings that are not run -----------------------------------

@@ -11,9 +11,10 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from torch import Tensor
 
+import lightning_nas.callbacks
 import lightning_nas.data
 import lightning_nas.differentiable
 import lightning_nas.distill
@@ -22,6 +23,7 @@ import lightning_nas.predictors
 import lightning_nas.spaces
 import lightning_nas.strategies
 import lightning_nas.tables
+import lightning_nas.tasks
 from lightning_nas.architecture import Architecture
 from lightning_nas.data.augmentation import Augmentation
 from lightning_nas.differentiable.discretization.base import Discretizer
@@ -60,6 +62,7 @@ def load(package: ModuleType) -> None:
 
 
 for _package in (
+    lightning_nas.callbacks,
     lightning_nas.data,
     lightning_nas.differentiable,
     lightning_nas.distill,
@@ -68,6 +71,7 @@ for _package in (
     lightning_nas.predictors,
     lightning_nas.spaces,
     lightning_nas.tables,
+    lightning_nas.tasks,
 ):
     load(_package)
 
@@ -113,8 +117,20 @@ def test_documented_and_typed_for_the_command_line(member: type) -> None:
     parameters = list(inspect.signature(member).parameters.values())
     for parameter in parameters:
         assert parameter.annotation is not inspect.Parameter.empty, parameter
-        assert parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD, parameter
+        assert parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY), parameter
         assert f"{parameter.name}:" in (inspect.getdoc(member) or ""), f"{parameter.name} is not documented"
+
+
+COMPONENTS = [*ALL, *(m for base in (LightningModule, LightningDataModule, Callback) for m in members(base))]
+
+
+@pytest.mark.parametrize("member", COMPONENTS, ids=lambda m: m.__qualname__)
+def test_options_are_given_by_name(member: type) -> None:
+    """An option inserted between others would otherwise take the values of calls that pass them by position."""
+    parameters = list(inspect.signature(member).parameters.values())
+    positional = [p for p in parameters[1:] if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is not p.empty]
+    inherited = "__init__" not in vars(member)
+    assert inherited or len(parameters) < 3 or not positional, f"{member.__qualname__}: {positional}"
 
 
 WRAPPERS = (Evaluator, ConstrainedSpace, Table)  # made of other objects or files, without defaults

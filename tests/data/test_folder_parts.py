@@ -17,7 +17,7 @@ from tests.helpers import quiet_trainer
 
 
 def data(root: Path, **options: Any) -> FolderDataModule:
-    return FolderDataModule(str(root), 8, **{"batch_size": 2, **options})
+    return FolderDataModule(str(root), image_size=8, **{"batch_size": 2, **options})
 
 
 @pytest.fixture

@@ -139,12 +139,12 @@ def test_the_background_is_said_once_and_must_be_a_colour(tmp_path: Path, caplog
         for name in ("a", "b"):
             for i in range(2):
                 write(tmp_path / part / name / f"{i}.png", transparent("RGBA"))
-    data = FolderDataModule(str(tmp_path), 8, stream=True)
+    data = FolderDataModule(str(tmp_path), image_size=8, stream=True)
     assert data.mean[0] > 0.6
     _ = [data.train_set[0], data.train_set[3]]
     assert caplog.text.count("transparent parts") == 1
     with pytest.raises(ConfigError, match="background is 'nothing'; it must be a colour"):
-        FolderDataModule(str(tmp_path), 8, background="nothing")
+        FolderDataModule(str(tmp_path), image_size=8, background="nothing")
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -167,7 +167,7 @@ def test_hidden_files_and_folders_are_skipped(tmp_path: Path) -> None:
     for name in (".ipynb_checkpoints", "__MACOSX"):
         write(root / "train" / name / "x.png", b"no image")
     (root / "train" / "cat" / "folder.png").mkdir()
-    data = FolderDataModule(str(root), 8)
+    data = FolderDataModule(str(root), image_size=8)
     assert (len(data.train_set), data.class_names) == (8, ["cat", "dog"])
 
 
@@ -176,7 +176,9 @@ def test_all_files_that_cannot_be_used_are_counted(tmp_path: Path, options: dict
     root = Path(folders(tmp_path / "root", {"train/cat": pixels(9), "train/dog": pixels(4)}))
     for i in range(7):
         (root / "train" / "cat" / f"{i:03d}.png").write_bytes(b"no image")
-    said = refused(FolderDataModule(str(root), 8, **options), "7 of 13 image files in .*train cannot be used")
+    said = refused(
+        FolderDataModule(str(root), image_size=8, **options), "7 of 13 image files in .*train cannot be used"
+    )
     assert [f"cat/{i:03d}.png" in said for i in range(7)] == [True] * 5 + [False] * 2
     assert said.endswith("And 2 more.")
 
@@ -186,13 +188,15 @@ def test_files_that_are_not_regular_are_named_and_not_waited_for(tmp_path: Path)
     root = Path(folders(tmp_path / "root", {"train/cat": pixels(4), "train/dog": pixels(4)}))
     os.mkfifo(root / "train" / "cat" / "pipe.png")
     (root / "train" / "cat" / "broken.png").symlink_to("nowhere")
-    said = refused(FolderDataModule(str(root), 8), r"2 of 10 image files.*broken\.png is not a complete.*not a reg")
+    said = refused(
+        FolderDataModule(str(root), image_size=8), r"2 of 10 image files.*broken\.png is not a complete.*not a reg"
+    )
     assert "pipe.png" in said
 
 
 def test_files_that_are_deleted_later_are_named(tmp_path: Path) -> None:
     root = Path(folders(tmp_path / "root", {"train/cat": pixels(4), "train/dog": pixels(4)}))
-    data = FolderDataModule(str(root), 8, stream=True)
+    data = FolderDataModule(str(root), image_size=8, stream=True)
     images = data.train_set
     shutil.rmtree(root / "train" / "dog")
     with pytest.raises(DataError, match=r"4 of 8 image files.*dog/000\.png"):

@@ -106,7 +106,7 @@ def test_workers_decode_what_the_main_process_does(tmp_path: Path) -> None:
     root = folders(tmp_path / "root", {f"train/{name}": pixels(4, seed=i) for i, name in enumerate("ab")})
     seen = []
     for workers in (0, 1):
-        data = FolderDataModule(root, 8, stream=True, batch_size=3, num_workers=workers)
+        data = FolderDataModule(root, image_size=8, stream=True, batch_size=3, num_workers=workers)
         seen.append([(images, labels) for images, labels in data.train_dataloader()])
     for one, two in zip(*seen, strict=True):
         assert all(torch.equal(x, y) for x, y in zip(one, two, strict=True))
@@ -261,23 +261,23 @@ def test_bad_test_arrays_fail_at_test(tmp_path: Path, changes: dict[str, Any], t
 
 
 def test_folders_that_are_not_there_or_empty(tmp_path: Path) -> None:
-    refused(FolderDataModule(str(tmp_path / "none"), 8), "train is not a folder; expected .*<class>/<image>")
+    refused(FolderDataModule(str(tmp_path / "none"), image_size=8), "train is not a folder; expected .*<class>/<image>")
     (tmp_path / "train").mkdir()
-    refused(FolderDataModule(str(tmp_path), 8), "train has no folders of classes")
+    refused(FolderDataModule(str(tmp_path), image_size=8), "train has no folders of classes")
     (tmp_path / "train" / "cat").mkdir()
     (tmp_path / "train" / "cat" / "notes.txt").write_text("no image")
-    refused(FolderDataModule(str(tmp_path), 8), "train/cat contains no images.*png")
+    refused(FolderDataModule(str(tmp_path), image_size=8), "train/cat contains no images.*png")
     with pytest.raises(ConfigError, match="image_size is 0"):
-        FolderDataModule(str(tmp_path), 0)
+        FolderDataModule(str(tmp_path), image_size=0)
 
 
 def test_folders_of_one_class_and_of_a_class_only_in_test(tmp_path: Path) -> None:
     images = {"train/cat": pixels(4), "train/dog": pixels(4), "test/owl": pixels(2), "test/cat": pixels(2)}
     root = folders(tmp_path / "root", images)
-    refused(FolderDataModule(root, 8, batch_size=4), r"test has the classes \['owl'\]", stage="test")
+    refused(FolderDataModule(root, image_size=8, batch_size=4), r"test has the classes \['owl'\]", stage="test")
     one = folders(tmp_path / "one", {"train/cat": pixels(4)})
-    refused(FolderDataModule(one, 8), r"one class, \['cat'\]")
-    refused(FolderDataModule(root, 8, batch_size=9), "has 8 images")
+    refused(FolderDataModule(one, image_size=8), r"one class, \['cat'\]")
+    refused(FolderDataModule(root, image_size=8, batch_size=9), "has 8 images")
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -285,10 +285,10 @@ def test_a_corrupt_image_is_named(tmp_path: Path, stream: bool) -> None:
     root = folders(tmp_path / "root", {"train/cat": pixels(4, size=40), "train/dog": pixels(4, size=40)})
     bad = tmp_path / "root" / "train" / "dog" / "002.png"
     bad.write_bytes(bad.read_bytes()[:900])
-    data = FolderDataModule(root, 8, stream=stream, batch_size=8)
+    data = FolderDataModule(root, image_size=8, stream=stream, batch_size=8)
     refused(data, r"train/dog/002\.png is not a complete image \(.*Replace or delete it")
     bad.write_text("no image")
-    data = FolderDataModule(root, 8, stream=stream, batch_size=8)
+    data = FolderDataModule(root, image_size=8, stream=stream, batch_size=8)
     refused(data, r"train/dog/002\.png is not a complete image")
 
 
@@ -296,7 +296,7 @@ def test_a_corrupt_image_is_named_by_a_worker_too(tmp_path: Path) -> None:
     root = folders(tmp_path / "root", {"train/cat": pixels(4), "train/dog": pixels(4)})
     (tmp_path / "root" / "train" / "dog" / "002.png").write_text("no image")
     with pytest.raises(DataError, match=r"train/dog/002\.png is not a complete image"):
-        _ = FolderDataModule(root, 8, num_workers=1).num_classes
+        _ = FolderDataModule(root, image_size=8, num_workers=1).num_classes
 
 
 @pytest.mark.slow  # torchvision waits between attempts

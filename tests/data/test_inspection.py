@@ -30,7 +30,7 @@ def test_equal_images_with_other_labels_are_counted_once(tmp_path: Path, caplog:
 
 def test_files_in_folders_are_compared_by_their_pixels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     images = {"train/a": pixels(4), "train/b": pixels(2), "test/a": pixels(1), "test/b": pixels(2, seed=1)}
-    data = FolderDataModule(folders(tmp_path / "root", images), 8)
+    data = FolderDataModule(folders(tmp_path / "root", images), image_size=8)
     data.test_dataloader()
     assert "4 of 6 training images equal an image with another label" in caplog.text
     assert "1 of 3 test images are also training images" in caplog.text

@@ -85,10 +85,10 @@ def sgd(parameters: Any) -> torch.optim.Optimizer:
 def search(hypergradient: Any, space: Any, **options: Any) -> BilevelTask:
     return BilevelTask(
         space,
-        hypergradient,
-        SoftmaxScore(),
-        sgd,
-        lambda p: torch.optim.Adam(p, lr=0.01),
+        hypergradient=hypergradient,
+        discretizer=SoftmaxScore(),
+        weight_optimizer=sgd,
+        alpha_optimizer=lambda p: torch.optim.Adam(p, lr=0.01),
         num_classes=3,
         image_shape=(3, 8, 8),
         selection_images=8,
@@ -114,14 +114,18 @@ def nasbench201(folder: Path, batch_size: int) -> tuple[LightningModule, Lightni
 
 def training(folder: Path, batch_size: int) -> tuple[LightningModule, LightningDataModule]:
     path = DARTSSpace(nodes=2).sample(torch.Generator().manual_seed(1)).save(folder / "architecture.json")
-    task = TrainTask(str(path), sgd, channels=2, cells=3, label_smoothing=0.1, num_classes=3, image_shape=(3, 8, 8))
+    task = TrainTask(
+        str(path), optimizer=sgd, channels=2, cells=3, label_smoothing=0.1, num_classes=3, image_shape=(3, 8, 8)
+    )
     return task, images(folder, batch_size)
 
 
 def distillation(scheme: Any, matcher: Any, *regularizers: Any) -> Any:
     def make(folder: Path, batch_size: int) -> tuple[LightningModule, LightningDataModule]:
         parts = [part(width=4, depth=2) for part in regularizers]
-        task = DistillTask(scheme(2), matcher(width=4, depth=2), sgd, regularizers=parts, output_dir="found")
+        task = DistillTask(
+            scheme(2), matcher=matcher(width=4, depth=2), optimizer=sgd, regularizers=parts, output_dir="found"
+        )
         return task, ClassBalancedDataModule(images(folder, 1), images_per_class=batch_size // 2, steps_per_epoch=3)
 
     return make
@@ -136,7 +140,7 @@ def experts(folder: Path, batch_size: int) -> tuple[LightningModule, LightningDa
 def supernet(folder: Path, batch_size: int) -> tuple[LightningModule, LightningDataModule]:
     space = NASBench201Space(channels=2, cells_per_stage=1)
     sizes: dict[str, Any] = {"num_classes": 3, "image_shape": (3, 8, 8)}
-    return SupernetTask(space, sgd, output_dir="found", **sizes), images(folder, batch_size)
+    return SupernetTask(space, optimizer=sgd, output_dir="found", **sizes), images(folder, batch_size)
 
 
 MAKERS = {
@@ -151,7 +155,7 @@ MAKERS = {
     "distillation": distillation(PlainImages, DistributionMatching),
     "scheme 1": distillation(HallucinatedBases, DistributionMatching, AdversarialContrast, RelationMatching),
     "scheme 2": distillation(
-        lambda count: RelationMappings(4 * count, 2 * count), DistributionMatching, RelationMatching
+        lambda count: RelationMappings(4 * count, mappings=2 * count), DistributionMatching, RelationMatching
     ),
     "gradient matching": distillation(PlainImages, GradientMatching),
     "experts": experts,

@@ -112,13 +112,13 @@ def test_the_weakest_skips_of_the_normal_cell_are_given_up(most: int) -> None:
 
 def test_a_limit_that_a_space_cannot_keep_is_refused() -> None:
     SkipCap(0).check(DARTSSpace(), Softmax())
-    SkipCap(1, "cell").check(NASBench201Space(), Softmax())
+    SkipCap(1, cell_type="cell").check(NASBench201Space(), Softmax())
     few = {"normal": [["skip_connect"]] * 2 + [["skip_connect", "sep_conv_3x3"]] * 3}
     SkipCap(2).check(DARTSSpace(nodes=2, allowed=few), Softmax())
     with pytest.raises(ConfigError, match="at least 2"):
         SkipCap(1).check(DARTSSpace(nodes=2, allowed=few), Softmax())
     with pytest.raises(ConfigError, match="'cell'"):
-        SkipCap(1, "cell").check(DARTSSpace(), Softmax())
+        SkipCap(1, cell_type="cell").check(DARTSSpace(), Softmax())
     with pytest.raises(ConfigError, match="leave SkipCap out"):
         SkipCap().check(DARTSSpace(operations=("none", "sep_conv_3x3")), Softmax())
     with pytest.raises(ConfigError, match="at least 0"):
@@ -139,7 +139,7 @@ CELLS = NASBench201Space(("skip_connect", "nor_conv_1x1", "nor_conv_3x3"))
 @pytest.mark.parametrize("bound", [0.5, 1.0, 3.0, 6.0])
 def test_no_single_change_is_better_within_the_constraints(bound: float) -> None:
     costs = Convolutions()
-    limited = WithinConstraints(SoftmaxScore(), costs, {"convolutions": bound})
+    limited = WithinConstraints(SoftmaxScore(), costs=costs, constraints={"convolutions": bound})
     best = 0
     for _ in range(10):
         alphas = {"cell": torch.randn(6, 3)}
@@ -161,7 +161,7 @@ def test_no_single_change_is_better_within_the_constraints(bound: float) -> None
 
 def test_without_constraints_the_other_discretizer_decides(alphas: Tensor) -> None:
     both = {"normal": alphas, "reduce": alphas}
-    limited = WithinConstraints(SoftmaxScore(), Convolutions(), {})
+    limited = WithinConstraints(SoftmaxScore(), costs=Convolutions(), constraints={})
     assert limited.discretize(both, {}, SPACE) == SoftmaxScore().discretize(both, {}, SPACE)
 
 
@@ -172,9 +172,9 @@ def test_constraints_that_cannot_be_kept() -> None:
         def costs(self, architecture: Architecture) -> Mapping[str, float]:
             return {"size": 2.0}
 
-    impossible = WithinConstraints(SoftmaxScore(), Large(), {"size": 1.0})
+    impossible = WithinConstraints(SoftmaxScore(), costs=Large(), constraints={"size": 1.0})
     with pytest.raises(ConfigError, match="no change of one of its operations comes closer"):
         impossible.discretize({"cell": torch.randn(6, 2)}, {}, convolutions)
-    unknown = WithinConstraints(SoftmaxScore(), Large(), {"watts": 1.0})
+    unknown = WithinConstraints(SoftmaxScore(), costs=Large(), constraints={"watts": 1.0})
     with pytest.raises(ConfigError, match="constraints name watts"):
         unknown.check(convolutions, Softmax())

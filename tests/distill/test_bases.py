@@ -16,7 +16,7 @@ X, Y = torch.randn(60, 3, 8, 8, generator=torch.Generator().manual_seed(0)), tor
 
 
 def test_a_hallucinator_has_the_published_size() -> None:
-    scheme = started(HallucinatedBases(1, 5), torch.randn(20, 3, 32, 32), torch.arange(20) % 10)
+    scheme = started(HallucinatedBases(1, hallucinators=5), torch.randn(20, 3, 32, 32), torch.arange(20) % 10)
     shared = sum(p.numel() for name, p in scheme.named_parameters() if name != "bases")
     assert shared == 5 * 5568
     assert scheme.stored_bytes == 4 * (10 * 3 * 32 * 32 + 5 * 5568) + 8 * 10
@@ -24,7 +24,7 @@ def test_a_hallucinator_has_the_published_size() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"base_channels": 1, "downscale": 2, "width": 5, "nonlinear": True}])
 def test_every_pair_is_that_hallucinator_of_that_base(options: dict[str, Any]) -> None:
-    scheme = started(HallucinatedBases(4, 5, **options), X, Y)
+    scheme = started(HallucinatedBases(4, hallucinators=5, **options), X, Y)
     made = scheme.proxy()
     assert made.images.shape == (60, 3, 8, 8)
     for b in (0, 7):
@@ -45,16 +45,16 @@ def test_every_pair_is_that_hallucinator_of_that_base(options: dict[str, Any]) -
 )
 def test_without_noise_hallucinators_start_as_the_identity_inside(options: dict[str, Any]) -> None:
     x = X.clamp(-2.4)
-    scheme = started(HallucinatedBases(4, 2, noise=0.0, **options), x, Y)
+    scheme = started(HallucinatedBases(4, hallucinators=2, noise=0.0, **options), x, Y)
     images = scheme.proxy().images.unflatten(0, (12, 2))[..., 1:-1, 1:-1]
     bases = scheme.get_parameter("bases")[:, None, :, 1:-1, 1:-1]
     torch.testing.assert_close(images, bases.expand_as(images))
-    noisy = started(HallucinatedBases(4, 2), X, Y).proxy().images.unflatten(0, (12, 2))
+    noisy = started(HallucinatedBases(4, hallucinators=2), X, Y).proxy().images.unflatten(0, (12, 2))
     assert not torch.allclose(noisy[:, 0], noisy[:, 1], atol=0.01)
 
 
 def test_a_step_draws_one_hallucinator_for_all_bases_and_all_in_turn() -> None:
-    scheme = started(HallucinatedBases(2, 3), X, Y)
+    scheme = started(HallucinatedBases(2, hallucinators=3), X, Y)
     pairs = scheme.proxy().images.unflatten(0, (6, 3))
     seen = set()
     for seed in range(20):
@@ -67,7 +67,7 @@ def test_a_step_draws_one_hallucinator_for_all_bases_and_all_in_turn() -> None:
 @pytest.mark.parametrize("count", [5, 6, 8])
 def test_hallucinators_meet_all_changes(count: int) -> None:
     """The draw of a step and its augmentation have the same seed, but must not have the same random numbers."""
-    scheme = started(HallucinatedBases(1, count, noise=1.0), X, Y)
+    scheme = started(HallucinatedBases(1, hallucinators=count, noise=1.0), X, Y)
     pairs = scheme.proxy().images.unflatten(0, (3, count))
     change, met = SiameseAugmentation(), set()
 
@@ -86,7 +86,7 @@ def test_hallucinators_meet_all_changes(count: int) -> None:
     ("make", "match"),
     [
         (lambda: HallucinatedBases(0), "bases_per_class is 0"),
-        (lambda: HallucinatedBases(2, -1), "hallucinators is -1"),
+        (lambda: HallucinatedBases(2, hallucinators=-1), "hallucinators is -1"),
         (lambda: HallucinatedBases(2, downscale=0), "downscale is 0"),
         (lambda: HallucinatedBases(2, noise=-1.0), "noise is -1"),
         (lambda: started(HallucinatedBases(21), X, Y), "bases_per_class is 21; it must be from 1 to 20"),

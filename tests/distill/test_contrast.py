@@ -26,7 +26,7 @@ def test_the_contrast_of_the_paper_written_out() -> None:
 
 
 def test_the_feature_network_learns_that_pairs_agree_and_hallucinators_that_they_differ() -> None:
-    scheme = started(HallucinatedBases(4, 2), X, Y)
+    scheme = started(HallucinatedBases(4, hallucinators=2), X, Y)
     contrast = AdversarialContrast(width=8, depth=2, learning_rate=0.1)
     contrast.start((3, 8, 8), 3, 0)
     before = {name: p.clone() for name, p in contrast.network.named_parameters()}
@@ -51,7 +51,7 @@ def test_the_feature_network_learns_that_pairs_agree_and_hallucinators_that_they
     with pytest.raises(ConfigError, match="needs HallucinatedBases"):
         contrast.loss((X, Y), started(PlainImages(2), X, Y), 0)
     with pytest.raises(ConfigError, match="two hallucinators"):
-        contrast.loss((X, Y), started(HallucinatedBases(2, 1), X, Y), 0)
+        contrast.loss((X, Y), started(HallucinatedBases(2, hallucinators=1), X, Y), 0)
 
 
 def test_impossible_settings_are_refused() -> None:

@@ -41,7 +41,7 @@ def proxy(folder: Path, scheme: Scheme, **changes: Any) -> str:
 
 
 def test_the_search_half_can_be_held_out_real_images(tmp_path: Path) -> None:
-    path = proxy(tmp_path, HallucinatedBases(2, 3))
+    path = proxy(tmp_path, HallucinatedBases(2, hallucinators=3))
     data = DistilledDataModule(path, batch_size=4, held_out=real(tmp_path), augmentations=[RandomFlip(1.0)])
     assert len(data.half("train")) == 18
     assert len(data.half("search")) == 12
@@ -92,7 +92,7 @@ def _small(n: int) -> Any:
 
 
 def test_an_epoch_can_see_some_images_of_every_group_drawn_afresh(tmp_path: Path) -> None:
-    path = proxy(tmp_path, HallucinatedBases(2, 5))
+    path = proxy(tmp_path, HallucinatedBases(2, hallucinators=5))
     made = Proxy.load(path).synthetic
     epochs = []
     for _ in range(2):
@@ -125,13 +125,13 @@ def test_ranks_share_a_group_sampler_and_passes_begin_in_the_middle() -> None:
 
 
 def test_soft_labels_reach_the_loss_and_accuracies_take_the_likeliest(tmp_path: Path) -> None:
-    path = proxy(tmp_path, RelationMappings(4, 4, softness=0.3))
+    path = proxy(tmp_path, RelationMappings(4, mappings=4, softness=0.3))
     made = Proxy.load(path).synthetic
     assert made.soft_labels is not None
     data = ProxyDataModule(path, batch_size=12, test=real(tmp_path))
     task = TrainTask(
         None,
-        lambda p: torch.optim.SGD(p, lr=0.0),
+        optimizer=lambda p: torch.optim.SGD(p, lr=0.0),
         network=lambda shape, classes: ConvNet(shape, classes, width=4, depth=1),
         num_classes=3,
         image_shape=(3, 8, 8),
@@ -168,7 +168,9 @@ def write_proxy(tmp_path: Path) -> Callable[..., str]:
     def write(bases: int = 4, images: int = 5, **changes: Any) -> str:
         generator = torch.Generator().manual_seed(0)
         sources = torch.randn(3 * bases, 2, 6, 6, generator=generator)
-        scheme = started(HallucinatedBases(bases, images), sources, torch.arange(3).repeat_interleave(bases))
+        scheme = started(
+            HallucinatedBases(bases, hallucinators=images), sources, torch.arange(3).repeat_interleave(bases)
+        )
         whole = Proxy(scheme, ["a", "b", "c"], [0.3, 0.4], [0.1, 0.2], {})
         return str(replace(whole, **changes).save(tmp_path / "proxy.safetensors"))
 
@@ -203,7 +205,7 @@ def test_a_proxy_is_augmented_in_training(write_proxy: Callable[..., str]) -> No
     seen = []
     for seed in (0, 0, 1):
         task = Recorder()
-        data = DistilledDataModule(write_proxy(), 6, augmentations=[RandomCrop(2), RandomFlip()], seed=seed)
+        data = DistilledDataModule(write_proxy(), batch_size=6, augmentations=[RandomCrop(2), RandomFlip()], seed=seed)
         quiet_trainer(max_epochs=1).fit(task, data)
         seen.append(torch.cat([batch["search"][0] for _, _, batch in task.seen["train"]]))
     assert torch.equal(seen[0], seen[1])

@@ -150,13 +150,17 @@ def digits() -> DigitsDataModule:
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: PlainImages(2), lambda: RelationMappings(8, 4, mapping_lr=0.01)], ids=["plain", "relations"]
+    "make",
+    [lambda: PlainImages(2), lambda: RelationMappings(8, mappings=4, mapping_lr=0.01)],
+    ids=["plain", "relations"],
 )
 def test_a_resumed_run_is_the_uninterrupted_one(make: Any, tmp_path: Path, digits: DigitsDataModule) -> None:
     def task(folder: str) -> DistillTask:
-        matcher = GradientMatching(4, 2, network_steps=2, reset_every=4, augmentation=SiameseAugmentation(saturation=0))
+        matcher = GradientMatching(
+            4, depth=2, network_steps=2, reset_every=4, augmentation=SiameseAugmentation(saturation=0)
+        )
         optimizer = partial(torch.optim.SGD, lr=0.1, momentum=0.5)
-        return DistillTask(make(), matcher, optimizer, output_dir=str(tmp_path / folder))
+        return DistillTask(make(), matcher=matcher, optimizer=optimizer, output_dir=str(tmp_path / folder))
 
     def data() -> ClassBalancedDataModule:
         return ClassBalancedDataModule(digits, images_per_class=8, steps_per_epoch=3)

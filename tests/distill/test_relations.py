@@ -60,13 +60,13 @@ def test_soft_labels_follow_the_likeness_of_the_classes() -> None:
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda: RelationMappings(5, 4), "bases is 5; it must be a positive multiple of banks"),
-        (lambda: RelationMappings(4, 0), "mappings is 0"),
-        (lambda: RelationMappings(4, 4, banks=0), "banks is 0"),
-        (lambda: RelationMappings(4, 4, softness=1.0), "softness is 1.0"),
-        (lambda: RelationMappings(4, 4, mappings_per_step=0), "mappings_per_step is 0"),
-        (lambda: started(RelationMappings(4, 22), X, Y), "mappings is 22; it must be from 1 to 20"),
-        (lambda: started(RelationMappings(40, 4), X, Y), "more than 6 are useless"),
+        (lambda: RelationMappings(5, mappings=4), "bases is 5; it must be a positive multiple of banks"),
+        (lambda: RelationMappings(4, mappings=0), "mappings is 0"),
+        (lambda: RelationMappings(4, mappings=4, banks=0), "banks is 0"),
+        (lambda: RelationMappings(4, mappings=4, softness=1.0), "softness is 1.0"),
+        (lambda: RelationMappings(4, mappings=4, mappings_per_step=0), "mappings_per_step is 0"),
+        (lambda: started(RelationMappings(4, mappings=22), X, Y), "mappings is 22; it must be from 1 to 20"),
+        (lambda: started(RelationMappings(40, mappings=4), X, Y), "more than 6 are useless"),
     ],
 )
 def test_impossible_settings_are_refused(make: Any, match: str) -> None:
@@ -76,4 +76,4 @@ def test_impossible_settings_are_refused(make: Any, match: str) -> None:
 
 def test_images_that_cannot_be_stored_smaller_are_refused() -> None:
     with pytest.raises(DataError, match="8x8 pixels cannot be stored at 1/3"):
-        started(RelationMappings(4, 4, downscale=3), X, Y)
+        started(RelationMappings(4, mappings=4, downscale=3), X, Y)

@@ -251,7 +251,10 @@ def test_distillation_of_digits_comes_nearer_to_the_experts(tmp_path: Path) -> N
 
     trained = matcher()
     distillation = DistillTask(
-        PlainImages(1), trained, lambda p: torch.optim.SGD(p, lr=10.0, momentum=0.5), output_dir=str(tmp_path)
+        PlainImages(1),
+        matcher=trained,
+        optimizer=lambda p: torch.optim.SGD(p, lr=10.0, momentum=0.5),
+        output_dir=str(tmp_path),
     )
     module = ClassBalancedDataModule(digits, images_per_class=1, steps_per_epoch=10)
     quiet_trainer(max_epochs=2).fit(distillation, datamodule=module)

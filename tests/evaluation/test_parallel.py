@@ -105,7 +105,7 @@ def test_threads_score_by_a_supernet_alike(processes: Processes) -> None:
     for executor in (Serial(), Threads(2), processes):
         torch.manual_seed(5)
         before = torch.get_rng_state()
-        scores = SupernetEvaluator(path, images(5), images=12, new_classes=True)
+        scores = SupernetEvaluator(path, data=images(5), images=12, new_classes=True)
         found.append(facts(Parallel(scores, executor).evaluate(drawn)))
         scores.weights_changed()
         found.append(facts(Parallel(scores, executor).evaluate(drawn)))

@@ -67,7 +67,7 @@ def test_only_kept_edges_of_a_cell_count(tmp_path: Path) -> None:
 
 def test_a_loss_is_weighed_against_the_prior(tmp_path: Path) -> None:
     prior = AlphaPrior([written(tmp_path / "a.safetensors", *[0.8] * 6)])
-    (found,) = PriorEvaluator(Constant(), prior, weight=0.5).evaluate([SPACE.architecture([1] * 6)])
+    (found,) = PriorEvaluator(Constant(), prior=prior, weight=0.5).evaluate([SPACE.architecture([1] * 6)])
     assert found.objectives == {"prior_loss": pytest.approx(2.0 - 0.5 * 6 * math.log(0.8)), "loss": 2.0}
 
 
@@ -96,7 +96,7 @@ def test_a_refinement_leaves_what_the_search_has_found_only_for_a_clear_win(
     prior = AlphaPrior([written(tmp_path / "a.safetensors", *[0.8] * 6)])  # another operation costs log 4 = 1.386
     start, other = SPACE.architecture([1] * 6), SPACE.architecture([1, 1, 1, 0, 1, 1])
     path = str(start.save(tmp_path / "architecture.json"))
-    search = QueryHistory(SPACE, PriorEvaluator(Constant(other, gain), prior, weight), 100, "prior_loss")
+    search = QueryHistory(SPACE, PriorEvaluator(Constant(other, gain), prior=prior, weight=weight), 100, "prior_loss")
     strategy = Refine(starts=[path])
     strategy.start(SPACE, "prior_loss", seed=0)
     while search.step(strategy, 5):
@@ -123,9 +123,9 @@ def test_what_is_no_prior_of_the_space_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no alphas, and so no prior"):
         AlphaPrior([path]).evaluate([NASBench101Space().largest()])
     with pytest.raises(ConfigError, match="weight is -1"):
-        PriorEvaluator(Constant(), AlphaPrior([path]), weight=-1)
+        PriorEvaluator(Constant(), prior=AlphaPrior([path]), weight=-1)
     with pytest.raises(ConfigError, match=r"AlphaPrior gives \['log_prior'\] and \[\], but not the objective loss"):
-        PriorEvaluator(AlphaPrior([path]), AlphaPrior([path])).evaluate([SPACE.largest()])
+        PriorEvaluator(AlphaPrior([path]), prior=AlphaPrior([path])).evaluate([SPACE.largest()])
     with pytest.raises(ArtifactError, match=r"no.safetensors"):
         AlphaPrior([str(tmp_path / "no.safetensors")]).evaluate([SPACE.largest()])
     flat = str(write_tensors(tmp_path / "flat.safetensors", {"cell": torch.ones(6, 2)}))

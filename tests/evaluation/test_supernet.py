@@ -41,8 +41,8 @@ def saved(network: Any) -> str:
 
 def test_an_evaluator_scores_several_together(supernet: Any) -> None:
     path, images = saved(supernet), data()
-    singly = [SupernetEvaluator(path, images).evaluate([a])[0].objectives for a in (PATH, OTHER)]
-    scores = SupernetEvaluator(path, images)
+    singly = [SupernetEvaluator(path, data=images).evaluate([a])[0].objectives for a in (PATH, OTHER)]
+    scores = SupernetEvaluator(path, data=images)
     kept = scores.evaluate([OTHER])
     found = scores.evaluate([PATH, OTHER, PATH])
     assert [each.objectives["accuracy"] for each in found] == [singly[i]["accuracy"] for i in (0, 1, 0)]
@@ -53,7 +53,7 @@ def test_an_evaluator_scores_several_together(supernet: Any) -> None:
 
 
 def test_a_score_holds_until_the_weights_move(supernet: Any) -> None:
-    scores = SupernetEvaluator(saved(supernet), data())
+    scores = SupernetEvaluator(saved(supernet), data=data())
     first, again = scores.evaluate([PATH, PATH])
     assert first.objectives == again.objectives
     assert set(first.objectives) == {"loss", "accuracy"}
@@ -68,7 +68,7 @@ def test_a_score_holds_until_the_weights_move(supernet: Any) -> None:
 
 def test_held_out_images_are_scored_and_training_images_measured(supernet: Any) -> None:
     images = data()
-    scores = SupernetEvaluator(saved(supernet), images, images=10, calibration_images=12)
+    scores = SupernetEvaluator(saved(supernet), data=images, images=10, calibration_images=12)
     calibration, held = scores.batches()
     assert len(calibration) == 12
     assert sum(len(y) for _, y in held) == 10
@@ -85,22 +85,22 @@ def test_held_out_images_are_scored_and_training_images_measured(supernet: Any) 
 def test_other_data_are_refused_or_asked_for(supernet: Any) -> None:
     path = saved(supernet)
     with pytest.raises(DataError, match="set new_classes to true"):
-        SupernetEvaluator(path, data(5)).evaluate([PATH])
-    moved = SupernetEvaluator(path, data(5), new_classes=True)
+        SupernetEvaluator(path, data=data(5)).evaluate([PATH])
+    moved = SupernetEvaluator(path, data=data(5), new_classes=True)
     assert moved.loaded.num_classes == 5
     assert (
         moved.evaluate([PATH])[0].objectives
-        == SupernetEvaluator(path, data(5), new_classes=True).evaluate([PATH])[0].objectives
+        == SupernetEvaluator(path, data=data(5), new_classes=True).evaluate([PATH])[0].objectives
     )
     with pytest.raises(DataError, match=r"images of shape \(3, 8, 8\)"):
-        SupernetEvaluator(path, data(side=16)).evaluate([PATH])
+        SupernetEvaluator(path, data=data(side=16)).evaluate([PATH])
     with pytest.raises(DataError, match="There is no validation set"):
-        SupernetEvaluator(path, data(validation_fraction=0)).evaluate([PATH])
+        SupernetEvaluator(path, data=data(validation_fraction=0)).evaluate([PATH])
     with pytest.raises(ConfigError, match="calibration_images is 1"):
-        SupernetEvaluator(path, data(), calibration_images=1)
+        SupernetEvaluator(path, data=data(), calibration_images=1)
 
 
 def test_data_without_a_validation_set_are_refused_beforehand() -> None:
-    SupernetEvaluator("unread", data()).check()
+    SupernetEvaluator("unread", data=data()).check()
     with pytest.raises(DataError, match="data of SupernetEvaluator have no validation set, which paths are scored on"):
-        SupernetEvaluator("unread", data(validation_fraction=0.0)).check()
+        SupernetEvaluator("unread", data=data(validation_fraction=0.0)).check()

@@ -56,7 +56,7 @@ def test_one_trial_is_always_the_same(table: NASBench201Table) -> None:
             assert evaluation.objectives["accuracy"] in trials
     assert len({e.objectives["accuracy"] for evaluations in found.values() for e in evaluations}) > 5
     with pytest.raises(ConfigError, match="has no trials"):
-        TableLookup(table, "cifar10_params", one_trial=True).evaluate(CELLS)
+        TableLookup(table, column="cifar10_params", one_trial=True).evaluate(CELLS)
 
 
 def test_one_trial_is_one_that_is_known(table: NASBench201Table) -> None:
@@ -72,6 +72,6 @@ def test_one_trial_is_one_that_is_known(table: NASBench201Table) -> None:
 
 def test_test_accuracies_must_be_asked_for(table: NASBench201Table) -> None:
     with pytest.raises(ConfigError, match=r"test images, which a search must not see.*set objective to test"):
-        TableLookup(table, "cifar10_test_200")
-    (found,) = TableLookup(table, "cifar10_test_200", objective="test").evaluate(CELLS[:1])
+        TableLookup(table, column="cifar10_test_200")
+    (found,) = TableLookup(table, column="cifar10_test_200", objective="test").evaluate(CELLS[:1])
     assert found.objectives["accuracy"] == pytest.approx(table.lookup(CELLS[0], "cifar10_test_200") / 100)

@@ -125,7 +125,7 @@ def test_blocks_of_an_architecture_may_have_old_paths() -> None:
 
 def test_a_proxy_with_an_old_path_is_read() -> None:
     images, labels = torch.rand(4, 1, 8, 8), torch.arange(4) % 2
-    scheme = started(HallucinatedBases(2, 2), images, labels)
+    scheme = started(HallucinatedBases(2, hallucinators=2), images, labels)
     path = Proxy(scheme, ["a", "b"], [0.5], [0.2], {}).save("proxy.safetensors")
     renamed(path.with_suffix(".json"), "scheme", "class_path", old="lightning_nas.distill.bases.HallucinatedBases")
     found = Proxy.load(path)

@@ -186,7 +186,7 @@ def test_data_of_ones_own_need_what_their_stage_does(quick: Path) -> None:
 SCHEMES: dict[str, Scheme] = {
     "plain": PlainImages(3),
     "bases": HallucinatedBases(3, hallucinators=2),
-    "relations": RelationMappings(4, 4, banks=2),
+    "relations": RelationMappings(4, mappings=4, banks=2),
 }
 
 
@@ -254,7 +254,7 @@ def test_a_trainer_that_this_machine_cannot_have(
 def test_every_scheme_refuses_more_images_than_a_class_has(name: str) -> None:
     labels = torch.arange(7) % 2  # three images of the second class
     SCHEMES["plain"].check(labels, 2)
-    for scheme in (PlainImages(4), RelationMappings(4, 4, banks=2), HallucinatedBases(4)):
+    for scheme in (PlainImages(4), RelationMappings(4, mappings=4, banks=2), HallucinatedBases(4)):
         with pytest.raises(ConfigError, match="it must be from 1 to 3, the number of training images of class 1"):
             scheme.check(labels, 2)
 

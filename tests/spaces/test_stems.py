@@ -183,10 +183,10 @@ def test_a_search_and_the_training_of_its_result(
     sizes: dict[str, Any] = {"num_classes": 3, "image_shape": (3, 64, 64)}
     search = BilevelTask(
         space_of(kind),  # type: ignore[arg-type]
-        FirstOrder(),
-        SoftmaxScore(),
-        lambda p: torch.optim.SGD(p, lr=0.05),
-        lambda p: torch.optim.Adam(p, lr=0.1),
+        hypergradient=FirstOrder(),
+        discretizer=SoftmaxScore(),
+        weight_optimizer=lambda p: torch.optim.SGD(p, lr=0.05),
+        alpha_optimizer=lambda p: torch.optim.Adam(p, lr=0.1),
         output_dir=str(tmp_path),
         selection_images=0,
         **sizes,
@@ -195,7 +195,7 @@ def test_a_search_and_the_training_of_its_result(
     quiet_trainer(max_epochs=1).fit(search, datamodule=HalvesDataModule(images, batch_size=6))
     assert all(not torch.equal(a, b) for a, b in zip(before, search.model.alpha_list, strict=True))
     training = TrainTask(
-        str(tmp_path / "architecture.json"), lambda p: torch.optim.SGD(p, lr=0.05), **SIZES[kind], **sizes
+        str(tmp_path / "architecture.json"), optimizer=lambda p: torch.optim.SGD(p, lr=0.05), **SIZES[kind], **sizes
     )
     quiet_trainer(max_epochs=1).fit(training, datamodule=images)
     assert training.network.arguments["imagenet_stem"]

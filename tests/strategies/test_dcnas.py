@@ -108,7 +108,7 @@ def test_features_of_the_evaluator_come_before_choices() -> None:
 @pytest.mark.parametrize("size", [0, 2])
 def test_features_of_some_only_are_refused(size: int) -> None:
     given = iter([torch.ones(3), torch.ones(size) if size else None] + [torch.ones(3)] * 6)
-    strategy = DCNAS(8, 2)
+    strategy = DCNAS(8, clusters=2)
     strategy.start(SPACE)
     asked = strategy.ask(8)
     strategy.tell([(a, Evaluation({"accuracy": value(a)}, features=next(given))) for a in asked])
@@ -121,7 +121,7 @@ def test_a_small_space_is_searched_to_its_end() -> None:
     edges = [["none"]] * 4 + [["none", "nor_conv_3x3", "skip_connect"]] * 2
     space = NASBench201Space(allowed={"cell": edges})
     for samples in (4, 20):
-        strategy = DCNAS(samples, 3)
+        strategy = DCNAS(samples, clusters=3)
         strategy.start(space)
         while asked := strategy.ask(2):
             tell(strategy, asked)
@@ -130,7 +130,7 @@ def test_a_small_space_is_searched_to_its_end() -> None:
 
 def test_it_finds_better_ones_than_its_samples() -> None:
     for seed in range(3):
-        strategy = DCNAS(30, 4)
+        strategy = DCNAS(30, clusters=4)
         strategy.start(SPACE, seed=seed)
         while len(strategy.evaluated) < 120:
             tell(strategy, strategy.ask(5))

@@ -31,7 +31,7 @@ def supernet() -> str:
 
 def shifted(path: str, data: Any = None, shifting: Any = None, **options: Any) -> EvolveTask:
     new = options.pop("new_classes", False)
-    scores = SupernetEvaluator(path, data or digits(), images=60, calibration_images=32, new_classes=new)
+    scores = SupernetEvaluator(path, data=data or digits(), images=60, calibration_images=32, new_classes=new)
     strategy = PopulationEvolution(parents=2, rescore=True)
     given: dict[str, Any] = {
         "budget": 18,
@@ -41,7 +41,7 @@ def shifted(path: str, data: Any = None, shifting: Any = None, **options: Any) -
         **options,
     }
     shifting = shifting or Shifting(sgd(0.02), steps=2, batch_size=16)
-    return EvolveTask(SPACE, strategy, scores, shifting=shifting, **given)
+    return EvolveTask(SPACE, strategy=strategy, evaluator=scores, shifting=shifting, **given)
 
 
 @pytest.mark.slow
@@ -58,7 +58,7 @@ def test_every_generation_is_trained_then_scored() -> None:
     assert read_json(Path("shifted/history.json"), repair="")["queries"] == 18
     after = TrainedSupernet.load("shifted/supernet.safetensors")
     assert not states_equal(after.network.state_dict(), TrainedSupernet.load(path).network.state_dict())
-    scores = SupernetEvaluator("shifted/supernet.safetensors", digits(), images=60, calibration_images=32)
+    scores = SupernetEvaluator("shifted/supernet.safetensors", data=digits(), images=60, calibration_images=32)
     assert scores.evaluate([best[0]])[0].objectives["loss"] == pytest.approx(best[1].objectives["loss"], rel=1e-4)
 
 
@@ -88,7 +88,7 @@ def test_a_resumed_search_ends_the_same() -> None:
 
 def test_a_generation_makes_one_update_or_one_a_batch() -> None:
     path = supernet()
-    scores = SupernetEvaluator(path, digits())
+    scores = SupernetEvaluator(path, data=digits())
     architectures = [SPACE.sample(torch.Generator().manual_seed(i)) for i in range(3)]
 
     class Counting(torch.optim.SGD):
@@ -125,7 +125,7 @@ def test_the_order_of_a_generation_matters_only_without_accumulation() -> None:
     architectures = [SPACE.sample(torch.Generator().manual_seed(i)) for i in range(3)]
 
     def ends(accumulate: bool, backwards: bool) -> Any:
-        scores = SupernetEvaluator(path, SameBatch(batch_size=300, validation_fraction=0.2))
+        scores = SupernetEvaluator(path, data=SameBatch(batch_size=300, validation_fraction=0.2))
         shifting = Shifting(sgd(0.05), steps=1, accumulate=accumulate, batch_size=8)
         order = architectures[::-1] if backwards else architectures
         shifting.train(scores, shifting.optimizer(scores), order, 0)
@@ -167,11 +167,11 @@ def test_a_supernet_moves_to_other_classes() -> None:
 
 def test_what_cannot_be_trained_is_refused() -> None:
     with pytest.raises(ConfigError, match="the innermost evaluator is Convolutions"):
-        EvolveTask(SPACE, PopulationEvolution(), Convolutions(), shifting=Shifting(sgd(0.1)))
+        EvolveTask(SPACE, strategy=PopulationEvolution(), evaluator=Convolutions(), shifting=Shifting(sgd(0.1)))
     other = EvolveTask(
         NASBench201Space(operations=("none", "nor_conv_3x3")),
-        PopulationEvolution(),
-        SupernetEvaluator(supernet(), digits()),
+        strategy=PopulationEvolution(),
+        evaluator=SupernetEvaluator(supernet(), data=digits()),
         shifting=Shifting(sgd(0.1)),
     )
     with pytest.raises(ConfigError, match="Use the space that the supernet was trained in"):

@@ -33,7 +33,7 @@ def sgd(lr: float) -> Any:
 
 
 def made(lr: float = 0.05, **options: Any) -> SupernetTask:
-    return SupernetTask(SPACE, sgd(lr), image_shape=SHAPE, output_dir="found", **options)
+    return SupernetTask(SPACE, optimizer=sgd(lr), image_shape=SHAPE, output_dir="found", **options)
 
 
 def fit(task: LightningModule, data: Any = None, epochs: int = 2, ckpt_path: Any = None, **options: Any) -> Trainer:

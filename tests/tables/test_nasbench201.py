@@ -46,7 +46,9 @@ def test_cells_are_found_by_their_operations_whatever_the_order_of_names() -> No
 
 def test_an_evaluation_is_a_fraction() -> None:
     path = file(accuracy=np.array([93.75, 94.5, 10.0]))
-    evaluations = TableLookup(NASBench201Table(path), "accuracy").evaluate([NASBench201Space.parse(t) for t in TEXTS])
+    evaluations = TableLookup(NASBench201Table(path), column="accuracy").evaluate(
+        [NASBench201Space.parse(t) for t in TEXTS]
+    )
     assert [e.objectives for e in evaluations] == [{"accuracy": 0.9375}, {"accuracy": 0.945}, {"accuracy": 0.1}]
 
 

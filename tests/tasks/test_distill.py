@@ -33,10 +33,13 @@ def digits() -> DigitsDataModule:
 
 SCHEMES: dict[str, tuple[Any, list[Any]]] = {
     "scheme 1": (
-        lambda: HallucinatedBases(3, 3, hallucinator_lr=0.01),
+        lambda: HallucinatedBases(3, hallucinators=3, hallucinator_lr=0.01),
         [lambda: AdversarialContrast(width=4, depth=1), lambda: RelationMatching(width=4, depth=1)],
     ),
-    "scheme 2": (lambda: RelationMappings(8, 6, mapping_lr=0.01), [lambda: RelationMatching(width=4, depth=1)]),
+    "scheme 2": (
+        lambda: RelationMappings(8, mappings=6, mapping_lr=0.01),
+        [lambda: RelationMatching(width=4, depth=1)],
+    ),
 }
 
 
@@ -49,8 +52,8 @@ def test_schemes_are_trained_resumed_and_written_as_they_are_stored(
     def task(folder: str) -> DistillTask:
         return DistillTask(
             make(),
-            DistributionMatching(width=4, depth=1),
-            lambda p: torch.optim.SGD(p, lr=1.0, momentum=0.5),
+            matcher=DistributionMatching(width=4, depth=1),
+            optimizer=lambda p: torch.optim.SGD(p, lr=1.0, momentum=0.5),
             regularizers=[r() for r in regularizers],
             output_dir=str(tmp_path / folder),
         )
@@ -90,8 +93,8 @@ def test_within_an_epoch_a_matcher_that_keeps_a_network_goes_on_too(tmp_path: Pa
     def fit(folder: str, *callbacks: Callback, ckpt_path: Path | None = None) -> dict[str, Tensor]:
         task = DistillTask(
             PlainImages(2),
-            GradientMatching(width=4, depth=1, network_steps=2, reset_every=3),
-            lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.5),
+            matcher=GradientMatching(width=4, depth=1, network_steps=2, reset_every=3),
+            optimizer=lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.5),
             output_dir=str(tmp_path / folder),
         )
         data = ClassBalancedDataModule(digits, images_per_class=8, steps_per_epoch=4)
@@ -117,7 +120,10 @@ def test_the_best_proxy_so_far_is_on_disk(tmp_path: Path, digits: DigitsDataModu
 
     data = ClassBalancedDataModule(digits, images_per_class=8, steps_per_epoch=2)
     task = DistillTask(
-        PlainImages(2), Worse(width=4, depth=1), lambda p: torch.optim.SGD(p, lr=0.1), output_dir=str(tmp_path)
+        PlainImages(2),
+        matcher=Worse(width=4, depth=1),
+        optimizer=lambda p: torch.optim.SGD(p, lr=0.1),
+        output_dir=str(tmp_path),
     )
     quiet_trainer(max_epochs=3).fit(task, datamodule=data)
     kept = Proxy.load(tmp_path / "proxy.safetensors")
@@ -127,7 +133,10 @@ def test_the_best_proxy_so_far_is_on_disk(tmp_path: Path, digits: DigitsDataModu
     # one that goes on in another folder and finds no better one has it, too
     task.trainer.save_checkpoint(tmp_path / "third.ckpt")
     again = DistillTask(
-        PlainImages(2), Worse(width=4, depth=1), lambda p: torch.optim.SGD(p, lr=0.1), output_dir=str(tmp_path / "new")
+        PlainImages(2),
+        matcher=Worse(width=4, depth=1),
+        optimizer=lambda p: torch.optim.SGD(p, lr=0.1),
+        output_dir=str(tmp_path / "new"),
     )
     quiet_trainer(max_epochs=4).fit(again, datamodule=data, ckpt_path=str(tmp_path / "third.ckpt"))
     moved = Proxy.load(tmp_path / "new" / "proxy.safetensors")
@@ -139,7 +148,7 @@ def test_the_best_proxy_so_far_is_on_disk(tmp_path: Path, digits: DigitsDataModu
 def test_a_distillation_in_float64_makes_a_proxy_that_can_be_read(tmp_path: Path, digits: DigitsDataModule) -> None:
     data = ClassBalancedDataModule(digits, images_per_class=8, steps_per_epoch=2)
     matcher, sgd = DistributionMatching(width=4, depth=1), lambda p: torch.optim.SGD(p, lr=0.1)
-    task = DistillTask(PlainImages(2), matcher, sgd, output_dir=str(tmp_path))
+    task = DistillTask(PlainImages(2), matcher=matcher, optimizer=sgd, output_dir=str(tmp_path))
     quiet_trainer(max_epochs=1, precision="64-true").fit(task, datamodule=data)
     made = Proxy.load(tmp_path / "proxy.safetensors").images
     assert made.dtype == torch.float32
@@ -177,8 +186,8 @@ def test_controls_are_not_trained_and_make_a_proxy(tmp_path: Path, digits: Digit
 def test_distillation_lowers_the_distance_to_fresh_real_batches(tmp_path: Path, digits: DigitsDataModule) -> None:
     task = DistillTask(
         PlainImages(4),
-        DistributionMatching(width=16, depth=2),
-        lambda p: torch.optim.SGD(p, lr=1.0, momentum=0.5),
+        matcher=DistributionMatching(width=16, depth=2),
+        optimizer=lambda p: torch.optim.SGD(p, lr=1.0, momentum=0.5),
         output_dir=str(tmp_path),
     )
     module = data(digits, steps=40)
@@ -201,8 +210,8 @@ def test_a_run_gone_on_with_equals_an_uninterrupted_one(tmp_path: Path, digits: 
         matcher = DistributionMatching(width=4, depth=1)
         return DistillTask(
             PlainImages(2),
-            matcher,
-            lambda p: torch.optim.SGD(p, lr=1.0, momentum=0.5),
+            matcher=matcher,
+            optimizer=lambda p: torch.optim.SGD(p, lr=1.0, momentum=0.5),
             output_dir=str(tmp_path / folder),
         )
 
@@ -218,12 +227,12 @@ def test_a_run_gone_on_with_equals_an_uninterrupted_one(tmp_path: Path, digits: 
 
 def test_a_matcher_needs_an_optimizer_and_something_to_train(tmp_path: Path, digits: DigitsDataModule) -> None:
     with pytest.raises(ConfigError, match="optimizer"):
-        DistillTask(PlainImages(2), DistributionMatching())
+        DistillTask(PlainImages(2), matcher=DistributionMatching())
     with pytest.raises(ConfigError, match="no matcher"):
         quiet_trainer(max_epochs=1).fit(DistillTask(PlainImages(2)), datamodule=data(digits))
-    wrong = DistillTask(Noise(2), DistributionMatching(), lambda p: torch.optim.SGD(p, lr=1.0))
+    wrong = DistillTask(Noise(2), matcher=DistributionMatching(), optimizer=lambda p: torch.optim.SGD(p, lr=1.0))
     with pytest.raises(ConfigError, match="no trainable"):
         quiet_trainer(max_epochs=1).fit(wrong, datamodule=data(digits))
     for steps, per_class in ((0, 1), (1, 0)):
         with pytest.raises(ConfigError, match="at least 1"):
-            ClassBalancedDataModule(digits, per_class, steps)
+            ClassBalancedDataModule(digits, images_per_class=per_class, steps_per_epoch=steps)

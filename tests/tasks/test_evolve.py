@@ -332,11 +332,11 @@ def test_curves_of_generations_are_logged() -> None:
 
 
 def test_the_innermost_evaluator_is_found_at_any_depth() -> None:
-    wrapped = Wrapped(Wrapped(SupernetEvaluator("supernet.safetensors", ArrayDataModule("images.npz"))))
-    task = EvolveTask(NASBench201Space(), Nothing(), wrapped, shifting=Shifting(SGD))
+    wrapped = Wrapped(Wrapped(SupernetEvaluator("supernet.safetensors", data=ArrayDataModule("images.npz"))))
+    task = EvolveTask(NASBench201Space(), strategy=Nothing(), evaluator=wrapped, shifting=Shifting(SGD))
     assert isinstance(task.scores, SupernetEvaluator)
     with pytest.raises(ConfigError, match="the innermost evaluator is Known"):
-        EvolveTask(NASBench201Space(), Nothing(), Wrapped(Wrapped(Known())), shifting=Shifting(SGD))
+        EvolveTask(NASBench201Space(), strategy=Nothing(), evaluator=Wrapped(Wrapped(Known())), shifting=Shifting(SGD))
 
 
 def test_a_supernet_of_another_space_is_refused() -> None:
@@ -347,7 +347,7 @@ def test_a_supernet_of_another_space_is_refused() -> None:
     labels = np.arange(8) % 2
     np.savez("images.npz", x_train=pixels, y_train=labels, x_test=pixels, y_test=labels)
     images = ArrayDataModule("images.npz")
-    task = EvolveTask(NASBench201Space(), Nothing(), SupernetEvaluator(str(path), images))
+    task = EvolveTask(NASBench201Space(), strategy=Nothing(), evaluator=SupernetEvaluator(str(path), data=images))
     with pytest.raises(ArchitectureError, match="Use the space that the search used"):
         task.history.evaluator.evaluate([NASBench201Space().largest()])
 
@@ -358,15 +358,15 @@ def test_an_empty_front_is_refused_after_the_first_generation() -> None:
             fit(strategy=STRATEGIES[name], costs_to_minimise=["seconds", "volume"])
         assert not Path("out/architecture.json").exists()
     with pytest.raises(ConfigError, match="NSGA2 searches for a front, but costs_to_minimise is empty"):
-        EvolveTask(NASBench201Space(), NSGA2(), Known())
+        EvolveTask(NASBench201Space(), strategy=NSGA2(), evaluator=Known())
 
 
 @pytest.mark.slow
 def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(ConfigError, match="budget is 0"):
-        EvolveTask(NASBench201Space(), Nothing(), Known(), budget=0)
+        EvolveTask(NASBench201Space(), strategy=Nothing(), evaluator=Known(), budget=0)
     with pytest.raises(ConfigError, match="generation_size is 0"):
-        EvolveTask(NASBench201Space(), Nothing(), Known(), generation_size=0)
+        EvolveTask(NASBench201Space(), strategy=Nothing(), evaluator=Known(), generation_size=0)
     rescored = {"parents": 5, "rescore": True}
     population = {"class_path": "lightning_nas.strategies.population.PopulationEvolution", "init_args": rescored}
     with pytest.raises(ConfigError, match="A generation of 4 has no room beside its 4 parents"):

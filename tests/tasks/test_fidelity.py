@@ -108,10 +108,14 @@ def digits_proxy(folder: str = ".") -> Path:
 def test_architectures_differ_come_in_one_order_and_more_of_them_begin_alike() -> None:
     data = ArchitecturesDataModule(NASBench201Space(), count=20, seed=3)
     served = list(data.train_dataloader())
-    assert served == data.architectures == list(ArchitecturesDataModule(NASBench201Space(), 20, 3).train_dataloader())
+    assert (
+        served
+        == data.architectures
+        == list(ArchitecturesDataModule(NASBench201Space(), count=20, seed=3).train_dataloader())
+    )
     assert len({NASBench201Space().key(a) for a in served}) == 20
-    assert ArchitecturesDataModule(NASBench201Space(), 30, 3).architectures[:20] == served
-    assert ArchitecturesDataModule(NASBench201Space(), 20, 4).architectures != served
+    assert ArchitecturesDataModule(NASBench201Space(), count=30, seed=3).architectures[:20] == served
+    assert ArchitecturesDataModule(NASBench201Space(), count=20, seed=4).architectures != served
 
 
 def test_a_loader_of_architectures_goes_on_where_it_stopped() -> None:
@@ -145,7 +149,7 @@ def test_equal_rankings_agree_and_are_written() -> None:
     assert found["regret"] == found["regret_points"] == 0
     assert (found["architectures"], found["informative_only"], found["passed"]) == (6, True, None)
     space = NASBench201Space()
-    drawn = ArchitecturesDataModule(space, 6).architectures
+    drawn = ArchitecturesDataModule(space, count=6).architectures
     assert [row["architecture"] for row in found["results"]] == [space.text(a) for a in drawn]
     truths = [a.choices.count(3) / 10 for a in drawn]
     assert [(row["proxy"], row["truth"]) for row in found["results"]] == [(t, t) for t in truths]
@@ -278,7 +282,7 @@ def test_a_checkpoint_of_other_architectures_is_refused() -> None:
 def test_what_cannot_work_is_said_before_anything_is_evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = {"proxy": known(fail_at=1)}
     with pytest.raises(ConfigError, match="stop needs a threshold"):
-        FidelityTask(Known(), Known(), stop=True)
+        FidelityTask(Known(), reference=Known(), stop=True)
     with pytest.raises(ArtifactError, match=r"nowhere\.json does not exist\. Distill first"):
         fit(**broken, write_to="nowhere.safetensors")
     with pytest.raises(ConfigError, match="max_epochs is 2"):
@@ -336,7 +340,7 @@ def test_a_run_ends_after_too_many_failures() -> None:
     with pytest.raises(TrainingError, match=said):
         fit(proxy=FAILING, max_failures=1)
     with pytest.raises(ConfigError, match="max_failures is -1"):
-        FidelityTask(Known(), Known(), max_failures=-1)
+        FidelityTask(Known(), reference=Known(), max_failures=-1)
     with pytest.raises(TrainingError, match=r"6 of 6 evaluations failed .* is nan; .* There is nothing to rank"):
         fit(reference=known(values=[float("nan")] * 7))
 

@@ -237,7 +237,7 @@ def test_a_search_hands_its_supernet_on(tmp_path: Path) -> None:
     options: dict[str, Any] = {"num_classes": 3, "image_shape": SHAPE, "output_dir": str(tmp_path / "search")}
     for part in ("weight_optimizer", "alpha_optimizer"):
         options[part] = lambda p: torch.optim.SGD(p, lr=0.1)
-    search = BilevelTask(space, FirstOrder(), SoftmaxScore(), write_supernet=True, **options)
+    search = BilevelTask(space, hypergradient=FirstOrder(), discretizer=SoftmaxScore(), write_supernet=True, **options)
     quiet_trainer(max_epochs=1).fit(search, datamodule=FixedHalves(batches=1, dtype=torch.float32))
     task = make(space, tmp_path, supernet_path=str(search.outputs["supernet"][0]))
     for name, value in search.state_dict().items():

@@ -43,7 +43,7 @@ def searched(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Any, str]:
 
 def split(space: Any, supernet: str, folder: Path, **options: Any) -> SplitTask:
     sizes: dict[str, Any] = {"num_classes": 3, "image_shape": (3, 8, 8), "output_dir": str(folder)}
-    task = SplitTask(space, supernet, **sizes)
+    task = SplitTask(space, supernet_path=supernet, **sizes)
     fit(task, max_epochs=1, **options)  # type: ignore[arg-type]
     return task
 
@@ -150,7 +150,7 @@ def test_a_resumed_split_equals_one_without_a_stop(tmp_path: Path) -> None:
     supernet = str(TrainedSupernet(network, space, (1, 8, 8), 10, info).save(tmp_path / "supernet.safetensors"))
 
     def run(name: str, path: Path | None = None) -> SplitTask:
-        task = SplitTask(space, supernet, output_dir=str(tmp_path / name), image_shape=(1, 8, 8))
+        task = SplitTask(space, supernet_path=supernet, output_dir=str(tmp_path / name), image_shape=(1, 8, 8))
         saved = ModelCheckpoint(tmp_path / name, filename="{step}", save_top_k=-1, every_n_train_steps=1)
         options: dict[str, Any] = {"max_epochs": 1, "limit_train_batches": 3, "enable_checkpointing": True}
         trainer = quiet_trainer(callbacks=[StepSeed(), saved], **options)
@@ -173,14 +173,14 @@ def test_what_cannot_be_split_is_refused(tmp_path: Path) -> None:
     )
     sizes: dict[str, Any] = {"num_classes": 3, "image_shape": (3, 8, 8)}
     with pytest.raises(ConfigError, match="no edge has more than one operation"):
-        SplitTask(space.restrict({"cell": single}), str(tmp_path / "supernet.safetensors"), **sizes)
+        SplitTask(space.restrict({"cell": single}), supernet_path=str(tmp_path / "supernet.safetensors"), **sizes)
     few = DARTSSpace(nodes=1, operations=("none", "skip_connect", "sep_conv_3x3"), channels=2, cells=3)
     fit(make(tmp_path, space=few, discretizer=SoftmaxScore(), write_supernet=True), max_epochs=1)
     with pytest.raises(ConfigError, match="could be none alone"):
-        SplitTask(few, str(tmp_path / "supernet.safetensors"), **sizes)
+        SplitTask(few, supernet_path=str(tmp_path / "supernet.safetensors"), **sizes)
     fit(
         make(tmp_path, space=space.restrict({"cell": single}), discretizer=SoftmaxScore(), write_supernet=True),
         max_epochs=1,
     )
     with pytest.raises(ArtifactError, match="lacks weights"):
-        SplitTask(space, str(tmp_path / "supernet.safetensors"), **sizes)
+        SplitTask(space, supernet_path=str(tmp_path / "supernet.safetensors"), **sizes)

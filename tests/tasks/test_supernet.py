@@ -44,7 +44,7 @@ def test_training_is_that_of_a_plain_loop(paths: Any) -> None:
     # without momentum and decay, what no path uses stays by itself; tests/spaces/test_paths.py has the rest
     task = SupernetTask(
         SPACE,
-        lambda p: torch.optim.SGD(p, 0.05),
+        optimizer=lambda p: torch.optim.SGD(p, 0.05),
         paths=sampler,  # type: ignore[arg-type]
         label_smoothing=0.1,
         image_shape=SHAPE,

@@ -143,7 +143,7 @@ def test_labels_without_an_output_are_refused(command: str) -> None:
 def make_for_network(**options: Any) -> TrainTask:
     given: dict[str, Any] = {"network": lambda shape, classes: ConvNet(shape, classes, width=4, depth=1), **options}
     sizes: dict[str, Any] = {"num_classes": 3, "image_shape": (3, 8, 8)}
-    return TrainTask(given.pop("architecture", None), lambda p: torch.optim.SGD(p, lr=0.1), **given, **sizes)
+    return TrainTask(given.pop("architecture", None), optimizer=lambda p: torch.optim.SGD(p, lr=0.1), **given, **sizes)
 
 
 def test_a_network_of_its_own_is_trained_and_resumed_but_not_exported(tmp_path: Path) -> None:

@@ -42,7 +42,9 @@ class SkipCap(Discretizer):
 
     limits_skips = True
 
-    def __init__(self, max_skips: int = 2, cell_type: str = "normal", discretizer: Discretizer | None = None) -> None:
+    def __init__(
+        self, max_skips: int = 2, *, cell_type: str = "normal", discretizer: Discretizer | None = None
+    ) -> None:
         at_least(0, max_skips=max_skips)
         self.max_skips = max_skips
         self.cell_type = cell_type

@@ -51,6 +51,7 @@ class WithinConstraints(Discretizer):
     def __init__(
         self,
         discretizer: Discretizer | None = None,
+        *,
         costs: CostSource | None = None,
         constraints: Mapping[str, float] | None = None,
     ) -> None:

@@ -52,7 +52,7 @@ class SelfDistillation(Regularizer):
 
     weight_term = True
 
-    def __init__(self, weight: float = 1.0, teachers: int = 3, temperature: float = 1.0) -> None:
+    def __init__(self, weight: float = 1.0, *, teachers: int = 3, temperature: float = 1.0) -> None:
         at_least(0, weight=weight)
         at_least(1, teachers=teachers)
         greater_than(0, temperature=temperature)

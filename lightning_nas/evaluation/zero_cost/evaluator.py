@@ -80,6 +80,7 @@ class ZeroCost(Evaluator):
     def __init__(
         self,
         scores: list[ZeroCostScore] | None = None,
+        *,
         data: ImageDataModule | None = None,
         images: int = 32,
         channels: int = 8,

@@ -94,6 +94,7 @@ class DARTSSpace(CellSpace):
     def __init__(
         self,
         nodes: int = 4,
+        *,
         operations: Sequence[str | Operation | PlainForm] = tuple(OPERATIONS),
         channels: int = 16,
         cells: int = 8,

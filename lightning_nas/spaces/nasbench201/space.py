@@ -74,6 +74,7 @@ class NASBench201Space(CellSpace):
     def __init__(
         self,
         operations: Sequence[str | Operation | PlainForm] = tuple(CELL_OPERATIONS),
+        *,
         channels: int = 16,
         cells_per_stage: int = 5,
         allowed: AllowedNames | None = None,

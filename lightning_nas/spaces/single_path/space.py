@@ -132,6 +132,7 @@ class SinglePathSpace(SupernetSpace):
     def __init__(
         self,
         widths: Sequence[int] = (64, 160, 320, 640),
+        *,
         depths: Sequence[int] = (4, 4, 8, 4),
         choices: Sequence[ChoiceBlock] | None = None,
         strides: Sequence[int] | None = None,

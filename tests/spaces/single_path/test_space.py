@@ -122,7 +122,7 @@ def test_a_network_is_trained_as_a_task_and_briefly() -> None:
     architecture = SMALL.parse(TEXT)
     architecture.save("architecture.json", score=1.0)
     options: dict[str, Any] = {**IMAGES, "network_arguments": {"dropout": 0.1}}
-    task = TrainTask("architecture.json", lambda p: torch.optim.SGD(p, 0.1), **options)
+    task = TrainTask("architecture.json", optimizer=lambda p: torch.optim.SGD(p, 0.1), **options)
     assert parameters(task) == parameters(SMALL.network(architecture, **IMAGES))
     assert task.network.dropout.p == 0.1
     assert task(torch.randn(2, *SHAPE)).shape == (2, 5)
@@ -232,7 +232,7 @@ def test_samples_are_uniform_and_neighbours_differ_in_one_block() -> None:
 
 def test_the_largest_has_most_parameters() -> None:
     blocks = [ShuffleBlock(3), ShuffleBlock(7), XceptionBlock()]
-    space = SinglePathSpace([8, 160], [1, 2], blocks, strides=[1, 2], stem=8, stem_stride=1)
+    space = SinglePathSpace([8, 160], depths=[1, 2], choices=blocks, strides=[1, 2], stem=8, stem_stride=1)
     with torch.device("meta"):
         counts = [parameters(space.network(space.architecture(c), **IMAGES)) for c in product(range(3), repeat=3)]
         assert parameters(space.network(space.largest(), **IMAGES)) == max(counts)
@@ -280,7 +280,7 @@ def test_restricted_spaces_share_their_architectures() -> None:
 
 def test_an_architecture_rebuilds_its_space() -> None:
     blocks = [Pooled(5, ("a", "b")), XceptionBlock()]
-    space = SinglePathSpace([8, 12, 20], [1, 2, 1], blocks, stem=4, last=6, strides=[1, 1, 3])
+    space = SinglePathSpace([8, 12, 20], depths=[1, 2, 1], choices=blocks, stem=4, last=6, strides=[1, 1, 3])
     architecture = space.parse("pooled5 xception pooled5 xception")
     found = architecture_from_dict(json.loads(json.dumps(architecture.to_dict())))
     assert {found: 1}[architecture]
