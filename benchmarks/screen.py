@@ -5,8 +5,10 @@
 Cells of NAS-Bench-201 without ``none`` are screened on a few of 5,000 images averaged down to 16x16; nothing is
 trained, and only the test accuracy of what was found is looked up. ``--first_seed 5`` takes seeds that settings were
 not chosen on, ``--cap 0.5`` keeps to cells of at most the median number of parameters. With ``--race`` the eight best
-cells of every screen then compete in short trainings, as by ``configs/evolve/race.yaml``. The baselines are the largest
-cell that is allowed, the best of the table, and the mean of the table. ``--space nasbench101`` does the same there.
+cells of every screen then compete in short trainings, as by ``configs/evolve/race.yaml``. ``--searched FILE`` takes
+what ``benchmarks.search`` printed for the same seeds: the cell that a differentiable search found joins the first round
+of the screen, and the race. The baselines are the largest cell that is allowed, the best of the table, and the mean of
+the table. ``--space nasbench101`` does the same there.
 
 ``--tau 300`` finds nothing, but compares every zero-cost score, and the combination of ``ZeroCost``, with the
 accuracies of 300 random cells, and of half as many random ones among the best tenth, by Kendall's tau with a bootstrap
@@ -51,6 +53,8 @@ SCORES: tuple[type[zero_cost.ZeroCostScore], ...] = (
     *(zero_cost.JacobianCovariance, zero_cost.EPENAS),
     *(zero_cost.SNIP, zero_cost.GraSP, zero_cost.Fisher, zero_cost.GradientNorm),
 )
+SEARCHED = "searched.json"
+"""File of the cell of a differentiable search."""
 TOP = 0.1
 """Share of the best cells among which ``--tau`` ranks once more."""
 
@@ -161,12 +165,22 @@ def scorer(options: argparse.Namespace, seed: int, scores: list[zero_cost.ZeroCo
     return ZeroCost(scores, data=data, seed=seed, cells=options.cells)
 
 
+def started(options: argparse.Namespace, seed: int, folder: Path) -> Path:
+    """Write the cell that a differentiable search found with a seed; returns its path."""
+    rows = [json.loads(line) for line in options.searched.read_text().splitlines() if line.startswith('{"seed"')]
+    cell = next(row["search_alone_cell"] for row in rows if row["seed"] == seed)
+    published, parsed = NASBench201Space().operations, NASBench201Space.parse(cell)
+    choices = [OPERATIONS.index(published[choice]) for choice in parsed.choices]
+    return NASBench201Space(OPERATIONS).architecture(choices).save(folder / SEARCHED)
+
+
 def screened(
     space: SearchSpace, options: argparse.Namespace, seed: int, folder: Path
 ) -> tuple[Architecture, float, int]:
     """One screen: the cell that was found, its seconds, and the number of cells that were scored."""
     evaluator = scorer(options, seed)
-    strategy = Screen(options.initial, parents=options.parents, rounds=options.screen_rounds)
+    starts = [str(started(options, seed, folder))] if options.searched else []
+    strategy = Screen(options.initial, parents=options.parents, rounds=options.screen_rounds, starts=starts)
     start = time.perf_counter()
     strategy.start(space, "zero_cost", seed)
     history = QueryHistory(space, evaluator, 10_000, "zero_cost")
@@ -231,7 +245,7 @@ def raced(space: SearchSpace, options: argparse.Namespace, seed: int, folder: Pa
     )
     evaluator = Parallel(training, Processes(options.workers))
     strategy = Race(
-        [str(folder / "architecture.json")],
+        [str(folder / "architecture.json"), *([str(folder / SEARCHED)] if options.searched else [])],
         screened=str(folder / "history.json"),
         count=options.count,
         rounds=options.rounds,
@@ -283,6 +297,7 @@ def arguments_of(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--resamples", type=int, default=500, help="resamples of cells that intervals are taken over")
     parser.add_argument("--write", type=Path, help="JSON file for the scores of these cells")
     parser.add_argument("--race", action="store_true", help="let the best of the screen compete in short trainings")
+    parser.add_argument("--searched", type=Path, help="what benchmarks.search printed for these seeds")
     parser.add_argument("--count", type=int, default=8, help="finalists besides the first")
     parser.add_argument("--rounds", type=int, default=6, help="largest number of rounds")
     parser.add_argument("--steps", type=int, default=120, help="steps of a training")
@@ -291,6 +306,8 @@ def arguments_of(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--confidence", type=float, default=0.9, help="that a lead needs")
     parser.add_argument("--workers", type=int, default=2, help="processes of the race")
     options = parser.parse_args(given)
+    if options.searched and options.space != "nasbench201":
+        parser.error("--searched is for the space nasbench201")
     if options.space == "darts" and (options.truth is None or options.cap is not None):
         parser.error("the space darts needs --truth FILE, and takes no --cap")
     if options.space != "darts" and options.data is None:
@@ -310,7 +327,7 @@ def main(given: list[str] | None = None) -> None:
     rows = [searched(known, options, seed) for seed in seeds]
     accuracies = [accuracy for accuracy, _ in rows]
     line |= {
-        "method": "screen and race" if options.race else "screen",
+        "method": " and ".join(["search"] * bool(options.searched) + ["screen"] + ["race"] * options.race),
         "seeds": [seeds[0], seeds[-1]],
         "capped_accuracy" if options.cap else "first_accuracy": statistics.mean(accuracies),
         "std": statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0,

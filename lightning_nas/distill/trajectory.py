@@ -43,8 +43,8 @@ class TrajectoryMatching(Matcher):
         student_steps: N, the number of the student's steps, at least 1 (the paper, 10 images per class of CIFAR-10:
             30).
         expert_epochs: M, the number of the expert's epochs, at least 1 (the paper: 2).
-        max_start_epoch: Largest t, at least 0. It is drawn, too, while the public code excludes its own number: 20 there
-            is 19 here. Together with M it must not exceed the experts' epochs.
+        max_start_epoch: Largest t, at least 0. The public code excludes its own number: 20 there is 19 here. Together
+            with M it must not exceed the experts' epochs.
         batch_size: Synthetic images per step of the student, at least 1; the steps pass over everything that is drawn.
             All of it in every step if null.
         student_lr: Learning rate of the student at the start, above 0 (the paper: 0.01).

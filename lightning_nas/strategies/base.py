@@ -9,8 +9,9 @@ import torch
 
 from lightning_nas.architecture import Architecture
 from lightning_nas.data.splits import derived_seed
-from lightning_nas.errors import CheckpointError, ConfigError, TrainingError
+from lightning_nas.errors import ArchitectureError, CheckpointError, ConfigError, TrainingError
 from lightning_nas.evaluation.base import Evaluation, Evaluator, evaluate_each, sign_of
+from lightning_nas.spaces.artifact import load_architecture
 from lightning_nas.spaces.base import SearchSpace
 
 DRAWS = 1000
@@ -156,6 +157,26 @@ class Strategy(ABC):
             raise ConfigError("Nothing has been evaluated yet, so there is no best architecture. Evaluate some first.")
         known = [key for key in self.fitness if key not in self.failed] or list(self.fitness)
         return self.evaluated[max(known, key=self.fitness.__getitem__)]
+
+    def read_start(self, path: str) -> Architecture:
+        """Read an architecture that the search begins with.
+
+        Args:
+            path: Path of the ``architecture.json`` of a finished search.
+
+        Raises:
+            ArtifactError: The file cannot be read.
+            ConfigError: It isn't an architecture of the space, or violates its constraints.
+        """
+        found = load_architecture(path)
+        try:
+            self.space.check(found)
+        except ArchitectureError as error:
+            raise ConfigError(
+                f"{path} cannot be a start of this search: {error} Name architectures of its space that meet its "
+                "constraints."
+            ) from None
+        return found
 
     def sample_unseen(self, count: int, exclude: Sequence[Architecture] = ()) -> list[Architecture]:
         """Sample architectures uniformly without an evaluation or a failed one, no two of them the same network.

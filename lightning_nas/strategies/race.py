@@ -7,10 +7,9 @@ from typing import Any
 
 from lightning_nas.architecture import Architecture
 from lightning_nas.checks import at_least, within
-from lightning_nas.errors import ArchitectureError, ArtifactError, ConfigError
+from lightning_nas.errors import ArchitectureError, ArtifactError
 from lightning_nas.evaluation.base import sign_of
 from lightning_nas.files.artifacts import read_json
-from lightning_nas.spaces.artifact import load_architecture
 from lightning_nas.strategies.base import Result, Strategy
 
 LEAST = 3
@@ -94,21 +93,12 @@ class Race(Strategy):
         """
         super().start(*args, **kwargs)
         self._clear()
-        given = [(path, load_architecture(path)) for path in self.starts]
-        if not given:
-            given = [("the largest architecture", self.space.largest())]
+        given = [self.read_start(path) for path in self.starts] or [self.space.largest()]
         if self.screened is not None:
-            given += [(self.screened, each) for each in self._best_of(self.screened)]
+            given += self._best_of(self.screened)
         elif not self.starts:
-            given += [("a random architecture", each) for each in self.sample_unseen(self.count)]
-        for path, architecture in given:
-            try:
-                self.space.check(architecture)
-            except ArchitectureError as error:
-                raise ConfigError(
-                    f"{path} cannot take part in this search: {error} Name architectures of its space that meet its "
-                    "constraints."
-                ) from None
+            given += self.sample_unseen(self.count)
+        for architecture in given:
             self.finalists.setdefault(self.space.key(architecture), architecture)
         self.scores = {key: [] for key in self.finalists}
         self._left = list(self.finalists)

@@ -7,9 +7,8 @@ import torch
 
 from lightning_nas.architecture import Architecture
 from lightning_nas.checks import at_least
-from lightning_nas.errors import ArchitectureError, ConfigError
+from lightning_nas.errors import ConfigError
 from lightning_nas.evaluation.base import Evaluator
-from lightning_nas.spaces.artifact import load_architecture
 from lightning_nas.strategies.base import Result, Strategy, sort_by_score
 
 
@@ -78,23 +77,12 @@ class Refine(Strategy):
         """
         super().start(*args, **kwargs)
         self._clear()
-        given = [self._read(path) for path in self.starts]
+        given = [self.read_start(path) for path in self.starts]
         if self.with_largest or not given:
             given.append(self.space.largest())
         self._begun = list({self.space.key(a): a for a in given}.values())
         near = [neighbour for architecture in self._begun for neighbour in self._near(architecture)]
         self._enter([*self._begun, *near])
-
-    def _read(self, path: str) -> Architecture:
-        found = load_architecture(path)
-        try:
-            self.space.check(found)
-        except ArchitectureError as error:
-            raise ConfigError(
-                f"{path} cannot be a start of this search: {error} Name architectures of its space that meet its "
-                "constraints."
-            ) from None
-        return found
 
     def _near(self, architecture: Architecture) -> list[Architecture]:
         """The neighbours of a start that are evaluated."""

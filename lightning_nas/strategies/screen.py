@@ -19,6 +19,7 @@ class Screen(Strategy):
         initial: Random architectures of the first round, at least 1. The largest architecture is always added.
         parents: Number of the best architectures whose neighbours are looked at, at least 1.
         rounds: Number of rounds of neighbours, at least 0.
+        starts: Paths of the ``architecture.json`` of finished searches, whose architectures join the first round.
 
     Raises:
         ConfigError: A number is out of its range.
@@ -29,12 +30,13 @@ class Screen(Strategy):
         ```
     """
 
-    def __init__(self, initial: int = 250, *, parents: int = 8, rounds: int = 2) -> None:
+    def __init__(self, initial: int = 250, *, parents: int = 8, rounds: int = 2, starts: Sequence[str] = ()) -> None:
         at_least(1, initial=initial, parents=parents)
         at_least(0, rounds=rounds)
         self.initial = initial
         self.parents = parents
         self.rounds = rounds
+        self.starts = tuple(starts)
         self._clear()
 
     def _clear(self) -> None:
@@ -43,10 +45,16 @@ class Screen(Strategy):
         self._asked: dict[str, Architecture] = {}
 
     def start(self, *args: Any, **kwargs: Any) -> None:
-        """Begin a search; see ``Strategy.start``."""
+        """Begin a search; see ``Strategy.start``.
+
+        Raises:
+            ArtifactError: A start cannot be read.
+            ConfigError: A start is not an architecture of the space.
+        """
         super().start(*args, **kwargs)
         self._clear()
-        self._enter([self.space.largest(), *self.sample_unseen(self.initial)])
+        starts = [self.read_start(path) for path in self.starts]
+        self._enter([self.space.largest(), *starts, *self.sample_unseen(self.initial)])
 
     def _enter(self, architectures: Sequence[Architecture]) -> None:
         """Ask for new architectures, then for all of them, to have all ranks among the same population."""

@@ -35,6 +35,24 @@ def test_a_screen_finds_the_largest_cell_by_its_size(given: list[str], capsys: p
     assert "capped_accuracy" in last(capsys)
 
 
+def test_a_searched_cell_takes_part_in_the_screen_and_in_the_race(
+    given: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cell = "|skip_connect~0|+|nor_conv_3x3~0|skip_connect~1|+|avg_pool_3x3~0|nor_conv_1x1~1|skip_connect~2|"
+    printed = tmp_path / "searched.txt"
+    printed.write_text("some line\n" + json.dumps({"seed": 1, "search_alone_cell": cell}) + '\n{"method": "darts"}\n')
+    small = ["--scores", "parameters", "shortest_path", "--initial=1", "--parents=1", "--screen_rounds=0", "--seeds=1"]
+    race = ["--race", "--count=1", "--rounds=3", "--steps=1", "--batch_size=8", "--workers=1", "--classes=2"]
+    main([*given, *small, *race, f"--searched={printed}"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("s")
+    assert "of 3 cells" in lines[0]  # the largest, the one that was searched, and a random one
+    table, space = NASBench201Table(str(tmp_path / "nasbench201.npz")), NASBench201Space()
+    accuracy = table.lookup(space.parse(cell), "cifar10_test_200")
+    assert any(line.startswith(f"  {accuracy:.2f} % losses") for line in lines)
+    assert json.loads(lines[-1])["method"] == "search and screen and race"
+
+
 @pytest.mark.slow
 def test_scores_are_compared_with_accuracies(
     given: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]

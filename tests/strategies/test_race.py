@@ -52,7 +52,7 @@ def test_the_best_of_the_history_join_the_starts(files: dict[str, Any]) -> None:
     race.start(SPACE, "loss")
     assert list(race.finalists.values()) == [CELLS[0], CELLS[1], CELLS[3], CELLS[2]]
     small = ConstrainedSpace(SPACE, lambda a: {"convolutions": float(a.choices.count(3))}, {"convolutions": 5})
-    with pytest.raises(ConfigError, match=r"0\.json cannot take part"):
+    with pytest.raises(ConfigError, match=r"0\.json cannot be a start"):
         Race(**files).start(small, "loss")
 
 

@@ -1,5 +1,7 @@
 """The evaluator of untrained networks, and the search that it makes quick."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -119,3 +121,13 @@ def test_networks_depend_on_every_choice() -> None:
     assert sizes[1] != sizes[3]
     with pytest.raises(ConfigError, match="cells is 2, but a network of DARTSSpace with fewer than 3 cells"):
         ZeroCost([Parameters()], cells=2).evaluate([space.largest()])
+
+
+def test_a_screen_begins_with_the_results_of_other_searches(tmp_path: Path) -> None:
+    path = CELLS[1].save(tmp_path / "architecture.json")
+    strategy = Screen(initial=1, starts=[str(path)])
+    strategy.start(SPACE, "zero_cost", 0)
+    assert strategy.ask(10)[:2] == [SPACE.largest(), CELLS[1]]
+    elsewhere = NASBench201Space(["skip_connect", "none"])
+    with pytest.raises(ConfigError, match="cannot be a start of this search"):
+        strategy.start(elsewhere, "zero_cost", 0)
