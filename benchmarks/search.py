@@ -146,7 +146,7 @@ class Bench:
 
     def config(self) -> dict[str, Any]:
         """Read the configuration of the pipeline for the space."""
-        return read_yaml(PIPELINE)
+        return {"constraints": {}, **read_yaml(PIPELINE)}
 
     def stages(self, seed: int, folder: Path) -> dict[str, Stage]:
         """Resolve the stages of the pipeline on the images of a seed, by name."""
