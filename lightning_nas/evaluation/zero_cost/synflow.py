@@ -34,22 +34,20 @@ class SynFlow(ZeroCostScore):
 
     def score(self, probe: Probe) -> float:
         """The logarithm of the flow, ``-inf`` where nothing passes."""
-        network = probe.network
-        kept = {name: value.clone() for name, value in network.state_dict().items()}
-        dtype = probe.images.dtype
-        network.double().eval()
+        network = probe.network.eval()
+        values = {name: p.detach().double().abs().requires_grad_() for name, p in network.named_parameters()}
+        for name, module in network.named_modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
+                zeros = torch.zeros(module.num_features, dtype=torch.float64)
+                values |= {f"{name}.running_mean": zeros, f"{name}.running_var": zeros + 1}
+        layers = set(probe.layers)
+        weights = [values[f"{name}.weight"] for name, module in network.named_modules() if module in layers]
         try:
-            for module in network.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.reset_running_stats()
-            with torch.no_grad():
-                for parameter in network.parameters():
-                    parameter.abs_()
             with torch.enable_grad():
-                flow = network(torch.ones_like(probe.images[:1], dtype=torch.float64)).sum()
-                gradients = torch.autograd.grad(flow, probe.weights, allow_unused=True)
-            flows = [(w * g).sum().detach() for w, g in zip(probe.weights, gradients, strict=True) if g is not None]
-            return float(torch.stack(flows).sum().log()) if flows else -float("inf")
+                image = torch.ones_like(probe.images[:1], dtype=torch.float64)
+                flow = torch.func.functional_call(network, values, (image,)).sum()
+                gradients = torch.autograd.grad(flow, weights, allow_unused=True)
         finally:
-            network.to(dtype).train()
-            network.load_state_dict(kept)
+            network.train()
+        flows = [(w * g).sum().detach() for w, g in zip(weights, gradients, strict=True) if g is not None]
+        return float(torch.stack(flows).sum().log()) if flows else -float("inf")
