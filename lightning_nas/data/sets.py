@@ -148,7 +148,7 @@ class ImageSet(LabelledImages):
 
     def __getitems__(self, indices: list[int]) -> Batch:
         """Return images ``(batch, channels, height, width)`` and labels ``(batch,)`` on the device of the images."""
-        index = torch.as_tensor(indices, device=self.images.device)
+        index = torch.as_tensor(indices).to(self.images.device, non_blocking=True)
         return self.images[index], self.labels[index]
 
     def select(self, indices: Tensor) -> Self:

@@ -65,7 +65,7 @@ class AlphaMask:
         """
         masked = dict(alphas)
         for name, mask in self.masks.items():
-            mask = mask.to(masked[name].device)
+            mask = mask.to(masked[name].device, non_blocking=True)
             masked[name] = masked[name].masked_fill(mask, -torch.inf)
             masked[name] = masked[name].masked_fill(mask.all(1, keepdim=True), empty)
         return masked
@@ -78,7 +78,8 @@ class AlphaMask:
         """
         masked = dict(edge_alphas)
         for name in masked.keys() & self.masks.keys():
-            masked[name] = masked[name].masked_fill(self.masks[name].all(1).to(masked[name].device), EMPTY)
+            removed = self.masks[name].all(1).to(masked[name].device, non_blocking=True)
+            masked[name] = masked[name].masked_fill(removed, EMPTY)
         return masked
 
     def mixture(self, cell_type: str, mixture: Mixture, *, hard: bool) -> Mixture:
@@ -90,7 +91,7 @@ class AlphaMask:
             hard: Whether operations with the factor 0 are left out of the computation.
         """
         if cell_type in self.masks:
-            mask = self.masks[cell_type].to(mixture.operations.device)
+            mask = self.masks[cell_type].to(mixture.operations.device, non_blocking=True)
             operations = mixture.operations.masked_fill(mask, 0.0)
             mixture = Mixture(operations, mixture.edges.masked_fill(mask.all(1), 0.0))
         if hard:
@@ -108,8 +109,9 @@ class AlphaMask:
             if operation is not None:
                 kept[edge, operation] = True
         device = mixture.edges.device
-        edges = torch.where((fixed & ~kept.any(1)).to(device), 0.0, mixture.edges)
-        operations = torch.where(fixed[:, None].to(device), kept.to(device) * edges[:, None], mixture.operations)
+        edges = torch.where((fixed & ~kept.any(1)).to(device, non_blocking=True), 0.0, mixture.edges)
+        on = [mask.to(device, non_blocking=True) for mask in (fixed[:, None], kept)]
+        operations = torch.where(on[0], on[1] * edges[:, None], mixture.operations)
         if self.compute_all:
             return Mixture(operations, edges)
         active = torch.ones_like(kept) if mixture.active is None else mixture.active

@@ -25,7 +25,8 @@ def class_means(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
         ``(classes, features)``, zeros for a class that does not occur.
     """
     sums = features.new_zeros(num_classes, features.shape[1]).index_add(0, labels, features)
-    counts = torch.bincount(labels, minlength=num_classes).clamp(min=1)
+    # unlike bincount, this does not wait for a GPU
+    counts = features.new_zeros(num_classes).index_add(0, labels, features.new_ones(len(labels))).clamp(min=1)
     return sums / counts[:, None]
 
 
@@ -73,6 +74,10 @@ class DistributionMatching(Matcher):
         self.networks = networks
         self.augmentation = augmentation
 
+    def start(self, image_shape: tuple[int, int, int], num_classes: int, seed: int) -> None:
+        """Remember the number of classes; see ``Matcher.start``."""
+        self.num_classes = num_classes
+
     def loss(self, real: Batch, draw: Callable[[int], Synthetic], seed: int) -> Tensor:
         """Compute the distance; see ``Matcher.loss``."""
         synthetic = draw(seed)
@@ -80,11 +85,10 @@ class DistributionMatching(Matcher):
         if self.augmentation is not None:
             images, reals = self.augmentation(images, seed), self.augmentation(reals, seed)
         embed = self._embedding((images.shape[1], images.shape[2], images.shape[3]), seed, images)
-        classes = int(labels.max()) + 1
         with torch.no_grad():
             chunks = [embed(chunk) for chunk in reals.split(cached_images(reals, self.width))]
-            targets = [class_means(features, real[1], classes) for features in torch.cat(chunks, 1)]
-        found = [class_means(features, labels, classes) for features in embed(images)]
+            targets = [class_means(features, real[1], self.num_classes) for features in torch.cat(chunks, 1)]
+        found = [class_means(features, labels, self.num_classes) for features in embed(images)]
         distances = [(mean - target).square().sum() for mean, target in zip(found, targets, strict=True)]
         return torch.stack(distances).mean()
 
@@ -93,7 +97,8 @@ class DistributionMatching(Matcher):
         # seeded, so that a resumed run gets the same networks as an uninterrupted one
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            made = [ConvNet(shape, 1, self.width, self.depth).features.to(like) for _ in range(self.networks)]
+            made = [ConvNet(shape, 1, self.width, self.depth).features for _ in range(self.networks)]
+        made = [each.to(like, non_blocking=True) for each in made]
         # on a CPU, one after the other is three times as fast
         return together(made) if like.is_cuda and self.networks > 1 else one_by_one(made)
 

@@ -159,7 +159,7 @@ class GradientMatching(Matcher):
         return (hard if synthetic.soft_labels is None else synthetic.soft_labels).to(derivatives.like.dtype)
 
     def _one_hot(self, label: int, like: Tensor) -> Tensor:
-        return F.one_hot(torch.tensor([label], device=like.device), self.num_classes).to(like.dtype)
+        return F.one_hot(torch.tensor([label]).to(like.device, non_blocking=True), self.num_classes).to(like.dtype)
 
 
 def _averaged(gradients: list[Tensor]) -> list[Tensor]:

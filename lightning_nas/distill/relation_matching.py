@@ -55,24 +55,27 @@ class RelationMatching(ProxyRegularizer):
         self.width = width
         self.depth = depth
 
+    def start(self, image_shape: tuple[int, int, int], num_classes: int, seed: int) -> None:
+        """Remember the number of classes; see ``ProxyRegularizer.start``."""
+        self.num_classes = num_classes
+
     def loss(self, real: Batch, scheme: Scheme, seed: int) -> Tensor:
         """Compute the weighted distance; see ``ProxyRegularizer.loss``."""
         synthetic = scheme.draw(seed)
-        classes = int(synthetic.labels.max()) + 1
         _, channels, height, width = synthetic.images.shape
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(seed, "relations"))
             embed = ConvNet((channels, height, width), 1, self.width, self.depth).features
-        embed = embed.to(synthetic.images).requires_grad_(False)
+        embed = embed.to(synthetic.images, non_blocking=True).requires_grad_(False)
 
         def similarities(features: Tensor, labels: Tensor) -> Tensor:
-            means = class_means(F.normalize(features - centre, dim=1), labels, classes)
+            means = class_means(F.normalize(features - centre, dim=1), labels, self.num_classes)
             return means @ means.t()
 
         with torch.no_grad():
             features = embed(real[0])
             centre = _averaged(features.mean(0))
-            means = _averaged(class_means(F.normalize(features - centre, dim=1), real[1], classes))
+            means = _averaged(class_means(F.normalize(features - centre, dim=1), real[1], self.num_classes))
             target = means @ means.t()
         return self.weight * F.mse_loss(similarities(embed(synthetic.images), synthetic.labels), target)
 

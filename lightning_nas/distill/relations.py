@@ -146,7 +146,8 @@ class RelationMappings(Scheme):
         """Make the images of some random mappings of every bank; see ``Scheme.draw``."""
         generator = torch.Generator().manual_seed(derived_seed(seed, "draw"))
         order = torch.randperm(self.mappings.shape[2], generator=generator)
-        return self._made_by(self.mappings[:, :, order[: self.mappings_per_step]])
+        chosen = order[: self.mappings_per_step].to(self.mappings.device, non_blocking=True)
+        return self._made_by(self.mappings[:, :, chosen])
 
     def _made_by(self, mappings: Tensor) -> Synthetic:
         banks, classes, each, kept = mappings.shape
@@ -155,7 +156,7 @@ class RelationMappings(Scheme):
         downscale = self.counts["downscale"]
         if downscale > 1:
             x = F.interpolate(x, scale_factor=downscale, mode="bilinear", align_corners=False)
-        labels, groups = (t.to(x.device) for t in self._labels_and_groups(banks, classes, each))
+        labels, groups = (t.to(x.device, non_blocking=True) for t in self._labels_and_groups(banks, classes, each))
         soft_labels = self.relations.softmax(1)[labels] if self.softness else None
         return Synthetic(x, labels, groups, soft_labels)
 

@@ -146,6 +146,6 @@ def _uniform(generator: torch.Generator) -> float:
 
 def _resample(images: Tensor, rows: list[list[float]]) -> Tensor:
     """Read every output pixel at an affine function of its position, in coordinates from -1 to 1."""
-    theta = torch.tensor(rows, dtype=images.dtype, device=images.device).expand(len(images), 2, 3)
+    theta = torch.tensor(rows, dtype=images.dtype).to(images.device, non_blocking=True).expand(len(images), 2, 3)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, align_corners=False)

@@ -163,7 +163,9 @@ class TrajectoryMatching(Matcher):
         counts = (len(self.experts.weights), self.max_start_epoch + 1)
         expert, t = (int(torch.randint(count, (1,), generator=generator)) for count in counts)
         trajectory = self.experts.weights[expert]
-        before, after = (trajectory[epoch].to(self.log_student_lr) for epoch in (t, t + self.expert_epochs))
+        before, after = (
+            trajectory[epoch].to(self.log_student_lr, non_blocking=True) for epoch in (t, t + self.expert_epochs)
+        )
         with torch.autocast(before.device.type, enabled=False):
             student = self._trained(self.experts.network(), before, draw, seed)
         return (student - after).square().sum() / (before - after).square().sum()
@@ -176,7 +178,7 @@ class TrajectoryMatching(Matcher):
             synthetic = draw(own)
             images, targets = synthetic.images, synthetic.targets
             if self.batch_size is not None:
-                chosen = _chosen(len(images), self.batch_size, step, seed).to(images.device)
+                chosen = _chosen(len(images), self.batch_size, step, seed).to(images.device, non_blocking=True)
                 images, targets = images[chosen], targets[chosen]
             if self.augmentation is not None:
                 images = self.augmentation(images, own)

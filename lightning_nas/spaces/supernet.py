@@ -39,7 +39,8 @@ class Mixture(NamedTuple):
         Args:
             device: The device.
         """
-        return Mixture(self.operations.to(device), self.edges.to(device), self.active)
+        operations, edges = (factors.to(device, non_blocking=True) for factors in (self.operations, self.edges))
+        return Mixture(operations, edges, self.active)
 
 
 Shape = tuple[int, ...]

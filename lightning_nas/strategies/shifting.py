@@ -113,7 +113,7 @@ class Shifting:
         plain = getattr(optimizer, "optimizer", optimizer)
         untouched = UnusedWeightGuard(network)
         network.train()
-        total = 0.0
+        total = torch.zeros((), device=scores.device)
         groups = [range(len(architectures))] if self.accumulate else [[i] for i in range(len(architectures))]
         for group in groups:
             for step in range(self.steps):
@@ -123,14 +123,14 @@ class Shifting:
                     logits = network(images, space.to_path(architectures[place]))
                     loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
                     backward(loss / len(group))
-                    total += float(loss.detach())
+                    total += loss.detach()
                 if self.clip_norm is not None:
                     nn.utils.clip_grad_norm_(network.parameters(), self.clip_norm)
                 untouched.before_step(plain)
                 optimizer.step()
                 untouched.after_step(plain)
         scores.weights_changed()
-        return total / max(1, len(architectures) * self.steps)
+        return float(total) / max(1, len(architectures) * self.steps)
 
     def _batch(self, scores: SupernetEvaluator, *draw: int) -> tuple[Tensor, Tensor]:
         """A batch of random augmented training images, which depends on the seed and these numbers alone."""

@@ -53,16 +53,14 @@ class UnusedWeightGuard:
             ):  # fused SGD fails if only some weights have a momentum buffer
                 for p in group["params"]:
                     optimizer.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
-        moving = [p for p in self.whole if p.grad is not None]
-        if moving:
-            used = torch.stack([p.grad.any() for p in moving if p.grad is not None]).tolist()
-            for p, on in zip(moving, used, strict=True):
-                p.grad = p.grad if on else None
-        present = [(p, full, part) for p, full, part in self.parts if p.grad is not None]
-        if not present:
-            return
-        used = torch.stack([p.grad.reshape(full)[part].any() for p, full, part in present]).tolist()  # type: ignore[union-attr]
-        for (p, full, part), on in zip(present, used, strict=True):
+        moving = [(p, p.grad) for p in self.whole if p.grad is not None]
+        parts = [(p, full, part, p.grad) for p, full, part in self.parts if p.grad is not None]
+        flags = [g.any() for _, g in moving] + [g.reshape(full)[part].any() for _, full, part, g in parts]
+        # the only place where the host waits for the device, once per step
+        used = torch.stack(flags).tolist() if flags else []
+        for (p, grad), on in zip(moving, used[: len(moving)], strict=True):
+            p.grad = grad if on else None
+        for (p, full, part, _), on in zip(parts, used[len(moving) :], strict=True):
             if on:
                 continue
             held = [p.data, *(v for v in optimizer.state[p].values() if isinstance(v, Tensor) and v.shape == p.shape)]

@@ -248,8 +248,10 @@ class AutoEncoderTask(Task):
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """The loss of reconstructing samples and other architectures, and of ranking the samples."""
         generator = torch.Generator().manual_seed(derived_seed(self.seed, "step", self.global_step))
-        samples = torch.randperm(len(self.choices), generator=generator)[: self.batch_size].to(self.device)
-        others = torch.randint(len(self.others), (len(samples),), generator=generator).to(self.device)
+        samples = torch.randperm(len(self.choices), generator=generator)[: self.batch_size]
+        samples = samples.to(self.device, non_blocking=True)
+        others = torch.randint(len(self.others), (len(samples),), generator=generator)
+        others = others.to(self.device, non_blocking=True)
         choices = torch.cat([self.choices[samples], self.others[others]])
         codes = self.autoencoder.encode(choices)
         reconstruction = self.autoencoder.reconstruction_loss(codes, choices)

@@ -180,7 +180,9 @@ def check_weights(task: LightningModule) -> None:
     Raises:
         TrainingError: A parameter is infinite or not a number.
     """
-    wrong = [name for name, p in task.named_parameters() if not bool(p.isfinite().all())]
+    names = [name for name, _ in task.named_parameters()]
+    finite = [p.isfinite().all() for p in task.parameters()]
+    wrong = [name for name, on in zip(names, torch.stack(finite).tolist(), strict=True) if not on] if finite else []
     if wrong:
         raise TrainingError(
             f"{len(wrong)} parameters, the first {wrong[0]}, are not finite after batch "
@@ -430,7 +432,9 @@ def reaching(loss: Tensor, parameters: Iterable[Tensor], trainer: Trainer) -> Te
     """
     if not synchronised(trainer):
         return loss
-    return loss + 0.0 * torch.stack([p.sum() for p in parameters]).sum()
+    first = torch.stack([p[(0,) * p.ndim] for p in parameters])
+    # chosen nowhere, so that the gradients are zero even where a parameter is infinite
+    return loss + torch.where(torch.zeros_like(first, dtype=torch.bool), first, 0.0).sum()
 
 
 def remaining_scale(trainer: Trainer, optimizer: Optimizer) -> float:

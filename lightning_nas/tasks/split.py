@@ -171,7 +171,7 @@ class SplitTask(Task):
         for cell, edge, operations in self.candidates:
             gradients = [self.gradient(images, labels, mixtures, cell, edge, o) for o in operations]
             part = disagreement(torch.stack(gradients)).to(self.sums[cell])
-            index = torch.tensor(operations, device=part.device)
+            index = torch.tensor(operations).to(part.device, non_blocking=True)
             self.sums[cell][edge].index_put_((index[:, None], index[None]), part, accumulate=True)
 
     def gradient(

@@ -15,6 +15,7 @@ from lightning_nas.errors import ConfigError
 
 def test_matching_is_the_distance_of_class_means() -> None:
     matcher = DistributionMatching(width=6, depth=2)
+    matcher.start((1, 8, 8), 3, 0)
     real, proxy = torch.randn(12, 1, 8, 8), torch.randn(6, 1, 8, 8)
     real_labels, labels = torch.arange(12) % 3, torch.arange(6) % 3
     torch.manual_seed(11)
@@ -35,6 +36,7 @@ def test_several_networks_are_the_mean_over_them_and_their_gradient() -> None:
     real, labels = torch.randn(12, 1, 8, 8), torch.arange(12) % 3
     proxy = torch.randn(6, 1, 8, 8, requires_grad=True)
     matcher = DistributionMatching(width=6, depth=2, networks=3)
+    matcher.start((1, 8, 8), 3, 0)
     found = matcher.loss((real, labels), drawing(proxy, labels[:6]), seed=11)
     torch.manual_seed(11)
     networks = [ConvNet((1, 8, 8), 1, 6, 2).features for _ in range(3)]
@@ -58,9 +60,11 @@ def test_networks_computed_together_are_those_one_by_one() -> None:
 def test_real_and_synthetic_images_are_augmented_alike() -> None:
     real, labels = torch.randn(12, 1, 8, 8), torch.arange(12) % 3
     matcher = DistributionMatching(width=4, depth=1, augmentation=SiameseAugmentation(saturation=0))
+    matcher.start((1, 8, 8), 3, 0)
     for seed in range(12):
         assert matcher.loss((real, labels), drawing(real, labels), seed) < 1e-8
     plain = DistributionMatching(width=4, depth=1)
+    plain.start((1, 8, 8), 3, 0)
     proxy = torch.randn(12, 1, 8, 8)
     losses = [[float(m.loss((real, labels), drawing(proxy, labels), s)) for s in range(12)] for m in (matcher, plain)]
     assert losses[0] != losses[1]

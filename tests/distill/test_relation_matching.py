@@ -26,7 +26,9 @@ def test_the_relations_are_mean_cosine_similarities_of_all_pairs() -> None:
         pairs = [[(f[labels == a] @ f[labels == b].t()).mean() for b in range(3)] for a in range(3)]
         matrices.append(torch.stack([torch.stack(row) for row in pairs]))
     expected = 0.5 * (matrices[0] - matrices[1]).square().mean()
-    found = RelationMatching(weight=0.5, width=4, depth=2).loss((X, Y), scheme, seed=9)
+    relations = RelationMatching(weight=0.5, width=4, depth=2)
+    relations.start((3, 8, 8), 3, 0)
+    found = relations.loss((X, Y), scheme, seed=9)
     torch.testing.assert_close(found, expected)
     found.backward()
     assert scheme.get_parameter("mappings").grad.any()  # type: ignore[union-attr]

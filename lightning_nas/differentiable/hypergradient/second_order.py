@@ -77,12 +77,11 @@ class SecondOrder(Hypergradient):
         found = problem.gradients(loss, tuple(weights.values()))
         direct, vector = unrolled(problem, {n: problem.mean(g) for n, g in zip(weights, found, strict=True)}, search)
         norm = torch.stack([v.norm() for v in vector.values()]).norm()
-        if norm == 0:  # the search loss is flat in the weights, or their learning rate is 0
-            return direct
-        epsilon = self.radius / norm
+        flat = norm == 0  # the search loss is flat in the weights, or their learning rate is 0
+        epsilon = self.radius / torch.where(flat, 1.0, norm)
         sides = []
         for sign in (1, -1):
             there = {name: w.detach() + sign * epsilon * vector[name] for name, w in weights.items()}
             sides.append(problem.gradients(problem.train_loss(train, there), problem.alphas))
         implicit = [problem.mean(a - b) / (2 * epsilon) for a, b in zip(*sides, strict=True)]
-        return tuple(d - h for d, h in zip(direct, implicit, strict=True))
+        return tuple(d - torch.where(flat, 0.0, h) for d, h in zip(direct, implicit, strict=True))

@@ -41,6 +41,9 @@ class BetaDecay(Regularizer):
             alphas: Alphas ``(edges, operations)`` by cell type; ``-inf`` where the space does not allow an operation.
             progress: Fraction of the search that is over: 0 in its first step, 1 in its last.
         """
-        # an edge without operations has no term
-        terms = [torch.logsumexp(a[a.isfinite().any(1)], dim=1).mean() for a in alphas.values()]
+        terms = []
+        for a in alphas.values():
+            on = a.isfinite().any(1)  # an edge without operations has no term
+            each = torch.logsumexp(a.masked_fill(~on[:, None], 0.0), dim=1)
+            terms.append(torch.where(on, each, 0.0).sum() / on.sum())
         return self.weight * progress * torch.stack(terms).sum()

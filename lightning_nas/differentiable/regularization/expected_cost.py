@@ -98,7 +98,8 @@ class ExpectedCost(Regularizer):
             progress: Fraction of the search that is over: 0 in its first step, 1 in its last; not used.
         """
         free = torch.zeros(())
-        terms = [(self.relaxation.relax(a) * self.costs.get(name, free).to(a)).sum() for name, a in alphas.items()]
+        costs = {name: self.costs.get(name, free).to(a, non_blocking=True) for name, a in alphas.items()}
+        terms = [(self.relaxation.relax(a) * costs[name]).sum() for name, a in alphas.items()]
         return self.weight * torch.stack(terms).sum()
 
     def state_dict(self) -> dict[str, Any]:

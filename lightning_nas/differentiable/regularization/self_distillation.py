@@ -84,7 +84,7 @@ class SelfDistillation(Regularizer):
             alphas: Alphas ``(edges, operations)`` by cell type; ``-inf`` where the space does not allow an operation.
             progress: Fraction of the search that is over: 0 in its first step, 1 in its last; not used.
         """
-        return 0.0 * torch.stack([a[a.isfinite()].sum() for a in alphas.values()]).sum()
+        return 0.0 * torch.stack([a.masked_fill(~a.isfinite(), 0.0).sum() for a in alphas.values()]).sum()
 
     def vote(self, step: WeightStep) -> Tensor:
         """Mean probabilities ``(batch, classes)`` of the teachers.

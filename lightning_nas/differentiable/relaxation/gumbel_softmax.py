@@ -69,7 +69,7 @@ class GumbelSoftmax(Relaxation):
         # the negative logarithm of an exponential variable is a Gumbel variable; drawn on the CPU, it is the same
         # whatever device the alphas are on
         waiting = torch.empty(alphas.shape, dtype=torch.float64).exponential_(generator=self.generator)
-        return ((alphas - waiting.log().to(alphas)) / self.temperature).softmax(dim=1)
+        return ((alphas - waiting.log().to(alphas, non_blocking=True)) / self.temperature).softmax(dim=1)
 
 
 class HardGumbelSoftmax(GumbelSoftmax):

@@ -221,7 +221,8 @@ class RectangleWeights(nn.Module):
     def _rows(self, name: str, targets: Sequence[int], kinds: Sequence[int], sources: Sequence[int]) -> Tensor:
         _, k, s, _ = self.shapes[f"mean_{name}"]
         rows = [(t * k + i) * s + j for t in targets for i in kinds for j in sources]
-        return torch.tensor(rows, device=self.get_buffer(f"mean_{name}").device)
+        # without waiting for what a GPU computes
+        return torch.tensor(rows).to(self.get_buffer(f"mean_{name}").device, non_blocking=True)
 
 
 def _pointwise(view: Tensor, targets: Sequence[int], sources: Sequence[int], kinds: Sequence[int]) -> Tensor:

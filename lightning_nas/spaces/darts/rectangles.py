@@ -73,4 +73,4 @@ def take(x: Tensor, dim: int, indices: Sequence[int]) -> Tensor:
         return x
     if list(indices) == list(range(indices[0], indices[0] + len(indices))):
         return x.narrow(dim, indices[0], len(indices))
-    return x.index_select(dim, torch.tensor(indices, device=x.device))
+    return x.index_select(dim, torch.tensor(indices).to(x.device, non_blocking=True))

@@ -237,17 +237,17 @@ class FusedEdges(nn.Module):
 
     def _weighted_3x3(self, relu: Tensor, targets: Sequence[int], factors: Tensor, bias: Tensor | None) -> Tensor:
         """The 3x3 convolutions, normalized and weighted: ``(batch, len(targets) * channels, height, width)``."""
-        whole = len(targets) == self.targets
+        rows = None if len(targets) == self.targets else _index(targets, relu)
         if bias is not None:
-            bias = (bias if whole else bias[targets]).flatten()
-        scale = factors if whole else factors[targets]
+            bias = (bias if rows is None else bias[rows]).flatten()
+        scale = factors if rows is None else factors[rows]
         # repeated in memory, because in torch 2.15 on a CPU the backward pass reads beyond an expanded weight
         return self._normalized_3x3(relu, targets, scale.repeat_interleave(self.channels), bias)
 
     def _normalized_3x3(
         self, relu: Tensor, targets: Sequence[int], scale: Tensor | None, bias: Tensor | None
     ) -> Tensor:
-        rows = self._stored_rows(self.stored.conv_3x3, targets)
+        rows = _stored_rows(self.stored.conv_3x3, targets, relu)
         weight, mean, var = self.weight_3, self.mean_3, self.var_3
         if rows is not None:
             weight = weight.unflatten(0, (-1, self.channels))[rows].flatten(0, 1)
@@ -261,7 +261,7 @@ class FusedEdges(nn.Module):
 
     def _folded_1x1(self, relu: Tensor, targets: Sequence[int], factors: Tensor | None) -> tuple[Tensor, Tensor]:
         """The folded 1x1 convolutions: weight ``(targets * channels, channels)``, bias ``(targets, channels)``."""
-        rows = self._stored_rows(self.stored.conv_1x1, targets)
+        rows = _stored_rows(self.stored.conv_1x1, targets, relu)
         pointwise, mean, var = self.weight_1, self.mean_1, self.var_1
         if rows is not None:
             pointwise, mean, var = pointwise[rows], mean[rows], var[rows]
@@ -271,20 +271,14 @@ class FusedEdges(nn.Module):
             count = len(targets)
             measured = centre.expand(count, -1), covariance.expand(count, -1, -1), relu.numel() // relu.shape[1]
         whole = len(targets) == self.targets
-        scale = factors if factors is None or whole else factors[targets]
+        scale = factors if factors is None or whole else factors[_index(targets, relu)]
         weight, bias = fold(pointwise, measured, (mean, var), scale)
         self._store("1", rows, mean, var)
         if not whole:
-            index = torch.tensor(targets, device=weight.device)
+            index = _index(targets, relu)
             weight = weight.new_zeros(self.targets, *weight.shape[1:]).index_copy(0, index, weight)
             bias = bias.new_zeros(self.targets, self.channels).index_copy(0, index, bias)
         return weight.flatten(0, 1), bias
-
-    def _stored_rows(self, stored: Sequence[int], targets: Sequence[int]) -> Tensor | None:
-        """Rows of the stored tensors; None for all of them."""
-        if len(stored) == len(targets):
-            return None
-        return torch.tensor([stored.index(t) for t in targets])
 
     def _store(self, name: str, rows: Tensor | None, mean: Tensor, var: Tensor) -> None:
         """Store updated statistics, which are copies where only some rows were taken."""
@@ -311,3 +305,13 @@ class FusedEdges(nn.Module):
                 row = x.new_zeros(self.channels) if bias is None else bias[t]
                 parts.append(row.to(dtype).view(1, -1, 1, 1).expand_as(x))
         return torch.cat(parts, dim=1).contiguous(memory_format=torch.channels_last)
+
+
+def _stored_rows(stored: Sequence[int], targets: Sequence[int], like: Tensor) -> Tensor | None:
+    """Rows of the stored tensors; None for all of them."""
+    return None if len(stored) == len(targets) else _index([stored.index(t) for t in targets], like)
+
+
+def _index(rows: Sequence[int], like: Tensor) -> Tensor:
+    """An index on the device of a tensor, moved there without waiting for what the device computes."""
+    return torch.tensor(rows).to(like.device, non_blocking=True)
