@@ -17,8 +17,8 @@ with all its neighbours, and with the best of k random cells by the same short t
 With ``--proxy scheme1`` all of them use a proxy, which is distilled first, and a tenth of the real images as the search
 half.
 
-The last line is JSON: accuracies in percent, seconds of a whole search, the mean of ``k``, and selection errors as
-rates.
+The last line is JSON: accuracies in percent, seconds of a whole search, the mean of ``k``, and selection errors of all
+seeds together.
 """
 
 import argparse
@@ -49,6 +49,7 @@ from lightning_nas.data.halves import HalvesDataModule
 from lightning_nas.data.images import ArrayDataModule
 from lightning_nas.evaluation.short_training import ShortTraining
 from lightning_nas.files.artifacts import read_json
+from lightning_nas.metrics.selection import KINDS, pooled
 from lightning_nas.pipeline.config import read_yaml, set_key
 from lightning_nas.pipeline.stages import Stage, resolve
 from lightning_nas.spaces.artifact import build_space
@@ -287,9 +288,7 @@ class Seed:
             task, seconds = self.bench.fit(config, folder)
         self.record("search_alone", task.found)
         errors = read_json(folder / "architecture.json", repair="")["provenance"]["selection_errors"]
-        self.found |= {
-            kind: errors[kind]["rate"] for kind in ("edges", "operations") if errors and errors[kind]["count"]
-        }
+        self.found |= {kind: errors[kind] for kind in KINDS if errors and errors[kind]["count"]}
         steps = self.bench.step_seconds
         self.found |= {"seconds": before + seconds, "steps": len(steps), "step_ms": 1e3 * statistics.median(steps)}
 
@@ -412,8 +411,7 @@ def report(bench: Bench, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "best_of_k": mean("best_of_k"),
         "k": mean("k"),
         "largest": bench.accuracy(bench.space.largest()),
-        "selection_errors_edges": mean("edges"),
-        "selection_errors_operations": mean("operations"),
+        **{f"selection_errors_{kind}": pooled([each[kind] for each in runs if kind in each]) for kind in KINDS},
         "seconds": mean("seconds"),
         "seconds_most": max(each["seconds"] for each in runs),
         "steps": mean("steps"),

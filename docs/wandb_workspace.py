@@ -69,7 +69,14 @@ def build(entity: str, project: str, cells: list[str]) -> Any:
             section("Cells that would be chosen", [pictures(f"{c} cell", f"cells/{c}") for c in cells], 1, len(cells)),
             section("Weights of the operations", [pictures(f"{c} cell", f"alphas/{c}") for c in cells], len(cells)),
             section("Proxy and real images", [pictures("proxy, real", "proxy/images")], columns=1),
-            section("Selection errors", [bars("Rate of wrong decisions", *errors)], columns=1),
+            section(
+                "Selection errors",
+                [
+                    bars("Rate of wrong decisions among the decided ones", *errors),
+                    bars("Decided and undecided", *(f"{e}_{k}" for e in errors for k in ("decided", "undecided"))),
+                ],
+                columns=2,
+            ),
             section("Comparison of runs", [bars("Test accuracy", "test/accuracy"), RunComparer(diff_only="split")], 2),
         ],
         settings=ws.WorkspaceSettings(x_axis=STEP),

@@ -111,10 +111,11 @@ class MediaLog(Callback):
 
     They are those that ``WandbLog`` logs to Weights & Biases. After epochs of a search: heat maps of the mixture
     weights (``alphas/<cell>``) and the cells that would be chosen now (``cells/<cell>``). At the end: images of a proxy
-    and real ones (``proxy/images``), the Pareto front (``front/<cost>``), the selection errors
-    (``selection_errors/<kind>``) and the files that the task has written. The step of pictures is the number of epochs
-    so far. Other loggers get numbers only, which the log says once. Only the main process logs. The command line adds
-    this callback to every run under the name ``media_log``.
+    and real ones (``proxy/images``), the Pareto front (``front/<cost>``), the selection errors with their interval and
+    number of images (``selection_errors/<kind>``, ``selection_errors/<kind>_low`` and so on) and the files that the
+    task has written. The step of pictures is the number of epochs so far. Other loggers get numbers only, which the log
+    says once. Only the main process logs. The command line adds this callback to every run under the name
+    ``media_log``.
 
     Args:
         every_n_epochs: Epochs of a search between two pictures, a positive integer. The last epoch always has some.

@@ -11,6 +11,7 @@ from lightning_nas.files.artifacts import read_json, read_tensors
 from lightning_nas.report.draw import draw_cell, draw_heat_map, draw_images, edge_names
 from lightning_nas.report.figures import png
 from lightning_nas.report.front import Front
+from lightning_nas.report.selection import KINDS
 from lightning_nas.spaces.base import Graph
 from lightning_nas.tasks.bilevel import BilevelTask
 from lightning_nas.tasks.distill import DistillTask
@@ -67,7 +68,11 @@ def result_pictures(task: LightningModule, outputs: Mapping[str, Sequence[Path]]
 
 
 def result_values(task: LightningModule, outputs: Mapping[str, Sequence[Path]]) -> dict[str, Any]:
-    """Read the rates of wrong decisions that a search has measured (``selection_errors/<kind>``).
+    """Read the selection errors that a search has measured.
+
+    For every kind that had something to decide: the rate of wrong decisions (``selection_errors/<kind>``) and the ends
+    of its interval (``_low``, ``_high``), where any is decided; the numbers of decided and undecided ones
+    (``_decided``, ``_undecided``) and of images (``_images``).
 
     Args:
         task: The task that was trained.
@@ -77,10 +82,13 @@ def result_values(task: LightningModule, outputs: Mapping[str, Sequence[Path]]) 
         return {}
     provenance = read_json(outputs["architecture"][0], repair="Search again.")["provenance"]
     errors = provenance["selection_errors"] or {}
+    names = {"rate": "", **{name: f"_{name}" for name in ("low", "high", "decided", "undecided", "images")}}
     return {
-        f"selection_errors/{kind}": errors[kind]["rate"]
-        for kind in ("edges", "operations")
-        if kind in errors and errors[kind]["rate"] is not None
+        f"selection_errors/{kind}{suffix}": errors[kind][name]
+        for kind in KINDS
+        if kind in errors and errors[kind]["count"]
+        for name, suffix in names.items()
+        if errors[kind][name] is not None
     }
 
 

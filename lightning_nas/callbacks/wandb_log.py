@@ -79,8 +79,10 @@ class WandbLog(Callback):
 
     After epochs of a search it logs heat maps of the mixture weights (``alphas/<cell>``) and the cells that would be
     chosen now (``cells/<cell>``). At the end of a distillation it logs images of the proxy and real ones
-    (``proxy/images``). At the end of a search it logs the selection errors (``selection_errors/<kind>``) or, if costs
-    are minimised, the Pareto front (``front/<cost>``). Pictures are logged at the step of the latest metrics.
+    (``proxy/images``). At the end of a search it logs the selection errors (``selection_errors/<kind>``) with the ends
+    of their interval, the numbers of decided and undecided ones and of images (``_low``, ``_high``, ``_decided``,
+    ``_undecided``, ``_images`` behind that name) or, if costs are minimised, the Pareto front (``front/<cost>``).
+    Pictures are logged at the step of the latest metrics.
 
     Files that a task writes become artifacts: ``proxy``, ``architecture``, ``alphas``, ``front``. Their digest is also
     an alias, so that a run that reads an artifact finds the run that made it. The config of the run contains, under

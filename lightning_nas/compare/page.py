@@ -161,5 +161,6 @@ def record(result: Result) -> dict[str, Any]:
         "queries_to_best": result.queries_to_best,
         "seconds": round(result.seconds, 2),
         **result.columns,
+        **{f"selection_errors_{kind}_{k}": v for kind, errors in result.selection.items() for k, v in errors.items()},
         "architecture": result.architecture,
     }

@@ -19,6 +19,7 @@ from lightning_nas.pipeline.records import read_record
 from lightning_nas.pipeline.run import Pipeline
 from lightning_nas.pipeline.stages import Stage
 from lightning_nas.report.curves import read_curves
+from lightning_nas.report.selection import KINDS, is_decided
 from lightning_nas.spaces.artifact import build_space, load_architecture
 from lightning_nas.tables.base import Table
 
@@ -40,6 +41,8 @@ class Result:
         curve: After every query, the true performance of the architecture that is best so far, or its objective without
             truth; empty without queries.
         columns: Values of further metrics, None where a run has none.
+        selection: Selection errors by kind, as ``SelectionErrors.summary`` counts them; empty where they were not
+            measured, or by a version that did not tell undecided decisions apart.
     """
 
     run: Run
@@ -52,6 +55,7 @@ class Result:
     found: bool | None = None
     curve: Sequence[float] = ()
     columns: Mapping[str, float | None] = field(default_factory=dict)
+    selection: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 class Truth:
@@ -123,7 +127,7 @@ def collect(run: Run, metric: Metric, truth: Truth | None, columns: Sequence[str
     folder = _folder_of(pipeline, "architecture.json")
     values = Values(pipeline, folder)
     further = {name: values.get(name) for name in columns}
-    found: dict[str, Any] = {"seconds": seconds(pipeline), "columns": further}
+    found: dict[str, Any] = {"seconds": seconds(pipeline), "columns": further, "selection": values.selection}
     architecture = None if folder is None else load_architecture(folder / "architecture.json")
     if architecture is not None:
         found["architecture"] = build_space(architecture.space).text(architecture)
@@ -158,6 +162,10 @@ def seconds(pipeline: Pipeline) -> float:
 class Values:
     """Numbers that a run has left, by their names.
 
+    Attributes:
+        found: The numbers.
+        selection: Selection errors by kind; see ``Result``.
+
     Args:
         pipeline: The stages of the run.
         folder: Folder of the found architecture, if there is one.
@@ -166,8 +174,12 @@ class Values:
     def __init__(self, pipeline: Pipeline, folder: Path | None) -> None:
         repair = "Delete the folder of the run to repeat it."
         self.found: dict[str, float] = {}
+        self.selection: dict[str, Mapping[str, Any]] = {}
         if folder is not None:
-            self._add(read_json(folder / "architecture.json", repair=repair).get("provenance"), "")
+            provenance = read_json(folder / "architecture.json", repair=repair).get("provenance")
+            self._add(provenance, "")
+            errors = provenance.get("selection_errors") or {} if isinstance(provenance, dict) else {}
+            self.selection = {kind: errors[kind] for kind in KINDS if kind in errors and is_decided(errors[kind])}
         for stage in pipeline.stages:
             if not stage.compared:
                 curves = read_curves(pipeline.run_dir / stage.name)

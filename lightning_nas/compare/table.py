@@ -19,6 +19,8 @@ from lightning_nas.compare.statistics import (
     difference,
     spread,
 )
+from lightning_nas.metrics.selection import pooled
+from lightning_nas.report.selection import KINDS
 
 _LATEX = str.maketrans(
     {
@@ -46,6 +48,8 @@ class Row:
         seconds: Mean seconds of a run.
         seconds_most: The largest.
         columns: Means of further metrics; None where no run has one.
+        selection: Selection errors of all seeds together by kind, as ``SelectionErrors.summary`` counts them; empty
+            where no run has any.
     """
 
     dataset: str
@@ -60,6 +64,7 @@ class Row:
     seconds: float
     seconds_most: float
     columns: Mapping[str, float | None]
+    selection: Mapping[str, Mapping[str, Any]]
 
     def flat(self) -> dict[str, Any]:
         """All figures by name, as numbers, for JSON and CSV."""
@@ -87,6 +92,7 @@ class Row:
             "seconds": self.seconds,
             "seconds_most": self.seconds_most,
             **self.columns,
+            **{f"selection_errors_{kind}_{k}": v for kind, errors in self.selection.items() for k, v in errors.items()},
         }
 
 
@@ -141,7 +147,24 @@ def _row(
         seconds=statistics.mean(each.seconds for each in group),
         seconds_most=max(each.seconds for each in group),
         columns={name: mean([each.columns.get(name) for each in group]) for name in group[0].columns},
+        selection=_selection(group),
     )
+
+
+def _selection(group: Sequence[Result]) -> dict[str, dict[str, Any]]:
+    """Add up the selection errors of several runs."""
+    measured = {kind: [each.selection[kind] for each in group if kind in each.selection] for kind in KINDS}
+    found = {kind: pooled(summaries) for kind, summaries in measured.items()}
+    return {kind: summary for kind, summary in found.items() if summary["count"]}
+
+
+def _errors(row: Row, kind: str) -> str:
+    """Selection errors of a kind in a cell of the table."""
+    errors = row.selection.get(kind)
+    if errors is None:
+        return ""
+    rate = "" if errors["rate"] is None else f"{errors['rate']:.2f} [{errors['low']:.2f}, {errors['high']:.2f}], "
+    return f"{rate}{errors['decided']} of {errors['count']} decided on {errors['images']:,}"
 
 
 def cells(found: Sequence[Row], metric: Metric, baseline: str | None) -> list[list[str]]:
@@ -155,7 +178,7 @@ def cells(found: Sequence[Row], metric: Metric, baseline: str | None) -> list[li
     digits = 2 if max(abs(row.spread.mean) for row in found) >= 10 else 4
     head = ["data", "entry", "seeds", metric.label, "worst"]
     head += ["median rank", f"minus {baseline}, 95 % interval", "wins/ties/losses", "p (n)", "found", "to the best"]
-    head += ["queries", "seconds", *found[0].columns]
+    head += ["queries", "seconds", *KINDS.values(), *found[0].columns]
     table = [[*_values(row, digits), *_figures(row, digits)] for row in found]
     table = [[row.dataset, *line] for row, line in zip(found, table, strict=True)]
     kept = [i for i in range(len(head)) if any(line[i] for line in table)]
@@ -182,7 +205,7 @@ def _figures(row: Row, digits: int) -> list[str]:
     known += ["" if row.found is None else f"{row.found:.2g}"]
     known += ["" if each is None else f"{each:.1f}" for each in (row.queries_to_best, row.queries)]
     further = ["" if value is None else f"{value:.4g}" for value in row.columns.values()]
-    return [*known, f"{row.seconds:.1f}", *further]
+    return [*known, f"{row.seconds:.1f}", *(_errors(row, kind) for kind in KINDS), *further]
 
 
 def notes(metric: Metric, baseline: str | None, found: Sequence[Row], truth: str = "") -> list[str]:
@@ -216,6 +239,12 @@ def notes(metric: Metric, baseline: str | None, found: Sequence[Row], truth: str
         lines.append(
             "found: share of the seeds that looked up the architecture which is best by what searches see; to the "
             "best: mean number of queries until then, or all queries where it was not found."
+        )
+    if any(row.selection for row in found):
+        lines.append(
+            "E1, E2: share of the decided nodes and edges of all seeds whose inputs and operation are not those that "
+            "the supernet needs most, with Wilson's interval of 95 %; how many were decided, on up to how many images "
+            "each. Undecided ones are not counted in the share."
         )
     return lines
 

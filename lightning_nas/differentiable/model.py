@@ -23,6 +23,9 @@ from lightning_nas.spaces.convert import inherit
 from lightning_nas.spaces.supernet import Mixture, Supernet
 from lightning_nas.supernets.unused_weights import UnusedWeightGuard
 
+SELECTION_BATCH = 64
+"""Number of images that share batch statistics where selection errors are measured, as published for DARTS-PT."""
+
 
 class SearchModel(nn.Module):
     """A supernet and the alphas that mix its operations: everything about a search that is not its training.
@@ -268,19 +271,28 @@ class SearchModel(nn.Module):
         return float(F.cross_entropy(logits, labels)), float((logits.argmax(1) == labels).double().mean())
 
     @torch.no_grad()
-    def selection_errors(self, images: Tensor, labels: Tensor) -> SelectionErrors:
-        """Selection errors of the present alphas on one batch; see ``lightning_nas.metrics.selection``.
+    def selection_errors(
+        self, images: Tensor, labels: Tensor, progress: Callable[[int, int], None] | None = None
+    ) -> SelectionErrors:
+        """Selection errors of the present alphas; see ``lightning_nas.metrics.selection``.
+
+        A removal takes one pass of the whole supernet per batch of about ``SELECTION_BATCH`` images.
 
         Args:
-            images: Normalised images ``(batch, channels, height, width)``.
-            labels: Labels ``(batch,)`` of type int64, or probabilities ``(batch, classes)``.
+            images: Normalised images ``(images, channels, height, width)``; a decision takes as many as it needs.
+            labels: Labels ``(images,)`` of type int64, or probabilities ``(images, classes)``.
+            progress: Called with the numbers of settled and of all removals.
         """
+        parts = -(-len(images) // SELECTION_BATCH)
+        batches = list(zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True))
 
-        def loss(mixtures: Mapping[str, Mixture]) -> float:
-            return float(F.cross_entropy(self.logits(images, mixtures, self.weights), labels))
+        def losses(mixtures: Mapping[str, Mixture], batch: int) -> Tensor:
+            x, y = batches[batch]
+            return F.cross_entropy(self.logits(x, mixtures, self.weights), y, reduction="none")
 
         with self.batch_statistics():
-            return selection_errors(self.space, self.discretize(), self.mixtures(), loss)
+            found = self.space, self.discretize(), self.mixtures()
+            return selection_errors(*found, losses, batches=parts, progress=progress)
 
     # -- another supernet in the middle of a search ---------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from lightning_nas.metrics.cost import CostSource, activation_memory, latency, macs, parameters
 from lightning_nas.metrics.network_costs import NetworkCosts
+from lightning_nas.metrics.race import Race, race
 from lightning_nas.metrics.ranking import (
     best_rank,
     bootstrap_interval,
@@ -18,6 +19,7 @@ from lightning_nas.metrics.sharpness import largest_eigenvalue, loss_rise
 __all__ = [
     "CostSource",
     "NetworkCosts",
+    "Race",
     "Ranking",
     "SelectionErrors",
     "activation_memory",
@@ -29,6 +31,7 @@ __all__ = [
     "loss_rise",
     "macs",
     "parameters",
+    "race",
     "regret",
     "selection_errors",
     "spearman",

@@ -9,7 +9,7 @@ from markupsafe import Markup, escape
 
 from lightning_nas.errors import ArtifactError
 from lightning_nas.files.artifacts import read_json, write_bytes
-from lightning_nas.report import panels
+from lightning_nas.report import panels, selection
 from lightning_nas.report.curves import read_curves
 from lightning_nas.report.front import Front
 from lightning_nas.report.networks import headline, light, networks, scale, statements
@@ -197,3 +197,7 @@ TEMPLATES = Environment(
 
 TEMPLATES.filters |= {each.__name__: each for each in (percent, duration, short, width, on_axis, subscripts)}
 TEMPLATES.filters["commas"] = "{:,.0f}".format
+TEMPLATES.filters["selection_count"] = selection.count
+TEMPLATES.filters["selection_interval"] = selection.interval
+TEMPLATES.filters["selection_undecided"] = selection.undecided
+TEMPLATES.filters["selection_images"] = selection.images

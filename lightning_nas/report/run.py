@@ -216,7 +216,9 @@ class Decision:
         node: The node.
         chosen: What the discretization chose.
         reference: What removal on held-out images suggests.
-        wrong: Whether both differ.
+        wrong: Whether both differ, and the reference is decided.
+        result: ``differs``, ``agrees``, ``undecided`` or ``tie``.
+        lead: By how much the reference is ahead, with its standard error, in nats; empty where it is not known.
     """
 
     what: str
@@ -225,6 +227,8 @@ class Decision:
     chosen: list[str]
     reference: list[str]
     wrong: bool
+    result: str
+    lead: str
 
 
 def decisions(run: Run) -> list[Decision]:
@@ -247,4 +251,20 @@ def _decision(run: Run, entry: Mapping[str, Any]) -> Decision:
         return [nodes[int(text)] if text.isdecimal() and int(text) < len(nodes) else text for text in texts]
 
     cell, node = (str(entry.get(key, "")) for key in ("cell", "node"))
-    return Decision(what, cell, node, named(entry["chosen"]), named(entry["reference"]), bool(entry.get("wrong")))
+    pair = named(entry["chosen"]), named(entry["reference"])
+    return Decision(what, cell, node, *pair, bool(entry.get("wrong")), _result(entry), _lead(entry))
+
+
+def _result(entry: Mapping[str, Any]) -> str:
+    if entry.get("wrong"):
+        return "differs"
+    if entry.get("decided", True):  # older files decide everything
+        return "agrees"
+    return "tie" if entry.get("tie") else "undecided"
+
+
+def _lead(entry: Mapping[str, Any]) -> str:
+    lead, error = (entry.get(key) for key in ("lead", "error"))
+    if not all(isinstance(value, int | float) for value in (lead, error)):
+        return ""
+    return f"{lead:.4f} ± {error:.4f}"

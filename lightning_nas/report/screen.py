@@ -4,6 +4,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lightning_nas.report import selection
+from lightning_nas.report.selection import KINDS
+
 
 def table(summary: Mapping[str, Any]) -> str:
     """Write the content of ``summary.json`` as a table of names and values."""
@@ -42,17 +45,24 @@ def table(summary: Mapping[str, Any]) -> str:
         for each in summary["baselines"]
     ]
     rows += [(each["label"], "left out") for each in summary["baselines_left_out"]]
-    rows += [
-        (f"selection errors, {kind}", f"{errors[kind]['errors']} of {errors[kind]['count']}")
-        for kind in ("edges", "operations")
-        if kind in errors
-    ]
+    rows += [row for kind in KINDS if kind in errors and errors[kind]["count"] for row in _errors(kind, errors[kind])]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value:>22}" for name, value in rows)
 
 
 def _deviation(accuracies: Sequence[float]) -> str:
     return f" ± {100 * statistics.stdev(accuracies):.2f}" if len(accuracies) > 1 else ""
+
+
+def _errors(kind: str, errors: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """List the selection errors of a kind; what is not known is left out."""
+    rows = [
+        (f"selection errors, {kind}", selection.count(errors)),
+        ("their 95% interval", selection.interval(errors)),
+        (f"undecided {kind}", selection.undecided(errors)),
+        ("images they were measured on", selection.images(errors)),
+    ]
+    return [row for row in rows if row[1]]
 
 
 def _fidelity_rows(fidelity: Mapping[str, Any]) -> list[tuple[str, str]]:

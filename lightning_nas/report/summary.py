@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning_nas.errors import ArtifactError
 from lightning_nas.files.artifacts import read_json
+from lightning_nas.report.selection import is_decided
 
 REPAIR = "Run the pipeline again on this folder (lightning-nas pipeline --run_dir ...): it writes what is missing."
 """What repairs a broken summary, for error messages."""
@@ -227,7 +228,11 @@ class _Reader:
         try:
             for kind in ("edges", "operations"):
                 rate, wrong, count = (errors[kind][key] for key in ("rate", "errors", "count"))
-                if not all(isinstance(v, (int, float)) for v in (wrong, count, 0 if rate is None else rate)):
+                numbers = [wrong, count, 0 if rate is None else rate]
+                if is_decided(errors[kind]):
+                    numbers += [errors[kind][key] for key in ("decided", "undecided", "ties", "images")]
+                    numbers += [0 if errors[kind][key] is None else errors[kind][key] for key in ("low", "high")]
+                if not all(isinstance(v, (int, float)) for v in numbers):
                     raise TypeError
             details = [dict(entry) for entry in errors.get("details") or []]
             if not all(isinstance(entry.get(key), list) for entry in details for key in ("chosen", "reference")):

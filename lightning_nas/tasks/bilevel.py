@@ -45,6 +45,7 @@ from lightning_nas.tasks.common import (
 )
 from lightning_nas.tasks.course import steps_per_epoch
 from lightning_nas.tasks.optimization import configure_several, step_schedules
+from lightning_nas.tasks.progress_line import ProgressLine
 from lightning_nas.tasks.search_files import check_supernet_file, start_from, write_search
 
 
@@ -88,7 +89,8 @@ class BilevelTask(Task):
         warmup_epochs: Epochs at the start in which only the weights move.
         weight_clip_norm: Largest norm of the weights' gradient (DARTS: 5); 0 does not clip.
         alpha_scale: Standard deviation of the initial alphas (DARTS: 1e-3).
-        selection_images: Number of images that selection errors are measured on at the end; 0 skips the measurement.
+        selection_images: Largest number of images of the search half that a decision takes where selection errors are
+            measured at the end; clear ones take fewer. 0 skips the measurement.
         seed: Seed of the initial alphas, of the relaxation's draws and of the choice of those images.
         output_dir: Folder of the artifacts; the folder of this run's logger by default.
         supernet_path: ``supernet.safetensors`` of a search whose weights and alphas this one starts from.
@@ -143,7 +145,7 @@ class BilevelTask(Task):
         warmup_epochs: int = 0,
         weight_clip_norm: float = 5.0,
         alpha_scale: float = 1e-3,
-        selection_images: int = 256,
+        selection_images: int = 2048,
         seed: int = 0,
         output_dir: str | None = None,
         supernet_path: str | None = None,
@@ -345,7 +347,8 @@ class BilevelTask(Task):
         components = (self.hypergradient, model.relaxation, model.normalization, model.discretizer, *self.regularizers)
         images = self.selection_images if epoch is None else 0
         if images and hasattr(getattr(self.trainer, "datamodule", None), "fixed_batch"):
-            errors = model.selection_errors(*fixed_images(self, images, self.seed)).to_dict()
+            told = ProgressLine("selection errors", "removals")
+            errors = model.selection_errors(*fixed_images(self, images, self.seed), told).to_dict()
         return {
             "task": type(self).__name__,
             "components": [type(component).__name__ for component in components if component is not None],

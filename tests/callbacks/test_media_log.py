@@ -18,9 +18,12 @@ from lightning_nas.callbacks.run_pictures import Pictures
 from lightning_nas.differentiable.discretization.softmax_score import SoftmaxScore
 from lightning_nas.differentiable.hypergradient.first_order import FirstOrder
 from lightning_nas.errors import ConfigError
+from lightning_nas.files.artifacts import read_json
 from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.tasks.bilevel import BilevelTask
 from tests.helpers import FixedHalves, quiet_trainer
+
+COUNTS = ("_decided", "_undecided", "_images")
 
 
 class Numbers(Logger):
@@ -92,8 +95,15 @@ def test_a_logger_of_ones_own_gets_pictures_and_files(tmp_path: Path, caplog: py
             assert caption == f"epoch {step}"
             assert Image.open(io.BytesIO(content)).format == "PNG"
     assert "architecture.json" in album.files["architecture"]
-    errors = [row for row in album.rows if "selection_errors/edges" in row]
+    errors = [row for row in album.rows if "selection_errors/edges_decided" in row]
     assert len(errors) == 1
+    measured = read_json(tmp_path / "architecture.json", repair="")["provenance"]["selection_errors"]
+    for kind, count in (("edges", 2), ("operations", 8)):
+        values = {name: errors[0].get(f"selection_errors/{kind}{name}") for name in ("", *COUNTS, "_low", "_high")}
+        assert values[""] == measured[kind]["rate"]
+        assert (values["_low"], values["_high"]) == (measured[kind]["low"], measured[kind]["high"])
+        assert values["_decided"] + values["_undecided"] == count
+        assert values["_images"] == 8
     # one line, for the logger that gets less
     (line,) = [message for message in caplog.messages if "left out" in message]
     assert line.startswith("Numbers gets numbers only")
@@ -180,7 +190,7 @@ def test_a_search_on_tensorboard(tmp_path: Path) -> None:
     assert [event.step for event in read.Images("cells/normal")] == [1, 2, 3]
     keys = {f"{kind}/{cell}" for kind in ("alphas", "cells") for cell in ("normal", "reduce")}
     assert set(read.Tags()["images"]) == keys
-    assert "selection_errors/edges" in read.Tags()["scalars"]
+    assert {f"selection_errors/edges{name}" for name in COUNTS} <= set(read.Tags()["scalars"])
     assert "files/architecture/text_summary" in read.Tags()["tensors"]
 
 

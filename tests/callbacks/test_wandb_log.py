@@ -180,7 +180,9 @@ def test_a_distillation_ends_with_pictures_of_proxy_and_real_images(stages: Stag
 def test_a_search_ends_with_its_selection_errors(stages: Stages) -> None:
     measured = json.loads((stages.csv[1] / "architecture.json").read_text())["provenance"]["selection_errors"]
     for kind in ("edges", "operations"):
-        assert [value for _, value in stages.search.curve(f"selection_errors/{kind}")] == [measured[kind]["rate"]]
+        for name in ("decided", "undecided", "images"):
+            logged = [value for _, value in stages.search.curve(f"selection_errors/{kind}_{name}")]
+            assert logged == [measured[kind][name]]
 
 
 @pytest.mark.slow

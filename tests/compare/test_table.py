@@ -62,3 +62,28 @@ def test_no_p_value_without_its_n() -> None:
     assert "not corrected for 1 comparisons" in "\n".join(
         table.notes(TEST_ACCURACY, "plain", table.rows(RESULTS, "plain"))
     )
+
+
+def test_selection_errors_of_all_seeds_are_added_up() -> None:
+    def errors(wrong: int, decided: int, count: int, images: int) -> dict[str, int]:
+        return {"errors": wrong, "decided": decided, "ties": 0, "count": count, "images": images}
+
+    none = errors(0, 0, 0, 0)
+    measured = [{"edges": none, "operations": errors(n, 4, 6, 512 * n)} for n in (1, 2)]
+    found = table.rows(
+        [
+            *(result("a", seed, 90.0, selection=each) for seed, each in enumerate(measured)),
+            result("b", 0, 91.0, selection={"edges": none, "operations": errors(0, 0, 6, 2048)}),
+            result("c", 0, 92.0),
+        ],
+        None,
+    )
+    head, *lines = table.cells(found, TEST_ACCURACY, None)
+    assert "E1" not in head  # nothing to decide
+    assert [line[head.index("E2")] for line in lines] == [
+        *("0.38 [0.14, 0.69], 8 of 12 decided on 1,024", "0 of 6 decided on 2,048", ""),
+    ]
+    flat = found[0].flat()
+    assert (flat["selection_errors_operations_errors"], flat["selection_errors_operations_undecided"]) == (3, 4)
+    assert "Wilson" in table.notes(TEST_ACCURACY, None, found)[-1]
+    assert not any("Wilson" in each for each in table.notes(TEST_ACCURACY, None, found[2:]))

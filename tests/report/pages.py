@@ -42,19 +42,39 @@ SUMMARY: dict[str, Any] = {
     ],
     "genotype": DARTS_V2 + EVIL,
     "selection_errors": {
-        "edges": {"rate": None, "errors": 0, "count": 0},
-        "operations": {"rate": 0.5, "errors": 1, "count": 2},
+        "edges": {"rate": None, "low": None, "high": None, "errors": 0, "decided": 0, "ties": 1, "count": 1,
+                  "images": 64, "undecided": 1},
+        "operations": {"rate": 0.5, "low": 0.0945, "high": 0.9055, "errors": 1, "decided": 2, "ties": 0, "count": 3,
+                       "images": 1024, "undecided": 1},
+        "confidence": 0.95,
         "details": [
             {"kind": "operations", "cell": "normal", "node": 1, "edge": 4, "chosen": ["skip_connect"],
-             "reference": ["sep_conv_3x3"], "wrong": True},
+             "reference": ["sep_conv_3x3"], "decided": True, "tie": False, "images": 128, "lead": 0.0123,
+             "error": 0.0034, "wrong": True},
+            {"kind": "operations", "cell": "normal", "node": 1, "edge": 3, "chosen": ["skip_connect"],
+             "reference": ["sep_conv_3x3"], "decided": False, "tie": False, "images": 1024, "lead": 0.0001,
+             "error": None, "wrong": False},
             {"kind": "edges", "cell": "normal", "node": 1, "edge": None, "chosen": ["0", "2"],
-             "reference": ["0", "2"], "wrong": False},
+             "reference": ["0", "1"], "decided": False, "tie": True, "images": 64, "lead": 0.0, "error": 0.0,
+             "wrong": False},
             {"cell": EVIL, "node": EVIL, "chosen": [EVIL], "reference": [3], "wrong": False},
         ],
     },
     "export_difference": 0.0,
     "peak_memory_mb": 812.4,
 }  # fmt: skip
+EARLIER_ERRORS: dict[str, Any] = {
+    "edges": {"rate": None, "errors": 0, "count": 0},
+    "operations": {"rate": 0.5, "errors": 1, "count": 2},
+    "details": [
+        {"kind": "operations", "cell": "normal", "node": 1, "edge": 4, "chosen": ["skip_connect"],
+         "reference": ["sep_conv_3x3"], "wrong": True},
+        {"kind": "edges", "cell": "normal", "node": 1, "edge": None, "chosen": ["0", "2"],
+         "reference": ["0", "2"], "wrong": False},
+    ],
+}  # fmt: skip
+"""Selection errors as versions wrote them that did not tell undecided decisions apart."""
+
 FIDELITY = {
     "kendall_tau": 0.4567,
     "interval": [0.1234, 0.7],

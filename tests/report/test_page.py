@@ -15,7 +15,7 @@ from lightning_nas.errors import ArchitectureError, ArtifactError
 from lightning_nas.files.artifacts import write_json, write_tensors
 from lightning_nas.report.front import Front
 from lightning_nas.report.page import write_report
-from tests.report.pages import EVIL, FIDELITY, SUMMARY, Page, log, small, whole, with_results
+from tests.report.pages import EARLIER_ERRORS, EVIL, FIDELITY, SUMMARY, Page, log, small, whole, with_results
 from tests.report.test_front import POINTS, results
 
 
@@ -50,10 +50,12 @@ def test_whole_report(report: str) -> None:
         "9.21 M",
         "1,003",
         "60.5",
-        "nothing to decide",
-        "1 of 2",
-        "operation from 0 normal 1 skip_connect sep_conv_3x3 differs",
-        "inputs normal 1 c k-2 , 0 c k-2 , 0 agrees",
+        "E1, edges nothing decided 0 of 0 decided 1 (1 tie) up to 64",
+        "E2, operations 50.0% 9% to 91% 1 of 2 decided 1 up to 1,024",
+        "with 95% confidence",
+        "operation from 0 normal 1 skip_connect sep_conv_3x3 0.0123 ± 0.0034 differs",
+        "operation from c k-1 normal 1 skip_connect sep_conv_3x3 undecided",
+        "inputs normal 1 c k-2 , 0 c k-2 , c k-1 0.0000 ± 0.0000 tie",
         "E1 is the share of nodes with more than two inputs",
         "Values that are not finite and were left out: 1.",
         "seed 7",
@@ -215,6 +217,14 @@ def test_optional_parts_may_be_missing(tmp_path: Path) -> None:
         "~0|+|",
     ):
         assert words in page.text, words
+
+
+def test_selection_errors_of_an_earlier_version_are_shown_as_they_were(tmp_path: Path) -> None:
+    page = Page(write_report(small(tmp_path, selection_errors=EARLIER_ERRORS)).read_text())
+    for words in ("E1, edges nothing to decide 0 of 0", "E2, operations 50.0% 1 of 2", "of an earlier version"):
+        assert words in page.text, words
+    for words in ("undecided", "up to", "lead"):
+        assert words not in page.text, words
 
 
 def test_broken_optional_parts_are_named(tmp_path: Path) -> None:

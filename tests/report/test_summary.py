@@ -10,6 +10,8 @@ from lightning_nas.report.screen import table
 from lightning_nas.report.summary import Summary
 from tests.report.pages import FIDELITY, SUMMARY
 
+ERRORS = SUMMARY["selection_errors"]["edges"]
+
 
 def test_a_summary_is_read_with_defaults_for_what_is_missing() -> None:
     needed = {key: SUMMARY[key] for key in ("seed", "stages", "parameters", "macs", "test_accuracy")}
@@ -41,6 +43,14 @@ def test_a_summary_is_read_with_defaults_for_what_is_missing() -> None:
         ({"fidelity": {**FIDELITY, "interval": [None, 1]}}, "'fidelity' is not what"),
         ({"fidelity": {**FIDELITY, "regret": "a"}}, "'fidelity' is not what"),
         ({"selection_errors": {**SUMMARY["selection_errors"], "details": [{"cell": 1}]}}, "'selection_errors'"),
+        *(
+            ({"selection_errors": {**SUMMARY["selection_errors"], "edges": changed}}, "'selection_errors'")
+            for changed in (
+                {key: value for key, value in ERRORS.items() if key != "images"},
+                {**ERRORS, "undecided": "three"},
+                {**ERRORS, "high": [1]},
+            )
+        ),
     ],
 )
 def test_broken_summary(entries: dict[str, Any], message: str) -> None:
@@ -56,7 +66,7 @@ def test_the_table_for_the_terminal_has_a_row_for_every_figure() -> None:
     assert found["train (since resumed)"] == "30.2 s"
     assert found["test accuracy"] == "98.89%"
     assert found["random architectures"] == "97.00% (mean of 3)"
-    assert found["selection errors, operations"] == "1 of 2"
+    assert found["selection errors, operations"] == "1 of 2 decided"
     shown = table({**SUMMARY, "stages": stages, "fidelity": {**FIDELITY, "passed": False}})
     assert "0.46 (below the threshold)" in shown
     assert "0.12 to 0.70" in shown

@@ -281,6 +281,9 @@ def test_artifacts_of_a_search(tmp_path: Path) -> None:
     errors = content["provenance"]["selection_errors"]
     assert errors["edges"]["count"] == 2  # one node with three inputs in each of two cells
     assert errors["operations"]["count"] == 8
+    assert errors["operations"]["decided"] + errors["operations"]["undecided"] == 8
+    assert errors["operations"]["images"] == 8  # all that the test asks for
+    assert {each["images"] for each in errors["details"]} == {8}
     history = read_tensors(tmp_path / "alphas.safetensors", repair="")
     assert {n: h.shape for n, h in history.items()} == {"normal": (3, 5, 8), "reduce": (3, 5, 8)}
     torch.testing.assert_close(history["normal"][-1], task.model.mixtures()["normal"].operations.detach())

@@ -129,11 +129,11 @@ def test_selection_errors_judge_operations_alone() -> None:
     truth = space.parse(TEXT)
     mixture = Mixture(torch.full((6, 5), 0.2), torch.ones(6))
 
-    def loss(mixtures: Any) -> float:
+    def losses(mixtures: Any, batch: int) -> torch.Tensor:
         removed = 0.2 - mixtures["cell"].operations
-        return float(removed[range(6), truth.choices].sum())
+        return removed[range(6), truth.choices].sum().expand(4)
 
-    found = selection_errors(space, truth, {"cell": mixture}, loss)
+    found = selection_errors(space, truth, {"cell": mixture}, losses, batches=1)
     assert found.rate("edges") is None
     assert found.rate("operations") == 0
     assert len(found.selections) == 6
