@@ -82,13 +82,14 @@ class AlphaMask:
             masked[name] = masked[name].masked_fill(removed, EMPTY)
         return masked
 
-    def mixture(self, cell_type: str, mixture: Mixture, *, hard: bool) -> Mixture:
+    def mixture(self, cell_type: str, mixture: Mixture, *, hard: bool, adds_zeros: bool = False) -> Mixture:
         """Mask the factors of one cell type.
 
         Args:
             cell_type: Name of the cell type.
             mixture: Factors that were made from masked alphas.
             hard: Whether operations with the factor 0 are left out of the computation.
+            adds_zeros: Whether the factors of those operations are added to what the edge makes.
         """
         if cell_type in self.masks:
             mask = self.masks[cell_type].to(mixture.operations.device, non_blocking=True)
@@ -97,7 +98,8 @@ class AlphaMask:
         if hard:
             chosen = mixture.operations != 0
             # batched supernets compute some of what was not chosen all the same; it must not get gradients from that
-            mixture = Mixture(mixture.operations.masked_fill(~chosen, 0.0), mixture.edges, chosen.cpu())
+            constants = mixture.operations.masked_fill(chosen, 0.0).sum(1) if adds_zeros else None
+            mixture = Mixture(mixture.operations.masked_fill(~chosen, 0.0), mixture.edges, chosen.cpu(), constants)
         return self._with_decisions(cell_type, mixture) if cell_type in self.decided else mixture
 
     def _with_decisions(self, cell_type: str, mixture: Mixture) -> Mixture:
@@ -110,12 +112,15 @@ class AlphaMask:
                 kept[edge, operation] = True
         device = mixture.edges.device
         edges = torch.where((fixed & ~kept.any(1)).to(device, non_blocking=True), 0.0, mixture.edges)
-        on = [mask.to(device, non_blocking=True) for mask in (fixed[:, None], kept)]
-        operations = torch.where(on[0], on[1] * edges[:, None], mixture.operations)
+        on = [mask.to(device, non_blocking=True) for mask in (fixed, kept)]
+        operations = torch.where(on[0][:, None], on[1] * edges[:, None], mixture.operations)
+        constants = mixture.constants
+        if constants is not None:
+            constants = torch.where(on[0], 0.0, constants)
         if self.compute_all:
-            return Mixture(operations, edges)
+            return Mixture(operations, edges, constants=constants)
         active = torch.ones_like(kept) if mixture.active is None else mixture.active
-        return Mixture(operations, edges, torch.where(fixed[:, None], kept, active))
+        return Mixture(operations, edges, torch.where(fixed[:, None], kept, active), constants)
 
     def scores(self, cell_type: str, scores: Tensor) -> Tensor:
         """Let the decided operations win, and removed edges lose, when an architecture is selected by score.

@@ -163,7 +163,7 @@ class SearchModel(nn.Module):
                 mixture = Mixture(relaxation.relax(alphas), alphas.new_ones(len(alphas)))
             else:
                 mixture = self.normalization.normalize(alphas, edge_alphas.get(name), relaxation, self.space.nodes)
-            mixtures[name] = self.mask.mixture(name, mixture, hard=relaxation.hard)
+            mixtures[name] = self.mask.mixture(name, mixture, hard=relaxation.hard, adds_zeros=relaxation.adds_zeros)
         return mixtures
 
     def drawn_mixtures(self, progress: float, seed: int) -> dict[str, Mixture]:
@@ -276,8 +276,6 @@ class SearchModel(nn.Module):
     ) -> SelectionErrors:
         """Selection errors of the present alphas; see ``lightning_nas.metrics.selection``.
 
-        A removal takes one pass of the whole supernet per batch of about ``SELECTION_BATCH`` images.
-
         Args:
             images: Normalised images ``(images, channels, height, width)``; a decision takes as many as it needs.
             labels: Labels ``(images,)`` of type int64, or probabilities ``(images, classes)``.
@@ -291,8 +289,8 @@ class SearchModel(nn.Module):
             return F.cross_entropy(self.logits(x, mixtures, self.weights), y, reduction="none")
 
         with self.batch_statistics():
-            found = self.space, self.discretize(), self.mixtures()
-            return selection_errors(*found, losses, batches=parts, progress=progress)
+            made = self.discretize(), self.mixtures()
+            return selection_errors(self.space, *made, losses, batches=parts, progress=progress)
 
     # -- another supernet in the middle of a search ---------------------------------------------------------------
 
@@ -404,6 +402,7 @@ class SearchModel(nn.Module):
 
     def _hold(self, supernet: Supernet, mask: AlphaMask) -> None:
         """Search in this supernet from now on."""
+        self.relaxation.check_supernet(supernet)
         self.supernet = supernet
         self.mask = mask
         self.runner = SupernetRunner(supernet, **self.run_settings)

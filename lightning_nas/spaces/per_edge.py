@@ -96,12 +96,13 @@ class PerEdgeCell(nn.Module):
         for name, module in self.edges[edge].named_children():
             if active is None or active[int(name)]:
                 outputs[int(name)] = self._output(edge, int(name), module, x)
-        if not outputs:
-            size = (-(-length // self.strides[edge]) for length in x.shape[2:])
-            return x.new_zeros(*x.shape[:2], *size)
         factors = mixture.operations[edge]
         terms = [factors[column] * y for column, y in outputs.items()]
-        return sum(terms[1:], terms[0])
+        if not terms:
+            size = (-(-length // self.strides[edge]) for length in x.shape[2:])
+            terms = [x.new_zeros(*x.shape[:2], *size)]
+        total = sum(terms[1:], terms[0])
+        return total if mixture.constants is None else total + mixture.constants[edge].to(total.dtype)
 
     def _output(self, edge: int, column: int, module: nn.Module, x: Tensor) -> Tensor:
         y: Tensor = module(x)
@@ -138,6 +139,8 @@ class PerEdgeSupernet(Supernet):
         renames: Regular expressions and their replacements, which turn the names of tensors here into those of the
             public code of the space, one after the other.
     """
+
+    adds_constants = True
 
     def __init__(
         self,

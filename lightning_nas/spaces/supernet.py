@@ -23,15 +23,19 @@ class Mixture(NamedTuple):
         active: Which operations are computed, bool ``(edges, operations)`` on the CPU; None computes all. The factors
             of the others must be zero. An operation that is not computed gets no gradient, and its batch-norm
             statistics stay unchanged.
+        constants: Numbers ``(edges,)`` that are added to every value of what the operations of an edge make together;
+            None adds nothing.
     """
 
     operations: Tensor
     edges: Tensor
     active: Tensor | None = None
+    constants: Tensor | None = None
 
     def detached(self) -> "Mixture":
         """Return the same factors without gradients."""
-        return Mixture(self.operations.detach(), self.edges.detach(), self.active)
+        constants = None if self.constants is None else self.constants.detach()
+        return Mixture(self.operations.detach(), self.edges.detach(), self.active, constants)
 
     def to(self, device: torch.device) -> "Mixture":
         """Return the same factors on another device; ``active`` stays on the CPU.
@@ -40,7 +44,8 @@ class Mixture(NamedTuple):
             device: The device.
         """
         operations, edges = (factors.to(device, non_blocking=True) for factors in (self.operations, self.edges))
-        return Mixture(operations, edges, self.active)
+        constants = None if self.constants is None else self.constants.to(device, non_blocking=True)
+        return Mixture(operations, edges, self.active, constants)
 
 
 Shape = tuple[int, ...]
@@ -55,7 +60,10 @@ class Supernet(nn.Module, ABC):
     Attributes:
         cells: The layers of the network in order: cells, and possibly modules between them.
         checkpoint_cells: Whether training keeps only the inputs of a cell and computes it again in the backward pass.
+        adds_constants: Whether the supernet follows ``Mixture.constants``.
     """
+
+    adds_constants: bool = False
 
     cells: nn.ModuleList
     checkpoint_cells: bool = False

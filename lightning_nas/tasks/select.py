@@ -242,8 +242,8 @@ class SelectTask(BilevelTask):
     def _measure(self, cell: str, edge: int, removed: int | slice, batches: Sequence[Batch]) -> float:
         """Accuracy or loss of the supernet without one operation of an edge, or without all of them."""
         mixtures = self.model.mixtures()
-        operations, edges, active = mixtures[cell]
-        operations, edges = operations.clone(), edges.clone()
+        operations, edges = mixtures[cell].operations.clone(), mixtures[cell].edges.clone()
+        active = mixtures[cell].active
         operations[edge, removed] = 0
         if isinstance(removed, slice):
             edges[edge] = 0

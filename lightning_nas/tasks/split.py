@@ -33,10 +33,10 @@ class SplitTask(Task):
     """Divides a supernet in two at the edge whose operations' gradients disagree most; nothing is trained.
 
     Every training step looks at one batch of the train half. Each operation of an edge in turn is alone on its edge,
-    with the edge's whole factor, while all other edges mix as before; g is the gradient of the loss with respect to all
-    weights that are not the edge's own. The disagreement of two operations is ``1 - cos(g, g')``, summed over the
-    batches; ``best_split`` forms the two groups, and the edge whose groups disagree most is split. Only edges with the
-    most operations take part, which leaves out those that were split before.
+    with the edge's whole factor, while all other edges mix as before; g is the gradient of the loss with respect to the
+    weights of the cells that are not the edge's own. The disagreement of two operations is ``1 - cos(g, g')``, summed
+    over the batches; ``best_split`` forms the two groups, and the edge whose groups disagree most is split. Only edges
+    with the most operations take part, which leaves out those that were split before.
 
     ``split.json`` holds the scores of all edges. ``supernet_0.safetensors`` and ``supernet_1.safetensors`` are the two
     supernets, each with one group on that edge, and with the weights and alphas of the whole. ``search_0.yaml`` and
@@ -62,6 +62,8 @@ class SplitTask(Task):
         normalization: Normalization of the search; None, the default, if it had none.
         seed: Seed of the search, for the record.
         output_dir: Folder of the files; the folder of this run's logger by default.
+        cells_only: Whether only the weights of the cells and of what stands between them count, as in the authors'
+            code; false adds those of the stem, of the last batch norm and of the classifier.
         num_classes: Number of classes; the command line takes it from the data.
         image_shape: ``(channels, height, width)`` of an image; the command line takes it from the data.
 
@@ -96,10 +98,12 @@ class SplitTask(Task):
         normalization: Normalization | None = None,
         seed: int = 0,
         output_dir: str | None = None,
+        cells_only: bool = True,
         num_classes: int = 10,
         image_shape: tuple[int, int, int] = (3, 32, 32),
     ) -> None:
         super().__init__()
+        self.cells_only = cells_only
         self.model = SearchModel(
             space,
             SoftmaxScore(),
@@ -177,7 +181,7 @@ class SplitTask(Task):
     def gradient(
         self, images: Tensor, labels: Tensor, mixtures: Mapping[str, Mixture], cell: str, edge: int, operation: int
     ) -> Tensor:
-        """Gradient of the loss with one operation alone on an edge, by all weights; zero for the edge's own.
+        """Gradient of the loss with one operation alone on an edge, by the weights; zero for the edge's own.
 
         Args:
             images: Normalised images ``(batch, channels, height, width)``.
@@ -187,16 +191,18 @@ class SplitTask(Task):
             edge: Row of the alphas.
             operation: Column of the alphas.
         """
-        factors, edges, _ = mixtures[cell]
+        factors, edges = mixtures[cell].operations, mixtures[cell].edges
         alone = factors.clone()
         alone[edge] = 0.0
         alone[edge, operation] = edges[edge]
         weights = self.model.weights
+        cells = {id(p) for p in self.model.supernet.cells.parameters()}
+        asked = {name: p for name, p in weights.items() if not self.cells_only or id(p) in cells}
         with torch.enable_grad():
             logits = self.model.logits(images, {**mixtures, cell: Mixture(alone, edges)}, weights)
             loss = F.cross_entropy(logits, labels)
-            parts = torch.autograd.grad(loss, list(weights.values()), allow_unused=True, materialize_grads=True)
-        found = {name: part.contiguous() for name, part in zip(weights, parts, strict=True)}
+            parts = torch.autograd.grad(loss, list(asked.values()), allow_unused=True, materialize_grads=True)
+        found = {name: part.contiguous() for name, part in zip(asked, parts, strict=True)}
         supernet = self.model.supernet
         for public, name, full, place, _ in supernet.per_edge():
             owner = supernet.owner(public)

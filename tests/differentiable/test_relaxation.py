@@ -26,9 +26,11 @@ from lightning_nas.errors import ConfigError
 from lightning_nas.spaces.convert import from_per_edge, to_per_edge
 from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
+from lightning_nas.spaces.nasbench201.supernet import NASBench201Supernet
 from lightning_nas.spaces.supernet import Mixture
 from lightning_nas.tasks.bilevel import BilevelTask
 from tests.helpers import FixedHalves, quiet_trainer
+from tests.spaces.pair import Pair
 
 SGD = {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-2}
 
@@ -140,6 +142,79 @@ def test_a_drawn_supernet_is_the_ordinary_network_of_the_drawn_cell(tmp_path: Pa
         network.load_state_dict(own)
         torch.testing.assert_close(task.model.supernet(images, mixtures), network(images), rtol=0, atol=1e-10)
     assert len(seen) > 1
+
+
+def test_constants_are_added_to_edges_by_hand() -> None:
+    """In a cell of skip connections alone, every node is the sum of all nodes before it and of its edges' constants."""
+    space = NASBench201Space(channels=2, cells_per_stage=1, operations=("skip_connect",))
+    constants = torch.randn(6, dtype=torch.float64)
+    x = torch.randn(2, 2, 4, 4, dtype=torch.float64)
+    mixture = Mixture(torch.ones(6, 1, dtype=torch.float64), torch.ones(6, dtype=torch.float64), constants=constants)
+    cell = space.per_edge_supernet(num_classes=3, image_shape=(3, 4, 4)).cells[0]
+    states = [x]
+    for edges in space.nodes:
+        states.append(sum(s + c for s, c in zip(states, constants[edges], strict=True)))  # type: ignore[arg-type]
+    torch.testing.assert_close(cell([x], mixture), states[-1])
+
+
+@pytest.mark.parametrize("name", [*SPACES, "partial"])
+def test_batched_supernets_add_constants_as_the_plain_one_does(name: str) -> None:
+    space = SPACES.get(name) or DARTSSpace(nodes=2, channels=8, cells=3, partial_channels=4)
+    pair = Pair(space)
+    constants = {n: torch.randn(space.edges, dtype=torch.float64).requires_grad_() for n in space.cell_types}
+    found = []
+    for net in pair.nets:
+        mixtures = {
+            n: Mixture(a.softmax(1), torch.ones(len(a), dtype=torch.float64), constants=constants[n])
+            for n, a in pair.alphas.items()
+        }
+        loss = F.cross_entropy(net.net(pair.x, mixtures), pair.y)
+        gradients = torch.autograd.grad(loss, [*constants.values(), *pair.alphas.values()], allow_unused=True)
+        found.append([loss, *gradients])
+    for fused, plain in zip(*found, strict=True):
+        assert plain.any()
+        torch.testing.assert_close(fused, plain, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_the_gradient_of_all_factors_adds_that_of_the_sum_of_the_node(space: str, tmp_path: Path) -> None:
+    """The values are the same; a factor that was not chosen has the gradient of a constant on its edge."""
+    images, labels = FixedHalves(batches=1, batch_size=8).batches()[0]["search"]
+    losses, of_alphas = [], []
+    for gradient in ("chosen", "all"):
+        task = make(tmp_path, space=SPACES[space], relaxation=HardGumbelSoftmax(gradient=gradient)).double()  # type: ignore[arg-type]
+        model = task.model
+        mixtures = model.mixtures(model.relaxation.drawn(0.5, generator()))
+        loss = F.cross_entropy(model.logits(images, mixtures), labels)
+        losses.append(loss.detach())
+        of_alphas.append(torch.autograd.grad(loss, model.alpha_list))
+    assert torch.equal(*losses)
+    # by hand: the factors that were not chosen multiply nothing, and are added to the edge instead
+    made, drawn = {}, HardGumbelSoftmax().drawn(0.5, generator())
+    for name, alphas in model.alphas.items():
+        factors = drawn.relax(alphas)
+        chosen = (factors.detach() != 0).double()
+        made[name] = Mixture(factors * chosen, torch.ones(len(alphas), dtype=torch.float64), chosen.bool())
+        made[name] = made[name]._replace(constants=(factors * (1 - chosen)).sum(1))
+    by_hand = torch.autograd.grad(F.cross_entropy(model.supernet(images, made), labels), model.alpha_list)
+    for all_factors, hand, alone in zip(of_alphas[1], by_hand, of_alphas[0], strict=True):
+        torch.testing.assert_close(all_factors, hand, rtol=1e-9, atol=1e-12)
+        assert float(F.cosine_similarity(all_factors.flatten(), alone.flatten(), dim=0)) < 0.99
+    with pytest.raises(ConfigError, match="gradient is 'none'"):
+        HardGumbelSoftmax(gradient="none")  # type: ignore[arg-type]
+
+
+def test_a_supernet_that_adds_no_constants_is_refused(tmp_path: Path) -> None:
+    class Plain(NASBench201Supernet):
+        adds_constants = False
+
+    class PlainSpace(NASBench201Space):
+        def supernet(self, **_: Any) -> Plain:
+            return Plain(self.candidates, self.allowed["cell"], 3, 3, 2, 1)
+
+    with pytest.raises(ConfigError, match="Plain does not follow Mixture.constants"):
+        make(tmp_path, space=PlainSpace(), relaxation=HardGumbelSoftmax(gradient="all"))
+    make(tmp_path, space=PlainSpace())
 
 
 def hard_mixtures(task: BilevelTask, alphas: dict[str, Tensor], phase: str, step: int, progress: float) -> Any:

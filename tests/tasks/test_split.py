@@ -41,16 +41,20 @@ def searched(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Any, str]:
     return space, str(tmp_path / "search" / "supernet.safetensors")
 
 
-def split(space: Any, supernet: str, folder: Path, **options: Any) -> SplitTask:
+def split(space: Any, supernet: str, folder: Path, cells_only: bool = True, **options: Any) -> SplitTask:
     sizes: dict[str, Any] = {"num_classes": 3, "image_shape": (3, 8, 8), "output_dir": str(folder)}
-    task = SplitTask(space, supernet_path=supernet, **sizes)
+    task = SplitTask(space, supernet_path=supernet, cells_only=cells_only, **sizes)
     fit(task, max_epochs=1, **options)  # type: ignore[arg-type]
     return task
 
 
-def test_the_disagreement_is_that_of_gradients_by_hand(searched: tuple[Any, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("cells_only", [True, False])
+def test_the_disagreement_is_that_of_gradients_by_hand(
+    searched: tuple[Any, str], tmp_path: Path, cells_only: bool
+) -> None:
+    """Stem, last batch norm and classifier count only if that is asked for."""
     space, supernet = searched
-    task = split(space, supernet, tmp_path / "split", precision="64-true")
+    task = split(space, supernet, tmp_path / "split", cells_only, precision="64-true")
     loaded = TrainedSupernet.load(supernet).network.double().train()
     ones = torch.ones(space.edges, dtype=torch.float64)
     alphas = {n: torch.tensor(v).double() for n, v in TrainedSupernet.load(supernet).info["alphas"].items()}
@@ -75,9 +79,11 @@ def test_the_disagreement_is_that_of_gradients_by_hand(searched: tuple[Any, str]
             others = [
                 g.flatten()
                 for name, g in public.items()
-                if not (mark in name and int(name.split(".")[1]) not in reductions)
+                if (name.startswith("cells.") or not cells_only)
+                and not (mark in name and int(name.split(".")[1]) not in reductions)
             ]
             assert len(others) < len(public)
+            assert any(not name.startswith("cells.") for name in public)
             gradients.append(torch.cat(others).double())
         for i, g in enumerate(gradients):
             for j, h in enumerate(gradients):

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lightning_nas.differentiable.runner import Compile
 from lightning_nas.errors import ConfigError
+from lightning_nas.spaces.supernet import Supernet
 
 
 class Relaxation(ABC):
@@ -15,6 +16,8 @@ class Relaxation(ABC):
     Attributes:
         stochastic: Whether ``drawn`` draws at random, so that two passes of one step differ.
         hard: Whether an operation with the factor 0 is not computed at all.
+        adds_zeros: Whether the factors of operations that are not computed, which are 0, are added to every value of
+            what the edge makes; this changes no value, but gives each of them a gradient.
 
     Example:
         ```python
@@ -26,6 +29,7 @@ class Relaxation(ABC):
 
     stochastic: bool = False
     hard: bool = False
+    adds_zeros: bool = False
 
     def check(self, compile: Compile) -> None:
         """Refuse what this relaxation does not go with.
@@ -42,6 +46,21 @@ class Relaxation(ABC):
             raise ConfigError(
                 f"{type(self).__name__} computes other operations in every step, and compile: {compile} would compile "
                 "a program for each combination of them. Use compile: false."
+            )
+
+    def check_supernet(self, supernet: Supernet) -> None:
+        """Refuse a supernet that cannot compute what this relaxation needs.
+
+        Args:
+            supernet: The supernet of the search.
+
+        Raises:
+            ConfigError: The supernet does not add the factors of operations that are not computed.
+        """
+        if self.adds_zeros and not supernet.adds_constants:
+            raise ConfigError(
+                f"{type(self).__name__} adds the factors of all operations to the edges, but {type(supernet).__name__} "
+                "does not follow Mixture.constants. Use gradient: chosen, or another space."
             )
 
     @abstractmethod

@@ -1,11 +1,12 @@
 """The Gumbel-softmax relaxation of SNAS, and that of GDAS, which computes one operation per edge."""
 
 import copy
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lightning_nas.checks import greater_than
+from lightning_nas.checks import greater_than, one_of
 from lightning_nas.differentiable.relaxation.base import Relaxation
 
 
@@ -80,11 +81,15 @@ class HardGumbelSoftmax(GumbelSoftmax):
     nothing else: the weights of other operations get no gradient, momentum or weight decay, and their factors no
     gradient of the loss. A step takes a fraction of the time and memory of a full one.
 
-    The authors' code has two gradients of the alphas, for the same values of the supernet. This is the one of their
-    search in the DARTS space, and of ``forward_gdas_v1`` in NAS-Bench-201: only the chosen factor of an edge multiplies
-    anything. Their ``forward_gdas`` in NAS-Bench-201 also adds the other factors, which are 0, to every value of the
-    node, so that each has the sum of the node's gradients as its own: a direction that has little to do with this one,
-    and nothing with what the other operations would compute.
+    The authors' code has two gradients of the alphas, for the same values of the supernet:
+
+    - ``chosen``, the default: only the chosen factor of an edge has a gradient, that of the output of its operation. It
+      is the one of their search in the DARTS space, and of ``forward_gdas_v1`` in NAS-Bench-201.
+    - ``all``: the other factors, which are 0, are also added to every value of the edge, so that each has the sum of
+      the node's gradients as its own. It is the one of ``forward_gdas`` in NAS-Bench-201, which their search uses.
+
+    The default is the derivative of what the supernet computes. The sum of a node's gradients says nothing about what
+    the other operations would compute, and points in another direction.
 
     References:
         1. Dong, Yang: Searching for a Robust Neural Architecture in Four GPU Hours, CVPR 2019,
@@ -93,9 +98,10 @@ class HardGumbelSoftmax(GumbelSoftmax):
     Args:
         start: Temperature of the first step, greater than 0 (the paper: 10).
         end: Temperature of the last step, greater than 0 (the paper: 0.1).
+        gradient: Which factors of an edge have a gradient: ``chosen`` or ``all``.
 
     Raises:
-        ConfigError: A temperature is not greater than 0.
+        ConfigError: A temperature is not greater than 0, or there is no such gradient.
 
     Example:
         ```yaml
@@ -105,8 +111,11 @@ class HardGumbelSoftmax(GumbelSoftmax):
 
     hard = True
 
-    def __init__(self, start: float = 10.0, end: float = 0.1) -> None:
+    def __init__(self, start: float = 10.0, end: float = 0.1, gradient: Literal["chosen", "all"] = "chosen") -> None:
         super().__init__(start, end)
+        one_of(("chosen", "all"), gradient=gradient)
+        self.gradient = gradient
+        self.adds_zeros = gradient == "all"
 
     def relax(self, alphas: Tensor) -> Tensor:
         """Factors ``(edges, operations)``; one-hot for every edge if this is a copy that draws.

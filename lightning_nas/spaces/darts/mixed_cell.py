@@ -84,6 +84,9 @@ class MixedCell(nn.Module):
 
         factors = mixture.operations.index_select(0, self.rows).split(self.sizes)
         active = None if mixture.active is None else mixture.active[self.order].split(self.sizes)
+        constants = None
+        if mixture.constants is not None:
+            constants = mixture.constants.index_select(0, self.rows).split(self.sizes)
         of_edges = mixture.edges.index_select(0, self.rows).split(self.sizes) if self.partial_channels > 1 else None
         nodes: list[Tensor] = []
         waiting: Tensor | None = None  # sums of the nodes that are not complete yet
@@ -95,6 +98,9 @@ class MixedCell(nn.Module):
             shape = (self.sizes[i] // len(sources), len(sources))
             wanted = None if active is None else active[i].unflatten(0, shape)
             mixed = edges(entering, factors[i].unflatten(0, shape), wanted)
+            if constants is not None:
+                of_targets = constants[i].unflatten(0, shape).sum(1).to(mixed.dtype)
+                mixed = mixed + of_targets.repeat_interleave(self.inner).view(1, -1, 1, 1)
             waiting = mixed if waiting is None else waiting + mixed
             if of_edges is not None:
                 passed = self._passing(sources, of_edges[i].view(shape), self.reduction and i == 0)

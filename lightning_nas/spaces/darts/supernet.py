@@ -31,6 +31,8 @@ class DARTSSupernet(Supernet):
         imagenet_stem: Whether the stem divides height and width by 8.
     """
 
+    adds_constants = True
+
     def __init__(
         self,
         operations: Sequence[Operation],

@@ -40,19 +40,24 @@ class NASBench201MixedCell(nn.Module):
         gates = [attention.channel_gate(channels) for _ in self.fused_edges] if attention is not None else []
         self.gates = nn.ModuleList(gates)
 
-    def forward(self, x: Tensor, factors: Sequence[Mapping[str, Tensor]], active: Sequence[Any]) -> Tensor:
+    def forward(
+        self, x: Tensor, factors: Sequence[Mapping[str, Tensor]], active: Sequence[Any], constants: Sequence[Any]
+    ) -> Tensor:
         """Map ``(batch, channels, height, width)`` to the same shape.
 
         Args:
             x: Input of the cell.
             factors: For every source, the factors of its edges by the name of the operation.
             active: For every source, flags ``(targets, operations)`` of the operations to compute, or None for all.
+            constants: For every source, what is added to the values of each edge, ``(targets,)``, or None for nothing.
         """
         waiting: Tensor | None = None  # sums of the nodes that are not complete yet
         for i, edges in enumerate(self.fused_edges):
             x = x.contiguous(memory_format=torch.channels_last)
             entering = x * self.gates[i](x) if len(self.gates) else x
             mixed: Tensor = edges(entering, factors[i], active[i])
+            if constants[i] is not None:
+                mixed = mixed + constants[i].to(mixed.dtype).repeat_interleave(self.channels).view(1, -1, 1, 1)
             if waiting is not None:
                 mixed.add_(waiting)
             if i == len(self.fused_edges) - 1:
@@ -83,6 +88,8 @@ class NASBench201Supernet(Supernet, BatchedPathScoring):
         attention: Attention over channels, or None.
         imagenet_stem: Whether the stem divides height and width by 8.
     """
+
+    adds_constants = True
 
     order: Tensor
 
@@ -118,13 +125,17 @@ class NASBench201Supernet(Supernet, BatchedPathScoring):
         """Map images to logits; see ``Supernet.forward``."""
         rows, mixture = source_rows(), mixtures["cell"].to(x.device)
         # split once for all cells
-        parts = mixture.operations.index_select(0, self.order).split([len(each) for each in rows])
+        counts = [len(each) for each in rows]
+        parts = mixture.operations.index_select(0, self.order).split(counts)
         factors = [dict(zip(self.operations, part.unbind(1), strict=True)) for part in parts]
         flags = None if mixture.active is None else mixture.active.tolist()
         active = [None if flags is None else [flags[row] for row in each] for each in rows]
+        constants: Sequence[Any] = [None] * len(rows)
+        if mixture.constants is not None:
+            constants = mixture.constants.index_select(0, self.order).split(counts)
         x = self.stem(x.contiguous(memory_format=torch.channels_last))
         for cell in self.cells:
-            x = cell(x) if isinstance(cell, ResidualBlock) else self.run(cell, x, factors, active)
+            x = cell(x) if isinstance(cell, ResidualBlock) else self.run(cell, x, factors, active, constants)
         logits: Tensor = self.classifier(F.adaptive_avg_pool2d(self.lastact(x), 1).flatten(1))
         return logits
 
