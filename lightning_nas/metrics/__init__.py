@@ -2,7 +2,7 @@
 
 from lightning_nas.metrics.cost import CostSource, activation_memory, latency, macs, parameters
 from lightning_nas.metrics.network_costs import NetworkCosts
-from lightning_nas.metrics.race import Race, race
+from lightning_nas.metrics.race import RaceResult, race
 from lightning_nas.metrics.ranking import (
     best_rank,
     bootstrap_interval,
@@ -19,7 +19,7 @@ from lightning_nas.metrics.sharpness import largest_eigenvalue, loss_rise
 __all__ = [
     "CostSource",
     "NetworkCosts",
-    "Race",
+    "RaceResult",
     "Ranking",
     "SelectionErrors",
     "activation_memory",

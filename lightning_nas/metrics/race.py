@@ -16,7 +16,7 @@ than that, but kernels that compute the same differ by more than the last digit.
 
 
 @dataclass(frozen=True)
-class Race:
+class RaceResult:
     """The end of a race.
 
     Attributes:
@@ -45,7 +45,7 @@ def race(
     kept: int = 1,
     confidence: float = 0.95,
     left_behind: Callable[[int], None] | None = None,
-) -> Race:
+) -> RaceResult:
     """Find the candidates with the highest mean over images, by as few images as it takes.
 
     All candidates are measured on the same images. They are compared after the first batch, and then whenever the
@@ -132,11 +132,11 @@ def _sorted(candidates: Sequence[int], values: Sequence[Tensor]) -> list[int]:
     return sorted(candidates, key=lambda each: -float(values[each].mean()))
 
 
-def _result(ranking: Sequence[int], values: Sequence[Tensor], kept: int, *, decided: bool, images: int) -> Race:
+def _result(ranking: Sequence[int], values: Sequence[Tensor], kept: int, *, decided: bool, images: int) -> RaceResult:
     """Describe the end of a race, with the lead where it is decided."""
     last, first = (values[each] for each in ranking[kept - 1 : kept + 1])
     shared = min(len(last), len(first))
     differences = last[:shared] - first[:shared]
     error = float(differences.std()) / math.sqrt(shared) if shared > 1 else None
     tie = not decided and bool(differences.abs().max() <= TIE)
-    return Race(tuple(ranking), decided, tie, images, float(differences.mean()), error)
+    return RaceResult(tuple(ranking), decided, tie, images, float(differences.mean()), error)

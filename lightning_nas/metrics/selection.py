@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_nas.architecture import Architecture
 from lightning_nas.metrics.paired import wilson_interval
-from lightning_nas.metrics.race import Race, race
+from lightning_nas.metrics.race import RaceResult, race
 from lightning_nas.spaces.base import DifferentiableSpace
 from lightning_nas.spaces.supernet import Mixture
 
@@ -177,7 +177,7 @@ class _Question:
     names: tuple[str, ...]
     removals: tuple[dict[str, Mixture], ...]
 
-    def answer(self, found: Race) -> Selection:
+    def answer(self, found: RaceResult) -> Selection:
         reference = tuple(self.names[i] for i in sorted(found.ranking[: len(self.chosen)]))
         lead, error = (None if x is None or not math.isfinite(x) else x for x in (found.lead, found.error))
         rest = (found.decided, found.tie, found.images, lead, error)
