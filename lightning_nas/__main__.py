@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lightning_nas import __version__
-from lightning_nas.cli.arguments import Parser, suggestion
+from lightning_nas.cli.arguments import Parser, suggestion, take_imports
 from lightning_nas.cli.interruption import interruptible
 from lightning_nas.errors import ConfigError, InterruptedTrainingError, NASError
 
@@ -37,6 +37,9 @@ One stage, by Lightning:
   forecast   measure a few steps of a fit and print its hours, memory and largest batch; no run is started
              (also: lightning-nas fit --forecast true)
 
+All commands:
+  --import MODULE  import a module of your own classes first, so that configurations and files may name them
+
 Examples:
   lightning-nas pipeline --config pipeline/digits
   lightning-nas fit --config search/darts --trainer.max_epochs 10
@@ -46,6 +49,9 @@ Examples:
 
 OUTPUT_CLOSED = 141
 """Exit code of a command whose output pipe was closed, such as by ``head``: that of a program ended by SIGPIPE."""
+
+WITH_KEYS = ("pipeline", "compare", "fit", "validate", "test", "predict", "forecast")
+"""Commands whose configuration has the key ``imports``."""
 
 COMMANDS = (
     *("pipeline", "compare", "report", "export", "configs", "components", "completion", "table"),
@@ -97,7 +103,14 @@ def _main(command: str, rest: list[str]) -> None:
     if command == "fit":
         only_forecast, rest = take_forecast(rest)
         command = "forecast" if only_forecast else "fit"
+    modules, rest = take_imports(command, rest)
     with interruptible(f"'lightning-nas {command}'"), importable_working_directory():
+        if modules:
+            from lightning_nas.files.classes import import_modules
+
+            import_modules(modules)
+        if command in WITH_KEYS:  # the configuration is stored, and processes that the command starts read it
+            rest += [part for module in modules for part in ("--imports+", module)]
         run_command(command, rest)
 
 

@@ -99,3 +99,39 @@ def suggestion(wrong: str, known: Iterable[str]) -> str:
     if near:
         return f"Did you mean {' or '.join(near)}?"
     return f"Expected one of {', '.join(names)}." if 0 < len(names) <= _MOST_NAMES else ""
+
+
+def add_import(parser: argparse.ArgumentParser) -> None:
+    """Add the option ``--import``, which all commands have.
+
+    Args:
+        parser: Parser of a command.
+    """
+    parser.add_argument(
+        "--import",
+        action="append",
+        default=[],
+        dest="modules",
+        metavar="MODULE",
+        help="import a module of your own classes first, so that files may name them; it is looked for in the working "
+        "directory, too; the option can be repeated",
+    )
+
+
+def take_imports(command: str, args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Take every ``--import MODULE`` out of the arguments of a command.
+
+    Args:
+        command: Name of the command.
+        args: Its arguments.
+
+    Returns:
+        The modules, and the other arguments in their order.
+
+    Raises:
+        ConfigError: A module is missing.
+    """
+    parser = Parser(f"lightning-nas {command}", add_help=False)
+    add_import(parser)
+    given, rest = parser.parse_known_args(args)
+    return given.modules, rest

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lightning_nas.cli.arguments import Parser
+from lightning_nas.cli.arguments import Parser, add_import
 from lightning_nas.errors import ArtifactError, ConfigError, DataError
 
 FORECAST_HELP = """usage: lightning-nas forecast --config FILE [options of fit]
@@ -51,7 +51,7 @@ def export_parser() -> Parser:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace files of another export, and a README.md, in that folder"
     )
-    _add_imports(parser)
+    add_import(parser)
     return parser
 
 
@@ -66,9 +66,7 @@ def export(args: list[str]) -> None:
     """
     given = export_parser().parse_args(args)
     from lightning_nas.cli.exports import export_checkpoint, load_data, tell_measured
-    from lightning_nas.files.classes import import_modules
 
-    import_modules(given.imports)
     done = export_checkpoint(
         given.ckpt_path,
         given.output_dir,
@@ -91,7 +89,7 @@ def report_parser() -> Parser:
         description="Write report.html for the folder of a pipeline, or of a search by queries.",
     )
     parser.add_argument("run_dir", type=Path, help="folder of a pipeline's run, or of a search by queries")
-    _add_imports(parser)
+    add_import(parser)
     return parser
 
 
@@ -109,21 +107,9 @@ def report(args: list[str]) -> None:
         raise ArtifactError(
             f"{given.run_dir} is not a folder. Give the folder of a pipeline's run, or of a search by queries."
         )
-    from lightning_nas.files.classes import import_modules
     from lightning_nas.report.page import write_report
 
-    import_modules(given.imports)
     print(write_report(given.run_dir))
-
-
-def _add_imports(parser: Parser) -> None:
-    parser.add_argument(
-        "--imports",
-        nargs="+",
-        default=[],
-        metavar="MODULE",
-        help="modules of your own classes that the files name, looked for in the working directory too",
-    )
 
 
 def table_parser() -> Parser:

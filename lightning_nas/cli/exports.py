@@ -10,6 +10,7 @@ from lightning_nas.data.examples import Examples, Resize
 from lightning_nas.errors import CheckpointError, ConfigError, NASError, UnknownClassError
 from lightning_nas.files.locks import locked
 from lightning_nas.spaces.artifact import architecture_from_dict, build_space
+from lightning_nas.spaces.sized import build_network
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule
@@ -65,11 +66,11 @@ def trained_network(checkpoint: str | Path) -> tuple[Any, dict[str, Any]]:
         architecture = architecture_from_dict(kept["architecture"])
         space = build_space(architecture.space)
         with torch.device("meta"):  # no memory is allocated for sizes that are not those of the weights
-            expected = space.network(architecture, **kept["network"]).state_dict()
+            expected = build_network(space, architecture, **kept["network"]).state_dict()
         forms = [{k: (v.shape, v.is_complex()) for k, v in each.items()} for each in (weights, expected)]
         if forms[0] != forms[1]:
             raise CheckpointError("its weights are not of the network that it describes")
-        network = space.network(architecture, **kept["network"])
+        network = build_network(space, architecture, **kept["network"])
         network.load_state_dict(weights)
     except UnknownClassError:
         raise
@@ -88,13 +89,13 @@ def _check_kept(kept: Any, tensors: int) -> None:
         CheckpointError: An entry is of a wrong type, or too large for a network with so many tensors.
     """
     network = kept["network"]
-    shape, cells = network["image_shape"], network["cells"]
-    numbers = [*shape, network["num_classes"], network["channels"], cells]
+    shape, channels, cells = network["image_shape"], network.get("channels", 1), network.get("cells", 1)
+    numbers = [*shape, network["num_classes"], channels, cells]
     if not all(type(n) is int and n > 0 for n in numbers) or len(shape) != 3:
         raise CheckpointError(f"its sizes are {reprlib.repr(network)}")
-    if math.prod(shape) > LARGEST_IMAGE or math.prod(shape[1:]) * network["channels"] > LARGEST_STATE:
+    if math.prod(shape) > LARGEST_IMAGE or math.prod(shape[1:]) * channels > LARGEST_STATE:
         raise CheckpointError(
-            f"its images of shape {tuple(shape)}, with {network['channels']} channels of the network, are too large to "
+            f"its images of shape {tuple(shape)}, with {channels} channels of the network, are too large to "
             f"run it on: at most {LARGEST_IMAGE} values, and {LARGEST_STATE} pixels times channels"
         )
     if cells > max(100, tensors):  # building a cell takes time, and most cells have weights of their own
@@ -127,7 +128,7 @@ def size(kept: dict[str, Any]) -> dict[str, int]:
     from lightning_nas.metrics.cost import macs, parameters
 
     architecture = architecture_from_dict(kept["architecture"])
-    counted = build_space(architecture.space).network(architecture, **{**kept["network"], "auxiliary": False})
+    counted = build_network(build_space(architecture.space), architecture, **{**kept["network"], "auxiliary": False})
     return {"parameters": parameters(counted), "macs": macs(counted, kept["network"]["image_shape"])}
 
 

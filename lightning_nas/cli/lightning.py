@@ -37,7 +37,7 @@ from lightning_nas.cli.refusals import refusal, typed
 from lightning_nas.data.dummy import DummyDataModule
 from lightning_nas.errors import CheckpointError, ConfigError
 from lightning_nas.files.checkpoints import CHECKPOINT_KEY, local_path, read_checkpoint
-from lightning_nas.files.classes import class_path, import_modules
+from lightning_nas.files.classes import class_path, import_modules, import_plugins
 
 _SCHEDULERS = ("scheduler", "weight_scheduler", "alpha_scheduler")
 
@@ -64,6 +64,7 @@ class NASCLI(LightningCLI):
         self.build = run
         self.guarded = guarded
         given = sys.argv[1:] if args is None else args
+        import_plugins()  # configurations name their classes like those of this library
         self.asked = given[0] if isinstance(given, list) and given else None
         guards = (
             [ResumeCheck(), MonitorCheck(), AlphaSyncCheck(), StepSeed(), PredictionFile(), RankWatch()]
@@ -107,7 +108,7 @@ class NASCLI(LightningCLI):
             type=str | list[str],
             default=[],
             help="Modules to import first: those of your own classes which are named by an artifact that is read, and "
-            "not by the configuration.",
+            "not by the configuration. --import MODULE adds one.",
         )
         if self.guarded:
             parser.add_lightning_class_args(RunFolder, "run_folder")

@@ -13,7 +13,7 @@ from lightning_nas.checks import at_least, greater_than
 from lightning_nas.cli.arguments import Parser, suggestion
 from lightning_nas.cli.config_files import find_config
 from lightning_nas.errors import ConfigError
-from lightning_nas.pipeline.config import merge, pairs, read_yaml, set_key, yaml_value
+from lightning_nas.pipeline.config import ADDED, add_imports, merge, pairs, read_yaml, set_key, yaml_value
 
 KEYS = (
     *("seeds", "num_threads", "imports", "arguments", "datasets", "data", "trainer", "shared", "budget"),
@@ -135,6 +135,9 @@ def parse(args: Sequence[str]) -> Arguments:
     config["entries"] = _spelled_out(config.get("entries"))
     given = config.get("arguments") or {}
     for key, text in pairs(rest):
+        if key == ADDED:
+            add_imports(config, yaml_value(key, text))
+            continue
         short = key.split(".")[0] in given and key.split(".")[0] not in KEYS
         set_key(config, f"arguments.{key}" if short else key, yaml_value(key, text))
         config["entries"] = _spelled_out(config["entries"])
@@ -296,7 +299,7 @@ def _check_values(config: dict[str, Any]) -> None:
             f"seeds is {given!r:.100}; it must be their number, at least 1, or a list of different seeds."
         )
     imports = config.setdefault("imports", [])
-    if not isinstance(imports, str | list):
+    if not isinstance(imports, str | list) or not all(isinstance(name, str) for name in imports):
         raise ConfigError(f"imports is {imports!r:.100}; it must be the name of a module, or a list of names.")
     baseline = config.get("baseline")
     if baseline is not None and baseline not in config["entries"]:

@@ -18,6 +18,7 @@ from lightning_nas.errors import ConfigError, DataError
 from lightning_nas.evaluation.base import Evaluation, Evaluator
 from lightning_nas.metrics.cost import parameters
 from lightning_nas.spaces.artifact import build_space
+from lightning_nas.spaces.sized import build_network
 
 SCORED = 500
 """Rough number of images per batch, over which batch statistics are taken, when a network is scored."""
@@ -213,7 +214,8 @@ class ShortTraining(Evaluator):
         images, labels, classes = self._images("train", seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = build_space(architecture.space).network(
+            network = build_network(
+                build_space(architecture.space),
                 architecture,
                 num_classes=classes,
                 image_shape=tuple(images.shape[1:]),

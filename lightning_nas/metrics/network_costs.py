@@ -13,6 +13,7 @@ from lightning_nas.checks import at_least
 from lightning_nas.errors import ConfigError
 from lightning_nas.metrics.cost import CostSource, activation_memory, latency, macs, parameters
 from lightning_nas.spaces.artifact import build_space
+from lightning_nas.spaces.sized import build_network
 
 COSTS = ("parameters", "macs", "latency_ms", "memory_mb")
 """Names of the costs of a network."""
@@ -124,7 +125,7 @@ class NetworkCosts(CostSource):
 
     def _network(self, architecture: Architecture) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
-            return build_space(architecture.space).network(architecture, **self.size)
+            return build_network(build_space(architecture.space), architecture, **self.size)
 
     def _cost(self, known: dict[str, float], name: str, network: Callable[[], nn.Module]) -> float:
         if name not in known:

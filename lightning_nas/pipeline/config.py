@@ -19,6 +19,9 @@ KEYS = ("seed_everything", "num_threads", "workers", "imports", "data", "trainer
 OPTIONS = ("config", "run_dir", "print_config")
 """Options of the command line that are no keys."""
 
+ADDED = "imports+"
+"""Option that adds to the list of modules, where other options replace what the YAML file says."""
+
 EXPORT = "export"
 """The one entry of ``stages`` that is not a fit: formats and licence of the exported network."""
 
@@ -86,6 +89,9 @@ def parse(args: Sequence[str]) -> Arguments:
     _check_stages(config, path)
     for key, value in pairs(rest):
         content = yaml_value(key, value)
+        if key == ADDED:
+            add_imports(config, content)
+            continue
         stage = key.removeprefix("stages.").split(".")[0]
         if key.startswith("stages.") and stage not in (*config["stages"], EXPORT):
             raise ConfigError(f"--{key}: {path} has no stage {stage!r}; it has {', '.join(config['stages'])}.")
@@ -170,6 +176,17 @@ def set_key(config: dict[str, Any], key: str, value: Any) -> None:
         config[part] = dict(inner or {})
         config = config[part]
     config[last] = value
+
+
+def add_imports(config: dict[str, Any], modules: Any) -> None:
+    """Add modules to those that a configuration imports, in place.
+
+    Args:
+        config: The configuration.
+        modules: Name of a module, or a list of names.
+    """
+    listed = [given if isinstance(given, list) else [given] for given in (config.get("imports") or [], modules)]
+    config["imports"] = list(dict.fromkeys(listed[0] + listed[1]))
 
 
 def pairs(rest: Sequence[str]) -> list[tuple[str, str]]:

@@ -10,6 +10,8 @@ from lightning_nas.spaces.convert import from_per_edge, inherit, inherit_optimiz
 from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.spaces.nasbench101.space import NASBench101Space
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
+from lightning_nas.spaces.nasbench_macro import NASBenchMacroSpace
+from lightning_nas.spaces.natsbench_size import NATSBenchSizeSpace
 from lightning_nas.spaces.operations import (
     AveragePooling,
     Convolution,
@@ -22,9 +24,11 @@ from lightning_nas.spaces.operations import (
     SkipConnection,
 )
 from lightning_nas.spaces.per_edge import PerEdgeSupernet
+from lightning_nas.spaces.product import ProductSpace
 from lightning_nas.spaces.published import parse_published
 from lightning_nas.spaces.single_path.blocks import ChoiceBlock, ShuffleBlock, XceptionBlock
 from lightning_nas.spaces.single_path.space import SinglePathSpace
+from lightning_nas.spaces.sized import build_network
 from lightning_nas.spaces.supernet import Mixture, Supernet
 
 __all__ = [
@@ -46,10 +50,13 @@ __all__ = [
     "Mixture",
     "NASBench101Space",
     "NASBench201Space",
+    "NASBenchMacroSpace",
+    "NATSBenchSizeSpace",
     "NoConnection",
     "Operation",
     "PerEdgeSupernet",
     "Place",
+    "ProductSpace",
     "SearchSpace",
     "SeparableConvolution",
     "ShuffleBlock",
@@ -60,6 +67,7 @@ __all__ = [
     "SupernetSpace",
     "XceptionBlock",
     "architecture_from_dict",
+    "build_network",
     "build_space",
     "from_per_edge",
     "inherit",

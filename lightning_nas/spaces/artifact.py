@@ -10,7 +10,6 @@ from lightning_nas.errors import ArchitectureError, ArtifactError, ConfigError
 from lightning_nas.files.artifacts import read_json
 from lightning_nas.files.classes import find_class
 from lightning_nas.spaces.base import SearchSpace
-from lightning_nas.spaces.rebuildable import frozen
 
 _REPAIR = "Write one with a search (lightning-nas fit), or check the path."
 
@@ -44,8 +43,7 @@ def architecture_from_dict(content: Mapping[str, Any]) -> Architecture:
         ArchitectureError: The choices are not a point of the space.
     """
     try:
-        arguments = tuple(sorted((str(k), frozen(v)) for k, v in content["space"]["arguments"].items()))
-        spec = SpaceSpec(content["space"]["class_path"], arguments)
+        spec = SpaceSpec(content["space"]["class_path"], tuple(content["space"]["arguments"].items()))
         choices = tuple(content["choices"])
     except (LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ArtifactError(f"Not an architecture: {error!r} in {reprlib.repr(content)}.") from None

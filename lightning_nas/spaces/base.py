@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -10,8 +11,10 @@ from torch import Tensor, nn
 
 from lightning_nas.architecture import Architecture, SpaceSpec
 from lightning_nas.errors import ArchitectureError, ConfigError
+from lightning_nas.files.classes import class_path
 from lightning_nas.spaces.attention import Attention
 from lightning_nas.spaces.operations import Operation
+from lightning_nas.spaces.rebuildable import plain_arguments
 from lightning_nas.spaces.supernet import Mixture, Supernet
 
 MAX_CROSSOVERS = 100
@@ -58,9 +61,21 @@ class SearchSpace(ABC):
     All random choices take an explicit generator, so that a search can be repeated.
     """
 
-    @abstractmethod
     def spec(self) -> SpaceSpec:
-        """Return the identity of the space, by which artifacts name it."""
+        """Return the identity of the space, by which artifacts name it and rebuild it.
+
+        By default the class with all of its constructor arguments, which the space must keep as attributes of the same
+        names; they must be JSON values. Override it where arguments do not decide which architectures there are, such
+        as the sizes of a supernet.
+
+        Raises:
+            ConfigError: An argument is not kept as an attribute, or is not a JSON value.
+        """
+        return self._spec_of_arguments
+
+    @cached_property
+    def _spec_of_arguments(self) -> SpaceSpec:
+        return SpaceSpec(class_path(type(self)), tuple(plain_arguments(self).items()))
 
     @property
     @abstractmethod
@@ -99,25 +114,27 @@ class SearchSpace(ABC):
         """Return the architecture with the most parameters, or one of them."""
 
     @abstractmethod
-    def network(
-        self,
-        architecture: Architecture,
-        *,
-        num_classes: int,
-        image_shape: Sequence[int],
-        channels: int,
-        cells: int,
-        auxiliary: bool = False,
-    ) -> nn.Module:
-        """Build the ordinary network of an architecture.
+    def network(self, architecture: Architecture, *args: Any, **options: Any) -> nn.Module:
+        """Build the ordinary network of an architecture, which maps images to logits.
+
+        A space states which of these arguments it takes, as keywords: ``num_classes`` and ``image_shape`` always;
+        ``channels``, ``cells`` and ``auxiliary`` only where its networks have such a size. What trains, scores or
+        measures networks leaves out what a space does not take. Further arguments need defaults.
+
+        What else the network may have:
+
+        - An attribute ``arguments``, a dictionary of the constructor arguments of its class, for the export as plain
+          Python, which builds the network from the source of its class; see ``lightning_nas.export.PlainFile``.
+        - An attribute ``drop``, the probability of dropping a path, which a training with ``drop_path`` sets.
+        - A method ``forward_auxiliary``, which returns the logits and those of the auxiliary classifier, where
+          ``auxiliary`` is taken.
 
         Args:
             architecture: A point of this space.
-            num_classes: Number of classes.
-            image_shape: Shape of an image, ``(channels, height, width)``.
-            channels: Channels of the first cell.
-            cells: Number of cells.
-            auxiliary: Whether to add an auxiliary classifier for training.
+            *args: None.
+            **options: ``num_classes``, the number of classes; ``image_shape``, the shape of an image, ``(channels,
+                height, width)``; ``channels``, those of the first cell; ``cells``, their number; ``auxiliary``, whether
+                to add an auxiliary classifier for training.
 
         Raises:
             ArchitectureError: The architecture belongs to another space.
@@ -132,13 +149,14 @@ class SearchSpace(ABC):
         """
         return 1
 
-    @abstractmethod
     def graphs(self, architecture: Architecture) -> list[Graph]:
-        """Return the cells as graphs for drawing.
+        """Return the cells as graphs for drawing; none by default, and reports then show the text alone.
 
         Args:
             architecture: A point of this space.
         """
+        self.check(architecture)
+        return []
 
     def key(self, architecture: Architecture) -> str:
         """Return a canonical identity, which is equal for architectures with the same network.

@@ -19,7 +19,7 @@ from lightning_nas.spaces.cells import CellGraph, CellNetwork, Place, Stack
 from lightning_nas.spaces.features import edge_features
 from lightning_nas.spaces.operations import BUILT_IN, Operation, find_operations, operation_argument
 from lightning_nas.spaces.per_edge import PerEdgeSupernet
-from lightning_nas.spaces.rebuildable import PlainForm, frozen
+from lightning_nas.spaces.rebuildable import PlainForm
 from lightning_nas.spaces.supernet import Supernet
 
 MOST_CELLS = 20
@@ -194,7 +194,7 @@ class CellSpace(DifferentiableSpace):
     def _spec(self) -> SpaceSpec:
         arguments = {k: v for k, v in self._stored_arguments().items() if k not in self.supernet_arguments}
         arguments["operations"] = operation_argument(self.candidates, self.known)
-        return SpaceSpec(class_path(type(self)), tuple(sorted((k, frozen(v)) for k, v in arguments.items())))
+        return SpaceSpec(class_path(type(self)), tuple(arguments.items()))
 
     def arguments(self) -> dict[str, Any]:
         """See ``SupernetSpace.arguments``."""

@@ -1,6 +1,6 @@
 """A search space under constraints on cost."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -198,9 +198,9 @@ class ConstrainedSpace(SearchSpace):
         """
         return all(graph.connected for graph in self.space.graphs(architecture))
 
-    def network(self, architecture: Architecture, *, image_shape: Sequence[int], **options: Any) -> nn.Module:
+    def network(self, architecture: Architecture, *args: Any, **options: Any) -> nn.Module:
         """Build the network of an architecture; see the underlying space."""
-        return self.space.network(architecture, image_shape=image_shape, **options)
+        return self.space.network(architecture, *args, **options)
 
     def graphs(self, architecture: Architecture) -> list[Graph]:
         """Return the cells as graphs; see the underlying space."""

@@ -7,6 +7,7 @@ from functools import cached_property
 import torch
 from torch import nn
 
+from lightning_nas.architecture import frozen
 from lightning_nas.errors import ConfigError
 from lightning_nas.spaces.operation_modules import (
     DilConv,
@@ -18,7 +19,7 @@ from lightning_nas.spaces.operation_modules import (
     average_pool,
     max_pool,
 )
-from lightning_nas.spaces.rebuildable import PlainForm, Rebuildable, from_plain, frozen, to_plain
+from lightning_nas.spaces.rebuildable import PlainForm, Rebuildable, from_plain, to_plain
 
 
 class Operation(Rebuildable, ABC):

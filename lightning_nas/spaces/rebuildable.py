@@ -25,14 +25,7 @@ class Rebuildable:
         Raises:
             ConfigError: The component has no attribute of an argument's name.
         """
-        names = list(inspect.signature(type(self)).parameters)
-        missing = [name for name in names if not hasattr(self, name)]
-        if missing:
-            raise ConfigError(
-                f"{type(self).__name__} has no attributes {missing}; it must keep each of its constructor arguments "
-                f"{names} as the attribute of the same name. Set them in __init__."
-            )
-        return {name: getattr(self, name) for name in names}
+        return constructor_arguments(self)
 
     def __repr__(self) -> str:
         """Return source code that rebuilds the component."""
@@ -47,6 +40,44 @@ class Rebuildable:
         return hash((type(self), repr(self)))
 
 
+def constructor_arguments(component: Any) -> dict[str, Any]:
+    """Return the constructor arguments of an object that keeps each of them as the attribute of the same name.
+
+    Args:
+        component: The object.
+
+    Raises:
+        ConfigError: It has no attribute of an argument's name.
+    """
+    names = list(inspect.signature(type(component)).parameters)
+    missing = [name for name in names if not hasattr(component, name)]
+    if missing:
+        raise ConfigError(
+            f"{type(component).__name__} has no attributes {missing}; it must keep each of its constructor arguments "
+            f"{names} as the attribute of the same name. Set them in __init__."
+        )
+    return {name: getattr(component, name) for name in names}
+
+
+def plain_arguments(component: Any) -> dict[str, Any]:
+    """Return the constructor arguments of an object, which must be JSON values for artifacts to store them.
+
+    Args:
+        component: The object, which keeps each argument as the attribute of the same name.
+
+    Raises:
+        ConfigError: It has no attribute of an argument's name, or an argument is not a JSON value.
+    """
+    arguments = constructor_arguments(component)
+    wrong = [name for name, value in arguments.items() if not _is_plain(value)]
+    if wrong:
+        raise ConfigError(
+            f"The arguments {wrong} of {type(component).__name__} are {[arguments[name] for name in wrong]!s:.200}; "
+            "artifacts store only numbers, text, booleans, null and lists of them. Use such values."
+        )
+    return arguments
+
+
 def to_plain(component: Rebuildable) -> PlainForm:
     """Convert a component to the form in which artifacts store it.
 
@@ -56,14 +87,7 @@ def to_plain(component: Rebuildable) -> PlainForm:
     Raises:
         ConfigError: An argument is not a JSON value.
     """
-    arguments = component.arguments()
-    wrong = [name for name, value in arguments.items() if not _is_plain(value)]
-    if wrong:
-        raise ConfigError(
-            f"The arguments {wrong} of {type(component).__name__} are {[arguments[name] for name in wrong]!s:.200}; "
-            "artifacts store only numbers, text, booleans, null and lists of them. Use such values."
-        )
-    return [class_path(type(component)), sorted([name, value] for name, value in arguments.items())]
+    return [class_path(type(component)), sorted([name, value] for name, value in plain_arguments(component).items())]
 
 
 def from_plain(plain: PlainForm, base: type[Any], argument: str) -> Any:
@@ -86,15 +110,6 @@ def from_plain(plain: PlainForm, base: type[Any], argument: str) -> Any:
             f"{argument} contain {plain!r:.200}, which is not a valid {base.__name__} ({error}). Give objects of "
             f"subclasses of {base.__name__}."
         ) from None
-
-
-def frozen(value: Any) -> Any:
-    """Convert lists to tuples at all depths, so that the value can be hashed.
-
-    Args:
-        value: JSON value without dictionaries.
-    """
-    return tuple(frozen(each) for each in value) if isinstance(value, (list, tuple)) else value
 
 
 def _is_plain(value: Any) -> bool:

@@ -10,6 +10,7 @@ from lightning_nas.checks import at_least
 from lightning_nas.errors import ArchitectureError, ConfigError
 from lightning_nas.metrics.cost import CostSource, parameters
 from lightning_nas.spaces.base import SearchSpace
+from lightning_nas.spaces.sized import build_network
 
 TRIES = 500
 """Number of draws until an architecture of some cost is given up, as in the published code."""
@@ -196,7 +197,7 @@ class CostWindow(PathSampler):
 
     def _parameters(self, space: SearchSpace, architecture: Architecture) -> float:
         with torch.device("meta"):
-            return float(parameters(space.network(architecture, **self.network_arguments)))
+            return float(parameters(build_network(space, architecture, **self.network_arguments)))
 
     def _look_up(self, source: CostSource, architecture: Architecture) -> float:
         costs = source.costs(architecture)

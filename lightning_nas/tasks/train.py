@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
@@ -19,6 +20,7 @@ from lightning_nas.errors import CheckpointError, ConfigError
 from lightning_nas.files.checkpoints import local_path
 from lightning_nas.spaces.artifact import build_space, load_architecture
 from lightning_nas.spaces.published import as_text, is_published, parse_published
+from lightning_nas.spaces.sized import build_network, taken_arguments
 from lightning_nas.tasks.base import MIXED, Task
 from lightning_nas.tasks.class_weights import (
     ClassWeights,
@@ -65,7 +67,8 @@ class TrainTask(Task):
             decay 3e-4).
         scheduler: Learning rate scheduler, stepped after every epoch (DARTS: cosine down to 0); a constant rate if
             null.
-        channels: Channels of the first cell, at least 1 (DARTS: 36 on CIFAR).
+        channels: Channels of the first cell, at least 1 (DARTS: 36 on CIFAR). Without effect on networks of a space
+            that have no such size, as the next argument.
         cells: Number of cells, at least 1 (DARTS: 20 on CIFAR).
         auxiliary_weight: Weight of the auxiliary classifier's loss, at least 0; with 0 there is no auxiliary classifier
             (DARTS: 0.4).
@@ -210,7 +213,7 @@ class TrainTask(Task):
                 "Give either an architecture or a network: --model.architecture FILE or --model.network CLASS_PATH."
             )
         if self.architecture is not None:
-            return build_space(self.architecture.space).network(self.architecture, **self.network_arguments)
+            return self._make_network(self.architecture)
         assert network is not None
         if self.auxiliary_weight:
             raise ConfigError(
@@ -230,6 +233,15 @@ class TrainTask(Task):
         if not isinstance(made, nn.Module):
             raise ConfigError(f"network makes an object of {type(made).__name__}; it must make a torch.nn.Module.")
         return made
+
+    def _make_network(self, architecture: Architecture) -> nn.Module:
+        """The network of an architecture, of the sizes that networks of its space have."""
+        space = build_space(architecture.space)
+        self.network_arguments = taken_arguments(space, self.network_arguments)
+        unused = [name for name in ("channels", "cells") if name not in self.network_arguments]
+        if unused:
+            rank_zero_info(f"Networks of {type(space).__name__} are not sized by {' and '.join(unused)}.")
+        return build_network(space, architecture, **self.network_arguments)
 
     @classmethod
     def metrics_of(cls, arguments: Mapping[str, Any]) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from lightning_nas.__main__ import main
         (["pipeline", "--data.root", "x"], "It lacks: --config."),
         (["export", "--ckpt_path", "x", "--format", "py"], "--format is not an option of 'lightning-nas export'. Did"),
         (["report"], "It lacks: run_dir."),
-        (["report", "x", "--imprts=y"], "--imprts is not an option of 'lightning-nas report'. Did you mean --imports?"),
+        (["report", "x", "--imprts=y"], "--imprts is not an option of 'lightning-nas report'. Did you mean --import?"),
         (["report", "x", "y"], "'y' is not an argument of 'lightning-nas report'. Leave it out"),
         (["table", "nas", "x"], "benchmark: invalid choice: 'nas'"),
         (["fit", "--forecast", "maybe"], "--forecast: invalid choice: 'maybe'"),

@@ -20,6 +20,7 @@ from lightning_nas.evaluation.zero_cost.paths import ShortestPath
 from lightning_nas.evaluation.zero_cost.size import Parameters
 from lightning_nas.evaluation.zero_cost.synflow import SynFlow
 from lightning_nas.spaces.artifact import architecture_from_dict, build_space
+from lightning_nas.spaces.sized import build_network
 from lightning_nas.supernets.scoring import fixed_images
 
 COMBINED = "zero_cost"
@@ -171,7 +172,8 @@ class ZeroCost(Evaluator):
             )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            network = space.network(
+            network = build_network(
+                space,
                 architecture,
                 num_classes=classes,
                 image_shape=tuple(images.shape[1:]),

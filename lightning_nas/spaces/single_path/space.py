@@ -12,7 +12,7 @@ from lightning_nas.checks import within
 from lightning_nas.errors import ArchitectureError, ConfigError, DataError
 from lightning_nas.files.classes import class_path
 from lightning_nas.spaces.base import Graph, SupernetSpace
-from lightning_nas.spaces.rebuildable import PlainForm, from_plain, frozen, to_plain
+from lightning_nas.spaces.rebuildable import PlainForm, from_plain, to_plain
 from lightning_nas.spaces.single_path.blocks import (
     ChoiceBlock,
     ShuffleBlock,
@@ -167,8 +167,7 @@ class SinglePathSpace(SupernetSpace):
         self.affine = affine
         self.dropout = dropout
         plain = {**self.sizes, "choices": [to_plain(block) for block in self.choices]}
-        arguments = tuple(sorted((name, frozen(value)) for name, value in plain.items()))
-        self._spec = SpaceSpec(class_path(SinglePathSpace), arguments)
+        self._spec = SpaceSpec(class_path(SinglePathSpace), tuple(plain.items()))
         self._positions = block_sizes(
             self.sizes["stem"], *(self.sizes[name] for name in ("widths", "depths", "strides"))
         )
