@@ -27,7 +27,7 @@ What there is:
   completion print a script that completes commands, options and names in bash or zsh
 
 Tables of known results:
-  table      write the npz file of NAS-Bench-101 or NAS-Bench-201 from an official download
+  table      write the npz file of a benchmark, such as NAS-Bench-201, from an official download
 
 One stage, by Lightning:
   fit        run a task: distill, search or train

@@ -16,7 +16,9 @@ from lightning_nas.architecture import Architecture
 from lightning_nas.distill.base import Scheme
 from lightning_nas.distill.convnet import ConvNet
 from lightning_nas.distill.experts import Experts
+from lightning_nas.spaces.base import SearchSpace
 from lightning_nas.tables.nasbench101 import NASBench101Table
+from lightning_nas.tables.space_table import SpaceTable
 
 QUIET: dict[str, Any] = {
     "accelerator": "cpu",
@@ -111,6 +113,26 @@ class EveryNASBench101Cell(NASBench101Table):
     def lookup_many(self, architectures: Sequence[Architecture], column: str, trial: int | None = None) -> Any:
         """More edges are better."""
         return np.array([float(80 + len(self.space.graphs(each)[0].edges)) for each in architectures])
+
+
+class EveryArchitecture(SpaceTable):
+    """Made-up results of all architectures of a space of independent choices.
+
+    Args:
+        space: The space.
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        super().__init__("made up", space)
+
+    def rows(self, architectures: Sequence[Architecture]) -> Any:
+        """Numbers of all combinations in order."""
+        choices = np.array([each.choices for each in architectures])
+        return np.ravel_multi_index(tuple(choices.T), self.space.num_values)
+
+    def lookup_many(self, architectures: Sequence[Architecture], column: str, trial: int | None = None) -> Any:
+        """Higher choices are better."""
+        return np.array([80.0 + sum(each.choices) / 10 for each in architectures])
 
 
 class StopAfterFirst(Callback):

@@ -118,9 +118,10 @@ def table_parser() -> Parser:
         prog="lightning-nas table",
         description="Convert an official download to the npz file that a table of known results is read from: "
         "nasbench_only108.tfrecord or nasbench_full.tfrecord for NAS-Bench-101; NAS-Bench-201-v1_1-096897.pth or the "
-        "folder NATS-tss-v1_0-3ffb9-simple for NAS-Bench-201. Checksums are compared first.",
+        "folder NATS-tss-v1_0-3ffb9-simple for NAS-Bench-201; nas-bench-macro_cifar10.json for NAS-Bench-Macro; the "
+        "folder NATS-sss-v1_0-50262-simple for the sizes of NATS-Bench. Published checksums are compared first.",
     )
-    parser.add_argument("benchmark", choices=("nasbench101", "nasbench201"))
+    parser.add_argument("benchmark", choices=("nasbench101", "nasbench201", "nasbench_macro", "natsbench_size"))
     parser.add_argument("download", type=Path, help="downloaded file or folder")
     parser.add_argument("--output", type=Path, help="npz file to write (default: BENCHMARK.npz)")
     return parser
@@ -145,8 +146,15 @@ def table(args: list[str]) -> None:
     from lightning_nas.files.locks import locked
     from lightning_nas.tables.official_nasbench101 import nasbench101_from_tfrecord
     from lightning_nas.tables.official_nasbench201 import nasbench201_from_download
+    from lightning_nas.tables.official_nasbench_macro import nasbench_macro_from_json
+    from lightning_nas.tables.official_natsbench_size import natsbench_size_from_download
 
-    read = {"nasbench101": nasbench101_from_tfrecord, "nasbench201": nasbench201_from_download}[given.benchmark]
+    read = {
+        "nasbench101": nasbench101_from_tfrecord,
+        "nasbench201": nasbench201_from_download,
+        "nasbench_macro": nasbench_macro_from_json,
+        "natsbench_size": natsbench_size_from_download,
+    }[given.benchmark]
     with locked(output.absolute().parent):
         print(read(given.download, output))
 

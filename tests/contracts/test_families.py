@@ -50,6 +50,7 @@ from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.spaces.single_path.blocks import ChoiceBlock
 from lightning_nas.spaces.single_path.space import SinglePathSpace
+from lightning_nas.spaces.sized import build_network
 from lightning_nas.strategies.base import Strategy
 from lightning_nas.strategies.tnao import CodeSearch
 from lightning_nas.tables.base import Table
@@ -298,8 +299,8 @@ def test_spaces_hold_what_they_sample(member: Any) -> None:
     assert torch.equal(torch.get_rng_state(), before)  # only the generator is drawn from
     again = torch.Generator().manual_seed(0)
     assert space.sample(again) == member(**SMALL_SPACES.get(member, {})).sample(torch.Generator().manual_seed(0))
-    options = {"num_classes": 3, "image_shape": (3, 8, 8), "channels": 4, "cells": 2}
-    assert space.network(largest, **options)(torch.randn(2, 3, 8, 8)).shape == (2, 3)
+    options: dict[str, Any] = {"num_classes": 3, "image_shape": (3, 8, 8), "channels": 4, "cells": 2}
+    assert build_network(space, largest, **options)(torch.randn(2, 3, 8, 8)).shape == (2, 3)
 
 
 @pytest.mark.parametrize("member", members(ChoiceBlock))

@@ -125,15 +125,19 @@ def called(paths: list[Path]) -> Iterator[set[tuple[str, str]]]:
         sys.setprofile(before)
 
 
+def forget(folder: Path) -> None:
+    """Let every command find its modules by itself, as the process of a shell's command has to."""
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(folder)):
+            del sys.modules[name]
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The working directory of an example, without a clone: modules are found in it, configurations by their names."""
     monkeypatch.syspath_prepend(tmp_path)
-    before = set(sys.modules)
     yield tmp_path
-    for name in set(sys.modules) - before:
-        if str(getattr(sys.modules[name], "__file__", None)).startswith(str(tmp_path)):
-            del sys.modules[name]
+    forget(tmp_path)
 
 
 @pytest.mark.slow
@@ -155,6 +159,7 @@ def test_component(section: Section, folder: Path) -> None:
             if block.language == "python":
                 execute(block, section.page)
             for arguments in commands(block):
+                forget(folder)
                 main([*arguments, *QUIET] if arguments[0] in LIGHTNING else arguments)
     missed = {(str(path), name) for path in sources for name in functions(path)} - seen
     assert not missed, f"never called: {sorted(name for _, name in missed)}"

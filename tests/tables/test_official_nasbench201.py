@@ -17,7 +17,8 @@ from lightning_nas.__main__ import main
 from lightning_nas.errors import DataError
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.tables.nasbench201 import NASBench201Table
-from lightning_nas.tables.official_nasbench201 import SETS, nasbench201_from_download
+from lightning_nas.tables.official_nasbench201 import nasbench201_from_download
+from lightning_nas.tables.official_nats import SETS
 
 NAMES = [
     "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|avg_pool_3x3~2|",
