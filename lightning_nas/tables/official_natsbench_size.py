@@ -16,10 +16,13 @@ _REPAIR = "Download NATS-sss-v1_0-50262-simple.tar and unpack it again."
 def natsbench_size_from_download(path: str | Path, to: str | Path) -> Path:
     """Write the npz file of a ``SpaceTable`` for ``NATSBenchSizeSpace`` from NATS-Bench's folder.
 
-    The folder is the unpacked ``NATS-sss-v1_0-50262-simple.tar``, with one file per architecture. The columns are named as those of ``nasbench201_from_download``, with 1, 12 and 90 epochs: ``cifar10_val_90``,
-    ``cifar10_test_90`` and so on, accuracies in percent at the end of trainings, ``(architectures, seeds)``, and
+    The folder is the unpacked ``NATS-sss-v1_0-50262-simple.tar``, with one file per architecture. Nothing in the files
+    is executed.
+
+    The columns are named as those of ``nasbench201_from_download``, with 1, 12 and 90 epochs: ``cifar10_val_90``,
+    ``cifar10_test_90`` and so on, accuracies in percent at the end of trainings, ``(architectures, seeds)``;
     ``cifar10_params``, ``cifar10_flops`` (in millions) and ``cifar10_train_seconds_90``; also for ``cifar100`` and
-    ``imagenet16``. Nothing in the pickles is executed.
+    ``imagenet16``.
 
     References:
         1. Dong, Liu, Musial, Gabrys: NATS-Bench: Benchmarking NAS Algorithms for Architecture Topology and Size,
