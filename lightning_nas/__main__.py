@@ -12,6 +12,7 @@ from lightning_nas import __version__
 from lightning_nas.cli.arguments import Parser, suggestion, take_imports
 from lightning_nas.cli.interruption import interruptible
 from lightning_nas.errors import ConfigError, InterruptedTrainingError, NASError
+from lightning_nas.terminal import shown
 
 USAGE = """usage: lightning-nas COMMAND [options]      (lightning-nas COMMAND --help says more)
 
@@ -104,7 +105,7 @@ def _main(command: str, rest: list[str]) -> None:
         only_forecast, rest = take_forecast(rest)
         command = "forecast" if only_forecast else "fit"
     modules, rest = take_imports(command, rest)
-    with interruptible(f"'lightning-nas {command}'"), importable_working_directory():
+    with interruptible(f"'lightning-nas {command}'"), importable_working_directory(), shown():
         if modules:
             from lightning_nas.files.classes import import_modules
 
@@ -146,7 +147,7 @@ def run_command(command: str, args: list[str]) -> None:
         from lightning_nas.pipeline.config import parse
 
         arguments = parse(args)  # before the slow imports: it prints help and refuses wrong keys
-        from lightning_nas.pipeline.run import main as pipeline
+        from lightning_nas.pipeline.main import main as pipeline
 
         pipeline(arguments)
     elif command == "compare":

@@ -1,6 +1,11 @@
 """Small data and trainers for tests."""
 
-from collections.abc import Sequence
+import os
+import re
+import termios
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -141,3 +146,43 @@ class StopAfterFirst(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Ask the trainer to stop."""
         trainer.should_stop = True
+
+
+class Screen:
+    """What a program has written to a terminal."""
+
+    def __init__(self) -> None:
+        self.written = b""
+
+    def lines(self) -> list[str]:
+        """The lines as they are left on the screen, of text that a carriage return lets be overwritten."""
+        found = []
+        for line in self.written.decode().replace("\r\n", "\n").split("\n"):
+            plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line)
+            shown = ""
+            for part in plain.split("\r"):
+                shown = part + shown[len(part) :]
+            found.append(shown.rstrip())
+        return found[:-1] if found[-1] == "" else found
+
+
+@contextmanager
+def pseudo_terminal() -> Iterator[Screen]:
+    """Let the output of the process be a terminal of 80 columns while the body runs."""
+    screen = Screen()
+    master, slave = os.openpty()
+    termios.tcsetwinsize(slave, (24, 80))
+
+    def read() -> None:
+        with suppress(OSError):  # the end, on Linux
+            while part := os.read(master, 65536):
+                screen.written += part
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        with os.fdopen(slave, "w") as output, redirect_stdout(output):
+            yield screen
+    finally:
+        reader.join(10)
+        os.close(master)

@@ -12,6 +12,7 @@ from lightning_nas.callbacks.narrowed_space import NarrowedSpace
 from lightning_nas.callbacks.p_darts import PDARTSPhases
 from lightning_nas.callbacks.prediction_file import PredictionFile
 from lightning_nas.callbacks.preemption import PreemptionCheckpoint
+from lightning_nas.callbacks.progress_lines import ProgressLines, RichBar, TimeEstimate, TQDMBar
 from lightning_nas.callbacks.rank_watch import RankWatch
 from lightning_nas.callbacks.resume_check import ResumeCheck
 from lightning_nas.callbacks.run_config import RunConfig
@@ -33,11 +34,15 @@ __all__ = [
     "PDARTSPhases",
     "PredictionFile",
     "PreemptionCheckpoint",
+    "ProgressLines",
     "RankWatch",
     "ResumeCheck",
+    "RichBar",
     "RunConfig",
     "RunFolder",
     "StepSeed",
+    "TQDMBar",
+    "TimeEstimate",
     "WandbLog",
     "WandbRunLogger",
 ]

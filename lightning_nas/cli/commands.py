@@ -65,7 +65,7 @@ def export(args: list[str]) -> None:
         ConfigError: The folder has files that the export would replace, or another process writes to it.
     """
     given = export_parser().parse_args(args)
-    from lightning_nas.cli.exports import export_checkpoint, load_data, tell_measured
+    from lightning_nas.cli.exports import export_checkpoint, load_data, measured_lines
 
     done = export_checkpoint(
         given.ckpt_path,
@@ -78,7 +78,8 @@ def export(args: list[str]) -> None:
     )
     for file in done["files"]:
         print(f"{file['path']}: largest difference to the task {file['difference']:.1e}")
-    tell_measured(done["measured"])
+    for line in measured_lines(done["measured"]):
+        print(line)
     print(f"{done['card']}: model card ({done['parameters']:,} parameters, {done['macs']:,} multiply-accumulates)")
 
 

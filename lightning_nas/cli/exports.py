@@ -2,7 +2,7 @@
 
 import math
 import reprlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -280,15 +280,15 @@ def load_data(config: str) -> Any:
     return build(LightningDataModule, parsed.data)
 
 
-def tell_measured(measured: "Measured") -> None:
-    """Print what was measured of exported files on real images, as far as it was."""
+def measured_lines(measured: "Measured") -> Iterator[str]:
+    """Say what was measured of exported files on real images, as far as it was."""
     if measured.levels is not None:
-        print(
+        yield (
             f"raw images: largest difference of a pixel to the data module {measured.levels:.2f} of 255 levels, on "
             f"{measured.examples} training images"
         )
     for each in measured.accuracies:
-        print(
+        yield (
             f"{each.file}: accuracy {100 * each.accuracy:.2f}% on {measured.images:,} {measured.part} images; the "
             f"network has {100 * (measured.accuracy or 0):.2f}%, and says something else about {each.changed:,} of them"
         )

@@ -4,8 +4,8 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from numbers import Integral
 from pathlib import Path
 from pydoc import locate
@@ -15,6 +15,7 @@ import torch
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import DDPStrategy
 
@@ -24,6 +25,7 @@ from lightning_nas.callbacks.monitor_check import MonitorCheck
 from lightning_nas.callbacks.p_darts import PDARTSPhases
 from lightning_nas.callbacks.prediction_file import PredictionFile
 from lightning_nas.callbacks.preemption import PreemptionCheckpoint
+from lightning_nas.callbacks.progress_lines import TimeEstimate, progress_bar
 from lightning_nas.callbacks.rank_watch import RankWatch
 from lightning_nas.callbacks.resume_check import ResumeCheck
 from lightning_nas.callbacks.run_config import RunConfig
@@ -33,11 +35,14 @@ from lightning_nas.callbacks.wandb_log import WandbLog
 from lightning_nas.cli.components import print_help
 from lightning_nas.cli.config_files import with_config_paths
 from lightning_nas.cli.parsing import OneParagraphParser, check_are_classes, class_paths, given_class_paths
+from lightning_nas.cli.quiet import NOISE, is_of_use, quiet
 from lightning_nas.cli.refusals import refusal, typed
+from lightning_nas.cli.results import describe_outputs
 from lightning_nas.data.dummy import DummyDataModule
 from lightning_nas.errors import CheckpointError, ConfigError
 from lightning_nas.files.checkpoints import CHECKPOINT_KEY, local_path, read_checkpoint
 from lightning_nas.files.classes import class_path, import_modules, import_plugins
+from lightning_nas.terminal import tell
 
 _SCHEDULERS = ("scheduler", "weight_scheduler", "alpha_scheduler")
 
@@ -67,7 +72,7 @@ class NASCLI(LightningCLI):
         import_plugins()  # configurations name their classes like those of this library
         self.asked = given[0] if isinstance(given, list) and given else None
         guards = (
-            [ResumeCheck(), MonitorCheck(), AlphaSyncCheck(), StepSeed(), PredictionFile(), RankWatch()]
+            [ResumeCheck(), MonitorCheck(), AlphaSyncCheck(), StepSeed(), PredictionFile(), RankWatch(), TimeEstimate()]
             if guarded
             else []
         )
@@ -225,16 +230,28 @@ class NASCLI(LightningCLI):
             raise refusal(error) from error
 
     def instantiate_trainer(self, **options: Any) -> Trainer:
-        """Make the trainer. With one process, ``ddp`` has nothing to reduce, and one device does the same."""
-        given = self.config_init[self.config.subcommand].trainer.callbacks
+        """Make the trainer, with a progress bar that suits the output where none was configured.
+
+        With one process, ``ddp`` has nothing to reduce, and one device does the same.
+        """
+        trainer_config = self.config_init[self.config.subcommand].trainer
+        given = trainer_config.callbacks
+        configured = list(given) if isinstance(given, list) else [] if given is None else [given]
+        if trainer_config.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in configured):
+            configured.append(progress_bar())
 
         def make(**more: Any) -> Trainer:  # with a list of its own, to which Lightning adds
-            callbacks = list(given) if isinstance(given, list) else given
-            return super(NASCLI, self).instantiate_trainer(**{"callbacks": callbacks, **options, **more})
+            return super(NASCLI, self).instantiate_trainer(**{"callbacks": list(configured), **options, **more})
 
         trainer = make()
         alone = trainer.world_size == 1 and isinstance(trainer.strategy, DDPStrategy)
         return make(strategy="auto") if alone else trainer
+
+    def after_fit(self) -> None:
+        """Say what a task has written; Lightning calls this where a fit has come to its end."""
+        outputs = getattr(self.model, "outputs", None)
+        if outputs and self.trainer.is_global_zero:
+            tell(describe_outputs(outputs))
 
 
 def schedule_length(max_epochs: int | None, data: Any, callbacks: Any = None) -> int | None:
@@ -315,22 +332,6 @@ def check_classes(path: str | Path, asked: Mapping[str, str], free: Sequence[str
         )
 
 
-_NOISE = (
-    "LightningCLI's args parameter is intended",  # a pipeline runs its stages in one process on purpose
-    ".*isinstance\\(treespec, LeafSpec\\)",  # Lightning's use of torch
-    ".*number of training batches .* is smaller than the logging interval",  # curves are those of epochs
-    ".*but have no `val_dataloader`",  # a final training has no validation set unless it is asked for
-    "Starting from v1.9.0, `tensorboardX` has been removed",  # curves go to CSV files
-    ".*does not have many workers",  # small data sets are one tensor in memory
-    "`LightningModule.configure_optimizers` returned `None`",  # a control has nothing to train
-    "Using ModelCheckpoint with manual optimization and every_n_train_steps",  # a generation is saved when it is over
-    "`training_step` returned `None`",  # a control has nothing to train
-    ".*Experiment logs directory .* exists and is not empty",  # a resumed run
-    ".*Checkpoint directory .* exists and is not empty",  # a resumed run
-    "The dirpath has changed from",  # a resumed run
-)
-
-
 def run(args: list[str] | None = None, make: Callable[..., NASCLI] = NASCLI) -> NASCLI:
     """Run one of Lightning's commands, without the warnings that don't matter here.
 
@@ -345,10 +346,10 @@ def run(args: list[str] | None = None, make: Callable[..., NASCLI] = NASCLI) -> 
     """
     if print_help(sys.argv[1:] if args is None else args):
         raise SystemExit(0)
-    tips = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    tips.addFilter(_is_no_advert)
+    log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    log.addFilter(is_of_use)
     with warnings.catch_warnings():
-        for message in _NOISE:
+        for message in NOISE:
             warnings.filterwarnings("ignore", message)
         try:
             return make(args=args)
@@ -357,10 +358,6 @@ def run(args: list[str] | None = None, make: Callable[..., NASCLI] = NASCLI) -> 
             if found is None:
                 raise
             raise found from error
-
-
-def _is_no_advert(record: logging.LogRecord) -> bool:
-    return "Tip:" not in record.getMessage()
 
 
 def check_config(path: Path) -> Namespace:
@@ -376,8 +373,8 @@ def check_config(path: Path) -> Namespace:
         ConfigError: A key is unknown or a value of a wrong type.
     """
     seeds = logging.getLogger("lightning.fabric.utilities.seed")
-    with warnings.catch_warnings(), _quiet(seeds):  # nothing is drawn
-        warnings.filterwarnings("ignore", _NOISE[0])
+    with warnings.catch_warnings(), quiet(seeds):  # nothing is drawn
+        warnings.filterwarnings("ignore", NOISE[0])
         try:
             parsed: Namespace = NASCLI(args=["--config", str(path)], run=False).config
         except ConfigError as error:
@@ -398,24 +395,13 @@ def build_trainer(config: Namespace) -> Trainer:
     parser.add_class_arguments(Trainer, "trainer")
     given = {**vars(config), "logger": False, "profiler": None}
     log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    with warnings.catch_warnings(), _quiet(log):  # the stage itself says what is unusual about its trainer
+    with warnings.catch_warnings(), quiet(log):  # the stage itself says what is unusual about its trainer
         warnings.simplefilter("ignore")
         try:
             made: Trainer = parser.instantiate(parser.parse_object({"trainer": given})).trainer
         except Exception as error:  # a callback may raise anything
             raise typed(error) or refusal(error) from None
     return made
-
-
-@contextmanager
-def _quiet(log: logging.Logger) -> Iterator[None]:
-    """Let a log pass only warnings and errors."""
-    before = log.level
-    log.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        log.setLevel(before)
 
 
 def build(base: type, config: Any) -> Any:

@@ -12,6 +12,7 @@ from lightning_nas.evaluation.executors import Executor
 from lightning_nas.files.classes import import_modules
 from lightning_nas.files.locks import lock
 from lightning_nas.pipeline.logs import finish_wandb, logged
+from lightning_nas.terminal import duration, shown
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def execute(item: Item) -> float:
     run = item.run
     import_modules(run.config["imports"])
     start = time.perf_counter()
-    with lock(run.folder, ".pipeline.lock"), grouped(run.study, str(run)), logged(run.log):
+    with lock(run.folder, ".pipeline.lock"), grouped(run.study, str(run)), logged(run.log), shown():
         pipeline = run.pipeline()
         try:
             if run.final:
@@ -90,7 +91,7 @@ def execute(item: Item) -> float:
         finally:
             finish_wandb()
     seconds = time.perf_counter() - start
-    print(f"[{item.place}/{item.count}] {run}: {seconds:.0f} s", flush=True)
+    print(f"[{item.place}/{item.count}] {run}: done in {duration(seconds)}", flush=True)
     return seconds
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_nas.architecture import Architecture
 from lightning_nas.errors import ConfigError, NASError, TrainingError
 from lightning_nas.metrics.cost import CostSource
+from lightning_nas.terminal import Progress
 
 LONGEST_REASON = 500
 """Number of characters that are kept of the reason for which an evaluation failed."""
@@ -182,6 +183,7 @@ def evaluate_each(evaluator: Evaluator, architectures: Sequence[Architecture]) -
             if not is_failure(error):
                 raise
     found = []
+    progress = Progress("architectures evaluated", len(architectures))
     for architecture in architectures:
         try:
             found += _evaluate(evaluator, [architecture])
@@ -189,6 +191,7 @@ def evaluate_each(evaluator: Evaluator, architectures: Sequence[Architecture]) -
             if not is_failure(error):
                 raise
             found.append(Evaluation.failed(error))
+        progress.step()
     return found
 
 

@@ -20,6 +20,7 @@ from lightning_nas.data.examples import Resize
 from lightning_nas.errors import ConfigError, ExportError, MissingDependencyError, NASError
 from lightning_nas.export.preprocessing import Preprocessing
 from lightning_nas.files.artifacts import replacing
+from lightning_nas.terminal import INDENT, tell
 
 TOLERANCE = 1e-5
 """Largest allowed difference between the outputs of network and file, relative to outputs above 1."""
@@ -294,6 +295,7 @@ def write_checked(
         reference = _Reference(original, source.description)
         drafts = []
         for each in formats:
+            tell(f"{INDENT}writing and checking {each.file_name}")
             place = Path(temporary) / each.name
             place.mkdir()
             drafts.append(_draft(each, source, place, reference))

@@ -13,6 +13,7 @@ from lightning_nas.data.sets import Batch, classes_of
 from lightning_nas.errors import DataError, ExportError
 from lightning_nas.export.formats import Description
 from lightning_nas.export.preprocessing import Preprocessing
+from lightning_nas.terminal import INDENT, Progress, tell
 
 LEVELS = 1.01
 """Largest allowed difference between pixels of a file's preprocessing and of the data module, in 255 levels: Pillow
@@ -151,7 +152,9 @@ def measure_accuracies(
     part, batches = held_out(data)
     images, right = 0, 0
     found = {name: [0, 0] for name in files}
+    progress = Progress(f"accuracy of {', '.join(files)}, batches")
     for batch in batches:
+        progress.step()
         labels = classes_of(batch[1])
         prepared = data.on_after_batch_transfer(batch, 0)[0]
         predicted = network(prepared).argmax(1)
@@ -174,6 +177,7 @@ def measure_latencies(files: Mapping[str, Network], description: Description) ->
         description: What they take: images of the network's own size.
     """
     found = []
+    tell(f"{INDENT}measuring the latency of {', '.join(files)}")
     for name, file in files.items():
         measured: dict[int, float] = {}
         for size in LATENCY_BATCHES:

@@ -173,6 +173,12 @@ def is_left_out(baseline: Baseline) -> bool:
     return baseline.path.is_file() and bool(known(baseline).get("skipped"))
 
 
+def reasons(baselines: Sequence[Baseline]) -> list[str]:
+    """Say of those baselines that cannot be had why they are left out, each once."""
+    found = {each.name: known(each).get("skipped") for each in baselines}
+    return [f"{name} is left out: {reason}" for name, reason in found.items() if reason]
+
+
 def known_before(baselines: Sequence[Baseline]) -> list[dict[str, Any]]:
     """What is known of those baselines whose file is there."""
     return [known(each) for each in baselines if each.path.is_file()]

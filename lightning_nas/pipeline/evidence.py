@@ -16,6 +16,7 @@ from lightning_nas.report.front import Front
 from lightning_nas.report.tested import IMAGES
 from lightning_nas.spaces.artifact import architecture_from_dict, load_architecture
 from lightning_nas.strategies.base import Result
+from lightning_nas.terminal import Progress
 
 SIGNIFICANT = 0.05
 """Probability below which two networks are told apart."""
@@ -84,8 +85,9 @@ def write_candidates(run_dir: Path, folders: Sequence[Path], costs: Callable[[],
     last: dict[str, dict[str, Any]] = {str(row["choices"]): row for row in content["history"]}
     rows = sorted(last.values(), key=lambda row: -sign_of(objective) * row["objectives"][objective])
     results: list[Result] = []
-    measure = costs()
+    measure, progress = costs(), Progress("multiply-accumulates of candidates", len(rows[:CANDIDATES]))
     for row in rows[:CANDIDATES]:
+        progress.step()
         try:
             candidate = architecture_from_dict({"space": space, "choices": row["choices"]})
             measured = measure.costs(candidate)

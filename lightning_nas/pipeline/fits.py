@@ -12,9 +12,11 @@ from lightning_nas.cli import lightning
 from lightning_nas.errors import ConfigError
 from lightning_nas.evaluation.executors import Processes
 from lightning_nas.files.classes import import_modules
+from lightning_nas.pipeline.lines import result
 from lightning_nas.pipeline.logs import finish_wandb, logged
 from lightning_nas.pipeline.records import Record, digests
 from lightning_nas.pipeline.stages import Stage
+from lightning_nas.terminal import INDENT, shown
 
 _ONE_PROCESS = {"devices": ("auto", "1"), "num_nodes": (1, "1"), "strategy": ("auto", "auto")}
 """Settings of a trainer that decide on the number of processes: Lightning's default, and the value for one process."""
@@ -32,6 +34,7 @@ class Fit:
         output_dir: Folder of its artifacts, if it writes any.
         rewrites: Files of earlier stages that it adds something to.
         imports: Modules to import before.
+        place: Which one of several fits it is, such as ``3 of 32``.
     """
 
     name: str
@@ -41,6 +44,7 @@ class Fit:
     output_dir: Path | None
     rewrites: Sequence[Path]
     imports: str | Sequence[str] = ()
+    place: str = ""
 
     @property
     def folder(self) -> Path:
@@ -70,7 +74,7 @@ class Fit:
                 f"{self.name} left no checkpoint at {self.checkpoint}. It must train for at least one epoch."
             )
         if self.test:
-            command(["test", *config, "--ckpt_path", str(self.checkpoint)])
+            command(["test", *config, "--ckpt_path", str(self.checkpoint), "--verbose", "false"])
         written = owned(self.output_dir, self.record.run) if self.output_dir else []
         self.record.outputs = digests([self.checkpoint, *written, *self.rewrites], self.run_dir)
         self.record.seconds, self.record.resumed = round(time.perf_counter() - start, 2), bool(resume)
@@ -136,7 +140,7 @@ def run_in_workers(fits: Sequence[Fit], workers: int) -> list[Record]:
 def _run_logged(fit: Fit) -> Record:
     """What a worker does."""
     import_modules(fit.imports)
-    with logged(fit.folder / "log.txt"):
+    with logged(fit.folder / "log.txt"), shown():
         try:
             record = fit.run(lightning.run)
         except Exception:
@@ -144,5 +148,5 @@ def _run_logged(fit: Fit) -> Record:
             raise
         finally:
             finish_wandb()  # the worker may be ended at once
-    print(f"{fit.name}: {record.seconds:.0f} s", flush=True)
+    print(f"{INDENT}{fit.name} ({fit.place}): {result(fit.folder, record, fit.test)}", flush=True)
     return record

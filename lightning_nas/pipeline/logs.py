@@ -34,23 +34,28 @@ def finish_wandb() -> None:
         wandb.teardown()
 
 
-@contextmanager
-def once(log: logging.Logger) -> Iterator[None]:
-    """Let a log pass every message only the first time, as all stages have the same seed.
+REPEATING = ("lightning.fabric.utilities.seed", "lightning.pytorch.utilities.rank_zero")
+"""Logs of Lightning in which every stage says the same: its seed, and the devices of the machine."""
 
-    Args:
-        log: The log.
-    """
+ROUTINE = ("Restoring states from the checkpoint", "Restored all states", "Loaded model weights from the checkpoint")
+"""How messages begin by which Lightning says what a pipeline does with every stage."""
+
+
+@contextmanager
+def quiet_repeats() -> Iterator[None]:
+    """Let Lightning say the same only once, as it does for every stage; warnings and errors pass."""
     passed: set[str] = set()
 
     def is_new(record: logging.LogRecord) -> bool:
         said = record.getMessage()
-        new = said not in passed
+        if record.levelno >= logging.WARNING:
+            return True
+        new = said not in passed and not said.startswith(ROUTINE)
         passed.add(said)
         return new
 
-    log.addFilter(is_new)
-    try:
+    with ExitStack() as stack:
+        for log in map(logging.getLogger, REPEATING):
+            log.addFilter(is_new)
+            stack.callback(log.removeFilter, is_new)
         yield
-    finally:
-        log.removeFilter(is_new)

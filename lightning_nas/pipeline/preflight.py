@@ -28,7 +28,7 @@ _PRECISIONS = {"None": "32-true", "64": "64-true", "32": "32-true", "16": "16-mi
 """What Lightning's short names of precisions stand for."""
 
 
-def check_needs(stages: Mapping[str, Stage], parsed: Mapping[str, Namespace], run_dir: Path) -> None:
+def check_needs(stages: Mapping[str, Stage], parsed: Mapping[str, Namespace], run_dir: Path) -> dict[str, int]:
     """Check data and trainer of every stage, what its callbacks monitor, and that its folders can be written to.
 
     Lightning itself says whether the machine has what a trainer asks for, and every component what it needs of the
@@ -40,10 +40,14 @@ def check_needs(stages: Mapping[str, Stage], parsed: Mapping[str, Namespace], ru
         parsed: Their configurations with all defaults, by name.
         run_dir: Run folder, which can be written to.
 
+    Returns:
+        Number of training images by stage, where it is known.
+
     Raises:
         NASError: A stage would fail; the message names it.
     """
     promised: Promised = {}
+    images: dict[str, int] = {}
     writers: dict[Path, str] = {}
     folders = [folder.absolute() for folder in _folders(stages)]
     for name, stage in stages.items():
@@ -52,6 +56,8 @@ def check_needs(stages: Mapping[str, Stage], parsed: Mapping[str, Namespace], ru
             trainer = build_trainer(config.trainer)
             data = build(LightningDataModule, config.data)
             validates = _check_data(data, trainer, stage.test, promised) and config.trainer.limit_val_batches != 0
+            if hasattr(data, "list_parts") and _keep_promise(data, promised):
+                images[name] = len(data.list_parts()[0])
             _check_trainer(class_of(config.model.class_path), config.trainer.precision, trainer.world_size)
             _check_monitors(config, validates)
             _check_arguments(config, data, promised)
@@ -65,6 +71,7 @@ def check_needs(stages: Mapping[str, Stage], parsed: Mapping[str, Namespace], ru
     for folder in dict.fromkeys(folders):
         if not folder.is_relative_to(run_dir):
             lock(folder).release()
+    return images
 
 
 def _check_data(data: Any, trainer: Trainer, test: bool, promised: Promised) -> bool:

@@ -1,6 +1,5 @@
 """Run the stages of a pipeline, one after the other, in one run folder."""
 
-import logging
 import os
 import subprocess
 import sys
@@ -8,7 +7,6 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,30 +17,28 @@ from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, LightningModule
 
 from lightning_nas.cli import lightning
-from lightning_nas.cli.exports import choose_formats, export_checkpoint, size, tell_measured, trained_network
-from lightning_nas.cli.interruption import interruptible
+from lightning_nas.cli.exports import choose_formats, export_checkpoint, measured_lines, size, trained_network
 from lightning_nas.cli.lightning import build
 from lightning_nas.errors import ConfigError, InterruptedTrainingError, NASError
 from lightning_nas.files.artifacts import remove_leftovers, write_bytes, write_json
-from lightning_nas.files.classes import import_modules
-from lightning_nas.files.locks import lock
 from lightning_nas.metrics.network_costs import NetworkCosts
 from lightning_nas.pipeline import baselines as standard
 from lightning_nas.pipeline.baselines import Baseline
-from lightning_nas.pipeline.config import EXPORT, Arguments, read_yaml
+from lightning_nas.pipeline.clock import RunClock
+from lightning_nas.pipeline.config import EXPORT, read_yaml
 from lightning_nas.pipeline.evidence import write_candidates
 from lightning_nas.pipeline.fits import Fit, check_workers, in_one_process, run_in_workers
-from lightning_nas.pipeline.logs import once
+from lightning_nas.pipeline.lines import Lines, comparison, count_steps, describe, result
 from lightning_nas.pipeline.preflight import check_needs, class_of
 from lightning_nas.pipeline.records import Record, check_unchanged, inputs_of, read_record
 from lightning_nas.pipeline.stages import Stage, resolve
 from lightning_nas.pipeline.summary import Compared, compare, evidence, summarize, tested_accuracy
 from lightning_nas.report.page import write_report
-from lightning_nas.report.screen import table
 from lightning_nas.spaces.artifact import build_space, load_architecture
 from lightning_nas.spaces.base import SearchSpace
 from lightning_nas.spaces.constrained import ConstrainedSpace
 from lightning_nas.tasks.train import TrainTask
+from lightning_nas.terminal import INDENT, tell
 
 
 @dataclass
@@ -70,11 +66,19 @@ class Pipeline:
     asked: bool = False
     parsed: dict[str, Namespace] = field(default_factory=dict)
     known: dict[str, Record] = field(default_factory=dict)
+    images: dict[str, int] = field(default_factory=dict)
+    clock: RunClock | None = None
+    begun: bool = False
 
     @cached_property
     def stages(self) -> list[Stage]:
         """All stages in their order."""
         return resolve(self.config, self.run_dir, self.base, self.final)
+
+    @cached_property
+    def lines(self) -> Lines:
+        """Says where the pipeline is."""
+        return Lines(count_steps(self.stages, self.final))
 
     @property
     def export_settings(self) -> dict[str, Any]:
@@ -97,15 +101,24 @@ class Pipeline:
                 have read or written was replaced.
             NASError: A stage would fail.
         """
-        self.run_stages()
-        compared = compare(self.stages, self.run_dir)
-        known = evidence(compared, self.run_dir)
-        exported = self._export(compared, known)
-        summary = summarize(self.stages, self.run_dir, self.records, exported, compared) | known
+        checkpoints = [self._checkpoint(stage.name) for stage in self.stages]
+        self.clock = RunClock(self.run_dir, checkpoints, running=not self.finished)
+        try:
+            self.run_stages()
+            compared = compare(self.stages, self.run_dir)
+            known = evidence(compared, self.run_dir)
+            exported = self._export(compared, known)
+            folders = [Path(folder) for stage in self.stages if (folder := stage.arguments.get("output_dir"))]
+            write_candidates(self.run_dir, list(dict.fromkeys(folders)), lambda: self.final_costs)
+            seconds = self.clock.stop()
+        except BaseException:
+            if self.begun:
+                self.clock.save()
+            raise
+        summary = summarize(self.stages, self.run_dir, self.records, exported, compared, seconds) | known
         summary |= {"command": self.command, "seed": self.config["seed_everything"]}
-        folders = [Path(folder) for stage in self.stages if (folder := stage.arguments.get("output_dir"))]
-        write_candidates(self.run_dir, list(dict.fromkeys(folders)), lambda: self.final_costs)
         write_json(self.run_dir / "summary.json", summary)
+        tell(f"{INDENT}drawing report.html")
         write_report(self.run_dir)
         return summary
 
@@ -116,9 +129,11 @@ class Pipeline:
             ConfigError: See ``run``.
             NASError: A stage would fail.
         """
+        tell(f"Checking configurations, data and folders of {len(self.stages)} stages in {self.run_dir}")
         self.check()
         for name, text in self._texts.items():
             write_bytes(self.run_dir / f"{name}.yaml", text.encode())
+        self.begun = True
         self._check_baselines()
         for stage in self.stages:
             if not stage.compared:
@@ -143,7 +158,7 @@ class Pipeline:
             check_workers(self.config["workers"], [stage for stage in self.stages if stage.compared])
         self._parse_configs()
         left = {stage.name: stage for stage in self.stages if not stage.compared and not self._done(stage.name)}
-        check_needs(left, self.parsed, self.run_dir)
+        self.images = check_needs(left, self.parsed, self.run_dir)
 
     def check_results(self) -> None:
         """Check that what is in the run folder is of this pipeline, with the same data and packages.
@@ -255,23 +270,46 @@ class Pipeline:
     def _stage(self, stage: Stage) -> None:
         """Run a stage in this process, or go on with it, unless it is done."""
         fit = self._begin(stage)
-        if fit is not None:
-            print(f"\n== {stage.name} ==", flush=True)
-            fit.run(lambda args: self._command(args, stage.config["trainer"]))
-            self._note(stage.name, fit.record)
+        if fit is None:
+            self.lines.begin(stage.name, "done before")
+            return
+        self.lines.begin(stage.name, *describe(stage, self.images.get(stage.name), fit.checkpoint.is_file()))
+        self._run(fit, stage)
+        tell(f"{INDENT}{result(fit.folder, fit.record, fit.test)}")
+
+    def _run(self, fit: Fit, stage: Stage) -> None:
+        """Run a fit in this process."""
+        self._save_clock()
+        fit.run(lambda args: self._command(args, stage.config["trainer"]))
+        self._note(stage.name, fit.record)
+        self._save_clock()
 
     def _compared(self) -> None:
         """Run the stages that are there for the comparison, several at the same time if there are workers."""
-        due = [stage for stage in self.stages if stage.compared and self._prepared(stage)]
-        if self.config["workers"] == 1:
-            for stage in due:
-                self._stage(stage)
-            return
-        fits = [fit for fit in map(self._begin, due) if fit is not None]
-        if fits:
-            print(f"\n== {len(fits)} trainings for comparison, {self.config['workers']} at a time ==", flush=True)
-            for fit, record in zip(fits, run_in_workers(fits, self.config["workers"]), strict=True):
+        compared = [stage for stage in self.stages if stage.compared]
+        due = [stage for stage in compared if self._prepared(stage)]
+        fits = [(fit, stage) for stage in due if (fit := self._begin(stage)) is not None]
+        workers = self.config["workers"]
+        if compared:
+            tested = next((read_record(self.run_dir / each.name) for each in self.stages if each.test), None)
+            self.lines.begin("comparison", *comparison(len(fits), len(due) - len(fits), workers, tested))
+        for reason in standard.reasons([stage.baseline for stage in compared if stage.baseline]):
+            tell(f"{INDENT}{reason}")
+        if workers == 1:
+            for place, (fit, stage) in enumerate(fits, 1):
+                tell(f"{INDENT}{fit.name} ({place} of {len(fits)})")
+                self._run(fit, stage)
+                tell(f"{INDENT}{fit.name}: {result(fit.folder, fit.record, fit.test)}")
+        elif fits:
+            self._save_clock()
+            numbered = [replace(fit, place=f"{place} of {len(fits)}") for place, (fit, _) in enumerate(fits, 1)]
+            for fit, record in zip(numbered, run_in_workers(numbered, workers), strict=True):
                 self._note(fit.name, record)
+            self._save_clock()
+
+    def _save_clock(self) -> None:
+        if self.clock is not None:
+            self.clock.save()
 
     def _prepared(self, stage: Stage) -> bool:
         """Draw the architecture of a stage, or fit its baseline, and return whether it is to run."""
@@ -283,7 +321,6 @@ class Pipeline:
         """Write the record of a stage that begins; None if it is done."""
         name, checkpoint, record = stage.name, self._checkpoint(stage.name), self.known.get(stage.name)
         if record is not None and record.seconds is not None:
-            print(f"{name}: done before, in {self.run_dir}")
             self._note(name, record)
             return None
         if record is None or not checkpoint.is_file():
@@ -369,10 +406,7 @@ class Pipeline:
             found = size(trained_network(self._checkpoint(tested))[1])
             others = standard.known_before([each.baseline for each in self.stages if each.baseline])
             standard.fit(baseline, found, self.final_costs, self.config["constraints"], others)
-        reason = standard.known(baseline).get("skipped")
-        if reason and stage.repeat == 0:
-            print(f"\n== {stage.name} ==\nleft out: {reason}", flush=True)
-        return bool(reason)
+        return standard.is_left_out(baseline)
 
     def _limited(self, space: SearchSpace) -> SearchSpace:
         """A space within the constraints of the pipeline, if there are any."""
@@ -396,7 +430,7 @@ class Pipeline:
 
     def _export(self, compared: Compared, known: Mapping[str, Any]) -> dict[str, Any]:
         """Write the trained network as files, with a model card that compares it."""
-        print("\n== export ==", flush=True)
+        self.lines.begin(EXPORT, "network, model card and report")
         start = time.perf_counter()
         name = next(stage.name for stage in self.stages if stage.test)
         figures = {"test_accuracy": tested_accuracy(self.run_dir / name)}
@@ -409,35 +443,7 @@ class Pipeline:
             data=build(LightningDataModule, self.parsed[name].data),
             **self.export_settings,
         )
-        tell_measured(exported["measured"])
+        for line in measured_lines(exported["measured"]):
+            tell(f"{INDENT}{line}")
         self.records.append({"name": EXPORT, "seconds": round(time.perf_counter() - start, 2), "resumed": False})
         return exported
-
-
-def main(arguments: Arguments) -> None:
-    """``lightning-nas pipeline``.
-
-    Args:
-        arguments: Its command line.
-
-    Raises:
-        ConfigError: The run folder cannot be written to, another pipeline runs in it, or a configuration is wrong.
-        InterruptedTrainingError: SIGTERM has stopped the pipeline.
-    """
-    import_modules(arguments.config["imports"])
-    named = arguments.run_dir
-    run_dir = (named or Path("runs") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")).resolve()
-    command = " ".join(["lightning-nas pipeline", *arguments.given])
-    pipeline = Pipeline(arguments.config, run_dir, arguments.base, command)
-    if arguments.print_config:
-        print(yaml.safe_dump({stage.name: stage.config for stage in pipeline.stages}, sort_keys=False), end="")
-        return
-    seeds = logging.getLogger("lightning.fabric.utilities.seed")
-    with lock(run_dir, ".pipeline.lock"), interruptible("the pipeline", pipeline.pass_on), once(seeds):
-        try:
-            summary = pipeline.run()
-        except InterruptedTrainingError as error:
-            folder = [] if named is not None else ["--run_dir", str(run_dir)]
-            error.resume = ["pipeline", *arguments.given, *folder]
-            raise
-    print(f"\n{table(summary)}\n\nReport: {run_dir / 'report.html'}    Network: {run_dir / 'network.py'}")

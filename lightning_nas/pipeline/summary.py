@@ -154,6 +154,7 @@ def summarize(
     records: Sequence[Mapping[str, Any]],
     exported: Mapping[str, Any],
     compared: Compared,
+    seconds: float,
 ) -> dict[str, Any]:
     """All figures of a finished run.
 
@@ -165,6 +166,7 @@ def summarize(
         records: Name and seconds of every stage, and whether it was resumed.
         exported: What ``export_checkpoint`` returned.
         compared: What ``compare`` returned.
+        seconds: Wall-clock seconds of the run.
 
     Raises:
         ArtifactError: A file of a stage is broken.
@@ -180,7 +182,7 @@ def summarize(
         "versions": {p: version(p) for p in ("lightning_nas", "torch", "lightning", "torchvision")},
         "stages": list(records),
         "seconds": {each["name"]: each["seconds"] for each in records},
-        "seconds_total": round(sum(each["seconds"] for each in records), 2),
+        "seconds_total": round(seconds, 2),
         **_found(stages, trained),
         "parameters": exported["parameters"],
         "macs": exported["macs"],

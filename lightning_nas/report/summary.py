@@ -26,7 +26,7 @@ class Summary:
         test_accuracies: Its test accuracy with every seed.
         compared_stages: Names of the stages that train for the comparison alone.
         stages: Name and seconds of every stage.
-        seconds_total: Seconds of all stages together.
+        seconds_total: Wall-clock seconds of the run, all its parts together where it was interrupted.
         proxy_images: Distilled images that the search used; None without distillation.
         source_images: Images that were distilled; None without distillation.
         random_test_accuracy: Mean test accuracy of random networks; None if there were none.
@@ -97,7 +97,20 @@ class Summary:
         Raises:
             ArtifactError: The file is missing or broken, or an entry is missing or of another kind.
         """
-        reader = _Reader(path, read_json(path, repair=REPAIR))
+        return cls.parse(read_json(path, repair=REPAIR), path)
+
+    @classmethod
+    def parse(cls, content: Mapping[str, Any], path: Path) -> "Summary":
+        """Check the content of a summary.
+
+        Args:
+            content: The content of ``summary.json``.
+            path: The file, for messages.
+
+        Raises:
+            ArtifactError: An entry is missing or of another kind.
+        """
+        reader = _Reader(path, content)
         stages = reader.stages()
         total = reader.optional_number("seconds_total")
         return cls(

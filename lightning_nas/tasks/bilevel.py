@@ -45,8 +45,8 @@ from lightning_nas.tasks.common import (
 )
 from lightning_nas.tasks.course import steps_per_epoch
 from lightning_nas.tasks.optimization import configure_several, step_schedules
-from lightning_nas.tasks.progress_line import ProgressLine
 from lightning_nas.tasks.search_files import check_supernet_file, start_from, write_search
+from lightning_nas.terminal import Progress
 
 
 class BilevelTask(Task):
@@ -347,7 +347,7 @@ class BilevelTask(Task):
         components = (self.hypergradient, model.relaxation, model.normalization, model.discretizer, *self.regularizers)
         images = self.selection_images if epoch is None else 0
         if images and hasattr(getattr(self.trainer, "datamodule", None), "fixed_batch"):
-            told = ProgressLine("selection errors", "removals")
+            told = Progress("selection errors, removals").reach
             errors = model.selection_errors(*fixed_images(self, images, self.seed), told).to_dict()
         return {
             "task": type(self).__name__,

@@ -22,6 +22,7 @@ from lightning_nas.evaluation.zero_cost.synflow import SynFlow
 from lightning_nas.spaces.artifact import architecture_from_dict, build_space
 from lightning_nas.spaces.sized import build_network
 from lightning_nas.supernets.scoring import fixed_images
+from lightning_nas.terminal import Progress
 
 COMBINED = "zero_cost"
 """Name of the objective that combines several scores."""
@@ -138,12 +139,14 @@ class ZeroCost(Evaluator):
     def evaluate(self, architectures: Sequence[Architecture]) -> list[Evaluation]:
         """Score; see the class. Networks are always scored on the CPU."""
         seconds = []
+        progress = Progress("architectures scored", len(architectures))
         for architecture in architectures:
             start = time.perf_counter()
             if architecture not in self._known:
                 self._known[architecture] = self._score(architecture)
                 self.version += len(self.scores) > 1
             seconds.append(time.perf_counter() - start)
+            progress.step()
         if not architectures:
             return []
         from scipy.stats import rankdata
