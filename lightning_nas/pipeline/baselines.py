@@ -17,6 +17,9 @@ from lightning_nas.metrics.network_costs import NetworkCosts
 DEFAULT = ({"fit_to": "macs"}, {"fit_to": "parameters"})
 """The baselines of a pipeline that names none."""
 
+LATENCY = "latency_ms"
+"""Name of the cost that takes time to measure."""
+
 FILE = "network.json"
 """Name of the file with what is known of a baseline, in the folder of its first training."""
 
@@ -123,16 +126,19 @@ def fit(
         return _write(baseline, {"label": label, "skipped": f"It would be the same network as {same[0]}."})
     measured = costs.of_network(CIFARResNet(shape, classes, **size))
     label = f"ResNet-{6 * size['blocks'] + 2} of width {size['width']}, {label.removeprefix('ResNet of ')}"
-    return _write(baseline, {"label": label, "size": size, **{name: int(measured[name]) for name in COUNTED}})
+    return _write(baseline, {"label": label, "size": size, **_costs(measured, constraints)})
 
 
-def describe(baseline: Baseline, network: nn.Module, costs: NetworkCosts) -> dict[str, Any]:
+def describe(
+    baseline: Baseline, network: nn.Module, costs: NetworkCosts, constraints: Mapping[str, float] | None = None
+) -> dict[str, Any]:
     """Run a network that was given on images of zeros, and write what is known of it.
 
     Args:
         baseline: The baseline.
         network: Its network.
-        costs: Knows images and classes.
+        costs: Knows images and classes, and measures latency.
+        constraints: Limits on costs, if there are any.
 
     Raises:
         ConfigError: The network does not fit images and classes.
@@ -145,7 +151,7 @@ def describe(baseline: Baseline, network: nn.Module, costs: NetworkCosts) -> dic
         if not isinstance(computed, torch.Tensor) or computed.shape != (2, classes):
             raise ConfigError(f"it computes {getattr(computed, 'shape', type(computed).__name__)} for 2 images")
         measured = costs.of_network(network)
-        content = {"label": label, "network": baseline.network, **{name: int(measured[name]) for name in COUNTED}}
+        content = {"label": label, "network": baseline.network, **_costs(measured, constraints or {})}
     except Exception as error:  # a network may raise anything
         raise ConfigError(
             f"{baseline.name}: {label} cannot classify images of shape {shape} into {classes} classes "
@@ -203,6 +209,12 @@ def _label(network: Any) -> str:
     arguments = ", ".join(f"{key}={value}" for key, value in (network.get("init_args") or {}).items())
     name = str(network["class_path"]).rpartition(".")[2]
     return f"{name}({arguments})" if arguments else name
+
+
+def _costs(measured: Mapping[str, float], constraints: Mapping[str, float]) -> dict[str, float]:
+    """Costs of a network that a report shows: a latency only where there is a constraint on it."""
+    counted: dict[str, float] = {name: int(measured[name]) for name in COUNTED}
+    return counted | ({LATENCY: measured[LATENCY]} if LATENCY in constraints else {})
 
 
 def _write(baseline: Baseline, content: dict[str, Any]) -> dict[str, Any]:

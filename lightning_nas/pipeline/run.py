@@ -23,7 +23,7 @@ from lightning_nas.errors import ConfigError, InterruptedTrainingError, NASError
 from lightning_nas.files.artifacts import remove_leftovers, write_bytes, write_json
 from lightning_nas.metrics.network_costs import NetworkCosts
 from lightning_nas.pipeline import baselines as standard
-from lightning_nas.pipeline.baselines import Baseline
+from lightning_nas.pipeline.baselines import LATENCY, Baseline
 from lightning_nas.pipeline.clock import RunClock
 from lightning_nas.pipeline.config import EXPORT, read_yaml
 from lightning_nas.pipeline.evidence import write_candidates
@@ -105,7 +105,8 @@ class Pipeline:
         self.clock = RunClock(self.run_dir, checkpoints, running=not self.finished)
         try:
             self.run_stages()
-            compared = compare(self.stages, self.run_dir)
+            timed = self.final_costs if LATENCY in self.config["constraints"] else None
+            compared = compare(self.stages, self.run_dir, timed)
             known = evidence(compared, self.run_dir)
             exported = self._export(compared, known)
             folders = [Path(folder) for stage in self.stages if (folder := stage.arguments.get("output_dir"))]
@@ -291,7 +292,7 @@ class Pipeline:
         fits = [(fit, stage) for stage in due if (fit := self._begin(stage)) is not None]
         workers = self.config["workers"]
         if compared:
-            tested = next((read_record(self.run_dir / each.name) for each in self.stages if each.test), None)
+            tested = read_record(self.run_dir / next(each.name for each in self.stages if each.test))
             self.lines.begin("comparison", *comparison(len(fits), len(due) - len(fits), workers, tested))
         for reason in standard.reasons([stage.baseline for stage in compared if stage.baseline]):
             tell(f"{INDENT}{reason}")
@@ -301,7 +302,6 @@ class Pipeline:
                 self._run(fit, stage)
                 tell(f"{INDENT}{fit.name}: {result(fit.folder, fit.record, fit.test)}")
         elif fits:
-            self._save_clock()
             numbered = [replace(fit, place=f"{place} of {len(fits)}") for place, (fit, _) in enumerate(fits, 1)]
             for fit, record in zip(numbered, run_in_workers(numbered, workers), strict=True):
                 self._note(fit.name, record)
@@ -397,7 +397,7 @@ class Pipeline:
             except NASError as error:
                 error.args = (f"Stage {stage.name}: {error}",)
                 raise
-            standard.describe(baseline, network, self.final_costs)
+            standard.describe(baseline, network, self.final_costs, self.config["constraints"])
 
     def _left_out(self, stage: Stage, baseline: Baseline) -> bool:
         """Fit a baseline to the found network unless that is done, and return whether there is no such network."""

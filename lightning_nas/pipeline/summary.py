@@ -17,11 +17,12 @@ from lightning_nas.cli.exports import size, trained_network
 from lightning_nas.errors import ArtifactError, ConfigError
 from lightning_nas.files.artifacts import read_json
 from lightning_nas.metrics.memory import peak_memory
+from lightning_nas.metrics.network_costs import NetworkCosts
 from lightning_nas.metrics.paired import wilson_interval
-from lightning_nas.pipeline.baselines import known
+from lightning_nas.pipeline.baselines import LATENCY, known
 from lightning_nas.pipeline.evidence import compare_on_images, read_correct
 from lightning_nas.pipeline.stages import Stage
-from lightning_nas.spaces.artifact import build_space, load_architecture
+from lightning_nas.spaces.artifact import architecture_from_dict, build_space, load_architecture
 
 
 def tested_accuracy(folder: Path) -> float:
@@ -60,6 +61,7 @@ class TrainedNetwork:
         accuracies: Its test accuracy with every seed, as fractions.
         parameters: Number of parameters.
         macs: Multiply-accumulates for one image.
+        latency_ms: Milliseconds of a forward pass of one image; None where they were not measured.
     """
 
     name: str
@@ -68,6 +70,7 @@ class TrainedNetwork:
     accuracies: list[float]
     parameters: int
     macs: int
+    latency_ms: float | None = None
 
     @property
     def accuracy(self) -> float:
@@ -83,6 +86,7 @@ class TrainedNetwork:
             "test_accuracies": self.accuracies,
             "parameters": self.parameters,
             "macs": self.macs,
+            **({} if self.latency_ms is None else {"latency_ms": self.latency_ms}),
         }
 
 
@@ -109,12 +113,13 @@ class Compared:
         return [each.to_dict() for each in (self.found, *self.randoms, *self.baselines)]
 
 
-def compare(stages: Sequence[Stage], run_dir: Path) -> Compared:
+def compare(stages: Sequence[Stage], run_dir: Path, timed: NetworkCosts | None = None) -> Compared:
     """Collect the test accuracies and costs of all networks of a finished run.
 
     Args:
         stages: Stages of the pipeline, all done but those of baselines that were left out.
         run_dir: Run folder.
+        timed: Measures the latency of networks of architectures; None leaves it out.
 
     Raises:
         ConfigError: The test of a network logged no accuracy.
@@ -137,10 +142,16 @@ def compare(stages: Sequence[Stage], run_dir: Path) -> Compared:
         accuracies = [tested_accuracy(run_dir / each) for each in names]
         if repeats[0].baseline is not None:
             baselines.append(
-                TrainedNetwork(name, about["label"], names, accuracies, about["parameters"], about["macs"])
+                TrainedNetwork(
+                    *(name, about["label"], names, accuracies, about["parameters"], about["macs"]),
+                    latency_ms=about.get(LATENCY),
+                )
             )
             continue
-        cost = size(trained_network(run_dir / repeats[0].name / "checkpoints" / "last.ckpt")[1])
+        kept = trained_network(run_dir / repeats[0].name / "checkpoints" / "last.ckpt")[1]
+        cost: dict[str, Any] = size(kept)
+        if timed is not None:
+            cost[LATENCY] = timed.costs(architecture_from_dict(kept["architecture"]))[LATENCY]
         if name:
             randoms.append(TrainedNetwork(name, f"random architecture {repeats[0].draw}", names, accuracies, **cost))
         else:
@@ -186,6 +197,7 @@ def summarize(
         **_found(stages, trained),
         "parameters": exported["parameters"],
         "macs": exported["macs"],
+        "latency_ms": compared.found.latency_ms,
         "compared_stages": compared.trainings,
         "test_accuracy": compared.found.accuracy,
         "test_accuracies": compared.found.accuracies,
@@ -195,6 +207,7 @@ def summarize(
         "random_test_accuracies_by_seed": [each.accuracies for each in compared.randoms],
         "random_parameters": [each.parameters for each in compared.randoms],
         "random_macs": [each.macs for each in compared.randoms],
+        "random_latencies_ms": [each.latency_ms for each in compared.randoms if each.latency_ms is not None],
         "baselines": [each.to_dict() for each in compared.baselines],
         "baselines_left_out": compared.left_out,
         "export_difference": exported["difference"],

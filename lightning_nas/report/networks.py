@@ -27,6 +27,7 @@ class Network:
         interval: Wilson's 95 % interval of the accuracy; None where the number of test images is not known.
         parameters: Number of parameters; None if not known.
         macs: Multiply-accumulates per image; None if not known.
+        latency_ms: Milliseconds of a forward pass of one image; None if they were not measured.
     """
 
     kind: str
@@ -36,6 +37,7 @@ class Network:
     interval: tuple[float, float] | None
     parameters: float | None
     macs: float | None
+    latency_ms: float | None = None
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -53,24 +55,27 @@ def networks(summary: Summary) -> list[Network]:
 
     found = network(
         *("found", "found network", summary.test_accuracies, summary.test_accuracy),
-        *(summary.parameters, summary.macs),
+        *(summary.parameters, summary.macs, summary.latency_ms),
     )
     accuracies = summary.random_test_accuracies
     unknown: list[Any] = [None] * len(accuracies)
     costs = [
         values if len(values) == len(accuracies) else unknown
-        for values in (summary.random_parameters, summary.random_macs, summary.random_test_accuracies_by_seed)
+        for values in (
+            *(summary.random_parameters, summary.random_macs, summary.random_latencies_ms),
+            summary.random_test_accuracies_by_seed,
+        )
     ]
     randoms = [
-        network("random", f"random {i}", by_seed or [], accuracy, parameters, macs)
-        for i, (accuracy, parameters, macs, by_seed) in enumerate(zip(accuracies, *costs, strict=True))
+        network("random", f"random {i}", by_seed or [], accuracy, parameters, macs, latency)
+        for i, (accuracy, parameters, macs, latency, by_seed) in enumerate(zip(accuracies, *costs, strict=True))
     ]
     if not randoms and summary.random_test_accuracy is not None:
         randoms = [network("random", "random, mean", [], summary.random_test_accuracy, None, None)]
     standard = [
         network(
             *("standard", each["label"], each["test_accuracies"], each["test_accuracy"]),
-            *(each["parameters"], each["macs"]),
+            *(each["parameters"], each["macs"], each["latency_ms"]),
         )
         for each in summary.baselines
     ]

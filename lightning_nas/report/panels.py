@@ -197,7 +197,8 @@ def cost_pictures(found: Sequence[Network]) -> list[Picture]:
     for cost, label in COSTS.items():
         known = [each for each in found if getattr(each, cost) is not None]
         if len(known) > 1:
-            texts = [f"{each.label}: {100 * each.accuracy:.2f}% at {getattr(each, cost):,.0f}" for each in known]
+            digits = ",.3g" if cost == "latency_ms" else ",.0f"
+            texts = [f"{each.label}: {100 * each.accuracy:.2f}% at {getattr(each, cost):{digits}}" for each in known]
             picture = svg(draw_costs(known, cost), f"Test accuracy over {label}. {'; '.join(texts)}.")
             pictures.append(Picture(svg=picture, max_width=640))
     return pictures

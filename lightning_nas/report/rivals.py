@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 STYLES = {"random": (MUTED, "o", 5.0), "standard": (COLOURS[3], "s", 6.0), "found": (COLOURS[0], "D", 7.5)}
 """Colour, marker and size of every kind of network; the last one is drawn on top."""
 
-COSTS = {"macs": "multiply-accumulates per image", "parameters": "parameters"}
+COSTS = {
+    "macs": "multiply-accumulates per image",
+    "parameters": "parameters",
+    "latency_ms": "milliseconds per image, as measured",
+}
 """Labels of the costs."""
 
 
@@ -23,9 +27,9 @@ def draw_costs(networks: Sequence[Network], cost: str) -> "Figure":
 
     Args:
         networks: Networks with that cost.
-        cost: ``macs`` or ``parameters``.
+        cost: ``macs``, ``parameters`` or ``latency_ms``.
     """
-    from matplotlib.ticker import AutoLocator, EngFormatter, NullFormatter
+    from matplotlib.ticker import AutoLocator, EngFormatter, NullFormatter, ScalarFormatter
 
     figure = new_figure(4.4, 2.9)
     axes = figure.add_subplot()
@@ -45,7 +49,7 @@ def draw_costs(networks: Sequence[Network], cost: str) -> "Figure":
         axes.xaxis.set_minor_formatter(NullFormatter())
     else:
         axes.xaxis.set_major_locator(AutoLocator())
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_major_formatter(ScalarFormatter() if cost == "latency_ms" else EngFormatter(sep=""))
     axes.legend(fontsize=8, frameon=False, labelcolor=INK)
     return figure
 

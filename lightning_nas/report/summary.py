@@ -29,19 +29,21 @@ class Summary:
         seconds_total: Wall-clock seconds of the run, all its parts together where it was interrupted.
         proxy_images: Distilled images that the search used; None without distillation.
         source_images: Images that were distilled; None without distillation.
+        latency_ms: Milliseconds of a forward pass of the found network; None if they were not measured.
         random_test_accuracy: Mean test accuracy of random networks; None if there were none.
         random_test_accuracy_std: Its standard deviation; None for fewer than two random networks.
         random_test_accuracies: Test accuracy of every random network; means over seeds where there are several.
         random_test_accuracies_by_seed: Test accuracy of every random network with every seed.
         random_parameters: Parameters of every random network.
         random_macs: Multiply-accumulates of every random network.
+        random_latencies_ms: Milliseconds of every random network; empty if they were not measured.
         class_names: Names of the classes by label; empty if they are not known.
         test_images: Number of test images; None if results by image were not kept.
         comparisons: The found network against the best random and the best standard one: ``kind`` (``random`` or
             ``standard``), ``label``, ``test_accuracy``, and by test images ``better``, ``worse``, ``ties``, ``p`` and
             ``verdict`` (``better``, ``worse`` or ``equal``), which are None where results by image were not kept.
         baselines: Standard networks: ``name``, ``label``, ``test_accuracy``, ``test_accuracies`` (by seed),
-            ``parameters`` and ``macs``.
+            ``parameters``, ``macs`` and ``latency_ms`` (None if it was not measured).
         left_out: Label and reason of standard networks that could not be had.
         selection: Selection errors as ``metrics.selection`` describes them; None if they were not measured.
         fidelity: Rank fidelity of the proxy as its task writes it; None if it was not measured.
@@ -62,12 +64,14 @@ class Summary:
     seconds_total: float
     proxy_images: float | None
     source_images: float | None
+    latency_ms: float | None
     random_test_accuracy: float | None
     random_test_accuracy_std: float | None
     random_test_accuracies: list[float]
     random_test_accuracies_by_seed: list[list[float]]
     random_parameters: list[float]
     random_macs: list[float]
+    random_latencies_ms: list[float]
     class_names: list[str]
     test_images: int | None
     comparisons: list[Mapping[str, Any]]
@@ -122,12 +126,14 @@ class Summary:
             seconds_total=sum(seconds for _, seconds in stages) if total is None else total,
             proxy_images=reader.optional_number("proxy_images"),
             source_images=reader.optional_number("source_images"),
+            latency_ms=reader.optional_number("latency_ms"),
             random_test_accuracy=reader.optional_number("random_test_accuracy"),
             random_test_accuracy_std=reader.optional_number("random_test_accuracy_std"),
             random_test_accuracies=reader.numbers("random_test_accuracies"),
             random_test_accuracies_by_seed=reader.lists("random_test_accuracies_by_seed"),
             random_parameters=reader.numbers("random_parameters"),
             random_macs=reader.numbers("random_macs"),
+            random_latencies_ms=reader.numbers("random_latencies_ms"),
             class_names=reader.names("class_names"),
             test_images=reader.count("test_images"),
             comparisons=reader.comparisons(),
@@ -202,6 +208,7 @@ class _Reader:
                     **{name: str(each[name]) for name in ("name", "label")},
                     **{name: float(each[name]) for name in ("test_accuracy", "parameters", "macs")},
                     "test_accuracies": [float(accuracy) for accuracy in each["test_accuracies"]],
+                    "latency_ms": None if (latency := each.get("latency_ms")) is None else float(latency),
                 }
                 for each in found
             ]

@@ -46,6 +46,8 @@ def test_a_network_is_fitted_within_the_constraints_or_left_out(tmp_path: Path) 
     assert fitted["label"] == f"ResNet-8 of width {fitted['size']['width']}, equal MACs"
     other = fit(second, found, COSTS, {"parameters": 2000.0}, [fitted])
     assert other["skipped"] == f"It would be the same network as {fitted['label']}."
+    timed = fit(first, found, COSTS, {"latency_ms": 1000.0}, [])
+    assert 0 < timed["latency_ms"] < 1000
     nothing = fit(second, {"macs": 5, "parameters": 5}, COSTS, {}, [])
     assert "No ResNet has at most 5 parameters, like the found network" in nothing["skipped"]
 
@@ -54,6 +56,7 @@ def test_a_given_network_must_fit_images_and_classes(tmp_path: Path) -> None:
     (given,) = read_entries("train", [{"class_path": "mine.Linear", "init_args": {"bias": True}}], tmp_path)
     content = describe(given, nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), COSTS)
     assert (content["label"], content["parameters"], content["macs"]) == ("Linear(bias=True)", 195, 192)
+    assert "latency_ms" not in content
     for network in (nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), nn.Conv2d(3, 3, 3)):
         with pytest.raises(ConfigError, match=r"baseline_0: Linear\(bias=True\) cannot classify images of shape"):
             describe(given, network, COSTS)

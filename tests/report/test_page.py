@@ -250,6 +250,15 @@ def test_alphas_are_those_of_the_search_whatever_its_stage_is_called(tmp_path: P
     assert "alphas.safetensors is not a complete safetensors file." in written(tmp_path).text
 
 
+def test_latencies_are_drawn_where_they_were_measured(tmp_path: Path) -> None:
+    assert "Test accuracy over milliseconds" not in write_report(small(tmp_path / "plain")).read_text()
+    latencies = {"latency_ms": 0.42, "random_latencies_ms": [0.5, 1.25, 0.75]}
+    page = write_report(small(tmp_path / "timed", **latencies)).read_text()
+    assert "Test accuracy over milliseconds per image, as measured. found network: 98.89% at 0.42;" in page
+    assert "random 1: 97.00% at 1.25" in page
+    assert page.count("Test accuracy over") == 3
+
+
 def test_random_stages_are_folded(tmp_path: Path) -> None:
     for stage in ("random_0", "train"):
         log(small(tmp_path) / stage, 0, "epoch,step,train/loss\n0,3,2\n1,7,1.5\n")

@@ -17,6 +17,11 @@ def test_accuracies_are_drawn_over_costs_on_an_axis_that_suits_them() -> None:
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["random", "found"]  # type: ignore[union-attr]
     (axes,) = draw_costs([FOUND, near, far], "parameters").axes
     assert axes.get_xscale() == "log"
+    timed = [Network("found", "found network", 0.95, None, None, 1000, 5000, latency_ms=ms) for ms in (0.4, 0.5)]
+    (axes,) = draw_costs(timed, "latency_ms").axes
+    axes.figure.canvas.draw()
+    assert axes.get_xlabel() == "milliseconds per image, as measured"
+    assert "0.40" in [label.get_text() for label in axes.get_xticklabels()]
 
 
 def test_learning_curves_of_all_networks_share_an_axis() -> None:
