@@ -1,6 +1,6 @@
-"""GOLD-NAS: operations with small factors are removed for good, a few at a time."""
+"""GOLD-NAS: operations with a small share of their node are removed for good, a few at a time."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import isinf
 from pathlib import Path
 from typing import Any
@@ -26,33 +26,43 @@ Place = tuple[str, int, int]
 
 
 class GradualPruning(Callback):
-    """Removes operations whose factor has fallen below a threshold, several times in the course of a search.
+    """Removes operations whose share of their node has become small, several times in the course of a search.
 
-    What is removed leaves the supernet, the optimizer and the memory (``SearchModel.restrict``). Operations that the
-    space or the discretizer cannot do without stay, so that every node keeps its inputs. The weight of the task's
-    ``ExpectedCost`` is multiplied by ``growth`` whenever fewer than ``min_removed`` operations are removed, and divided
-    by it otherwise; once nothing more can be removed, it does not change. By default this happens at the end of every
-    epoch after the warm-up. With ``times`` it happens equally often in a search of any length, in equal distances that
-    are counted in steps, so that a short search goes through the whole course too.
+    The share of an operation is its factor by the sum of the factors of all operations on all edges into its node. All
+    operations whose share is at most ``at_once`` are removed, and then, up to ``max_removed`` of them one after the
+    other, those with the smallest shares below ``threshold``; shares are taken anew after every removal. What is
+    removed leaves the supernet, the optimizer and the memory (``SearchModel.restrict``). Operations that the space or
+    the discretizer cannot do without stay, so that every node keeps its inputs.
+
+    When fewer than ``min_removed`` operations are removed, the step of the weight of the task's ``ExpectedCost`` is
+    multiplied by ``growth``, and the weight is raised by the step. Otherwise the weight is divided by ``growth``, and
+    the step is ``increment`` again. Once nothing more can be removed, both rest. By default this happens at the end of
+    every epoch after the warm-up. With ``times`` it happens equally often in a search of any length, in equal distances
+    that are counted in steps, so that a short search goes through the whole course too.
 
     Every removal leaves a smaller network, a point between cost and accuracy. ``series.json``, beside the other
     artifacts, has all of them: the number of parameters, loss and accuracy of the supernet on fixed images of the
     search half with batch statistics, and the architecture that the discretizer would read. A one-level search trains
     on these images too.
 
-    A reconstruction from the paper; it does not follow the authors' code. In the paper every cell has factors of its
-    own, and any set of operations that survives is a network. Here the cells of a type share their factors, the
-    accuracy in the series is that of the supernet with them, and the discretizer reads an architecture of the space.
-    How the weight moves is our choice. One process only.
+    Shares, thresholds and the course of the weight are those of the authors' code; the rest is a reconstruction. There,
+    every cell has factors of its own, and any set of operations that survives is a network. Here the cells of a type
+    share their factors, the accuracy in the series is that of the supernet with them, and the discretizer reads an
+    architecture of the space. One process only.
 
     References:
         1. Bi, Xie, Chen, Wei, Tian: GOLD-NAS: Gradual, One-Level, Differentiable, 2020, https://arxiv.org/abs/2007.03331
 
     Args:
-        threshold: Factor below which an operation may be removed, greater than 0 (the paper: about 0.05).
-        min_removed: Number of operations removed at a time that is enough, at least 1.
-        max_removed: Largest number of operations that are removed at a time, at least ``min_removed``.
-        growth: Factor by which the weight of the cost changes, at least 1.
+        threshold: Share below which an operation may be removed, greater than 0 (the authors' code: 0.05).
+        at_once: Share up to which all operations are removed at once, from 0 to ``threshold`` (the authors' code:
+            0.01).
+        min_removed: Number of operations removed at a time that is enough, at least 1; null, the default, takes
+            ``max_removed``, as the authors' code does.
+        max_removed: Largest number of operations above ``at_once`` that are removed at a time, at least ``min_removed``
+            (the authors' code: 4).
+        growth: Factor of the weight's step, and divisor of the weight, at least 1 (the authors' code: 2).
+        increment: First step of the weight, at least 0 (the authors' code: 1e-5).
         stop_at: Number of operations left, over all cell types, at which the search ends; null trains all epochs.
         images: Number of images of the search half that points are measured on; 0 does not measure them.
         seed: Seed of the choice of these images.
@@ -77,23 +87,30 @@ class GradualPruning(Callback):
         self,
         threshold: float = 0.05,
         *,
-        min_removed: int = 1,
-        max_removed: int = 8,
-        growth: float = 1.5,
+        at_once: float = 0.01,
+        min_removed: int | None = None,
+        max_removed: int = 4,
+        growth: float = 2.0,
+        increment: float = 1e-5,
         stop_at: int | None = None,
         images: int = 256,
         seed: int = 0,
         times: int | None = None,
     ) -> None:
         greater_than(0, threshold=threshold)
-        at_least(1, min_removed=min_removed, growth=growth, stop_at=stop_at, times=times)
-        at_least(0, images=images)
-        if max_removed < min_removed:
+        at_least(1, min_removed=min_removed, max_removed=max_removed, growth=growth, stop_at=stop_at, times=times)
+        at_least(0, images=images, at_once=at_once, increment=increment)
+        if min_removed is not None and max_removed < min_removed:
             raise ConfigError(f"max_removed is {max_removed}; it must be at least min_removed, {min_removed}.")
+        if at_once > threshold:
+            raise ConfigError(f"at_once is {at_once}; it must be at most threshold, {threshold}.")
         self.threshold = threshold
-        self.min_removed = min_removed
+        self.at_once = at_once
+        self.min_removed = max_removed if min_removed is None else min_removed
         self.max_removed = max_removed
         self.growth = growth
+        self.increment = increment
+        self.step = increment
         self.stop_at = stop_at
         self.images = images
         self.seed = seed
@@ -176,8 +193,12 @@ class GradualPruning(Callback):
             model.restrict(_without(model.space, removed))
             self.series.append(self._point(trainer, task))
             self._write(trainer, task)
-        if removed or _removable(model, _places(model), 1):
-            penalty.weight *= self.growth if len(removed) < self.min_removed else 1 / self.growth
+        if len(removed) >= self.min_removed:
+            self.step = self.increment
+            penalty.weight /= self.growth
+        elif removed or _removable(model, _places(model), most=1):
+            self.step *= self.growth
+            penalty.weight += self.step
         self._end(trainer, task)
 
     def _end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -185,14 +206,19 @@ class GradualPruning(Callback):
             trainer.should_stop = True
 
     def _weak(self, model: SearchModel) -> list[Place]:
-        """The operations that are removed now, the weakest first."""
+        """The operations that are removed now, in this order."""
         with torch.no_grad():
-            factors = {cell: mixture.operations.cpu() for cell, mixture in model.mixtures().items()}
-        found = sorted((float(factors[cell][edge, o]), (cell, edge, o)) for cell, edge, o in _places(model))
-        most = self.max_removed
-        if self.stop_at is not None:
-            most = min(most, len(_places(model)) - self.stop_at)
-        return _removable(model, [place for factor, place in found if factor < self.threshold], most)
+            factors = {cell: mixture.operations.clone() for cell, mixture in model.mixtures().items()}
+        most = len(_places(model)) - (self.stop_at or 0)
+        gone: list[Place] = []
+        for _ in range(self.max_removed):
+            for limit, count in ((self.at_once, most), (self.threshold, 1)):
+                shares = _shares(model, factors, gone)
+                weak = [place for place, share in shares.items() if share <= limit and share < self.threshold]
+                for cell, edge, o in _removable(model, weak, gone, min(count, most - len(gone))):
+                    gone.append((cell, edge, o))
+                    factors[cell][edge, o] = 0.0
+        return gone
 
     def _point(self, trainer: Trainer, task: BilevelTask) -> dict[str, Any]:
         model = task.model
@@ -219,12 +245,12 @@ class GradualPruning(Callback):
         return write_json(output_folder(trainer, task.output_dir) / "series.json", content)
 
     def state_dict(self) -> dict[str, Any]:
-        """The series so far; the regularizer keeps its weight itself."""
-        return {"series": self.series}
+        """The series so far and the step of the weight; the regularizer keeps the weight itself."""
+        return {"series": self.series, "step": self.step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what ``state_dict`` returned."""
-        self.series = list(state_dict["series"])
+        self.series, self.step = list(state_dict["series"]), state_dict["step"]
 
 
 def _search(module: LightningModule) -> BilevelTask:
@@ -252,13 +278,32 @@ def _without(space: DifferentiableSpace, places: Iterable[Place]) -> dict[str, T
     return allowed
 
 
-def _removable(model: SearchModel, places: Iterable[Place], most: int | None = None) -> list[Place]:
-    """The places that can be removed together: each, in this order, that space and discretizer can do without."""
+def _shares(model: SearchModel, factors: Mapping[str, Tensor], gone: Collection[Place]) -> dict[Place, float]:
+    """The shares of the operations that are left in their nodes, the smallest first."""
+    shares = {cell: each.clone() for cell, each in factors.items()}
+    for each in shares.values():
+        for node in model.space.nodes:
+            each[node] /= each[node].sum()
+    left = {(cell, edge, o): float(shares[cell][edge, o]) for cell, edge, o in _places(model)}
+    return {place: left[place] for place in sorted(left, key=left.__getitem__) if place not in gone}
+
+
+def _removable(
+    model: SearchModel, places: Iterable[Place], gone: Sequence[Place] = (), most: int | None = None
+) -> list[Place]:
+    """The places that can be removed together: each, in this order, that space and discretizer can do without.
+
+    Args:
+        model: The model of the search.
+        places: Candidates.
+        gone: What is removed with them.
+        most: The largest number of places; None takes all.
+    """
     found: list[Place] = []
     for place in places:
         if most is not None and len(found) >= most:
             break
-        if _legal(model, _without(model.space, [*found, place])):
+        if _legal(model, _without(model.space, [*gone, *found, place])):
             found.append(place)
     return found
 

@@ -36,7 +36,7 @@ class SpaceTable(Table):
     contents = "measured architectures"
     members = ("choices",)
 
-    def __init__(self, path: str, space: SearchSpace, extra: Sequence[str] = ()) -> None:
+    def __init__(self, path: str, space: SearchSpace, *, extra: Sequence[str] = ()) -> None:
         super().__init__(path, extra)
         self._space = space
 

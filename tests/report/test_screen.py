@@ -8,7 +8,6 @@ from lightning_nas.files.artifacts import read_json
 from lightning_nas.report.screen import table, verdict
 from tests.report.pages import EARLIER_ERRORS, FIDELITY, SUMMARY, with_results
 
-
 DONE = [{"name": "search", "seconds": 60.5, "resumed": True}]
 
 

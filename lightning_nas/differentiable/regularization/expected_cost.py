@@ -1,62 +1,70 @@
-"""The penalty of GOLD-NAS on the expected cost of the architecture."""
+"""The penalty of GOLD-NAS on the operations that are left, and on their cost."""
 
 from collections.abc import Mapping
-from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lightning_nas.checks import at_least
+from lightning_nas.checks import at_least, within
 from lightning_nas.differentiable.model import SearchModel
 from lightning_nas.differentiable.regularization.base import Regularizer
 from lightning_nas.differentiable.relaxation.base import Relaxation
 from lightning_nas.differentiable.relaxation.sigmoid import Sigmoid
 from lightning_nas.errors import ConfigError
-from lightning_nas.spaces.base import DifferentiableSpace
-from lightning_nas.spaces.supernet import Supernet
+from lightning_nas.metrics.cost import macs
+from lightning_nas.spaces.cell_space import CellSpace
+from lightning_nas.spaces.per_edge import PerEdgeCell
+from lightning_nas.spaces.supernet import Mixture
 
 
 class ExpectedCost(Regularizer):
-    """Lowers the factors of costly operations.
+    """Drives operations out of their nodes, costly ones first.
 
-    ``weight * sum over (edge, operation) of factor * (share + uniform / count)``, over all cell types together. The
-    ``share`` of an operation is its fraction of the parameters of all operations, summed over the cells of its type,
-    and ``count`` is the number of operations. Both are counted once, in the supernet that the search starts with, so
-    that removed operations lower the penalty. ``uniform`` makes operations without parameters cost something too.
+    ``weight * sum over (cell, edge, operation) of log(1 + n * share) * (1 + mu * cost)``. The ``share`` of an operation
+    is its factor by the sum of the factors of all operations on all edges into its node, ``n`` is the number of
+    operations of the node whose share is above ``floor``, and the others pay nothing. ``cost`` is the number of
+    multiply-accumulates of the operation for one image, in millions. Costs are counted once, in the supernet that the
+    search starts with, so that removed operations lower the penalty.
 
-    The relaxation must let all factors of an edge fall. Under a softmax their sum is fixed, so that the penalty could
-    only move cost from one operation to another; use ``Sigmoid``. ``GradualPruning`` raises and lowers the weight.
+    Since the logarithm is concave, shares fall apart under the penalty. The relaxation must let all factors of an edge
+    fall, which those of a softmax cannot: use ``Sigmoid``. ``GradualPruning`` removes what has lost its share, and
+    moves the weight.
 
-    A reconstruction: the paper counts FLOPs, with two functions of them; here it is parameters plus the uniform term.
+    The formula is that of the authors' code, where every cell has alphas of its own. Here the cells of a type share
+    their alphas, and the terms of an operation in all cells of its type are added up.
 
     References:
         1. Bi, Xie, Chen, Wei, Tian: GOLD-NAS: Gradual, One-Level, Differentiable, 2020, https://arxiv.org/abs/2007.03331
 
     Attributes:
         weight: Present factor of the penalty.
-        costs: Cost of every operation, ``(edges, operations)`` by cell type; empty before a model is attached, when
-            nothing costs anything.
+        costs: ``1 + mu * cost`` of every operation, summed over the cells of its type, ``(edges, operations)`` by cell
+            type; empty before a model is attached, when nothing costs anything.
 
     Args:
-        weight: Factor of the penalty at the start, at least 0.
-        uniform: Cost of all operations together that does not depend on their parameters, at least 0.
+        weight: Factor of the penalty at the start, at least 0 (the authors' code: 0, which ``GradualPruning`` raises).
+        mu: Weight of the cost against the number of operations, at least 0 (the authors' code: 0).
+        floor: Share up to which an operation pays nothing, at least 0 and below 1 (the authors' code: 0.01).
 
     Raises:
-        ConfigError: A number is negative.
+        ConfigError: A number is out of its range.
 
     Example:
         ```yaml
         relaxation: Sigmoid
-        regularizers: [{class_path: ExpectedCost, init_args: {weight: 0.1}}]
+        regularizers: [{class_path: ExpectedCost, init_args: {mu: 1.0}}]
         ```
     """
 
-    def __init__(self, weight: float = 0.1, uniform: float = 1.0) -> None:
-        at_least(0, weight=weight, uniform=uniform)
+    def __init__(self, weight: float = 0.0, mu: float = 0.0, floor: float = 0.01) -> None:
+        at_least(0, weight=weight, mu=mu)
+        within("[0, 1)", floor=floor)
         self.weight = weight
-        self.uniform = uniform
+        self.mu = mu
+        self.floor = floor
         self.relaxation: Relaxation = Sigmoid()
+        self.nodes: tuple[slice, ...] = ()
         self.costs: dict[str, Tensor] = {}
 
     def attach(self, model: SearchModel) -> None:
@@ -66,7 +74,7 @@ class ExpectedCost(Regularizer):
             model: The model of the search.
 
         Raises:
-            ConfigError: The factors of an edge have a fixed sum.
+            ConfigError: The factors of an edge have a fixed sum, or the space is not one of cells.
         """
         self.relaxation = model.relaxation
         probe = torch.tensor([[0.0, 0.0], [3.0, 1.0]])
@@ -75,20 +83,40 @@ class ExpectedCost(Regularizer):
                 f"ExpectedCost lowers factors, but those of {type(self.relaxation).__name__} sum to 1 on every edge. "
                 "Use Sigmoid as the relaxation, or leave ExpectedCost out."
             )
+        self.nodes = model.space.nodes
         if not self.costs:
-            self.costs = self._counted(model.space, model.supernet)
+            self.costs = self._counted(model)
 
-    def _counted(self, space: DifferentiableSpace, supernet: Supernet) -> dict[str, Tensor]:
-        own = {name for name, _ in supernet.named_parameters()}
-        sizes = {name: torch.zeros(space.edges, len(space.operations)) for name in space.cell_types}
-        for public, name, _, _, shape in supernet.per_edge():
-            at = supernet.owner(public)
-            if at is not None and name in own:
-                cell, edge, operation = at
-                sizes[cell][edge, operation] += prod(shape)
-        total = sum(float(size.sum()) for size in sizes.values()) or 1.0
-        count = sum(int(allowed.sum()) for allowed in space.allowed.values())
-        return {name: size / total + self.uniform / count for name, size in sizes.items()}
+    def _counted(self, model: SearchModel) -> dict[str, Tensor]:
+        """``1 + mu * cost`` by operation, from a pass of the plain supernet, which has a module for each."""
+        space = model.space
+        if not isinstance(space, CellSpace):
+            raise ConfigError(
+                f"ExpectedCost counts the cells and operations of a CellSpace; the space is {type(space).__name__}. "
+                "Leave ExpectedCost out."
+            )
+        shape = (space.edges, len(space.operations))
+        costs = {name: torch.zeros(shape) for name in space.cell_types}
+        plain = space.per_edge_supernet(num_classes=model.num_classes, image_shape=model.image_shape).eval()
+        entering: dict[nn.Module, tuple[int, ...]] = {}
+
+        def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            entering[module] = tuple(inputs[0].shape[1:])
+
+        cells = [cell for cell in plain.cells if isinstance(cell, PerEdgeCell)]
+        every = [module for cell in cells for edge in cell.edges for module in edge.children()]
+        hooks = [module.register_forward_pre_hook(record) for module in every]
+        with torch.no_grad():
+            mixture = Mixture(torch.ones(shape), torch.ones(shape[0]))
+            plain(torch.zeros(1, *model.image_shape), dict.fromkeys(space.cell_types, mixture))
+        for hook in hooks:
+            hook.remove()
+        for cell in cells:
+            for edge, modules in enumerate(cell.edges):
+                for column, module in modules.named_children():
+                    cost = self.mu * macs(module, entering[module]) / 1e6 if self.mu else 0.0
+                    costs[cell.cell_type][edge, int(column)] += 1 + cost
+        return costs
 
     def penalty(self, alphas: Mapping[str, Tensor], progress: float) -> Tensor:
         """The term of the alphas' loss, a scalar; operations that the space does not allow have the factor 0.
@@ -97,9 +125,15 @@ class ExpectedCost(Regularizer):
             alphas: Alphas ``(edges, operations)`` by cell type; ``-inf`` where the space does not allow an operation.
             progress: Fraction of the search that is over: 0 in its first step, 1 in its last; not used.
         """
-        free = torch.zeros(())
-        costs = {name: self.costs.get(name, free).to(a, non_blocking=True) for name, a in alphas.items()}
-        terms = [(self.relaxation.relax(a) * costs[name]).sum() for name, a in alphas.items()]
+        terms = []
+        for name, a in alphas.items():
+            factors = self.relaxation.relax(a)
+            terms.append(0.0 * factors.sum())
+            for node in self.nodes:
+                shares = factors[node] / factors[node].sum()
+                paying = shares > self.floor
+                costs = self.costs[name].to(a, non_blocking=True)[node] * paying
+                terms.append((torch.log1p(paying.sum() * shares) * costs).sum())
         return self.weight * torch.stack(terms).sum()
 
     def state_dict(self) -> dict[str, Any]:
