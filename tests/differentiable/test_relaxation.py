@@ -77,7 +77,7 @@ def test_softmax() -> None:
 def test_operations_are_drawn_with_the_probabilities_of_the_softmax(progress: float) -> None:
     alphas = torch.tensor([0.0, 1.0, -1.0, 2.0, 0.5], dtype=torch.float64)
     draws = 20000
-    drawn = HardGumbelSoftmax(10.0, 0.1).drawn(progress, generator(3))
+    drawn = HardGumbelSoftmax(10.0, end=0.1).drawn(progress, generator(3))
     counts = drawn.relax(alphas.expand(draws, -1)).sum(0)
     assert chisquare(counts.tolist(), (draws * alphas.softmax(0)).tolist()).pvalue > 0.01
     other = (draws * (alphas / 1.2).softmax(0)).tolist()
@@ -102,7 +102,7 @@ def test_straight_through_has_hard_values_and_the_gradient_of_the_soft_draw() ->
     alphas = torch.randn(6, 5, dtype=torch.float64, requires_grad=True)
     upstream = torch.randn(6, 5, dtype=torch.float64)
     soft = GumbelSoftmax(3.0, 1.0).drawn(0.5, generator()).relax(alphas)
-    hard = HardGumbelSoftmax(3.0, 1.0).drawn(0.5, generator()).relax(alphas)
+    hard = HardGumbelSoftmax(3.0, end=1.0).drawn(0.5, generator()).relax(alphas)
     assert torch.equal(hard.argmax(1), soft.argmax(1))
     assert torch.equal((hard != 0).sum(1), torch.ones(6, dtype=torch.long))
     torch.testing.assert_close(hard.sum(1), torch.ones(6, dtype=torch.float64))

@@ -57,7 +57,7 @@ class ExpectedCost(Regularizer):
         ```
     """
 
-    def __init__(self, weight: float = 0.0, mu: float = 0.0, floor: float = 0.01) -> None:
+    def __init__(self, weight: float = 0.0, *, mu: float = 0.0, floor: float = 0.01) -> None:
         at_least(0, weight=weight, mu=mu)
         within("[0, 1)", floor=floor)
         self.weight = weight

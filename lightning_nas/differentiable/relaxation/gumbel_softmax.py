@@ -111,9 +111,7 @@ class HardGumbelSoftmax(GumbelSoftmax):
 
     hard = True
 
-    def __init__(
-        self, start: float = 10.0, *, end: float = 0.1, gradient: Literal["chosen", "all"] = "chosen"
-    ) -> None:
+    def __init__(self, start: float = 10.0, *, end: float = 0.1, gradient: Literal["chosen", "all"] = "chosen") -> None:
         super().__init__(start, end)
         one_of(("chosen", "all"), gradient=gradient)
         self.gradient = gradient
