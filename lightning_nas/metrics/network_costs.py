@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import nn
 
 from lightning_nas.architecture import Architecture
@@ -14,6 +13,9 @@ from lightning_nas.errors import ConfigError
 from lightning_nas.metrics.cost import CostSource, activation_memory, latency, macs, parameters
 from lightning_nas.spaces.artifact import build_space
 from lightning_nas.spaces.sized import build_network
+
+if TYPE_CHECKING:  # a report needs no Lightning; the parser of the command line finds the class here, too
+    from lightning.pytorch import LightningDataModule
 
 COSTS = ("parameters", "macs", "latency_ms", "memory_mb")
 """Names of the costs of a network."""
@@ -62,7 +64,7 @@ class NetworkCosts(CostSource):
         cells: int = 20,
         num_classes: int = 10,
         image_shape: tuple[int, int, int] = (3, 32, 32),
-        data: LightningDataModule | None = None,
+        data: "LightningDataModule | None" = None,
         recorded: Sequence[str] = ("parameters", "macs"),
         batch_size: int = 1,
         repeats: int = 30,

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lightning_nas.architecture import Architecture
 from lightning_nas.errors import ArtifactError, ConfigError, DataError
-from lightning_nas.evaluation.base import Evaluation, sign_of
 from lightning_nas.files.artifacts import read_json
+from lightning_nas.metrics.evaluation import Evaluation, sign_of
+from lightning_nas.metrics.pareto import front
 from lightning_nas.report.figures import COLOURS, INK, QUIET, as_text, new_figure, style_axes
 from lightning_nas.spaces.artifact import architecture_from_dict, build_space
-from lightning_nas.strategies.base import Result
-from lightning_nas.strategies.pareto import front
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,7 +49,9 @@ class Front:
         ```
     """
 
-    def __init__(self, results: Sequence[Result], objective: str, costs: Sequence[str]) -> None:
+    def __init__(
+        self, results: Sequence[tuple[Architecture, Evaluation]], objective: str, costs: Sequence[str]
+    ) -> None:
         if not results or not costs:
             raise ConfigError(
                 f"A front of {len(results)} evaluations over {objective!r} and the costs {list(costs)} was requested: "

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lightning_nas.evaluation.base import sign_of
+from lightning_nas.metrics.evaluation import sign_of
 from lightning_nas.report.curves import Point, panel
 from lightning_nas.report.draw import draw_alphas, draw_cell, draw_curves, draw_images, draw_ranking
 from lightning_nas.report.figures import png_data_uri, svg

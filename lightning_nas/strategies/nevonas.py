@@ -9,8 +9,8 @@ from torch import Tensor
 from lightning_nas.architecture import Architecture
 from lightning_nas.checks import at_least, greater_than, within
 from lightning_nas.errors import ConfigError
+from lightning_nas.metrics.pareto import ranked
 from lightning_nas.strategies.alphas import ROUNDS, AlphaEvolution
-from lightning_nas.strategies.pareto import ranked
 
 STALE = 10
 """Number of generations in a row without a new architecture after which a random generation follows."""

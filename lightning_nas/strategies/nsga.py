@@ -9,8 +9,8 @@ from lightning_nas.architecture import Architecture
 from lightning_nas.checks import at_least, within
 from lightning_nas.errors import CheckpointError, ConfigError, TrainingError
 from lightning_nas.evaluation.base import Evaluation
+from lightning_nas.metrics.pareto import ranked
 from lightning_nas.strategies.base import DRAWS, Result, Strategy
-from lightning_nas.strategies.pareto import ranked
 
 
 class FrontStrategy(Strategy):

@@ -16,7 +16,11 @@ from lightning_nas import __version__
 from lightning_nas.__main__ import main, parsers
 from lightning_nas.cli.lightning import NASCLI, run
 from lightning_nas.errors import CheckpointError, ConfigError
+from lightning_nas.files.artifacts import write_json
+from lightning_nas.report.front import Front
 from lightning_nas.spaces.artifact import build_space, load_architecture
+from tests.report.pages import with_results
+from tests.report.test_front import POINTS, results
 from tests.tiny import tiny
 
 
@@ -62,6 +66,28 @@ def test_help_and_refusals_load_nothing_heavy() -> None:
     assert "nowhere is not a folder" in output
     assert "--wrong is not an option of 'lightning-nas configs'" in output
     assert output.count("usage: lightning-nas") == len(names) + 2
+
+
+@pytest.mark.slow
+def test_commands_that_only_read_files_do_without_lightning(tmp_path: Path) -> None:
+    folder, download = with_results(tmp_path / "run"), tmp_path / "download"
+    write_json(
+        folder / "candidates.json", Front(results("accuracy", POINTS, ("macs",)), "accuracy", ["macs"]).to_dict()
+    )
+    download.write_bytes(b"no table")
+    lines = [["report", str(folder)], *(["table", name, str(download)] for name in ("nasbench101", "nasbench201"))]
+    heavy = ("lightning", "jsonargparse", "sklearn")
+    code = (
+        "import sys; from lightning_nas.__main__ import main\n"
+        f"for args in {lines!r}:\n"
+        "    try: main(args)\n"
+        "    except SystemExit as stopped: print(stopped)\n"
+        f"    heavy = [m for m in {heavy} if m in sys.modules]\n"
+        "    assert not heavy, (args, heavy)\n"
+    )
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert str(folder / "report.html") in output
+    assert output.count("DataError") == 2
 
 
 @pytest.mark.slow

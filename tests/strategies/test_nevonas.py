@@ -10,13 +10,13 @@ from lightning_nas.architecture import Architecture
 from lightning_nas.data.splits import derived_seed
 from lightning_nas.errors import ConfigError
 from lightning_nas.evaluation.base import Evaluation, Evaluator
+from lightning_nas.metrics.pareto import front, ranked
 from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.spaces.nasbench101.space import NASBench101Space
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.strategies.base import Strategy
 from lightning_nas.strategies.history import QueryHistory
 from lightning_nas.strategies.nevonas import NEvoNAS, novelty
-from lightning_nas.strategies.pareto import front, ranked
 from lightning_nas.strategies.random_search import RandomSearch
 from tests.strategies.rugged import value
 

@@ -11,12 +11,12 @@ from lightning_nas.architecture import Architecture
 from lightning_nas.errors import CheckpointError, ConfigError, TrainingError
 from lightning_nas.evaluation.base import Evaluation
 from lightning_nas.evaluation.table import TableLookup
+from lightning_nas.metrics.pareto import ranked
 from lightning_nas.report.front import Front
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.strategies.base import Strategy
 from lightning_nas.strategies.history import QueryHistory
 from lightning_nas.strategies.nsga import NSGA2
-from lightning_nas.strategies.pareto import ranked
 from lightning_nas.strategies.random_search import RandomSearch
 from lightning_nas.tables.nasbench201 import NASBench201Table
 from lightning_nas.tables.synthetic import write_nasbench201

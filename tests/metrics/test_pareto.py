@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lightning_nas.errors import DataError
-from lightning_nas.strategies.pareto import crowding, front, fronts, ranked
+from lightning_nas.metrics.pareto import crowding, front, fronts, ranked
 
 
 def dominates(a: np.ndarray, b: np.ndarray) -> bool:
