@@ -100,6 +100,7 @@ def test_the_run_folder_holds_everything(finished: Path) -> None:
     assert 0 <= summary["test_accuracy"] <= 1
     assert summary["random_test_accuracies"] == [summary["random_test_accuracy"]]
     assert set(summary["seconds"]) == {"distill", "fidelity", "search", "train", "random_0", "export"}
+    assert summary["seconds_total"] > sum(summary["seconds"].values())  # with one worker, checks come on top
     assert summary["export_difference"] < 1e-5
     assert summary["parameters"] > 0
     assert summary["macs"] > summary["parameters"]
@@ -181,7 +182,11 @@ def test_running_again_goes_on_where_it_stopped(
     assert all(str(finished / "train.yaml") in args and "--ckpt_path" in args for args in ran)
     after = json.loads((finished / "summary.json").read_text())
     assert after["test_accuracy"] == before["test_accuracy"]
-    assert "distill: done before" in capsys.readouterr().out
+    assert after["seconds_total"] > before["seconds_total"]
+    out = capsys.readouterr().out
+    assert "[1/6] distill: done before" in out
+    assert "[4/6] train: TrainTask, 1,437 images, continued from its last checkpoint" in out
+    assert out.index("Against random architecture 0") < out.index("test accuracy  ") < out.index("peak memory")
 
 
 def test_a_folder_of_another_run_is_left_alone(finished: Path) -> None:
