@@ -26,6 +26,7 @@ from lightning_nas.files.artifacts import remove_leftovers, write_bytes, write_j
 from lightning_nas.files.classes import import_modules
 from lightning_nas.files.locks import lock
 from lightning_nas.report.figures import png
+from lightning_nas.terminal import tell
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ def main(arguments: Arguments) -> None:
         remove_leftovers(arguments.output_dir)
         try:
             executor = _executor(arguments)
+            tell(f"Checking configurations, data and folders of {len(study.runs)} runs in {arguments.output_dir}")
             left = check(study.runs)
             print(f"{len(study.runs)} runs, {len(study.runs) - len(left)} of them finished before", flush=True)
             failures = execute_all(left, executor) if left else []

@@ -19,7 +19,7 @@ from lightning_nas.errors import CheckpointError, ConfigError
 from lightning_nas.files.artifacts import write_json
 from lightning_nas.report.front import Front
 from lightning_nas.spaces.artifact import build_space, load_architecture
-from tests.report.pages import with_results
+from tests.report.pages import whole, with_results
 from tests.report.test_front import POINTS, results
 from tests.tiny import tiny
 
@@ -70,7 +70,7 @@ def test_help_and_refusals_load_nothing_heavy() -> None:
 
 @pytest.mark.slow
 def test_commands_that_only_read_files_do_without_lightning(tmp_path: Path) -> None:
-    folder, download = with_results(tmp_path / "run"), tmp_path / "download"
+    folder, download = with_results(whole(tmp_path / "run")), tmp_path / "download"
     write_json(
         folder / "candidates.json", Front(results("accuracy", POINTS, ("macs",)), "accuracy", ["macs"]).to_dict()
     )
