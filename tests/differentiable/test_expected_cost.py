@@ -40,7 +40,7 @@ def test_the_penalty_is_that_of_the_formula(tmp_path: Path) -> None:
     penalty = cost.penalty({"cell": alphas}, 0.0)
     expected = torch.zeros((), dtype=torch.float64)
     for edges in ([0], [1, 2], [3, 4, 5]):
-        factors = [[1 / (1 + (-alphas[e, o]).exp()) for o in range(3)] for e in edges]
+        factors = [[alphas[e, o].sigmoid() for o in range(3)] for e in edges]
         total = sum(sum(row) for row in factors)
         n = sum(float((f / total).detach()) > 0.05 for row in factors for f in row)
         for e, row in zip(edges, factors, strict=True):
