@@ -113,6 +113,21 @@ class SearchSpace(ABC):
     def largest(self) -> Architecture:
         """Return the architecture with the most parameters, or one of them."""
 
+    def parameter_count(self, architecture: Architecture) -> int:
+        """Return the size of an architecture: its number of parameters, by which two architectures can be compared.
+
+        By default this is the number of parameters of its network with 16 channels and ``least_cells`` cells.
+        Operations that have no effect on the output should not count.
+
+        Args:
+            architecture: A point of this space.
+        """
+        with torch.random.fork_rng(devices=[]):  # the modules draw their weights
+            network = self.network(
+                architecture, num_classes=10, image_shape=(3, 64, 64), channels=16, cells=self.least_cells
+            )
+        return sum(parameter.numel() for parameter in network.parameters())
+
     @abstractmethod
     def network(self, architecture: Architecture, *args: Any, **options: Any) -> nn.Module:
         """Build the ordinary network of an architecture, which maps images to logits.

@@ -16,7 +16,7 @@ from lightning_nas.files.classes import class_path
 from lightning_nas.spaces.attention import Attention
 from lightning_nas.spaces.base import AllowedNames, DifferentiableSpace, Features, Graph
 from lightning_nas.spaces.cells import CellGraph, CellNetwork, Place, Stack
-from lightning_nas.spaces.features import edge_features
+from lightning_nas.spaces.features import edge_features, live_parameters
 from lightning_nas.spaces.operations import BUILT_IN, Operation, find_operations, operation_argument
 from lightning_nas.spaces.per_edge import PerEdgeSupernet
 from lightning_nas.spaces.rebuildable import PlainForm
@@ -327,6 +327,10 @@ class CellSpace(DifferentiableSpace):
         return self.select(
             {name: torch.tensor(counts, device="cpu").expand(self.edges, -1) for name in self.cell_types}
         )
+
+    def parameter_count(self, architecture: Architecture) -> int:
+        """Return the parameters of one cell of each type with 16 channels; see ``features.live_parameters``."""
+        return live_parameters(self.graphs(architecture), self.candidates)
 
     def select(self, scores: Mapping[str, Tensor]) -> Architecture:
         """Return the architecture with the highest-scored edges and operations.

@@ -1,6 +1,8 @@
 """A search space under constraints on cost."""
 
-from collections.abc import Callable, Iterator, Mapping
+import heapq
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +15,13 @@ from lightning_nas.spaces.base import Features, Graph, SearchSpace
 
 MAX_DRAWS = 10_000
 """Number of draws in a row that may all violate the constraints before sampling gives up."""
+
+LOOKUPS = 500
+"""Number of architectures in a row that do not improve on the largest one so far before the search for it ends."""
+
+STEEPNESS = (4, 1000)
+"""Powers of a violated constraint's ratio of cost to bound, by which sizes are divided in the search for the largest
+architecture; with the second, which is for constraints that are hard to satisfy, the size hardly matters."""
 
 Costs = Callable[[Architecture], Mapping[str, float]]
 
@@ -143,28 +152,57 @@ class ConstrainedSpace(SearchSpace):
         near = list(self.neighbours(architecture))
         return near[int(torch.randint(len(near), (1,), generator=generator))] if near else architecture
 
+    def parameter_count(self, architecture: Architecture) -> int:
+        """Size in the underlying space."""
+        return self.space.parameter_count(architecture)
+
     def largest(self) -> Architecture:
         """Search for the largest connected architecture that satisfies the constraints.
 
-        The search descends from the largest architecture of the underlying space in the smallest steps that come closer
-        to the constraints, until all are satisfied, and then climbs again to larger neighbours. The size is the cost
-        ``parameters`` where it is known, otherwise the largest ratio of a cost to its bound. Cells without a path from
-        an input to the output are passed over, however large they are. A local optimum: exchanging two operations at
-        once may lead to a larger one.
+        The size is ``parameter_count`` of the underlying space, whatever the constraints limit. A best-first search
+        starts from the largest architecture of the underlying space. It always goes on with the neighbours of the
+        architecture whose size is largest in proportion to the violation of the constraints (see ``STEEPNESS``), and
+        ends after ``LOOKUPS`` architectures of which none is larger than the best one so far or, while none satisfies
+        the constraints, closer to them. Cells without a path from an input to the output are passed over, however large
+        they are. The result need not be the largest of all.
 
         Raises:
-            ConfigError: The descent gets stuck before it satisfies the constraints.
+            ConfigError: The search ends before an architecture satisfies the constraints.
         """
-        current = self.space.largest()
-        while (excess := self.excess(current)) > 1:
-            near = [n for n in self.space.neighbours(current) if self.excess(n) < excess and self.connected(n)]
-            if not near:
-                raise ConfigError(
-                    f"No neighbour of {self.space.text(current)} is closer to satisfying the constraints "
-                    f"{self.constraints}. Relax them, or start the search from another architecture."
-                )
-            current = max(near, key=self._size)
-        return self.climb(current, self._size)
+        looked_up = 0
+        for steepness in STEEPNESS:
+            best, lookups = self._best_first(steepness)
+            if best is not None:
+                return best
+            looked_up += lookups
+        raise ConfigError(
+            f"None of {looked_up} architectures, searched from the largest one, satisfies the constraints "
+            f"{self.constraints} and has a path from an input to the output. Relax the constraints."
+        )
+
+    def _best_first(self, steepness: float) -> tuple[Architecture | None, int]:
+        """The largest architecture that a best-first search finds, if any, and how many architectures it looked at."""
+        start = self.space.largest()
+        least = self.excess(start)
+        best, size = (start, self.parameter_count(start)) if least <= 1 else (None, -1)
+        seen, queue, last = {self.key(start)}, [(0.0, 0, start)], 0
+        while queue and len(seen) - last < LOOKUPS:
+            for near in self.space.neighbours(heapq.heappop(queue)[2]):
+                key = self.key(near)
+                if key in seen or not self.connected(near):
+                    continue
+                near_size = self.parameter_count(near)
+                if near_size <= size:
+                    continue
+                seen.add(key)
+                excess = self.excess(near)
+                rank = steepness * math.log(max(1.0, excess)) - math.log(near_size + 1)
+                heapq.heappush(queue, (rank, len(seen), near))
+                if excess <= 1:
+                    best, size = near, near_size
+                if excess <= 1 or excess < least:
+                    least, last = min(excess, least), len(seen)
+        return best, len(seen)
 
     def climb(self, start: Architecture, value: Callable[[Architecture], float]) -> Architecture:
         """Change one choice after the other, each time to the best neighbour, until no allowed one is better.
@@ -185,10 +223,6 @@ class ConstrainedSpace(SearchSpace):
             better.sort(key=lambda pair: pair[1], reverse=True)
             current = next((n for n, _ in better if self.connected(n) and self.allows(n)), None)
         return start
-
-    def _size(self, architecture: Architecture) -> float:
-        costs = self.costs(architecture)
-        return costs["parameters"] if "parameters" in costs else self.excess(architecture)
 
     def connected(self, architecture: Architecture) -> bool:
         """Return whether every cell has a path from an input to the output.

@@ -62,17 +62,35 @@ def edge_features(graphs: Sequence[Graph], operations: Sequence[Operation]) -> F
         graphs: The cells, one of each type. Where there are several, all names begin with that of the cell type.
         operations: The operations of the space.
     """
-    neutral = frozenset(["", *(operation.name for operation in operations if operation.is_skip)])
-    parameters = {operation.name: operation.parameter_count for operation in operations}
     found: dict[str, dict[str, float]] = {}
     for graph in graphs:
-        edges = tuple((source, target, f"{source}>{target}", name) for source, target, name in graph.edges)
-        groups = path_features(edges, graph.inputs, len(graph.nodes) - 1, neutral)
-        size = sum(parameters[name] * count for name, count in groups["operations"].items())
+        groups = _cell_features(graph, operations)
+        size = {"parameters": log1p(_live_parameters(groups, operations))}
         prefix = f"{graph.name} " if len(graphs) > 1 else ""
-        for group, named in {**groups, "size": {"parameters": log1p(size)}}.items():
+        for group, named in {**groups, "size": size}.items():
             found.setdefault(group, {}).update({prefix + name: number for name, number in named.items()})
     return found
+
+
+def live_parameters(graphs: Sequence[Graph], operations: Sequence[Operation]) -> int:
+    """Return the number of parameters of the operations on paths from an input to the output, with 16 channels each.
+
+    Args:
+        graphs: The cells, with operations on their edges.
+        operations: The operations of the space.
+    """
+    return sum(_live_parameters(_cell_features(graph, operations), operations) for graph in graphs)
+
+
+def _cell_features(graph: Graph, operations: Sequence[Operation]) -> Features:
+    neutral = frozenset(["", *(operation.name for operation in operations if operation.is_skip)])
+    edges = tuple((source, target, f"{source}>{target}", name) for source, target, name in graph.edges)
+    return path_features(edges, graph.inputs, len(graph.nodes) - 1, neutral)
+
+
+def _live_parameters(features: Features, operations: Sequence[Operation]) -> int:
+    parameters = {operation.name: operation.parameter_count for operation in operations}
+    return sum(parameters[name] * int(count) for name, count in features["operations"].items())
 
 
 def vertex_features(graph: Graph) -> Features:

@@ -288,6 +288,11 @@ class SinglePathSpace(SupernetSpace):
         pairs = zip(self._counts, self.allowed, strict=True)
         return self.architecture([max(row, key=counts.__getitem__) for counts, row in pairs])
 
+    def parameter_count(self, architecture: Architecture) -> int:
+        """Return the number of parameters of the blocks."""
+        self.check(architecture)
+        return sum(counts[choice] for counts, choice in zip(self._counts, architecture.choices, strict=True))
+
     def _check_images(self, image_shape: Sequence[int]) -> None:
         _, height, width = image_shape
         least = prod([self.sizes["stem_stride"], *self.sizes["strides"]])
