@@ -111,7 +111,7 @@ def main() -> None:
     choices = (torch.rand(NETWORKS, len(num_values)) * num_values).long()
     start = time.perf_counter()
     with torch.inference_mode():
-        for part in choices.split(4096):
+        for part in choices.split(512):
             task.autoencoder.scores(task.autoencoder.encode(part))
     found["scoring_seconds"] = time.perf_counter() - start
 

@@ -12,7 +12,7 @@ from lightning_nas.report.draw import draw_cell, draw_heat_map, draw_images, edg
 from lightning_nas.report.figures import png
 from lightning_nas.report.front import Front
 from lightning_nas.report.selection import KINDS
-from lightning_nas.spaces.base import Graph
+from lightning_nas.spaces.graph import Graph
 from lightning_nas.tasks.bilevel import BilevelTask
 from lightning_nas.tasks.distill import DistillTask
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lightning_nas.files.artifacts import read_json
 from lightning_nas.spaces.artifact import build_space, load_architecture
-from lightning_nas.spaces.base import Graph
+from lightning_nas.spaces.graph import Graph
 from lightning_nas.terminal import INDENT
 
 MOST_NODES = 12

@@ -55,7 +55,8 @@ def weighted_tau(scores: Sequence[float], target: Sequence[float]) -> float:
     """Kendall's tau with more weight on pairs of good architectures.
 
     A pair has the weight ``1 / (1 + r) + 1 / (1 + s)``, where r and s are the ranks of its targets from 0 for the best:
-    the additive hyperbolic weights of Vigna.
+    the additive hyperbolic weights of Vigna. Architectures with equal targets share the mean of the weights of their
+    ranks, so that their order does not matter.
 
     References:
         1. Vigna: A Weighted Correlation Index for Rankings with Ties, WWW 2015, https://arxiv.org/abs/1404.3325
@@ -75,8 +76,11 @@ def weighted_tau(scores: Sequence[float], target: Sequence[float]) -> float:
         return float("nan")
     from scipy.stats import weightedtau
 
-    ranks = (-second).argsort(kind="stable").argsort(kind="stable")
-    return float(weightedtau(first, second, rank=ranks).statistic)
+    order = (-second).argsort(kind="stable")
+    ties = np.unique(-second[order], return_inverse=True)[1].ravel()
+    weights = 1 / (1.0 + np.arange(len(second)))
+    weights = (np.bincount(ties, weights) / np.bincount(ties))[ties]
+    return float(weightedtau(first, second, rank=order.argsort(), weigher=weights.__getitem__).statistic)
 
 
 def spearman(scores: Sequence[float], target: Sequence[float]) -> float:

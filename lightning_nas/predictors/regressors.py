@@ -13,6 +13,9 @@ from lightning_nas.errors import ConfigError
 Values = NDArray[np.float64]
 """An array of float64."""
 
+PART = 1 << 14
+"""Number of architectures that are predicted at a time."""
+
 
 class Predictor(ABC):
     """Learns the performance of a few known architectures and predicts that of others; every fit starts anew.
@@ -47,8 +50,10 @@ class Predictor(ABC):
         """
         deviation = performance.std()
         target = (performance - performance.mean()) / (deviation if deviation > 0 else 1.0)
-        predicted: Values = self.regressor(seed).fit(known, target).predict(others)
-        return predicted
+        fitted = self.regressor(seed).fit(known, target)
+        # in parts, as the activations of a network for a whole space would take gigabytes
+        parts = [fitted.predict(others[start : start + PART]) for start in range(0, len(others), PART)]
+        return np.concatenate(parts) if parts else np.empty(0)
 
 
 class RandomForest(Predictor):

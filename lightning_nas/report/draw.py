@@ -9,7 +9,8 @@ from torch import Tensor
 
 from lightning_nas.report.figures import COLOURS, INK, QUIET, as_text, new_figure, style_axes
 from lightning_nas.report.layout import Layout, place
-from lightning_nas.spaces.base import DifferentiableSpace, Graph
+from lightning_nas.spaces.base import DifferentiableSpace
+from lightning_nas.spaces.graph import Graph
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,7 +4,7 @@ import math
 import random
 from dataclasses import dataclass
 
-from lightning_nas.spaces.base import Graph
+from lightning_nas.spaces.graph import Graph
 
 STEPS = 12_000
 """Steps of one search for a layout; a cell of the DARTS space takes about a tenth of a second."""

@@ -11,7 +11,7 @@ from lightning_nas.report.front import Front
 from lightning_nas.report.networks import Network
 from lightning_nas.report.rivals import COSTS, draw_costs, draw_learning, learning_curves
 from lightning_nas.report.run import Run
-from lightning_nas.spaces.base import Graph
+from lightning_nas.spaces.graph import Graph
 
 MAX_CLASSES, MAX_IMAGES = 10, 8
 """How many classes, and how many images per class, a page shows."""

@@ -17,7 +17,8 @@ from lightning_nas.report.front import Front
 from lightning_nas.report.summary import Summary
 from lightning_nas.report.tested import IMAGES, ByImage, read_tested
 from lightning_nas.spaces.artifact import build_space, load_architecture
-from lightning_nas.spaces.base import DifferentiableSpace, Graph
+from lightning_nas.spaces.base import DifferentiableSpace
+from lightning_nas.spaces.graph import Graph
 
 
 @dataclass

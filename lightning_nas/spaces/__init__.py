@@ -2,12 +2,13 @@
 
 from lightning_nas.spaces.artifact import architecture_from_dict, build_space, load_architecture
 from lightning_nas.spaces.attention import Attention
-from lightning_nas.spaces.base import DifferentiableSpace, Graph, SearchSpace, SupernetSpace
+from lightning_nas.spaces.base import DifferentiableSpace, SearchSpace, SupernetSpace
 from lightning_nas.spaces.cell_space import CellSpace
 from lightning_nas.spaces.cells import CellGraph, CellNetwork, Layers, Place, Stack
 from lightning_nas.spaces.constrained import ConstrainedSpace
 from lightning_nas.spaces.convert import from_per_edge, inherit, inherit_optimizer, to_per_edge
 from lightning_nas.spaces.darts.space import DARTSSpace
+from lightning_nas.spaces.graph import Graph
 from lightning_nas.spaces.nasbench101.space import NASBench101Space
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.spaces.nasbench_macro import NASBenchMacroSpace

@@ -2,10 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
+from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +15,7 @@ from lightning_nas.architecture import Architecture, SpaceSpec
 from lightning_nas.errors import ArchitectureError, ConfigError
 from lightning_nas.files.classes import class_path
 from lightning_nas.spaces.attention import Attention
+from lightning_nas.spaces.graph import Graph
 from lightning_nas.spaces.operations import Operation
 from lightning_nas.spaces.rebuildable import plain_arguments
 from lightning_nas.spaces.supernet import Mixture, Supernet
@@ -20,39 +23,14 @@ from lightning_nas.spaces.supernet import Mixture, Supernet
 MAX_CROSSOVERS = 100
 """Number of children that a crossover draws before it gives up."""
 
+MAX_LISTED = 1_000_000
+"""Largest number of combinations of choices, valid or not, of a space that is listed by trying them all."""
+
 AllowedNames = Mapping[str, Sequence[Sequence[str]]]
 """For cell types, the names of the operations that each edge may take: one list per edge."""
 
 Features = Mapping[str, Mapping[str, float]]
 """Features of an architecture: for every group, its numbers by name. A name that is left out stands for zero."""
-
-
-@dataclass(frozen=True)
-class Graph:
-    """A graph of a cell for drawing.
-
-    Attributes:
-        name: Cell type.
-        nodes: Labels of the nodes.
-        edges: Source, target and label of every edge; nodes are given by index.
-        weighted: Labels of operations with trained weights, which are drawn in another colour.
-        inputs: Number of input nodes; they come first, and the output is the last node.
-    """
-
-    name: str
-    nodes: tuple[str, ...]
-    edges: tuple[tuple[int, int, str], ...]
-    weighted: frozenset[str] = frozenset()
-    inputs: int = 1
-
-    @property
-    def connected(self) -> bool:
-        """Whether a path leads from an input to the output."""
-        reached, new = set(), {len(self.nodes) - 1}
-        while new:
-            reached |= new
-            new = {source for source, target, _ in self.edges if target in new} - reached
-        return any(node in reached for node in range(self.inputs))
 
 
 class SearchSpace(ABC):
@@ -183,6 +161,39 @@ class SearchSpace(ABC):
         """
         self.check(architecture)
         return ",".join(map(str, architecture.choices))
+
+    def canonical(self, architecture: Architecture) -> Architecture:
+        """Return the form that all architectures with the same key share.
+
+        Args:
+            architecture: A point of this space.
+        """
+        return architecture
+
+    def listing(self) -> Any:
+        """Return the choices of all architectures in canonical form, each once, an integer array ``(n, choices)``.
+
+        By default all combinations of choices are tried, which takes time in proportion to their number. Constraints on
+        cost are not checked, because a cost may take a measurement.
+
+        Raises:
+            ConfigError: There are more than ``MAX_LISTED`` combinations.
+        """
+        combinations = prod(self.num_values)
+        if combinations > MAX_LISTED:
+            raise ConfigError(
+                f"{type(self).__name__} has {combinations:.1e} combinations of choices; at most {MAX_LISTED} can be "
+                "listed. Use random architectures instead, such as with pool: 5000."
+            )
+        spec = self.spec()
+        found: dict[str, tuple[int, ...]] = {}
+        for choices in product(*map(range, self.num_values)):
+            architecture = Architecture(spec, choices)
+            try:
+                found.setdefault(self.key(architecture), self.canonical(architecture).choices)
+            except ArchitectureError:
+                continue
+        return np.array(list(found.values()), np.int64)
 
     def text(self, architecture: Architecture) -> str:
         """Return the published textual form of an architecture.

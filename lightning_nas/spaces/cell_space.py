@@ -14,9 +14,10 @@ from lightning_nas.checks import integer_at_least
 from lightning_nas.errors import ArchitectureError, ConfigError
 from lightning_nas.files.classes import class_path
 from lightning_nas.spaces.attention import Attention
-from lightning_nas.spaces.base import AllowedNames, DifferentiableSpace, Features, Graph
+from lightning_nas.spaces.base import AllowedNames, DifferentiableSpace, Features
 from lightning_nas.spaces.cells import CellGraph, CellNetwork, Place, Stack
 from lightning_nas.spaces.features import edge_features, live_parameters
+from lightning_nas.spaces.graph import Graph, edge_graph
 from lightning_nas.spaces.operations import BUILT_IN, Operation, find_operations, operation_argument
 from lightning_nas.spaces.per_edge import PerEdgeSupernet
 from lightning_nas.spaces.rebuildable import PlainForm
@@ -119,6 +120,7 @@ class CellSpace(DifferentiableSpace):
         self.nodes = graph.nodes
         self.allowed = self._masks(allowed)
         self._check_allowed()
+        self._usable = {name: [{*row.nonzero().flatten().tolist()} for row in m] for name, m in self.selectable.items()}
 
     def _check_allowed(self) -> None:
         """Check that every node can have its inputs."""
@@ -236,23 +238,22 @@ class CellSpace(DifferentiableSpace):
             raise ArchitectureError(
                 f"{len(architecture.choices)} choices; an architecture of this space has {len(self.num_values)}."
             )
-        selectable = {name: mask.tolist() for name, mask in self.selectable.items()}
         for name, cell in self._pairs(architecture).items():
             for i, node in enumerate(cell):
                 sources = {source for source, _ in node}
                 count = len(self.graph.sources[i])
-                if len(sources) != len(node) or not sources <= set(range(count)):
+                if len(sources) != len(node) or not 0 <= min(sources) <= max(sources) < count:
                     raise ArchitectureError(
                         f"Node {i} of the cell {name!r} reads {[s for s, _ in node]}; it takes {len(node)} different "
                         f"sources below {count}."
                     )
                 for source, operation in node:
                     edge = self.nodes[i].start + source
-                    usable = [column for column, on in enumerate(selectable[name][edge]) if on]
+                    usable = self._usable[name][edge]
                     if operation not in usable:
                         raise ArchitectureError(
                             f"Edge {edge} of the cell {name!r}, from source {source} to node {i}, has operation "
-                            f"{operation}; it takes one of {usable}, indices into {self.operations}."
+                            f"{operation}; it takes one of {sorted(usable)}, indices into {self.operations}."
                         )
 
     def key(self, architecture: Architecture) -> str:
@@ -261,6 +262,15 @@ class CellSpace(DifferentiableSpace):
         cells = self._pairs(architecture)
         return "|".join(
             ";".join(",".join(f"{s}:{o}" for s, o in sorted(node)) for node in cells[name]) for name in self.cell_types
+        )
+
+    def canonical(self, architecture: Architecture) -> Architecture:
+        """Return the same architecture with the edges of every node in the order of their sources."""
+        if self.inputs_kept is None:
+            return architecture
+        nodes = [node for cell in self._pairs(architecture).values() for node in cell]
+        return Architecture(
+            architecture.space, tuple(value for node in nodes for pair in sorted(node) for value in pair)
         )
 
     def text(self, architecture: Architecture) -> str:
@@ -305,20 +315,24 @@ class CellSpace(DifferentiableSpace):
             architecture: A point of this space.
         """
         self.check(architecture)
-        choices, place = architecture.choices, 0
+        choices, place, spec = architecture.choices, 0, self.spec()
+
+        def changed(value: int) -> Architecture:
+            return Architecture(spec, (*choices[:place], value, *choices[place + 1 :]))
+
         for name, cell in self._pairs(architecture).items():
-            usable = self.selectable[name]
             for edges, node in zip(self.nodes, cell, strict=True):
-                read = [source for source, _ in node]
+                usable = self._usable[name][edges]
+                read = {source for source, _ in node}
                 for source, operation in node:
                     if self.inputs_kept is not None:
-                        for other in range(edges.stop - edges.start):
-                            if other not in read and usable[edges.start + other, operation]:
-                                yield self.architecture((*choices[:place], other, *choices[place + 1 :]))
+                        yield from (
+                            changed(other)
+                            for other, operations in enumerate(usable)
+                            if other not in read and operation in operations
+                        )
                         place += 1
-                    for other in usable[edges.start + source].nonzero().flatten().tolist():
-                        if other != operation:
-                            yield self.architecture((*choices[:place], other, *choices[place + 1 :]))
+                    yield from (changed(other) for other in sorted(usable[source]) if other != operation)
                     place += 1
 
     def largest(self) -> Architecture:
@@ -362,30 +376,13 @@ class CellSpace(DifferentiableSpace):
     def graphs(self, architecture: Architecture) -> list[Graph]:
         """Return the cells as graphs for drawing; connections with ``none`` are left out."""
         self.check(architecture)
-        inputs, count = self.graph.inputs, len(self.nodes)
-        joined = self.graph.output == "concatenate"
-        labels = [*(f"c_{{k-{inputs - i}}}" for i in range(inputs)), *map(str, range(count))]
-        labels = [*labels, "c_{k}"] if joined else [*labels[:-1], "c_{k}"]
-        graphs = []
-        for name, cell in self._pairs(architecture).items():
-            edges = [
-                (self.graph.sources[i][s], inputs + i, self.operations[o])
-                for i, node in enumerate(cell)
-                for s, o in node
-                if not self.candidates[o].is_none
-            ]
-            edges += [(inputs + i, inputs + count, "") for i in range(count)] if joined else []
-            graphs.append(Graph(name, tuple(labels), tuple(edges), self.weighted, inputs))
-        return graphs
+        return [
+            edge_graph(name, self.graph, nodes, self.candidates) for name, nodes in self._pairs(architecture).items()
+        ]
 
     def features(self, architecture: Architecture) -> Features:
         """Return what the cells compute; see ``features.edge_features``."""
         return edge_features(self.graphs(architecture), self.candidates)
-
-    @property
-    def weighted(self) -> frozenset[str]:
-        """Names of the operations with trained weights."""
-        return frozenset(operation.name for operation in self.candidates if operation.has_weights)
 
     def network(
         self,

@@ -2,7 +2,7 @@
 
 import heapq
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,7 +11,8 @@ from torch import nn
 from lightning_nas.architecture import Architecture, SpaceSpec
 from lightning_nas.checks import greater_than
 from lightning_nas.errors import ArchitectureError, ConfigError
-from lightning_nas.spaces.base import Features, Graph, SearchSpace
+from lightning_nas.spaces.base import Features, SearchSpace
+from lightning_nas.spaces.graph import Graph
 
 MAX_DRAWS = 10_000
 """Number of draws in a row that may all violate the constraints before sampling gives up."""
@@ -112,6 +113,14 @@ class ConstrainedSpace(SearchSpace):
     def key(self, architecture: Architecture) -> str:
         """Canonical identity in the underlying space."""
         return self.space.key(architecture)
+
+    def canonical(self, architecture: Architecture) -> Architecture:
+        """Canonical form in the underlying space."""
+        return self.space.canonical(architecture)
+
+    def listing(self) -> Any:
+        """All architectures of the underlying space; see ``SearchSpace.listing``."""
+        return self.space.listing()
 
     def text(self, architecture: Architecture) -> str:
         """Textual form in the underlying space."""

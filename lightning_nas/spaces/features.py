@@ -5,7 +5,8 @@ from collections.abc import Collection, Sequence
 from functools import lru_cache
 from math import log1p
 
-from lightning_nas.spaces.base import Features, Graph
+from lightning_nas.spaces.base import Features
+from lightning_nas.spaces.graph import Graph
 from lightning_nas.spaces.operations import Operation
 
 Edge = tuple[int, int, str, str]

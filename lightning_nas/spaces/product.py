@@ -7,7 +7,8 @@ import torch
 
 from lightning_nas.architecture import Architecture
 from lightning_nas.errors import ArchitectureError
-from lightning_nas.spaces.base import Graph, SearchSpace
+from lightning_nas.spaces.base import SearchSpace
+from lightning_nas.spaces.graph import Graph
 
 
 class ProductSpace(SearchSpace):

@@ -1,6 +1,7 @@
 """Searches in the code space of an auto-encoder of architectures: TNAO (He et al., IJCNN 2023) and NAO."""
 
 from abc import abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -14,13 +15,17 @@ from lightning_nas.strategies.base import Strategy
 
 
 class CodeSearch(Strategy):
-    """Searches for codes with high scores, and proposes the architectures that they decode to, highest scores first.
+    """Searches for codes with high scores, and proposes the architectures that they decode to.
+
+    Those with the highest scores come first, or, if ``in_order``, those that were recorded first. Where several codes
+    decode to an architecture, the highest of their scores is its score.
 
     Needs an auto-encoder that was trained on the architectures which the strategy was told; ``AutoEncoderTask`` trains
     it.
 
     Attributes:
         autoencoder: The auto-encoder; set after ``start``.
+        in_order: Whether architectures are proposed in the order in which they were recorded.
 
     Example:
         ```python
@@ -33,6 +38,7 @@ class CodeSearch(Strategy):
     """
 
     autoencoder: ArchitectureAutoEncoder | None = None
+    in_order: ClassVar[bool] = False
 
     def ask(self, count: int) -> list[Architecture]:
         """Propose the architectures with the highest scores; see ``Strategy.ask``.
@@ -56,7 +62,9 @@ class CodeSearch(Strategy):
         self.explore(codes, torch.tensor(list(self.fitness.values())))
         self.autoencoder.train(training)
         unknown = [found for found in self._found.values() if not self.seen(found[1])]
-        return [architecture for _, architecture in sorted(unknown, key=lambda found: -found[0])[:count]]
+        if not self.in_order:
+            unknown.sort(key=lambda found: -found[0])
+        return [architecture for _, architecture in unknown[:count]]
 
     @abstractmethod
     def explore(self, codes: Tensor, fitness: Tensor) -> None:
@@ -72,7 +80,7 @@ class CodeSearch(Strategy):
 
         Args:
             choices: Decoded choices, int64 ``(n, positions)``.
-            scores: Scores of their codes, ``(n,)``; the first score of a network counts.
+            scores: Scores of their codes, ``(n,)``; the highest score of a network counts.
 
         Returns:
             The scores, ``-inf`` where the choices are not an architecture of the space.
@@ -87,9 +95,14 @@ class CodeSearch(Strategy):
             except ArchitectureError:
                 self._places[choices] = None
             else:
-                key = self._places[choices] = self.space.key(architecture)
-                self._found.setdefault(key, (score, architecture))
-        return self._places[choices] is not None
+                self._places[choices] = self.space.key(architecture)
+                self._found.setdefault(self.space.key(architecture), (score, architecture))
+        place = self._places[choices]
+        if place is None:
+            return False
+        known, architecture = self._found[place]
+        self._found[place] = max(known, score), architecture
+        return True
 
 
 class SwarmSearch(CodeSearch):
@@ -141,9 +154,13 @@ class SwarmSearch(CodeSearch):
 class GradientAscent(CodeSearch):
     """Moves the codes of the best known architectures along the gradient of the score, by steps of several sizes: NAO.
 
-    ``e' = e + k * step * (ds/de) / |ds/de|`` for ``k`` from 1 to ``steps``, with the code ``e`` and the score ``s``.
-    Departure from the paper, which trains an LSTM and decodes greedily: the auto-encoder is that of TNAO, so that the
-    two differ in their search alone.
+    ``e' = e + k * step * (ds/de) / |ds/de|`` for ``k`` from 1 to ``steps``, with the code ``e`` and the score ``s``. As
+    in the published code, the architectures of the smallest step are proposed first, those from the best known ones
+    before others, and larger steps follow only while the budget lasts. Departures from the paper:
+
+    - The paper trains an LSTM; here the auto-encoder is that of TNAO, so that the two differ in their search alone.
+    - The paper goes through two or three rounds, and trains the LSTM anew with the new evaluations of each. Here the
+      auto-encoder is trained once, and there is one round.
 
     References:
         1. Luo, Tian, Qin, Chen, Liu: Neural Architecture Optimization, NeurIPS 2018, https://arxiv.org/abs/1808.07233
@@ -161,6 +178,8 @@ class GradientAscent(CodeSearch):
         strategy: {class_path: GradientAscent, init_args: {best: 100, step: 0.2}}
         ```
     """
+
+    in_order = True
 
     def __init__(self, best: int = 100, *, step: float = 0.2, steps: int = 30) -> None:
         at_least(1, best=best, steps=steps)

@@ -9,8 +9,9 @@ import numpy as np
 
 from lightning_nas.architecture import Architecture
 from lightning_nas.errors import DataError
+from lightning_nas.spaces.nasbench101.cell import VERTICES
 from lightning_nas.spaces.nasbench101.network import CELL_OPERATIONS
-from lightning_nas.spaces.nasbench101.space import VERTICES, NASBench101Space
+from lightning_nas.spaces.nasbench101.space import NASBench101Space
 from lightning_nas.tables.base import Table
 
 _INNER = VERTICES - 2

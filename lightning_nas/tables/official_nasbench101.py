@@ -11,8 +11,9 @@ from typing import IO, Any
 import numpy as np
 
 from lightning_nas.errors import DataError, NASError
+from lightning_nas.spaces.nasbench101.cell import VERTICES
 from lightning_nas.spaces.nasbench101.network import CELL_OPERATIONS
-from lightning_nas.spaces.nasbench101.space import VERTICES, NASBench101Space
+from lightning_nas.spaces.nasbench101.space import NASBench101Space
 from lightning_nas.tables.official import check_digest, opened, write_table
 
 SHA256 = (

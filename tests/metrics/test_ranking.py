@@ -141,6 +141,21 @@ def test_weighted_tau_is_that_of_the_definition() -> None:
     assert weighted_tau(SCORES, TARGET) == pytest.approx(agreed / total)
 
 
+def test_weighted_tau_does_not_depend_on_the_order_of_ties() -> None:
+    target = [round(value) for value in TARGET]
+    assert len(set(target)) < 50
+    generator = np.random.default_rng(0)
+    found = []
+    for _ in range(10):
+        order = generator.permutation(60)
+        found.append(weighted_tau([SCORES[i] for i in order], [target[i] for i in order]))
+    assert found == pytest.approx([found[0]] * 10, abs=1e-12)
+    # by hand: the two equals share the weights of their ranks, 1 and 1/2
+    assert weighted_tau([3, 1, 2], [5, 5, 1]) == pytest.approx(
+        ((0.75 + 1 / 3) - (0.75 + 1 / 3)) / (2 * 0.75 + 2 * (0.75 + 1 / 3))
+    )
+
+
 def test_errors_at_the_top_weigh_more() -> None:
     target = list(range(10))
     top, bottom = [*range(8), 9, 8], [1, 0, *range(2, 10)]

@@ -11,8 +11,8 @@ from matplotlib.image import imread
 
 from lightning_nas.report.draw import draw_alphas, draw_cell, draw_curves, draw_images, edge_names
 from lightning_nas.report.figures import png_data_uri, svg
-from lightning_nas.spaces.base import Graph
 from lightning_nas.spaces.darts.space import DARTSSpace
+from lightning_nas.spaces.graph import Graph
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
 
 

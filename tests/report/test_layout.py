@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from lightning_nas.report.layout import layers, place
-from lightning_nas.spaces.base import Graph
 from lightning_nas.spaces.darts.space import DARTSSpace
+from lightning_nas.spaces.graph import Graph
 
 
 def graphs(space: DARTSSpace, count: int) -> list[Graph]:

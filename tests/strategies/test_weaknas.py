@@ -10,6 +10,9 @@ from lightning_nas.architecture import Architecture
 from lightning_nas.errors import ConfigError
 from lightning_nas.evaluation.base import Evaluation
 from lightning_nas.predictors.regressors import Predictor, RandomForest
+from lightning_nas.spaces.constrained import ConstrainedSpace
+from lightning_nas.spaces.darts.space import DARTSSpace
+from lightning_nas.spaces.nasbench101.space import NASBench101Space
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.strategies.local_search import LocalSearch
 from lightning_nas.strategies.random_search import RandomSearch
@@ -89,3 +92,79 @@ def test_what_comes_first_is_asked_until_it_has_nothing() -> None:
     assert 5 <= len(asked[0]) < 30
     assert asked[1][: len(asked[0])] == asked[0]
     assert len(set(asked[1])) == len(asked[1]) >= 40
+
+
+class Best(Predictor):
+    """Prefers large features of the right kind, and remembers what it was given."""
+
+    def regressor(self, seed: int) -> Any:
+        raise NotImplementedError
+
+    def predict(self, known: Any, performance: Any, others: Any, seed: int) -> Any:
+        self.known, self.others = known, others
+        return others @ np.arange(others.shape[1])
+
+
+def test_without_a_pool_the_whole_space_is_scored() -> None:
+    predictor = Best()
+    strategy = WeakPredictors(predictor, initial=5, top=3, pool=None)
+    strategy.start(SPACE, seed=1)
+    tell(strategy, strategy.ask(5))
+    strategy.tell_failed([SPACE.architecture((0, 0, 0, 0, 0, 1))])
+    asked = strategy.ask(3)
+    assert predictor.others.shape == (5**6 - 6, 30)
+    scores = np.sort(predictor.others @ np.arange(30))[::-1]
+    assert sorted(map(sum, (a.choices for a in asked)), reverse=True)[0] == 24
+    assert len(scores) == len(set(map(tuple, predictor.others.tolist())))
+    tell(strategy, asked)
+    strategy.ask(1)
+    assert predictor.others.shape == (5**6 - 9, 30)
+    resumed = WeakPredictors(predictor, initial=5, top=3, pool=None)
+    resumed.start(SPACE, seed=1)
+    resumed.load_state_dict(strategy.state_dict())
+    assert resumed.ask(2) == strategy.ask(2)
+
+
+def test_of_the_whole_space_only_what_satisfies_the_constraints_is_asked() -> None:
+    looked_up = []
+
+    def costs(architecture: Architecture) -> dict[str, float]:
+        looked_up.append(architecture)
+        return {"sum": 1.0 + sum(architecture.choices)}
+
+    space = ConstrainedSpace(SPACE, costs, {"sum": 22})
+    strategy = WeakPredictors(Best(), initial=2, top=4, pool=None)
+    strategy.start(space, seed=0)
+    tell(strategy, [SPACE.architecture((0,) * 6), SPACE.architecture((1,) * 6)])
+    looked_up.clear()
+    asked = strategy.ask(4)
+    assert [sum(a.choices) for a in asked] == [21] * 4
+    assert len(looked_up) < 200
+
+
+def test_isomorphic_cells_have_the_same_features() -> None:
+    space = NASBench101Space()
+    names = ["conv3x3-bn-relu", "maxpool3x3"]
+    twins = [
+        space.from_matrix([[0, 1, 1, 0], [0, 0, 0, 1], [0, 0, 0, 1], [0, 0, 0, 0]], order)
+        for order in (names, names[::-1])
+    ]
+    assert twins[0] != twins[1]
+    rows = []
+    for twin in twins:
+        predictor = Best()
+        strategy = WeakPredictors(predictor, initial=2, pool=30)
+        strategy.start(space, seed=0)
+        strategy.tell([(each, Evaluation({"accuracy": 1.0})) for each in (twin, space.largest())])
+        strategy.ask(1)
+        rows.append(predictor.known)
+    assert (rows[0] == rows[1]).all()
+    darts = DARTSSpace(nodes=1)
+    a, b = (darts.architecture(choices) for choices in ((0, 3, 1, 4, 1, 2, 0, 1), (1, 4, 0, 3, 0, 1, 1, 2)))
+    assert darts.key(a) == darts.key(b)
+    assert darts.canonical(a) == darts.canonical(b) == darts.architecture((0, 3, 1, 4, 0, 1, 1, 2))
+
+
+def test_a_space_that_cannot_be_listed_needs_a_pool() -> None:
+    with pytest.raises(ConfigError, match="at most 1000000 can be listed. .* pool: 5000"):
+        WeakPredictors(pool=None).start(DARTSSpace())

@@ -2,163 +2,38 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
-from hashlib import md5
-from operator import eq
-from typing import NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from lightning_nas.architecture import Architecture, SpaceSpec
 from lightning_nas.errors import ArchitectureError, ConfigError, DataError
-from lightning_nas.spaces.base import Features, Graph, SearchSpace
+from lightning_nas.spaces.base import Features, SearchSpace
 from lightning_nas.spaces.features import vertex_features
+from lightning_nas.spaces.graph import Graph
+from lightning_nas.spaces.nasbench101.cell import (
+    INNER,
+    MAX_EDGES,
+    PAIRS,
+    VERTICES,
+    Cell,
+    bits_of,
+    canonical,
+    cell_hash,
+    choices_of,
+    is_canonical,
+    prune,
+    unpack,
+)
+from lightning_nas.spaces.nasbench101.listing import all_choices, numbered_graphs
 from lightning_nas.spaces.nasbench101.network import CELL_OPERATIONS, STACKS, NASBench101Network
 
-VERTICES = 7
-"""Largest number of vertices of a cell, including its input and output."""
-
-MAX_EDGES = 9
-"""Largest number of edges of a cell."""
-
-_PAIRS = VERTICES * (VERTICES - 1) // 2
-_INNER = VERTICES - 2
 _NAMES = tuple(CELL_OPERATIONS)
 _SPEC = SpaceSpec("lightning_nas.spaces.NASBench101Space")
 _DRAWS = 1024
 """Number of random integers that are drawn at a time; one in 1,203 encodes a canonical cell."""
 
 _VERTEX = re.compile(r"([a-z0-9-]+)\(([0-9](?:,[0-9])*)\)")
-
-
-class _Cell(NamedTuple):
-    """A cell in which every vertex is on a path from the input to the output.
-
-    Attributes:
-        inputs: For vertex 1, 2, ..., a mask with a bit for every vertex that it reads; the last vertex is the output.
-        operations: Operations of the inner vertices.
-    """
-
-    inputs: tuple[int, ...]
-    operations: tuple[int, ...]
-
-    @property
-    def edges(self) -> int:
-        return sum(mask.bit_count() for mask in self.inputs)
-
-
-def _bits(mask: int) -> list[int]:
-    return [vertex for vertex in range(VERTICES) if mask >> vertex & 1]
-
-
-def _prune(inputs: Sequence[int], operations: Sequence[int]) -> _Cell | None:
-    """Remove vertices that lie on no path from the input to the output; None if there is no path."""
-    last = len(inputs)
-    reached, used = 1, 1 << last
-    for vertex, mask in enumerate(inputs, 1):
-        if mask & reached:
-            reached |= 1 << vertex
-    if not reached >> last:
-        return None
-    for vertex in range(last, 0, -1):
-        if used >> vertex & 1:
-            used |= inputs[vertex - 1]
-    live = reached & used
-    if live.bit_count() == last + 1:
-        return _Cell(tuple(inputs), tuple(operations))
-    kept = _bits(live)
-    masks = [sum(1 << i for i, vertex in enumerate(kept) if inputs[to - 1] >> vertex & 1) for to in kept[1:]]
-    return _Cell(tuple(masks), tuple(operations[vertex - 1] for vertex in kept[1:-1]))
-
-
-def _unpack(bits: int) -> list[int]:
-    """Inputs of the vertices after the first, from the published number of a graph."""
-    return [bits >> to * (to - 1) // 2 & (1 << to) - 1 for to in range(1, VERTICES)]
-
-
-def _connected(bits: Tensor) -> Tensor:
-    """Which published numbers of graphs have a path from the input to the output, no other edges, and few enough."""
-    edges = bits[:, None] >> torch.arange(_PAIRS) & 1
-    source, target = torch.tril_indices(VERTICES, VERTICES, -1).flip(0)
-    vertices = torch.arange(VERTICES)
-    entered, left = ((edges @ (ends[:, None] == vertices).long()) > 0 for ends in (target, source))
-    # edges only lead to higher vertices, so a vertex with incoming edges is reachable from the input in the end, and
-    # one with outgoing edges leads to the output
-    found: Tensor = entered[:, -1] & (entered == left)[:, 1:-1].all(dim=1) & (edges.sum(dim=1) <= MAX_EDGES)
-    return found
-
-
-def _choices(cell: _Cell) -> tuple[int, ...]:
-    """Choices of a cell with seven vertices: missing ones stand before the output, read nothing and are never read."""
-    absent = _INNER - len(cell.operations)
-    inputs = (*cell.inputs[:-1], *[0] * absent, cell.inputs[-1])
-    bits = [mask >> source & 1 for to, mask in enumerate(inputs, 1) for source in range(to)]
-    return (*bits, *cell.operations, *[0] * absent)
-
-
-def _numbered(cell: _Cell) -> Iterator[tuple[int, int]]:
-    """Yield inputs and operation of every vertex in the smallest of all possible numberings; the output comes last.
-
-    Numberings are compared by the first vertex in which they differ. The operation of the output counts as 0.
-    """
-    orders: list[tuple[int, ...]] = [(0,)]
-    vertices = list(enumerate(zip(cell.inputs, cell.operations, strict=False), 1))
-    for _ in vertices:
-        options = []
-        for order in orders:
-            placed = sum(1 << vertex for vertex in order)
-            for vertex, (mask, operation) in vertices:
-                if not placed >> vertex & 1 and not mask & ~placed:
-                    options.append(((_renumbered(mask, order), operation), (*order, vertex)))
-        least = min(option[0] for option in options)
-        orders = [order for found, order in options if found == least]
-        yield least
-    yield min(_renumbered(cell.inputs[-1], order) for order in orders), 0
-
-
-def _canonical(cell: _Cell) -> _Cell:
-    inputs, operations = zip(*_numbered(cell), strict=True)
-    return _Cell(inputs, operations[:-1])
-
-
-def _is_canonical(cell: _Cell) -> bool:
-    """Whether the vertices are numbered canonically, which the first vertices already rule out for most cells."""
-    return all(map(eq, _numbered(cell), zip(cell.inputs, (*cell.operations, 0), strict=True)))
-
-
-def _renumbered(mask: int, order: Sequence[int]) -> int:
-    return sum(1 << new for new, old in enumerate(order) if mask >> old & 1)
-
-
-@lru_cache(maxsize=1 << 12)
-def _vertex_hash(outgoing: int, incoming: int, label: int) -> str:
-    return _digest(str((outgoing, incoming, label)))
-
-
-@lru_cache(maxsize=1 << 15)
-def _hash(cell: _Cell) -> str:
-    """The published hash, which is equal for isomorphic cells.
-
-    The hash of a vertex starts from the numbers of its outgoing and incoming edges and its label, which is -1 for the
-    input and -2 for the output. It then absorbs the hashes of its neighbours, as many times as there are vertices.
-    """
-    sources = [[], *map(_bits, cell.inputs)]
-    vertices = range(len(sources))
-    targets = [[to for to in vertices if vertex in sources[to]] for vertex in vertices]
-    labels = (-1, *cell.operations, -2)
-    hashes = [_vertex_hash(len(targets[v]), len(sources[v]), labels[v]) for v in vertices]
-    for _ in vertices:
-        hashes = [_digest(f"{_joined(hashes, sources[v])}|{_joined(hashes, targets[v])}|{hashes[v]}") for v in vertices]
-    return _digest(str(sorted(hashes)))
-
-
-def _joined(hashes: Sequence[str], vertices: Sequence[int]) -> str:
-    return "".join(sorted([hashes[vertex] for vertex in vertices]))
-
-
-def _digest(text: str) -> str:
-    return md5(text.encode(), usedforsecurity=False).hexdigest()
 
 
 class NASBench101Space(SearchSpace):
@@ -191,27 +66,27 @@ class NASBench101Space(SearchSpace):
     @property
     def num_values(self) -> tuple[int, ...]:
         """Two for every possible edge, and the number of operations for every inner vertex."""
-        return (2,) * _PAIRS + (len(_NAMES),) * _INNER
+        return (2,) * PAIRS + (len(_NAMES),) * INNER
 
     def check(self, architecture: Architecture) -> None:
         """See ``SearchSpace.check``."""
         self._cell(architecture)
 
-    def _cell(self, architecture: Architecture) -> _Cell:
+    def _cell(self, architecture: Architecture) -> Cell:
         """Check an architecture, and return its cell without the vertices that do not count."""
         self.check_spec(architecture)
         choices = architecture.choices
-        if len(choices) != _PAIRS + _INNER:
+        if len(choices) != PAIRS + INNER:
             raise ArchitectureError(
-                f"{len(choices)} choices; a cell has {_PAIRS} edge bits and {_INNER} operations, "
-                f"{_PAIRS + _INNER} in all. NASBench101Space.from_matrix makes them from a matrix of any size."
+                f"{len(choices)} choices; a cell has {PAIRS} edge bits and {INNER} operations, "
+                f"{PAIRS + INNER} in all. NASBench101Space.from_matrix makes them from a matrix of any size."
             )
-        bits, operations = choices[:_PAIRS], choices[_PAIRS:]
+        bits, operations = choices[:PAIRS], choices[PAIRS:]
         if not {*bits} <= {0, 1} or not {*operations} <= {*range(len(_NAMES))}:
             raise ArchitectureError(
                 f"Edge bits {bits} and operations {operations}; bits are 0 or 1, operations indices into {_NAMES}."
             )
-        cell = _prune(_unpack(sum(bit << i for i, bit in enumerate(bits))), operations)
+        cell = prune(unpack(sum(bit << i for i, bit in enumerate(bits))), operations)
         if cell is None:
             raise ArchitectureError(f"Edge bits {bits} have no path from the input to the output. Add edges.")
         if cell.edges > MAX_EDGES:
@@ -221,8 +96,8 @@ class NASBench101Space(SearchSpace):
             )
         return cell
 
-    def _made(self, cell: _Cell) -> Architecture:
-        return self.architecture(_choices(cell))
+    def _made(self, cell: Cell) -> Architecture:
+        return self.architecture(choices_of(cell))
 
     @classmethod
     def from_matrix(cls, matrix: Sequence[Sequence[int]], operations: Sequence[str]) -> Architecture:
@@ -253,7 +128,7 @@ class NASBench101Space(SearchSpace):
                 "Number the vertices so that edges lead from lower to higher numbers."
             )
         inputs = tuple(sum(int(rows[x][y]) << x for x in range(y)) for y in range(1, size))
-        return cls()._made(_Cell(inputs, tuple(_NAMES.index(name) for name in operations)))
+        return cls()._made(Cell(inputs, tuple(_NAMES.index(name) for name in operations)))
 
     def canonical(self, architecture: Architecture) -> Architecture:
         """Return the form that all architectures with the same key share.
@@ -263,7 +138,7 @@ class NASBench101Space(SearchSpace):
         Args:
             architecture: A point of this space.
         """
-        return self._made(_canonical(self._cell(architecture)))
+        return self._made(canonical(self._cell(architecture)))
 
     def key(self, architecture: Architecture) -> str:
         """Return the published hash of the cell in hexadecimal digits, which is the same for all isomorphic cells.
@@ -271,7 +146,7 @@ class NASBench101Space(SearchSpace):
         Args:
             architecture: A point of this space.
         """
-        return _hash(self._cell(architecture))
+        return cell_hash(self._cell(architecture))
 
     def sample(self, generator: torch.Generator) -> Architecture:
         """Draw uniformly from the 423,624 networks, instead of the many matrices that stand for them.
@@ -282,15 +157,19 @@ class NASBench101Space(SearchSpace):
         Args:
             generator: Source of randomness, on the CPU.
         """
+        numbered = numbered_graphs()
         while True:
-            draws = torch.randint(len(_NAMES) ** _INNER << _PAIRS, (_DRAWS,), generator=generator)
-            for draw in draws[_connected(draws)].tolist():
-                operations = [draw // (len(_NAMES) ** i << _PAIRS) % len(_NAMES) for i in range(_INNER)]
-                inputs = _unpack(draw)
-                cell = _prune(inputs, operations)
-                choices = _choices(_Cell(tuple(inputs), tuple(operations)))
-                if cell is not None and choices == _choices(cell) and _is_canonical(cell):
-                    return self.architecture(choices)
+            draws = torch.randint(len(_NAMES) ** INNER << PAIRS, (_DRAWS,), generator=generator)
+            for draw in draws[torch.from_numpy(numbered[draws.numpy() & (1 << PAIRS) - 1])].tolist():
+                operations = [draw // (len(_NAMES) ** i << PAIRS) % len(_NAMES) for i in range(INNER)]
+                inputs = [mask for mask in unpack(draw) if mask]
+                cell = Cell(tuple(inputs), tuple(operations[: len(inputs) - 1]))
+                if not any(operations[len(inputs) - 1 :]) and is_canonical(cell):
+                    return Architecture(_SPEC, choices_of(cell))
+
+    def listing(self) -> Any:
+        """Return the choices of all 423,624 networks in canonical form; see ``SearchSpace.listing``."""
+        return all_choices()
 
     def neighbours(self, architecture: Architecture) -> Iterator[Architecture]:
         """Yield all other networks that one edit leads to, each once.
@@ -318,11 +197,11 @@ class NASBench101Space(SearchSpace):
         """Yield the choices after every edit, valid or not."""
         choices = architecture.choices
         for i, choice in enumerate(choices):
-            for other in range(2 if i < _PAIRS else len(_NAMES)):
+            for other in range(2 if i < PAIRS else len(_NAMES)):
                 if other != choice:
                     yield (*choices[:i], other, *choices[i + 1 :])
         cell = self._cell(architecture)
-        if len(cell.operations) == _INNER:
+        if len(cell.operations) == INNER:
             return
         for source in range(len(cell.inputs)):
             # the new vertex comes right after its source, and the numbers of the vertices above it grow by one
@@ -333,7 +212,7 @@ class NASBench101Space(SearchSpace):
                 inputs[to + 1] |= 1 << source + 1
                 for operation in range(len(_NAMES)):
                     operations = (*cell.operations[:source], operation, *cell.operations[source:])
-                    yield _choices(_Cell(tuple(inputs), operations))
+                    yield choices_of(Cell(tuple(inputs), operations))
 
     def largest(self) -> Architecture:
         """Return a cell with the most parameters: a chain of five 3x3 convolutions, four of them with projections.
@@ -393,7 +272,7 @@ class NASBench101Space(SearchSpace):
                 f"Images of {height}x{width} pixels are too small: {STACKS} stacks need at least {least}x{least}. "
                 "Use larger images."
             )
-        inputs, names = [_bits(mask) for mask in cell.inputs], [_NAMES[i] for i in cell.operations]
+        inputs, names = [bits_of(mask) for mask in cell.inputs], [_NAMES[i] for i in cell.operations]
         return NASBench101Network(inputs, names, num_classes, image_shape[0], channels, cells)
 
     def graphs(self, architecture: Architecture) -> list[Graph]:
@@ -403,7 +282,7 @@ class NASBench101Space(SearchSpace):
             architecture: A point of this space.
         """
         cell = self._cell(architecture)
-        edges = [(source, to, "") for to, mask in enumerate(cell.inputs, 1) for source in _bits(mask)]
+        edges = [(source, to, "") for to, mask in enumerate(cell.inputs, 1) for source in bits_of(mask)]
         return [Graph("cell", ("input", *(_NAMES[i] for i in cell.operations), "output"), tuple(edges))]
 
     def features(self, architecture: Architecture) -> Features:
@@ -418,10 +297,10 @@ class NASBench101Space(SearchSpace):
         Args:
             architecture: A point of this space.
         """
-        cell = _canonical(self._cell(architecture))
+        cell = canonical(self._cell(architecture))
         names = (*(_NAMES[i] for i in cell.operations), "output")
         return " ".join(
-            f"{name}({','.join(map(str, _bits(mask)))})" for name, mask in zip(names, cell.inputs, strict=True)
+            f"{name}({','.join(map(str, bits_of(mask)))})" for name, mask in zip(names, cell.inputs, strict=True)
         )
 
     @classmethod

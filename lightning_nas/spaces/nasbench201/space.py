@@ -6,9 +6,10 @@ from lightning_nas.architecture import Architecture
 from lightning_nas.checks import integer_at_least
 from lightning_nas.errors import ArchitectureError, ConfigError, DataError
 from lightning_nas.spaces.attention import Attention
-from lightning_nas.spaces.base import AllowedNames, Graph
+from lightning_nas.spaces.base import AllowedNames
 from lightning_nas.spaces.cell_space import CellSpace
 from lightning_nas.spaces.cells import CellGraph
+from lightning_nas.spaces.graph import Graph
 from lightning_nas.spaces.literals import expression, literal, without_name
 from lightning_nas.spaces.nasbench201.fused_edges import FusedEdges
 from lightning_nas.spaces.nasbench201.network import CELL_OPERATIONS, NODES, STAGES, NASBench201Network

@@ -11,7 +11,8 @@ from lightning_nas.architecture import Architecture, SpaceSpec
 from lightning_nas.checks import within
 from lightning_nas.errors import ArchitectureError, ConfigError, DataError
 from lightning_nas.files.classes import class_path
-from lightning_nas.spaces.base import Graph, SupernetSpace
+from lightning_nas.spaces.base import SupernetSpace
+from lightning_nas.spaces.graph import Graph
 from lightning_nas.spaces.rebuildable import PlainForm, from_plain, to_plain
 from lightning_nas.spaces.single_path.blocks import (
     ChoiceBlock,
