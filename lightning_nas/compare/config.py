@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,7 @@ class Arguments:
         workers: Number of runs at a time.
         print_config: Whether the stages of all runs are printed rather than run.
         given: The arguments as they were given.
+        limits: Limits on cost for the whole study, such as ``cifar10_params=q0.5``; see ``limits.limited``.
     """
 
     config: dict[str, Any]
@@ -92,6 +93,7 @@ class Arguments:
     workers: int
     print_config: bool
     given: list[str]
+    limits: list[str] = field(default_factory=list)
 
 
 def parser() -> Parser:
@@ -115,6 +117,14 @@ def parser() -> Parser:
         "--output_dir", type=Path, help="folder of all runs and results (default: runs/compare/NAME_OF_THE_FILE)"
     )
     made.add_argument("--workers", type=int, default=1, help="runs at a time, each in its own process (default: 1)")
+    made.add_argument(
+        "--limit",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="limit on a column of costs, for all searches and the truth: a value, or a quantile of the table such as "
+        "cifar10_params=q0.5; may be given several times",
+    )
     made.add_argument("--print_config", action="store_true", help="print the stages of all runs, and stop")
     return made
 
@@ -146,7 +156,7 @@ def parse(args: Sequence[str]) -> Arguments:
     _check_values(config)
     name = path.stem
     output_dir = (known.output_dir or Path("runs") / "compare" / name).resolve()
-    return Arguments(config, name, path.parent, output_dir, known.workers, known.print_config, list(args))
+    return Arguments(config, name, path.parent, output_dir, known.workers, known.print_config, list(args), known.limit)
 
 
 def seeds(config: Mapping[str, Any]) -> list[int]:
@@ -247,7 +257,7 @@ def _check_keys(config: Mapping[str, Any], arguments: Sequence[str]) -> None:
     """Refuse keys that a study does not have."""
     unknown = [str(key) for key in config if key not in KEYS]
     if unknown:
-        options = ["config", "output_dir", "workers", "print_config"]
+        options = ["config", "output_dir", "workers", "limit", "print_config"]
         right = suggestion(unknown[0], [*KEYS, *arguments, *options])
         raise ConfigError(f"Unknown keys {unknown} in the configuration of the study. {right}")
 

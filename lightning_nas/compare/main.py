@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from lightning_nas.compare import table
 from lightning_nas.compare.config import Arguments, Metric, datasets, metric, truth
 from lightning_nas.compare.execution import check, check_failures, execute_all
 from lightning_nas.compare.figures import by_entry, draw_curves, draw_points
+from lightning_nas.compare.limits import limited
 from lightning_nas.compare.page import page, record
 from lightning_nas.compare.results import Result, Truth, collect
 from lightning_nas.compare.runs import Run, runs
@@ -63,6 +64,7 @@ class Study:
             DataError: A table with the truth cannot be used.
         """
         import_modules(arguments.config["imports"])
+        arguments = replace(arguments, config=limited(arguments.config, arguments.limits))
         settings = {name: truth(config) for name, config in datasets(arguments.config).items()}
         truths = {name: None if each is None else Truth(each) for name, each in settings.items()}
         known = [each.settings.column for each in truths.values() if each is not None]

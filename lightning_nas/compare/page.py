@@ -26,7 +26,7 @@ SIGNIFICANT = 0.05
 _LOADERS = [PackageLoader("lightning_nas.compare"), *([TEMPLATES.loader] if TEMPLATES.loader else [])]
 _TEMPLATES = TEMPLATES.overlay(loader=ChoiceLoader(_LOADERS))
 
-_RUNS = ("dataset", "entry", "seed", "value", "rank", "queries", "seconds", "architecture")
+_RUNS = ("dataset", "entry", "seed", "value", "rank", "seen_rank", "queries", "seconds", "architecture")
 
 
 @dataclass(frozen=True)
@@ -156,6 +156,7 @@ def record(result: Result) -> dict[str, Any]:
         "seed": run.seed,
         "value": result.value,
         "rank": result.rank,
+        "seen_rank": result.seen_rank,
         "found": None if result.found is None else int(result.found),
         "queries": result.queries,
         "queries_to_best": result.queries_to_best,

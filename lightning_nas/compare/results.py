@@ -1,8 +1,10 @@
 """What the finished runs of a study have found, read from their folders."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +36,13 @@ class Result:
         seconds: Seconds of all its stages.
         architecture: The found architecture as text; empty where there is none.
         rank: Rank of the found architecture by the truth, from 1; None without truth.
+        seen_rank: Its rank by what searches see; None where the truth does not say what that is.
         queries: Number of queries; None for a run without a query history.
-        queries_to_best: Number of queries until the architecture that is best by what searches see was looked up, or
-            all queries of the run where it was not; None where the truth does not say what searches see.
-        found: Whether it was looked up; None likewise.
+        queries_to_best: Number of queries until an architecture that is best by what searches see was looked up, or
+            all queries of the run where none was; None where the truth does not say what searches see.
+        found: Whether one was looked up; None likewise.
+        trajectory: A digest of all queries in their order, which is equal for runs that made the same; empty without
+            queries.
         curve: After every query, the true performance of the architecture that is best so far, or its objective without
             truth; empty without queries.
         columns: Values of further metrics, None where a run has none.
@@ -50,9 +55,11 @@ class Result:
     seconds: float
     architecture: str = ""
     rank: int | None = None
+    seen_rank: int | None = None
     queries: int | None = None
     queries_to_best: int | None = None
     found: bool | None = None
+    trajectory: str = ""
     curve: Sequence[float] = ()
     columns: Mapping[str, float | None] = field(default_factory=dict)
     selection: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -103,11 +110,29 @@ class Truth:
         return 1 + int((self.values[self.feasible] > self.values[row]).sum())
 
     @cached_property
-    def optimum(self) -> int | None:
-        """The row that is best by what searches see; None where that is not known."""
+    def seen(self) -> Any:
+        """What searches see, of the rows within the constraints, and ``-inf`` elsewhere; None where it is not known."""
         if self.settings.seen is None:
             return None
-        return int(np.where(self.feasible, self.table.column(self.settings.seen), -np.inf).argmax())
+        seen = self.table.column(self.settings.seen)
+        return np.where(self.feasible & np.isfinite(seen), seen, -np.inf)
+
+    def seen_rank(self, row: int) -> int | None:
+        """Rank of a row by what searches see, as in ``rank``; None where that is not known.
+
+        Args:
+            row: Index of the row.
+        """
+        if self.settings.seen is None:
+            return None
+        return 1 + int((self.seen > self.table.column(self.settings.seen)[row]).sum())
+
+    @cached_property
+    def optima(self) -> frozenset[int]:
+        """The rows that are best by what searches see, all that are equal; empty where that is not known."""
+        if self.seen is None:
+            return frozenset()
+        return frozenset(np.flatnonzero(self.seen == self.seen.max()).tolist())
 
 
 def collect(run: Run, metric: Metric, truth: Truth | None, columns: Sequence[str] = ()) -> Result:
@@ -146,7 +171,9 @@ def collect(run: Run, metric: Metric, truth: Truth | None, columns: Sequence[str
             "search; leave it out, or leave out this entry."
         )
     (row,) = truth.rows([architecture])
-    return Result(run, float(truth.values[row]), **found, rank=truth.rank(row), **queries)
+    return Result(
+        run, float(truth.values[row]), **found, rank=truth.rank(row), seen_rank=truth.seen_rank(row), **queries
+    )
 
 
 def seconds(pipeline: Pipeline) -> float:
@@ -243,13 +270,13 @@ def _queries(pipeline: Pipeline, architecture: Architecture | None, truth: Truth
     best: list[int] = []  # index of the best query so far, after every query
     for place, (_, value) in enumerate(rows):
         best.append(place if not best or sign * value > sign * rows[best[-1]][1] else best[-1])
-    found: dict[str, Any] = {"queries": int(content["queries"])}
+    asked = json.dumps([choices for choices, _ in rows])
+    found: dict[str, Any] = {"queries": int(content["queries"]), "trajectory": sha256(asked.encode()).hexdigest()}
     if truth is None:
         return {**found, "curve": [rows[place][1] for place in best]}
     looked_up = truth.rows([Architecture(architecture.space, choices) for choices, _ in rows])
     found["curve"] = [float(truth.values[looked_up[place]]) for place in best]
-    if truth.optimum is not None:
-        there = truth.optimum in looked_up
-        to_best = looked_up.index(truth.optimum) + 1 if there else found["queries"]
-        found |= {"found": there, "queries_to_best": to_best}
+    if truth.optima:
+        hits = [place for place, row in enumerate(looked_up, 1) if row in truth.optima]
+        found |= {"found": bool(hits), "queries_to_best": hits[0] if hits else found["queries"]}
     return found

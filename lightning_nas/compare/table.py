@@ -25,7 +25,8 @@ from lightning_nas.report.selection import KINDS
 _LATEX = str.maketrans(
     {
         **{c: f"\\{c}" for c in "&%$#_{}"},
-        **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"},
+        **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+        **{"±": r"$\pm$", "≥": r"$\geq$"},
     }
 )
 _MARKDOWN = str.maketrans({"|": "\\|", "\n": " "})
@@ -42,8 +43,11 @@ class Row:
         spread: Their spread.
         difference: Difference to the baseline; None for the baseline itself, and without one.
         median_rank: Median rank of the found architectures; None without truth.
-        found: Share of the seeds that looked up the best architecture; None where it is not known.
-        queries_to_best: Mean number of queries until then.
+        median_seen_rank: Median of their ranks by what searches see; None where that is not known.
+        distinct: Number of seeds whose queries differ; None without queries.
+        found: Share of the seeds that looked up a best architecture; None where it is not known.
+        queries_to_best: Mean number of queries until then; all queries of a run where it was not found.
+        censored: Number of seeds that did not find it; None where that is not known.
         queries: Mean number of queries; None where there are none.
         seconds: Mean seconds of a run.
         seconds_most: The largest.
@@ -58,8 +62,11 @@ class Row:
     spread: Spread
     difference: Difference | None
     median_rank: float | None
+    median_seen_rank: float | None
+    distinct: int | None
     found: float | None
     queries_to_best: float | None
+    censored: int | None
     queries: float | None
     seconds: float
     seconds_most: float
@@ -73,11 +80,13 @@ class Row:
             **({"dataset": self.dataset} if self.dataset else {}),
             "entry": self.entry,
             "seeds": self.spread.n,
+            "distinct": self.distinct,
             "mean": self.spread.mean,
             "deviation": self.spread.deviation,
             "worst": self.spread.worst,
             "best": self.spread.best,
             "median_rank": self.median_rank,
+            "median_seen_rank": self.median_seen_rank,
             "difference": gap and gap.mean,
             "difference_low": gap and gap.low,
             "difference_high": gap and gap.high,
@@ -88,6 +97,7 @@ class Row:
             "p": gap and gap.p,
             "found": self.found,
             "queries_to_best": self.queries_to_best,
+            "censored": self.censored,
             "queries": self.queries,
             "seconds": self.seconds,
             "seconds_most": self.seconds_most,
@@ -133,16 +143,24 @@ def _row(
         known = [each for each in given if each is not None]
         return statistics.mean(known) if known else None
 
-    ranks = [each.rank for each in group if each.rank is not None]
+    def median(given: Sequence[int | None]) -> float | None:
+        known = [each for each in given if each is not None]
+        return statistics.median(known) if known else None
+
+    trajectories = {each.trajectory for each in group if each.trajectory}
+    hits = [each.found for each in group if each.found is not None]
     return Row(
         dataset,
         entry,
         values,
         spread(list(values.values()), lower),
         gap,
-        median_rank=statistics.median(ranks) if ranks else None,
-        found=mean([None if each.found is None else float(each.found) for each in group]),
+        median_rank=median([each.rank for each in group]),
+        median_seen_rank=median([each.seen_rank for each in group]),
+        distinct=len(trajectories) if all(each.trajectory for each in group) else None,
+        found=mean([float(hit) for hit in hits]),
         queries_to_best=mean([each.queries_to_best for each in group]),
+        censored=hits.count(False) if hits else None,
         queries=mean([each.queries for each in group]),
         seconds=statistics.mean(each.seconds for each in group),
         seconds_most=max(each.seconds for each in group),
@@ -177,7 +195,15 @@ def cells(found: Sequence[Row], metric: Metric, baseline: str | None) -> list[li
     """
     digits = 2 if max(abs(row.spread.mean) for row in found) >= 10 else 4
     head = ["data", "entry", "seeds", metric.label, "worst"]
-    head += ["median rank", f"minus {baseline}, 95 % interval", "wins/ties/losses", "p (n)", "found", "to the best"]
+    head += [
+        "median rank",
+        "rank as seen",
+        f"minus {baseline}, 95 % interval",
+        "wins/ties/losses",
+        "p (n)",
+        "found",
+        "to the best",
+    ]
     head += ["queries", "seconds", *KINDS.values(), *found[0].columns]
     table = [[*_values(row, digits), *_figures(row, digits)] for row in found]
     table = [[row.dataset, *line] for row, line in zip(found, table, strict=True)]
@@ -186,11 +212,13 @@ def cells(found: Sequence[Row], metric: Metric, baseline: str | None) -> list[li
 
 
 def _values(row: Row, digits: int) -> list[str]:
-    """Entry, seeds, mean and worst value, median rank."""
+    """Entry, seeds, mean and worst value, median ranks."""
     scatter = "" if row.spread.deviation is None else f" ± {row.spread.deviation:.{digits}f}"
     worst = f"{row.spread.worst:.{digits}f}"
-    rank = "" if row.median_rank is None else f"{row.median_rank:g}"
-    return [row.entry, str(row.spread.n), f"{row.spread.mean:.{digits}f}{scatter}", worst, rank]
+    ranks = ["" if rank is None else f"{rank:g}" for rank in (row.median_rank, row.median_seen_rank)]
+    same = row.distinct is not None and row.distinct < row.spread.n
+    seeds = f"{row.spread.n} ({row.distinct} distinct)" if same else str(row.spread.n)
+    return [row.entry, seeds, f"{row.spread.mean:.{digits}f}{scatter}", worst, *ranks]
 
 
 def _figures(row: Row, digits: int) -> list[str]:
@@ -203,7 +231,8 @@ def _figures(row: Row, digits: int) -> list[str]:
         if gap.p is not None:
             known[2] = f"{gap.p:.3f} (n = {gap.n})" if gap.p >= 0.001 else f"{gap.p:.0e} (n = {gap.n})"
     known += ["" if row.found is None else f"{row.found:.2g}"]
-    known += ["" if each is None else f"{each:.1f}" for each in (row.queries_to_best, row.queries)]
+    known += ["" if row.queries_to_best is None else f"{'≥ ' if row.censored else ''}{row.queries_to_best:.1f}"]
+    known += ["" if row.queries is None else f"{row.queries:.1f}"]
     further = ["" if value is None else f"{value:.4g}" for value in row.columns.values()]
     return [*known, f"{row.seconds:.1f}", *(_errors(row, kind) for kind in KINDS), *further]
 
@@ -235,10 +264,29 @@ def notes(metric: Metric, baseline: str | None, found: Sequence[Row], truth: str
             f"p: two-sided signed-rank test of Wilcoxon over n pairs, without those that are equal; {known}; exact, "
             f"but for more than {MOST_EXACT} pairs with tied differences."
         )
+    lines += _query_notes(found)
+    return lines
+
+
+def _query_notes(found: Sequence[Row]) -> list[str]:
+    """What a reader needs to know about the queries of searches."""
+    lines = []
+    if any(row.median_seen_rank is not None for row in found):
+        lines.append("rank as seen: median rank of the found architectures by what searches see.")
     if any(row.found is not None for row in found):
         lines.append(
-            "found: share of the seeds that looked up the architecture which is best by what searches see; to the "
-            "best: mean number of queries until then, or all queries where it was not found."
+            "found: share of the seeds that looked up an architecture which is best by what searches see, equal ones "
+            "included; to the best: mean number of queries until then."
+        )
+    if any(row.censored for row in found):
+        lines.append(
+            "≥: runs that did not find it count with all their queries, so that the mean is too low, and a comparison "
+            "of two such means depends on the budget."
+        )
+    if any(row.distinct is not None and row.distinct < row.spread.n for row in found):
+        lines.append(
+            "distinct: number of different sequences of queries among the seeds. Seeds with the same queries are one "
+            "measurement; their deviation, interval and p-value say nothing."
         )
     if any(row.selection for row in found):
         lines.append(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -85,6 +86,7 @@ def test_the_results_are_those_of_the_runs(finished: Path) -> None:
         row = cells[each["architecture"]]
         assert each["value"] == pytest.approx(float(true[row]))
         assert each["rank"] == 1 + (true > true[row]).sum()
+        assert each["seen_rank"] == 1 + (seen > seen[row]).sum()
         assert each["reported.accuracy"] == pytest.approx(each["value"] / 100)
         assert each["curve"][-1] == pytest.approx(each["value"])
         assert len(each["curve"]) == each["queries"] == 6
@@ -97,10 +99,24 @@ def test_the_results_are_those_of_the_runs(finished: Path) -> None:
     assert random["mean"] == pytest.approx(sum(e["value"] for e in content["results"][::2]) / 2)
     assert local["difference"] == pytest.approx(local["mean"] - random["mean"])
     assert (random["queries"], local["pairs"], local["p"]) == (6, 2, None)
+    assert (random["distinct"], local["distinct"]) == (2, 2)
+    assert random["censored"] == 2 - sum(each["found"] for each in content["results"][::2])
     # the seeds of the study are those of the strategies
     assert len({each["architecture"] for each in content["results"]}) > 2
     names = {path.name for path in (finished / "out").iterdir() if path.is_file() and not path.name.startswith(".")}
     assert {"table.txt", "table.csv", "table.md", "table.tex", "runs.csv", "compare.json"} <= names
+
+
+def test_a_limit_reaches_all_runs(finished: Path) -> None:
+    given = study(finished, "--table", str(finished / "table.npz"), "--limit", "cifar10_params=q0.5")
+    opened = Study.open(parse(given))
+    bound = float(np.quantile(NASBench201Table(str(finished / "table.npz")).column("cifar10_params"), 0.5))
+    for run in opened.runs:
+        (stage,) = run.pipeline().stages
+        assert stage.config["model"]["init_args"]["constraints"] == {"cifar10_params": bound}
+    (judged,) = opened.truths.values()
+    assert judged is not None
+    assert judged.settings.constraints == {"cifar10_params": bound}
 
 
 def test_finished_runs_are_not_repeated(

@@ -87,3 +87,38 @@ def test_selection_errors_of_all_seeds_are_added_up() -> None:
     assert (flat["selection_errors_operations_errors"], flat["selection_errors_operations_undecided"]) == (3, 4)
     assert "Wilson" in table.notes(TEST_ACCURACY, None, found)[-1]
     assert not any("Wilson" in each for each in table.notes(TEST_ACCURACY, None, found[2:]))
+
+
+def test_what_queries_say_is_qualified() -> None:
+    known: dict[str, object] = {"rank": 3, "queries": 10}
+    found = table.rows(
+        [
+            *(
+                result("same", seed, 90.0, seen_rank=1, found=True, queries_to_best=4, trajectory="a", **known)
+                for seed in range(3)
+            ),
+            result("other", 0, 90.0, seen_rank=2, found=True, queries_to_best=4, trajectory="a", **known),
+            result("other", 1, 91.0, seen_rank=5, found=False, queries_to_best=10, trajectory="b", **known),
+        ],
+        None,
+    )
+    same, other = found
+    assert (same.distinct, same.censored, same.median_seen_rank) == (1, 0, 1)
+    assert (other.distinct, other.censored, other.median_seen_rank, other.found) == (2, 1, 3.5, 0.5)
+    lines = table.cells(found, TEST_ACCURACY, None)
+    columns = {name: [line[i] for line in lines[1:]] for i, name in enumerate(lines[0])}
+    assert columns["seeds"] == ["3 (1 distinct)", "2"]
+    assert columns["to the best"] == ["4.0", "≥ 7.0"]
+    assert columns["rank as seen"] == ["1", "3.5"]
+    said = "\n".join(table.notes(TEST_ACCURACY, None, found))
+    for word in (
+        "≥: runs that did not find it",
+        "distinct: number of different",
+        "equal ones included",
+        "rank as seen",
+    ):
+        assert word in said
+    assert "distinct" not in "\n".join(table.notes(TEST_ACCURACY, None, [other]))
+    assert "≥:" not in "\n".join(table.notes(TEST_ACCURACY, None, [same]))
+    assert "$\\geq$ 7.0" in table.latex(lines)
+    assert (same.flat()["distinct"], other.flat()["censored"]) == (1, 1)

@@ -1,0 +1,79 @@
+"""Limits on cost for a whole study, and what counts as its best architectures."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lightning_nas.compare.config import TruthSettings, datasets, truth
+from lightning_nas.compare.limits import limited
+from lightning_nas.compare.results import Truth
+from lightning_nas.errors import ConfigError
+from lightning_nas.tables.nasbench201 import NASBench201Table
+from lightning_nas.tables.synthetic import write_nasbench201
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    path = tmp_path_factory.mktemp("table") / "table.npz"
+    write_nasbench201(path)
+    return {"class_path": "NASBench201Table", "init_args": {"path": str(path)}}
+
+
+def config(table: dict[str, Any], **more: Any) -> dict[str, Any]:
+    study = {"truth": {"table": table, "column": "cifar10_test_200"}, "entries": {"a": {"config": "a.yaml"}}}
+    return {**study, **more}
+
+
+def test_values_and_quantiles_reach_the_truth_and_every_search(table: dict[str, Any]) -> None:
+    values = NASBench201Table(table["init_args"]["path"]).column("cifar10_params")
+    shared = {"model": {"init_args": {"evaluator": {"init_args": {"cost_columns": ["cifar10_val_200"]}}, "budget": 3}}}
+    found = limited(config(table, shared=shared), ["cifar10_params=q0.25", "cifar10_val_200=1e3"])
+    bounds = {"cifar10_params": float(np.quantile(values, 0.25)), "cifar10_val_200": 1000.0}
+    settings = truth(found)
+    assert settings is not None
+    assert settings.constraints == bounds
+    arguments = found["shared"]["model"]["init_args"]
+    assert (arguments["constraints"], arguments["budget"]) == (bounds, 3)
+    assert arguments["evaluator"]["init_args"]["cost_columns"] == ["cifar10_val_200", "cifar10_params"]
+
+
+def test_every_data_set_gets_the_limits_beside_its_own(table: dict[str, Any]) -> None:
+    sets = {"x": {}, "y": {"truth": {"constraints": {"cifar10_val_200": 5.0}}}, "z": None}
+    found = limited(config(table, datasets=sets), ["cifar10_params=7"])
+    settings = {name: truth(each) for name, each in datasets(found).items()}
+    assert {name: each and dict(each.constraints) for name, each in settings.items()} == {
+        "x": {"cifar10_params": 7.0},
+        "y": {"cifar10_val_200": 5.0, "cifar10_params": 7.0},
+    }
+    assert limited(config(table), []) == config(table)
+
+
+@pytest.mark.parametrize("limit", ["cifar10_params", "=3", "a=q0", "a=q1.5", "a=-1", "a=many", "a=inf", "a=q"])
+def test_wrong_limits_are_refused(table: dict[str, Any], limit: str) -> None:
+    with pytest.raises(ConfigError, match=r"--limit is .* NAME=VALUE .* q0\.5"):
+        limited(config(table), [limit])
+
+
+def test_limits_need_a_truth_with_their_column(table: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="--limit a=1 needs a study with a truth"):
+        limited({"entries": {}}, ["a=1"])
+    with pytest.raises(ConfigError, match="no column 'weight'"):
+        limited(config(table), ["weight=q0.5"])
+
+
+def test_all_architectures_that_are_equally_good_count_as_best(tmp_path: Path) -> None:
+    write_nasbench201(tmp_path / "table.npz")
+    with np.load(tmp_path / "table.npz") as file:
+        arrays = dict(file)
+    seen = np.round(arrays["cifar10_val_200"])
+    np.savez(tmp_path / "table.npz", **{**arrays, "cifar10_val_200": seen})
+    source = {"class_path": "NASBench201Table", "init_args": {"path": str(tmp_path / "table.npz")}}
+    found = Truth(TruthSettings(source, "cifar10_test_200", "cifar10_val_200", {}))
+    ties = np.flatnonzero(seen == seen.max()).tolist()
+    assert len(ties) > 1
+    assert found.optima == set(ties)
+    assert {found.seen_rank(row) for row in ties} == {1}
+    assert found.seen_rank(int(seen.argmin())) == 1 + int((seen > seen.min()).sum())
+    assert Truth(TruthSettings(source, "cifar10_test_200", None, {})).optima == frozenset()
