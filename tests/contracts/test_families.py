@@ -291,6 +291,10 @@ def test_spaces_hold_what_they_sample(member: Any) -> None:
         assert build_space(architecture.space).spec() == space.spec()
         near = space.mutate(architecture, generator)
         assert space.key(near) != space.key(architecture)
+        canonical = space.canonical(architecture)
+        assert space.key(canonical) == space.key(architecture)
+        assert space.canonical(canonical) == canonical
+        assert 0 <= space.parameter_count(architecture) <= space.parameter_count(largest)
         assert space.graphs(architecture)
         assert len(space.num_values) == len(architecture.choices)
         assert all(0 <= c < n for c, n in zip(architecture.choices, space.num_values, strict=True))
