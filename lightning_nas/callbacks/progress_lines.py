@@ -126,7 +126,7 @@ class ProgressLines(ProgressBar):
         metrics = _metrics(self.get_metrics(trainer, pl_module))
         values = "".join(f", {key} {value:.4g}" for key, value in metrics.items() if isinstance(value, int | float))
         left = batches_left(trainer, batch_idx, total)
-        rest = "" if left is None else f", about {duration((self._said - self._start) / self._done * left)} left"
+        rest = "" if not left else f", about {duration((self._said - self._start) / self._done * left)} left"
         tell(f"{INDENT}{epoch}{_count(batch_idx + 1, total)}{values}{rest}")
 
     def on_validation_batch_end(

@@ -75,7 +75,7 @@ def test_lines_are_plain_where_there_is_no_terminal(capsys: pytest.CaptureFixtur
     assert out.splitlines() == [
         "  epoch 1 of 2, batch 4 of 6, train/loss 0.5, about 8 s left",
         "  epoch 2 of 2, batch 2 of 6, train/loss 0.5, about 4 s left",
-        "  epoch 2 of 2, batch 6 of 6, train/loss 0.5, about 0 s left",
+        "  epoch 2 of 2, batch 6 of 6, train/loss 0.5",
         "  test, batch 4 of 6",
     ]
 
