@@ -179,8 +179,8 @@ class Truth:
         return hits / total
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Train what is missing, print it, and end with a line of JSON."""
+def arguments_of(given: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", required=True, type=Path, help="npz file with x_train, y_train, x_test, y_test")
     parser.add_argument("--truth", required=True, type=Path, help="JSON file of the results")
@@ -194,7 +194,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=16, help="side in pixels that images are averaged to")
     parser.add_argument("--train", type=int, default=20_000, help="images to train on")
     parser.add_argument("--validation", type=int, default=5_000, help="other training images, for the accuracy")
-    options = parser.parse_args(arguments)
+    return parser.parse_args(given)
+
+
+def main(given: list[str] | None = None) -> None:
+    """Train what is missing, print it, and end with a line of JSON."""
+    options = arguments_of(given)
     torch.set_num_threads(1)
     truth = Truth(options)
     rows = []

@@ -216,8 +216,8 @@ def measure_memory(arguments: argparse.Namespace, which: str) -> float:
     return float(output.split()[-1])
 
 
-def main() -> None:
-    """Measure and print the result."""
+def arguments_of(given: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--real", type=int, default=64, help="real images per class (default: %(default)s)")
     parser.add_argument("--width", type=int, default=128)
@@ -228,7 +228,12 @@ def main() -> None:
         "--networks", type=int, default=1, help="networks of distribution matching (default: %(default)s)"
     )
     parser.add_argument("--memory", choices=MEMORY, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    return parser.parse_args(given)
+
+
+def main(given: list[str] | None = None) -> None:
+    """Measure and print the result."""
+    arguments = arguments_of(given)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     setting = Setting(arguments.real, arguments.width, arguments.device)

@@ -44,6 +44,7 @@ import yaml
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.output import claim, digest
 from benchmarks.rank_gains import gain_interval
 from lightning_nas.architecture import Architecture
 from lightning_nas.cli.lightning import run
@@ -343,10 +344,16 @@ def report(bench: Bench, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         print(f"{variant:14}" + "".join(f"{each:>18}" for each in shown) + f"{statistics.median(ranks):>14}")
     for name in ("local", "global"):
         worse, better = ([each["scores"][variant][name] for each in runs] for variant in COMPARED[method])
-        interval = gain_interval(worse, better, targets[name], kendall_tau)
+        interval = gain_interval(worse, better, targets[name], kendall_tau, samples=bench.options.resamples)
         line["gain_interval" if name == "local" else "global_gain_interval"] = list(interval)
     line["feasible"] = len(bench.ranked)
     return line
+
+
+def settings_of(options: argparse.Namespace) -> dict[str, Any]:
+    """What the supernets in an output folder depend on."""
+    names = ("images", "channels", "cells", "steps", "lr", "generations", "population", "shift_steps", "shift_lr")
+    return {"data_sha256": digest(options.data), **{name: getattr(options, name) for name in names}}
 
 
 def spread(values: Sequence[float]) -> list[float]:
@@ -354,8 +361,8 @@ def spread(values: Sequence[float]) -> list[float]:
     return [statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0]
 
 
-def main() -> None:
-    """Run the benchmark; the last line is JSON."""
+def arguments_of(given: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="npz of CIFAR-10")
     parser.add_argument("--tables", default=os.environ.get("LIGHTNING_NAS_DATA"), help="folder of nasbench201.npz")
@@ -372,24 +379,39 @@ def main() -> None:
     parser.add_argument("--shift_steps", type=int, default=4, help="batches per architecture and generation")
     parser.add_argument("--shift_lr", type=float, default=0.01)
     parser.add_argument("--architectures", type=int, default=100, help="size of each set that tau is measured on")
+    parser.add_argument("--brief_steps", type=int, default=40, help="steps of a training of dcnas")
+    parser.add_argument("--resamples", type=int, default=1000, help="resamples for intervals; a fifth of them in dcnas")
     parser.add_argument(
-        "--processes", type=int, default=2, help="number of seeds that run at the same time, each with one thread"
+        "--processes",
+        type=int,
+        default=2,
+        help="number of seeds that run at the same time, each with one thread; 1: one after the other, in this process",
     )
     parser.add_argument("--out", help="folder of all runs, initial supernets included; a temporary one by default")
-    options = parser.parse_args()
+    options = parser.parse_args(given)
     if options.tables is None:
         parser.error("set --tables or LIGHTNING_NAS_DATA to the folder of nasbench201.npz")
     if options.method == "transfer" and options.target is None:
         parser.error("set --target to the npz file of CIFAR-100")
+    return options
+
+
+def main(given: list[str] | None = None) -> None:
+    """Run the benchmark; the last line is JSON."""
+    options = arguments_of(given)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(options.out or temporary)
-        folder.mkdir(parents=True, exist_ok=True)
+        claim(folder, settings_of(options))
         smaller(options.data, folder / "smaller.npz", options.images)
         if options.target:
             smaller(options.target, folder / "target.npz", options.images)
         start = time.perf_counter()
-        with ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn")) as pool:
-            runs = list(pool.map(partial(one_seed, options, folder), range(options.seeds)))
+        run = partial(one_seed, options, folder)
+        if options.processes == 1:
+            runs = [run(seed) for seed in range(options.seeds)]
+        else:
+            with ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn")) as pool:
+                runs = list(pool.map(run, range(options.seeds)))
         reported = report if options.method in VARIANTS else _others()[options.method][1]
         line = {"method": options.method, "seeds": options.seeds, **reported(made(options, folder), runs)}
         print(json.dumps({**line, "seconds": time.perf_counter() - start}))

@@ -32,6 +32,7 @@ from benchmarks.evolve import SCORED, Bench, spread
 from benchmarks.rank_gains import cluster_correlations, gain_interval
 from lightning_nas.architecture import Architecture
 from lightning_nas.data.images import ArrayDataModule
+from lightning_nas.errors import DataError
 from lightning_nas.metrics.ranking import kendall_tau
 from lightning_nas.pipeline.config import read_yaml
 from lightning_nas.predictors.regressors import one_hot
@@ -244,7 +245,7 @@ def report_pevonas(bench: Bench, runs: Sequence[dict[str, Any]]) -> dict[str, An
                 kendall_tau(new, range(len(new))) - kendall_tau(old, range(len(old)))
                 for old, new in zip(worse, better, strict=True)
             ]
-            low, high = gain_interval(worse, better, range(len(worse[0])), kendall_tau)
+            low, high = gain_interval(worse, better, range(len(worse[0])), kendall_tau, samples=bench.options.resamples)
             line[f"{name}_{kind}_gain"] = [*spread(gains), low, high]
             text = f"{statistics.mean(gains):+.3f} [{low:+.3f}, {high:+.3f}]"
             print(f"gain of {kind} tau, {pair[1]} less {pair[0]}: {text}")
@@ -253,8 +254,6 @@ def report_pevonas(bench: Bench, runs: Sequence[dict[str, Any]]) -> dict[str, An
 
 # -- DC-NAS -----------------------------------------------------------------------------------------------------------
 
-BRIEF = 40
-"""Number of steps of a brief training."""
 CLUSTERS = 5
 
 
@@ -293,7 +292,12 @@ def dcnas(bench: Bench, seed: int) -> dict[str, Any]:
     start = time.perf_counter()
     data = ArrayDataModule(**{**bench.images, "augmentations": None})
     batch = bench.images["batch_size"]
-    images, labels = fixed_images(data, data.train_set, BRIEF * batch, seed)
+    needed = bench.options.brief_steps * batch
+    if len(data.train_set) < needed:
+        raise DataError(
+            f"There are {len(data.train_set)} training images; {needed} are needed. Use fewer --brief_steps."
+        )
+    images, labels = fixed_images(data, data.train_set, needed, seed)
     batches = list(zip(images.split(batch), labels.split(batch), strict=True))
     held = fixed_images(data, data.validation_set, SCORED, seed)
     generator = torch.Generator().manual_seed(seed)
@@ -323,14 +327,18 @@ def claim(run: Mapping[str, Any], kind: str, chosen: Any = slice(None)) -> tuple
 
 def report_dcnas(bench: Bench, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Print a table, and return the line of JSON."""
-    line: dict[str, Any] = {"steps": BRIEF, "clusters": CLUSTERS, "architectures": bench.options.architectures}
+    line: dict[str, Any] = {
+        "steps": bench.options.brief_steps,
+        "clusters": CLUSTERS,
+        "architectures": bench.options.architectures,
+    }
     line["early_accuracy"] = spread([statistics.mean(run["early"]) for run in runs])
     print(f"{'clustered by':14}{'tau overall':>18}{'within clusters':>18}{'gain':>18}  95 % interval")
     for kind in runs[0]["features"]:
         pairs = [claim(run, kind) for run in runs]
         generator = np.random.default_rng(0)
         means = []
-        for _ in range(200):
+        for _ in range(bench.options.resamples // 5):
             gains = []
             for place in generator.integers(len(runs), size=len(runs)):
                 count = len(runs[place]["early"])

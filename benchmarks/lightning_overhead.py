@@ -170,8 +170,8 @@ def measure(
     return times, len(times.loop.batches("train"))
 
 
-def main() -> None:
-    """Measure and print the result."""
+def arguments_of(given: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--channels", type=int, default=2)
     parser.add_argument("--batch", type=int, default=16)
@@ -181,20 +181,28 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--lean", action="store_true", help="switch progress bar, logger and checkpoints off")
     parser.add_argument("--refresh", type=int, default=1, help="batches between two updates of the progress bar")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
+    options = parser.parse_args(given)
+    if options.epochs < 2:
+        parser.error("--epochs must be at least 2: the time between two epochs is measured, too")
+    return options
+
+
+def main(given: list[str] | None = None) -> None:
+    """Measure and print the result."""
+    asked = arguments_of(given)
+    torch.set_num_threads(asked.threads)
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    off = ("enable_progress_bar", "enable_model_summary", "enable_checkpointing", "logger") if given.lean else ()
+    off = ("enable_progress_bar", "enable_model_summary", "enable_checkpointing", "logger") if asked.lean else ()
     with tempfile.TemporaryDirectory() as folder:
         options = dict.fromkeys(off, False)
-        times, steps = measure(given.channels, given.batch, given.epochs + 2, given.refresh, folder, **options)
+        times, steps = measure(asked.channels, asked.batch, asked.epochs + 2, asked.refresh, folder, **options)
     plain, trainer, between = (torch.tensor(rows)[2:] for rows in (times.plain, times.trainer, times.between))
     ratio, ratio_cpu = (trainer / plain).median(0).values.tolist()
     # the time after an epoch is recorded before the next one
     whole = ((trainer[:-1] + between[1:]) / plain[:-1]).median(0).values[0].item()
     own, theirs = (float(rows[:, 0].median()) / steps for rows in (plain, trainer))
-    print(f"a step of {given.batch} + {given.batch} images: {own * 1e3:.2f} ms plain, {theirs * 1e3:.2f} ms Trainer")
+    print(f"a step of {asked.batch} + {asked.batch} images: {own * 1e3:.2f} ms plain, {theirs * 1e3:.2f} ms Trainer")
     result = {
         "ratio": round(ratio, 3),
         "ratio_cpu": round(ratio_cpu, 3),
@@ -202,7 +210,7 @@ def main() -> None:
         "seconds_plain_step": round(own, 6),
         "seconds_trainer_step": round(theirs, 6),
         "steps_an_epoch": steps,
-        "epochs": given.epochs,
+        "epochs": asked.epochs,
     }
     print(json.dumps(result))
 

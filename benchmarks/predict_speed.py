@@ -32,9 +32,6 @@ from lightning_nas.spaces.nasbench101.space import NASBench101Space
 from lightning_nas.strategies.tnao import SwarmSearch
 from lightning_nas.tasks.autoencoder import AutoEncoderTask
 
-NETWORKS = 423_624
-SAMPLES, STEPS = 1000, 1000
-
 
 class Synthetic(Evaluator):
     """Accuracies that grow with the number of edges and of 3x3 convolutions."""
@@ -59,14 +56,14 @@ class Clock(Callback):
         self.seconds = time.perf_counter() - self.start
 
 
-def train(space: NASBench101Space) -> tuple[AutoEncoderTask, float, float]:
+def train(space: NASBench101Space, options: argparse.Namespace) -> tuple[AutoEncoderTask, float, float]:
     """A trained task, the seconds of its training, and the seconds to draw its architectures."""
 
     def optimizer(parameters: Any) -> torch.optim.Optimizer:
         return torch.optim.AdamW(parameters, lr=1e-3)
 
     def scheduler(made: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
-        return torch.optim.lr_scheduler.CosineAnnealingLR(made, STEPS)
+        return torch.optim.lr_scheduler.CosineAnnealingLR(made, options.steps)
 
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
@@ -77,24 +74,35 @@ def train(space: NASBench101Space) -> tuple[AutoEncoderTask, float, float]:
             strategy=swarm,
             optimizer=optimizer,
             scheduler=scheduler,
-            samples=SAMPLES,
-            budget=SAMPLES + 1,
+            samples=options.samples,
+            budget=options.samples + 1,
+            unlabelled=options.unlabelled,
             output_dir=folder,
         )
         quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
         trainer = Trainer(max_epochs=1, accelerator="cpu", callbacks=[clock], enable_model_summary=False, **quiet)
         start = time.perf_counter()
-        trainer.fit(task, datamodule=DummyDataModule(STEPS))
+        trainer.fit(task, datamodule=DummyDataModule(options.steps))
         return task, clock.seconds, clock.start - start
 
 
-def main() -> None:
-    """Run the benchmark; the last line is JSON."""
+def arguments_of(given: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
-    torch.set_num_threads(parser.parse_args().threads)
+    parser.add_argument("--samples", type=int, default=1000, help="architectures with results to train on")
+    parser.add_argument("--unlabelled", type=int, default=10_000, help="further architectures to train on")
+    parser.add_argument("--steps", type=int, default=1000, help="steps of the training")
+    parser.add_argument("--networks", type=int, default=423_624, help="architectures to score")
+    return parser.parse_args(given)
+
+
+def main(given: list[str] | None = None) -> None:
+    """Run the benchmark; the last line is JSON."""
+    options = arguments_of(given)
+    torch.set_num_threads(options.threads)
     space = NASBench101Space()
-    task, training, drawing = train(space)
+    task, training, drawing = train(space, options)
     found: dict[str, Any] = {"training_seconds": training, "drawing_seconds": drawing}
 
     generations = 50
@@ -108,7 +116,7 @@ def main() -> None:
 
     # random choices will do, as scores do not depend on whether they are architectures
     num_values = torch.tensor(space.num_values)
-    choices = (torch.rand(NETWORKS, len(num_values)) * num_values).long()
+    choices = (torch.rand(options.networks, len(num_values)) * num_values).long()
     start = time.perf_counter()
     with torch.inference_mode():
         for part in choices.split(512):

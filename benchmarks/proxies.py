@@ -3,9 +3,15 @@
     python -m benchmarks.proxies --data cifar10.npz --table nasbench201.npz --out results
 
 Every row is distilled with a file of ``configs/distill``, with 10 images per class or the same number of bytes, and in
-a size that suits a CPU. A tenth of the training images is not distilled: it scores networks that are trained on a
-proxy. Results of a finished row and seed are kept in the output folder and not measured again. The program prints a
-table; its last line is JSON.
+a size that suits a CPU. Rows of 16 pixels are made of images averaged down to 16x16, and their networks are tested on
+such images. They have 10, 21, 43 or 159 images per class, which at one byte per pixel are 77 kB, 0.16, 0.33 and 1.22
+MB; ``all images`` are all that may be distilled. The controls are real images, and noise. A tenth of the training
+images is not distilled: it scores networks that are trained on a proxy. Results of a finished row and seed are kept in
+the output folder and not measured again; a folder with results of other settings or other images is refused.
+
+The program prints a table; its last line is JSON. ``rows`` has one object per scheme: ``scheme``; ``bytes`` as stored,
+in float32; ``images``; means over the seeds of ``accuracy`` (a fraction), of ``tau`` (by search space) and of
+``seconds`` of the distillation; and the list of ``seeds``.
 """
 
 import argparse
@@ -14,6 +20,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +29,7 @@ import yaml
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.output import claim, digest
 from lightning_nas.architecture import Architecture
 from lightning_nas.cli.lightning import run
 from lightning_nas.data.augmentation import Augmentation, RandomCrop, RandomFlip
@@ -41,11 +49,37 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 HELD_OUT = 0.1
 EPOCHS = 10
 """Epochs of a distillation."""
-_SPACES = ("nasbench201", "darts")
+REAL_PER_CLASS = 32
+"""Real images per class and step of a distillation."""
+SIDE = 16
+"""Side in pixels of the images that networks are ranked on, and of the images of some rows."""
+PER_CLASS = (10, 21, 43, 159)
+"""Images per class of the rows of 16 pixels: 77 kB, 0.16, 0.33 and 1.22 MB at one byte per pixel and 10 classes."""
+SPACES = ("nasbench201", "darts")
 
 
-def _rows(steps: int) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Return a file of ``configs/distill`` and changes of it for every row."""
+@dataclass(frozen=True)
+class Row:
+    """How the proxy of a row is made.
+
+    Attributes:
+        config: File of ``configs/distill``.
+        changes: Changes of it.
+        side: Side in pixels that images are averaged down to; None leaves them unchanged.
+    """
+
+    config: str
+    changes: dict[str, Any] = field(default_factory=dict)
+    side: int | None = None
+
+
+def rows_of(steps: int, most: int) -> dict[str, Row]:
+    """Return all rows by name.
+
+    Args:
+        steps: Steps of distribution matching.
+        most: Images per class of the proxy that has all images.
+    """
 
     def trained(
         share: float, matcher: dict[str, Any], optimizer: dict[str, Any], scheme: Any = None, beside: Sequence[str] = ()
@@ -58,7 +92,7 @@ def _rows(steps: int) -> dict[str, tuple[str, dict[str, Any]]]:
             model["regularizers"] = [
                 {"class_path": f"lightning_nas.distill.{name}", "init_args": narrow} for name in beside
             ]
-        data = {"images_per_class": 32, "steps_per_epoch": max(1, round(steps * share / EPOCHS))}
+        data = {"images_per_class": REAL_PER_CLASS, "steps_per_epoch": max(1, round(steps * share / EPOCHS))}
         return {"model": {"init_args": model}, "data": {"init_args": data}, "trainer": {"max_epochs": EPOCHS}}
 
     def subset(count: int, **features: int) -> dict[str, Any]:
@@ -76,20 +110,31 @@ def _rows(steps: int) -> dict[str, tuple[str, dict[str, Any]]]:
         "init_args": {"bases": 64, "mappings": 50, "mapping_lr": 0.01, "label_lr": 0.1},
     }
     contrast, relation = "contrast.AdversarialContrast", "relation_matching.RelationMatching"
-    return {
-        "random subset": ("random_subset", subset(10)),
-        "random subset, a byte a pixel": ("random_subset", subset(40)),
-        "noise": ("noise", subset(10)),
-        "herding": ("herding", subset(10, width=32, steps=150)),
-        "k-centre": ("k_center", subset(10, width=32, steps=150)),
-        "distribution matching": ("distribution_matching", trained(*distribution)),
-        "gradient matching": ("gradient_matching", trained(*gradient)),
-        "scheme 1": ("scheme1", trained(*distribution, bases, [contrast])),
-        "scheme 1, gradient matching": ("gradient_matching", trained(*gradient, bases)),
-        "scheme 2": ("scheme2", trained(*distribution, relations, [relation])),
-        "scheme 2, gradient matching": ("gradient_matching", trained(*gradient, relations)),
-        "scheme 2, hallucinators": ("scheme2_hallucinators", trained(*distribution, None, [contrast, relation])),
+    features = {"width": 32, "steps": 150}
+    found = {
+        "random subset": Row("random_subset", subset(10)),
+        "random subset, a byte a pixel": Row("random_subset", subset(40)),
+        "noise": Row("noise", subset(10)),
+        "herding": Row("herding", subset(10, **features)),
+        "k-centre": Row("k_center", subset(10, **features)),
+        "distribution matching": Row("distribution_matching", trained(*distribution)),
+        "gradient matching": Row("gradient_matching", trained(*gradient)),
+        "scheme 1": Row("scheme1", trained(*distribution, bases, [contrast])),
+        "scheme 1, gradient matching": Row("gradient_matching", trained(*gradient, bases)),
+        "scheme 2": Row("scheme2", trained(*distribution, relations, [relation])),
+        "scheme 2, gradient matching": Row("gradient_matching", trained(*gradient, relations)),
+        "scheme 2, hallucinators": Row("scheme2_hallucinators", trained(*distribution, None, [contrast, relation])),
     }
+    small = f"{SIDE} pixels"
+    for count in PER_CLASS:
+        found[f"random subset, {small}, {count} per class"] = Row("random_subset", subset(count), SIDE)
+    for count in (PER_CLASS[0], PER_CLASS[-1]):
+        found[f"herding, {small}, {count} per class"] = Row("herding", subset(count, **features), SIDE)
+        found[f"k-centre, {small}, {count} per class"] = Row("k_center", subset(count, **features), SIDE)
+        plain = merge(subset(count), trained(*distribution))
+        found[f"distribution matching, {small}, {count} per class"] = Row("distribution_matching", plain, SIDE)
+    found[f"all images, {small}"] = Row("random_subset", subset(most), SIDE)
+    return found
 
 
 def fit(name: str, config: dict[str, Any], folder: Path, command: str = "fit") -> Any:
@@ -117,18 +162,29 @@ class Bench:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.out = Path(options.out)
-        self.rows = _rows(options.steps)
-        self.images = {"path": options.data, "validation_fraction": HELD_OUT}
+        self.images: dict[str, Any] = {"path": options.data, "validation_fraction": HELD_OUT}
+        data = self.real()
+        data.setup("fit")
+        self.rows = rows_of(options.steps, int(torch.bincount(data.train_set.labels).min()))
+        self.settings: dict[str, Any] = {
+            "images_sha256": digest(options.data),
+            "steps": options.steps,
+            "quality_steps": options.quality_steps,
+            "rank_steps": options.rank_steps,
+            "reference_steps": options.reference_steps,
+            "candidates": list(options.candidates),
+            "spaces": list(options.spaces),
+        }
 
-    def real(self) -> ArrayDataModule:
+    def real(self, side: int | None = None) -> ArrayDataModule:
         """Load the real images, with those that are not distilled as the validation set."""
-        return ArrayDataModule(**self.images)
+        return ArrayDataModule(**self.images, image_size=side)
 
     # -- one row ------------------------------------------------------------------------------------------------------
 
     def measure(self, row: str, seed: int) -> dict[str, Any]:
         """Distill a proxy and measure its properties."""
-        folder = self.out / f"{row.replace(' ', '_').replace(',', '')}_{seed}"
+        folder = self.out / folder_name(row, seed)
         done = folder / "measured.json"
         if done.is_file():
             found: dict[str, Any] = json.loads(done.read_text())
@@ -142,9 +198,9 @@ class Bench:
             "distill_seconds": seconds,
             "stored_bytes": proxy.scheme.stored_bytes,
             "images": len(proxy.labels),
-            "accuracy": self._quality(seed, folder),
+            "accuracy": self._quality(row, seed, folder),
         }
-        halves = DistilledDataModule(str(folder / "proxy.safetensors"), held_out=self.real())
+        halves = DistilledDataModule(str(folder / "proxy.safetensors"), held_out=self.real(self.rows[row].side))
         for name, (space, make) in self.spaces().items():
             start = time.perf_counter()
             scores = self.scores(space, make(halves, seed))
@@ -155,17 +211,21 @@ class Bench:
         return found
 
     def _distill(self, row: str, seed: int, folder: Path) -> float:
-        name, changes = self.rows[row]
-        config = read_yaml(CONFIGS / "distill" / f"{name}.yaml")
-        data = {"class_path": "lightning_nas.data.images.ArrayDataModule", "init_args": {**self.images, "seed": seed}}
-        config["data"]["init_args"]["data"] = data
-        config = merge(merge(config, changes), {"seed_everything": seed})
+        made = self.rows[row]
+        config = read_yaml(CONFIGS / "distill" / f"{made.config}.yaml")
+        config["data"]["init_args"]["data"] = self._configured(made.side, seed=seed)
+        config = merge(merge(config, made.changes), {"seed_everything": seed})
         config["model"]["init_args"] |= {"seed": seed, "output_dir": str(folder)}
         start = time.perf_counter()
         fit("distill", config, folder)
         return time.perf_counter() - start
 
-    def _quality(self, seed: int, folder: Path) -> float:
+    def _configured(self, side: int | None, **more: Any) -> dict[str, Any]:
+        """The configuration of the real images."""
+        arguments = {**self.images, "image_size": side, **more}
+        return {"class_path": "lightning_nas.data.images.ArrayDataModule", "init_args": arguments}
+
+    def _quality(self, row: str, seed: int, folder: Path) -> float:
         config = read_yaml(CONFIGS / "distill" / "quality.yaml")
         proxy = len(Proxy.load(folder / "proxy.safetensors").labels)
         batch = min(100, proxy)
@@ -173,7 +233,7 @@ class Bench:
             "proxy_path": str(folder / "proxy.safetensors"),
             "batch_size": batch,
             "seed": seed,
-            "test": {"class_path": "lightning_nas.data.images.ArrayDataModule", "init_args": self.images},
+            "test": self._configured(self.rows[row].side),
         }
         config = merge(config, {"seed_everything": seed, "data": {"init_args": data}})
         config["model"]["init_args"]["network"]["init_args"] = {"width": 64, "depth": 3}
@@ -188,15 +248,15 @@ class Bench:
         """Return the search spaces, and functions that create short trainings of their architectures."""
         changes: list[Augmentation] = [RandomCrop(2), RandomFlip()]
 
-        def make(cells: int, channels: int, steps: int, batch: int) -> Callable[[HalvesDataModule, int], ShortTraining]:
+        def make(cells: int, channels: int, batch: int) -> Callable[[HalvesDataModule, int], ShortTraining]:
             def training(halves: HalvesDataModule, seed: int) -> ShortTraining:
                 return ShortTraining(
                     halves,
-                    steps=steps,
+                    steps=self.options.rank_steps,
                     batch_size=batch,
                     channels=channels,
                     cells=cells,
-                    image_size=16,
+                    image_size=SIDE,
                     augmentations=changes,
                     seed=seed,
                 )
@@ -204,8 +264,8 @@ class Bench:
             return training
 
         every = {
-            "nasbench201": (NASBench201Space(), make(1, 8, 60, 64)),
-            "darts": (DARTSSpace(), make(5, 4, 60, 32)),
+            "nasbench201": (NASBench201Space(), make(1, 8, 64)),
+            "darts": (DARTSSpace(), make(5, 4, 32)),
         }
         return {name: every[name] for name in self.options.spaces}
 
@@ -232,27 +292,34 @@ class Bench:
                 table = NASBench201Table(self.options.table)
                 values = [table.lookup(a, "cifar10_test_200") / 100 for a in candidates]
             else:
-                halves = HalvesDataModule(self.real(), search_fraction=0.2)
-                long = ShortTraining(
-                    halves,
-                    steps=200,
-                    batch_size=64,
-                    channels=4,
-                    cells=5,
-                    image_size=16,
-                    augmentations=[RandomFlip()],
-                    seed=99,
-                )
+                long = self.long_training()
                 values = [e.objectives["accuracy"] for e in long.evaluate(candidates)]
             path.write_text(json.dumps(values))
         found: list[float] = json.loads(path.read_text())
         return found
 
-    @staticmethod
-    def fidelity(scores: Sequence[float], reference: Sequence[float]) -> dict[str, Any]:
+    def long_training(self) -> ShortTraining:
+        """Create the training on real images that gives reference accuracies in the DARTS space."""
+        return ShortTraining(
+            HalvesDataModule(self.real(), search_fraction=0.2),
+            steps=self.options.reference_steps,
+            batch_size=64,
+            channels=4,
+            cells=5,
+            image_size=SIDE,
+            augmentations=[RandomFlip()],
+            seed=99,
+        )
+
+    def fidelity(self, scores: Sequence[float], reference: Sequence[float]) -> dict[str, Any]:
         """Compute Kendall's tau-b with its interval, and the regret of the first choice."""
-        low, high, _ = bootstrap_interval(kendall_tau, scores, reference)
+        low, high, _ = bootstrap_interval(kendall_tau, scores, reference, samples=self.options.resamples)
         return {"tau": kendall_tau(scores, reference), "low": low, "high": high, "regret": regret(scores, reference)}
+
+
+def folder_name(row: str, seed: int) -> str:
+    """Name of the folder of a row and a seed."""
+    return f"{row.replace(' ', '_').replace(',', '')}_{seed}"
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -274,21 +341,42 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             f"{own[0]['stored_bytes']:,}",
             f"{own[0]['images']:,}",
             spread([row["accuracy"] for row in own], 100, 1) + "%",
-            *(spread([row[space]["tau"] for row in own]) if space in own[0] else "-" for space in _SPACES),
-            *(spread([row[space]["regret"] for row in own], 100) if space in own[0] else "-" for space in _SPACES),
+            *(spread([row[space]["tau"] for row in own]) if space in own[0] else "-" for space in SPACES),
+            *(spread([row[space]["regret"] for row in own], 100) if space in own[0] else "-" for space in SPACES),
             spread([row["distill_seconds"] for row in own], digits=0),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Measure, print the table, and print the result as JSON."""
+def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Means over the seeds of every row, for the line of JSON."""
+    found = []
+    for name in dict.fromkeys(row["row"] for row in rows):
+        own = [row for row in rows if row["row"] == name]
+        found.append(
+            {
+                "scheme": name,
+                "bytes": own[0]["stored_bytes"],
+                "images": own[0]["images"],
+                "accuracy": statistics.mean(row["accuracy"] for row in own),
+                "tau": {
+                    space: statistics.mean(row[space]["tau"] for row in own) for space in SPACES if space in own[0]
+                },
+                "seconds": statistics.mean(row["distill_seconds"] for row in own),
+                "seeds": [row["seed"] for row in own],
+            }
+        )
+    return found
+
+
+def arguments_of(given: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="npz file of CIFAR-10: x_train, y_train, x_test, y_test")
     parser.add_argument("--table", required=True, help="npz file of the results of NAS-Bench-201")
     parser.add_argument("--out", required=True, help="output folder")
-    parser.add_argument("--rows", nargs="+", choices=list(_rows(1)), default=list(_rows(1)))
+    parser.add_argument("--rows", nargs="+", choices=list(rows_of(1, 1)), default=list(rows_of(1, 1)))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
         "--steps", type=int, default=300, help="steps of distribution matching; gradient matching takes a fifth"
@@ -301,14 +389,22 @@ def main() -> None:
         default=[64, 32],
         help="ranked architectures in NAS-Bench-201 and DARTS",
     )
-    parser.add_argument("--spaces", nargs="+", choices=_SPACES, default=list(_SPACES))
+    parser.add_argument("--rank_steps", type=int, default=60, help="steps of the trainings that are ranked")
+    parser.add_argument("--reference_steps", type=int, default=200, help="steps of the reference trainings in DARTS")
+    parser.add_argument("--resamples", type=int, default=1000, help="resamples of architectures for an interval of tau")
+    parser.add_argument("--spaces", nargs="+", choices=SPACES, default=list(SPACES))
     parser.add_argument("--threads", type=int, default=1)
-    bench = Bench(parser.parse_args())
+    return parser.parse_args(given)
+
+
+def main(given: list[str] | None = None) -> None:
+    """Measure, print the table, and print the result as JSON."""
+    bench = Bench(arguments_of(given))
     torch.set_num_threads(bench.options.threads)
-    bench.out.mkdir(parents=True, exist_ok=True)
+    claim(bench.out, bench.settings)
     rows = [bench.measure(row, seed) for seed in bench.options.seeds for row in bench.options.rows]
     print(table(rows))
-    print(json.dumps(rows))
+    print(json.dumps({"rows": summary(rows)}))
 
 
 if __name__ == "__main__":

@@ -117,8 +117,8 @@ class Scoring:
         return sum(not any(part in e.name for part in VIEWS) for e in leaves) / len(self.paths)
 
 
-def main() -> None:
-    """Run the benchmark; the last line is JSON."""
+def arguments_of(given: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--setting", choices=list(SETTINGS), default="small")
     parser.add_argument("--together", type=int, nargs="+", default=[1, 2, 4, 8, 16])
@@ -128,7 +128,12 @@ def main() -> None:
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
-    arguments = parser.parse_args()
+    return parser.parse_args(given)
+
+
+def main(given: list[str] | None = None) -> None:
+    """Run the benchmark; the last line is JSON."""
+    arguments = arguments_of(given)
     scoring = Scoring(SETTINGS[arguments.setting], arguments.paths, arguments.device, arguments.children)
     ways: dict[str, Callable[[], Scores]] = {"one by one": scoring.one_by_one}
     ways |= {str(count): partial(scoring.together, count) for count in arguments.together}

@@ -420,8 +420,8 @@ def report(bench: Bench, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Measure, and print the result as JSON."""
+def arguments_of(given: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
     others = ("gm_nas_split", "nasbench201_darts", "s1", "s2", "s3", "s4")  # part of another method, or spaces
     stems = sorted(path.stem for path in (CONFIGS / "search").glob("*.yaml"))
     methods = ["default", *(stem for stem in stems if stem not in others)]
@@ -455,11 +455,17 @@ def main() -> None:
     parser.add_argument("--without", nargs="+", default=[], choices=parts, help="components to leave out")
     parser.add_argument("--attention", help="class of the attention to use instead of the method's own")
     parser.add_argument("--alone", action="store_true", help="leave out random cells and the largest cell")
-    options = parser.parse_args()
+    options = parser.parse_args(given)
     if options.tables is None and options.space == "nasbench201":
         parser.error("say --tables FOLDER or set LIGHTNING_NAS_DATA: the folder of nasbench201.npz")
     if options.space != "darts" and options.method in ("p_darts", "pc_darts"):
         parser.error(f"{options.method} is of --space darts: depths and partial channels are that space's")
+    return options
+
+
+def main(given: list[str] | None = None) -> None:
+    """Measure, and print the result as JSON."""
+    options = arguments_of(given)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         bench = (Bench if options.space == "nasbench201" else TrainedBench)(options, Path(folder))

@@ -71,42 +71,51 @@ class Compared(Hypergradient):
             )
 
 
-def measure(seed: int, epochs: int, batches: int) -> dict[str, Compared]:
+def measure(options: argparse.Namespace, seed: int, folder: str) -> dict[str, Compared]:
     """Train one supernet, and compare hypergradients before and after."""
     seed_everything(seed)
+    batches = options.batches
     compared = {"start": Compared(batches), "trained": Compared(batches)}
     task = BilevelTask(
-        DARTSSpace(channels=8, cells=4),
+        DARTSSpace(channels=options.channels, cells=options.cells),
         hypergradient=compared["start"],
         discretizer=SoftmaxScore(),
         weight_optimizer=lambda p: torch.optim.SGD(p, lr=0.025, momentum=0.9, weight_decay=3e-4),
         alpha_optimizer=lambda p: torch.optim.Adam(p, lr=3e-4, betas=(0.5, 0.999), weight_decay=1e-3),
         selection_images=0,
         seed=seed,
-        output_dir=tempfile.mkdtemp(),
+        output_dir=folder,
         image_shape=(1, 8, 8),
     )
     data = HalvesDataModule(DigitsDataModule(seed=seed), batch_size=32)
-    options: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False}
-    options |= {"precision": "64-true", "enable_model_summary": False, "enable_progress_bar": False}
-    Trainer(max_epochs=1, limit_train_batches=batches, **options).fit(task, datamodule=data)
+    quiet: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False}
+    quiet |= {"precision": "64-true", "enable_model_summary": False, "enable_progress_bar": False}
+    Trainer(max_epochs=1, limit_train_batches=batches, **quiet).fit(task, datamodule=data)
     task.hypergradient = FirstOrder()
-    Trainer(max_epochs=epochs, **options).fit(task, datamodule=data)
+    Trainer(max_epochs=options.epochs, **quiet).fit(task, datamodule=data)
     task.hypergradient = compared["trained"]
-    Trainer(max_epochs=1, limit_train_batches=batches, **options).fit(task, datamodule=data)
+    Trainer(max_epochs=1, limit_train_batches=batches, **quiet).fit(task, datamodule=data)
     return compared
 
 
-def main() -> None:
-    """Run all seeds and print the table."""
+def arguments_of(given: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=10, help="epochs of first-order search in between")
     parser.add_argument("--batches", type=int, default=5, help="batches per comparison")
     parser.add_argument("--seeds", type=int, default=3)
-    given = parser.parse_args()
+    parser.add_argument("--channels", type=int, default=8)
+    parser.add_argument("--cells", type=int, default=4)
+    return parser.parse_args(given)
+
+
+def main(given: list[str] | None = None) -> None:
+    """Run all seeds and print the table."""
+    asked = arguments_of(given)
     start = time.perf_counter()
-    runs = [measure(seed, given.epochs, given.batches) for seed in range(given.seeds)]
-    result: dict[str, Any] = {"seeds": given.seeds, "epochs": given.epochs, "batches": given.batches}
+    with tempfile.TemporaryDirectory() as folder:
+        runs = [measure(asked, seed, folder) for seed in range(asked.seeds)]
+    result: dict[str, Any] = {"seeds": asked.seeds, "epochs": asked.epochs, "batches": asked.batches}
     print(f"{'supernet':>10} {'radius':>8} {'error of hypergradient':>24} {'error of implicit term':>24}")
     for point in ("start", "trained"):
         shares = [s for run in runs for s in run[point].shares]

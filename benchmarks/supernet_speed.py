@@ -274,8 +274,8 @@ def measure_memory(arguments: argparse.Namespace, which: str) -> float:
     return float(output.split()[-1])
 
 
-def main() -> None:
-    """Measure and print the result."""
+def arguments_of(given: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--setting", choices=list(SETTINGS), default="S")
     parser.add_argument("--order", choices=("first", "second", "exact"), default="first")
@@ -291,7 +291,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--memory", choices=("ours", "reference"), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    return parser.parse_args(given)
+
+
+def main(given: list[str] | None = None) -> None:
+    """Measure and print the result."""
+    arguments = arguments_of(given)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     chosen = SETTINGS[arguments.setting]

@@ -5,8 +5,8 @@
 Cells are searched in the DARTS space, with the same number of steps on each of the proxies that ``benchmarks.proxies``
 has written to its folder, and on the real images. These cells and random ones are then trained in the same way on half
 of the images of each target, and tested on the other half. Choose targets whose images were not distilled. Results of
-a finished row and seed are kept in the output folder and not measured again. The program prints a table; its last line
-is JSON.
+a finished row and seed are kept in the output folder and not measured again; a folder with results of other settings,
+or of ``benchmarks.proxies``, is refused. The program prints a table; its last line is JSON.
 """
 
 import argparse
@@ -21,12 +21,14 @@ import torch
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.proxies import CONFIGS, HELD_OUT, fit
+from benchmarks.output import claim, digest
+from benchmarks.proxies import CONFIGS, HELD_OUT, fit, folder_name
 from lightning_nas.architecture import Architecture
 from lightning_nas.data.augmentation import RandomCrop, RandomFlip
 from lightning_nas.data.halves import HalvesDataModule
 from lightning_nas.data.images import ArrayDataModule
 from lightning_nas.distill.data_module import DistilledDataModule
+from lightning_nas.errors import DataError
 from lightning_nas.evaluation.short_training import ShortTraining
 from lightning_nas.pipeline.config import merge, read_yaml
 from lightning_nas.spaces.artifact import load_architecture
@@ -47,6 +49,13 @@ class Bench:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.out = Path(options.out)
+        self.settings = {
+            "images_sha256": digest(options.data),
+            "targets_sha256": {Path(target).stem: digest(target) for target in options.targets},
+            "steps": options.steps,
+            "train_steps": options.train_steps,
+            "channels": options.channels,
+        }
 
     def _data(self, row: str, seed: int) -> tuple[dict[str, Any], int]:
         """Return the data configuration of a search, and the number of images in its train half."""
@@ -58,14 +67,17 @@ class Bench:
             name, arguments = "HalvesDataModule", {"data": images, "batch_size": BATCH}
             module: Any = HalvesDataModule(ArrayDataModule(**real))
         else:
-            proxy = str(Path(self.options.proxies) / f"{row.replace(' ', '_').replace(',', '')}_{seed}")
+            proxy = str(Path(self.options.proxies) / folder_name(row, seed))
             proxy += "/proxy.safetensors"
             name = "DistilledDataModule"
             arguments = {"proxy_path": proxy, "batch_size": BATCH, "seed": seed, "augmentations": changes}
             module = DistilledDataModule(proxy)
         module.prepare_data()
         module.setup("fit")
-        return {"class_path": name, "init_args": arguments}, len(module.half("train"))
+        images = len(module.half("train"))
+        if images < BATCH:
+            raise DataError(f"A search on {row} has {images} images in its train half; it needs a batch of {BATCH}.")
+        return {"class_path": name, "init_args": arguments}, images
 
     def search(self, row: str, seed: int, folder: Path) -> tuple[Architecture, float, float]:
         """Search, and return the architecture, the seconds of the search and the seconds per step."""
@@ -86,7 +98,7 @@ class Bench:
 
     def measure(self, row: str, seed: int) -> dict[str, Any]:
         """Search, then train the found cell on every target."""
-        folder = self.out / f"{row.replace(' ', '_').replace(',', '')}_{seed}"
+        folder = self.out / folder_name(row, seed)
         done = folder / "measured.json"
         if done.is_file():
             found: dict[str, Any] = json.loads(done.read_text())
@@ -135,8 +147,8 @@ def table(rows: list[dict[str, Any]], targets: list[str]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Measure, print the table, and print the result as JSON."""
+def arguments_of(given: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--proxies", required=True, help="output folder of benchmarks.proxies")
     parser.add_argument("--data", required=True, help="npz file of the images that were distilled")
@@ -154,11 +166,17 @@ def main() -> None:
         "%(default)s)",
     )
     parser.add_argument("--threads", type=int, default=1)
-    bench = Bench(parser.parse_args())
+    return parser.parse_args(given)
+
+
+def main(given: list[str] | None = None) -> None:
+    """Measure, print the table, and print the result as JSON."""
+    bench = Bench(arguments_of(given))
     torch.set_num_threads(bench.options.threads)
+    claim(bench.out, bench.settings)
     rows = [bench.measure(row, seed) for seed in bench.options.seeds for row in bench.options.rows]
     print(table(rows, bench.options.targets))
-    print(json.dumps(rows))
+    print(json.dumps({"rows": rows}))
 
 
 if __name__ == "__main__":
