@@ -16,6 +16,7 @@ from lightning_nas.cli import lightning
 from lightning_nas.distill.images import PlainImages
 from lightning_nas.distill.proxy import Proxy
 from lightning_nas.files.artifacts import read_json, write_bytes, write_json
+from lightning_nas.pipeline import main as entry
 from lightning_nas.pipeline import records, run
 from tests.helpers import started
 from tests.pipeline.test_run import FEW, arguments
@@ -66,7 +67,9 @@ def start(quick: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Stages]
     arrays(quick / "images.npz")
     monkeypatch.setattr(run, "summarize", lambda *args: {})
     monkeypatch.setattr(run, "write_report", lambda *args: None)
-    monkeypatch.setattr(run, "table", lambda *args: "")
+    monkeypatch.setattr(run, "result", lambda *args: "")
+    monkeypatch.setattr(entry, "table", lambda *args: "")
+    monkeypatch.setattr(entry, "verdict", lambda *args: "")
     monkeypatch.setattr(run, "compare", lambda *args: None)
     monkeypatch.setattr(run, "evidence", lambda *args: {})
     monkeypatch.setattr(run.Pipeline, "_export", lambda self, *args: {})
