@@ -52,7 +52,7 @@ def test_every_data_set_gets_the_limits_beside_its_own(table: dict[str, Any]) ->
 
 @pytest.mark.parametrize("limit", ["cifar10_params", "=3", "a=q0", "a=q1.5", "a=-1", "a=many", "a=inf", "a=q"])
 def test_wrong_limits_are_refused(table: dict[str, Any], limit: str) -> None:
-    with pytest.raises(ConfigError, match=r"--limit is .* NAME=VALUE .* q0\.5"):
+    with pytest.raises(ConfigError, match=r"--limit is .* NAME=VALUE .*q0\.5"):
         limited(config(table), [limit])
 
 
@@ -67,12 +67,13 @@ def test_all_architectures_that_are_equally_good_count_as_best(tmp_path: Path) -
     write_nasbench201(tmp_path / "table.npz")
     with np.load(tmp_path / "table.npz") as file:
         arrays = dict(file)
-    seen = np.round(arrays["cifar10_val_200"])
+    seen = arrays["cifar10_val_200"].mean(axis=1)
+    seen = np.minimum(seen, np.sort(seen)[-5])
     np.savez(tmp_path / "table.npz", **{**arrays, "cifar10_val_200": seen})
     source = {"class_path": "NASBench201Table", "init_args": {"path": str(tmp_path / "table.npz")}}
     found = Truth(TruthSettings(source, "cifar10_test_200", "cifar10_val_200", {}))
     ties = np.flatnonzero(seen == seen.max()).tolist()
-    assert len(ties) > 1
+    assert len(ties) == 5
     assert found.optima == set(ties)
     assert {found.seen_rank(row) for row in ties} == {1}
     assert found.seen_rank(int(seen.argmin())) == 1 + int((seen > seen.min()).sum())
