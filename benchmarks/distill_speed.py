@@ -77,6 +77,7 @@ def our_distribution(setting: Setting, images: Tensor, networks: int = 1) -> Ste
     """Distribution matching of the library."""
     real, real_labels, _, labels = setting.draw()
     matcher = DistributionMatching(width=setting.width, networks=networks)
+    matcher.start(SHAPE, CLASSES, SEED)
     return our_step(matcher, (real, real_labels), images, labels)
 
 

@@ -1,5 +1,6 @@
 """Interfaces of search spaces."""
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -100,10 +101,12 @@ class SearchSpace(ABC):
         Args:
             architecture: A point of this space.
         """
+        taken = inspect.signature(self.network).parameters
+        every = any(each.kind is each.VAR_KEYWORD for each in taken.values())
+        sizes = {"channels": 16, "cells": self.least_cells}
+        sizes = {name: size for name, size in sizes.items() if every or name in taken}
         with torch.random.fork_rng(devices=[]):  # the modules draw their weights
-            network = self.network(
-                architecture, num_classes=10, image_shape=(3, 64, 64), channels=16, cells=self.least_cells
-            )
+            network = self.network(architecture, num_classes=10, image_shape=(3, 64, 64), **sizes)
         return sum(parameter.numel() for parameter in network.parameters())
 
     @abstractmethod

@@ -432,9 +432,9 @@ def reaching(loss: Tensor, parameters: Iterable[Tensor], trainer: Trainer) -> Te
     """
     if not synchronised(trainer):
         return loss
-    first = torch.stack([p[(0,) * p.ndim] for p in parameters])
+    sums = torch.stack([p.sum() for p in parameters])
     # chosen nowhere, so that the gradients are zero even where a parameter is infinite
-    return loss + torch.where(torch.zeros_like(first, dtype=torch.bool), first, 0.0).sum()
+    return loss + torch.where(torch.zeros_like(sums, dtype=torch.bool), sums, 0.0).sum()
 
 
 def remaining_scale(trainer: Trainer, optimizer: Optimizer) -> float:

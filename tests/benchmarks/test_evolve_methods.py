@@ -20,7 +20,7 @@ def options_of(images: Path, tables: Path, *more: str) -> list[str]:
 
 @pytest.mark.slow
 def test_nevonas(images: Path, tables: Path, last: Callable[[], dict[str, Any]]) -> None:
-    main(options_of(images, tables, "--method=nevonas"))
+    main(options_of(images, tables, "--method=nevonas", "--generations=2"))
     found = last()
     names = {"NEvoNAS", "novelty alone", "DC-NAS", "random search", "NEvoNAS that trains it"}
     rows = {f"supernet, {name}" for name in names}
@@ -29,7 +29,7 @@ def test_nevonas(images: Path, tables: Path, last: Callable[[], dict[str, Any]])
     for row in rows:
         assert set(found[row]) == FOUND
         assert 1 <= found[row]["median_rank"] <= found["feasible"] == 4**6
-        assert 1 <= found[row]["queries"] <= 4
+        assert 1 <= found[row]["queries"] <= 8
 
 
 @pytest.mark.slow
@@ -60,7 +60,7 @@ def test_dcnas(images: Path, tables: Path, last: Callable[[], dict[str, Any]]) -
     for kind in ("changes", "choices"):
         assert set(found[kind]) == {"all", "within", "gain"}
         assert len(found[kind]["gain"]) == 4
-    with pytest.raises(DataError, match="There are 140 training images; 192 are needed"):
+    with pytest.raises(DataError, match="There are 144 training images; 192 are needed"):
         main([*given, "--brief_steps=3"])
 
 

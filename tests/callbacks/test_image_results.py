@@ -48,7 +48,11 @@ class Threshold(nn.Module):
 
 def results(pictures: int, path: Path) -> dict[str, Tensor]:
     task = TrainTask(
-        *(None, lambda p: torch.optim.SGD(p, 0.1)), network=Threshold(), num_classes=3, image_shape=(1, 4, 4)
+        None,
+        optimizer=lambda p: torch.optim.SGD(p, 0.1),
+        network=Threshold(),
+        num_classes=3,
+        image_shape=(1, 4, 4),
     )
     data = Bright()
     quiet_trainer(callbacks=[ImageResults(str(path), pictures)]).test(task, datamodule=data, verbose=False)

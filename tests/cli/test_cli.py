@@ -353,7 +353,7 @@ def test_a_class_path_in_a_value_of_any_type_makes_nothing(tmp_path: Path) -> No
     made = {"class_path": "tests.cli.test_cli.Made", "init_args": {"path": "called"}}
     config["model"]["init_args"]["network_arguments"] = {"width": made}
     (tmp_path / "train.yaml").write_text(yaml.safe_dump(config))
-    with pytest.raises(ConfigError, match=r"TypeError: .*unexpected keyword argument 'width' \(.*, line \d+\)"):
+    with pytest.raises(ConfigError, match="does not take width"):
         run(["fit", "--config", "train.yaml"])
     assert not Path("called").exists()
 

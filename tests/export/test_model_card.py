@@ -24,6 +24,7 @@ from lightning_nas.export.measured import Accuracy, Latency, Measured
 from lightning_nas.export.model_card import ModelCard
 from lightning_nas.export.preprocessing import Preprocessing
 from lightning_nas.files.locks import locked
+from lightning_nas.terminal import INDENT
 from tests.conftest import ROOT
 from tests.genotypes import TWO_NODES
 
@@ -89,9 +90,14 @@ def row(body: str, name: str) -> str:
     return str(found)
 
 
+def results(output: str) -> list[str]:
+    """The lines of an output without those that tell what is being done, which are indented."""
+    return [line for line in output.splitlines() if not line.startswith(INDENT)]
+
+
 def test_the_command_prints_a_line_a_file_and_nothing_else(command: Command) -> None:
     assert command.errors == ""
-    unchecked, *files, card = command.output.replace(str(command.folder), "out").splitlines()
+    unchecked, *files, card = results(command.output.replace(str(command.folder), "out"))
     assert re.fullmatch(r"The preprocessing of the files is not compared .*: --config FILE .*", unchecked)
     found = [re.fullmatch(r"out/(network\.\w+): largest difference to the task (\d\.\de[-+]\d\d)", f) for f in files]
     assert [match and match[1] for match in found] == ["network.py", "network.pt2", "network.onnx"]
@@ -119,7 +125,7 @@ def test_without_the_onnx_packages_the_others_are_written(
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)  # what makes an import fail
     main(["export", "--ckpt_path", str(checkpoint), "--output_dir", "out"])
-    left_out, *others = capsys.readouterr().out.splitlines()
+    left_out, *others = results(capsys.readouterr().out)
     assert left_out.startswith("network.onnx is left out")
     assert len(others) == 4
     names = ["README.md", "network.pt", "network.pt2", "network.py"]
@@ -336,7 +342,7 @@ def test_a_quantized_file_is_checked_and_measured_with_the_data_of_the_training(
 ) -> None:
     given = ["export", "--ckpt_path", str(checkpoint), "--output_dir", "out", "--formats", "py", "onnx_int8"]
     main([*given, "--config", "train/digits"])
-    *files, levels, accuracy, _ = capsys.readouterr().out.splitlines()
+    *files, levels, accuracy, _ = results(capsys.readouterr().out)
     assert [line.partition(":")[0] for line in files] == ["out/network.py", "out/network.int8.onnx"]
     assert re.fullmatch(r"raw images: .* 0\.00 of 255 levels, on 128 training images", levels)
     measured = re.fullmatch(

@@ -384,7 +384,7 @@ def test_a_screened_network_and_its_rivals_keep_the_constraints_with_every_seed(
         shutil.rmtree(run_dir / name)
     main(["pipeline", "--config", SCREENED, "--run_dir", str(run_dir), *pairs(SCREEN), "--workers", "2"])
     assert "comparison: 2 trainings, 2 at a time" in capsys.readouterr().out
-    assert "test/accuracy" in (run_dir / "random_0_seed_1" / "log.txt").read_text()
+    assert "Seed set to 1" in (run_dir / "random_0_seed_1" / "log.txt").read_text()
     again = torch.load(run_dir / "random_0_seed_1" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert all(torch.equal(again[key], weights[1][key]) for key in weights[1])
     assert {**json.loads((run_dir / "summary.json").read_text()), **dict.fromkeys(TIMES)} == {

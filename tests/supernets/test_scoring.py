@@ -94,7 +94,7 @@ def test_spaces_that_cannot_share_go_one_by_one() -> None:
 
 def test_statistics_are_taken_back_where_a_score_fails(supernet: Any) -> None:
     before = {name: value.clone() for name, value in supernet.state_dict().items()}
-    operations, edges, active = SPACE.to_path(PATH)["cell"]
+    operations, edges, active, _ = SPACE.to_path(PATH)["cell"]
     path = {"cell": Mixture(operations / 2, edges, active)}  # one by one
     images = torch.randn(8, 3, 8, 8)
     with pytest.raises(IndexError, match="out of bounds"):

@@ -37,7 +37,7 @@ def test_architectures_are_looked_up_by_their_network() -> None:
 def test_more_columns_are_found_by_names() -> None:
     np.savez("more.npz", arch=np.array(NAMES[:2]), latency=np.array([1.0, 2.0]))
     write_space_table("made.npz", [SPACE.parse(name) for name in NAMES], val_accuracy=[1.0, 2.0, 3.0])
-    assert SpaceTable("made.npz", SPACE, ["more.npz"]).lookup(SPACE.parse(NAMES[1]), "latency") == 2.0
+    assert SpaceTable("made.npz", SPACE, extra=["more.npz"]).lookup(SPACE.parse(NAMES[1]), "latency") == 2.0
 
 
 def test_files_of_other_spaces_are_refused() -> None:

@@ -260,10 +260,10 @@ def test_schedulers_step_every_epoch(tmp_path: Path) -> None:
     torch.manual_seed(0)
     task = Recorded(
         DARTSSpace(nodes=1, channels=2, cells=2),
-        FirstOrder(),
-        SoftmaxScore(),
-        lambda p: torch.optim.SGD(p, lr=1.0),
-        lambda p: torch.optim.Adam(p),
+        hypergradient=FirstOrder(),
+        discretizer=SoftmaxScore(),
+        weight_optimizer=lambda p: torch.optim.SGD(p, lr=1.0),
+        alpha_optimizer=lambda p: torch.optim.Adam(p),
         weight_scheduler=lambda o: torch.optim.lr_scheduler.StepLR(o, 1, 0.5),
         num_classes=3,
         image_shape=(3, 8, 8),

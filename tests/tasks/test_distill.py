@@ -199,6 +199,7 @@ def test_distillation_lowers_the_distance_to_fresh_real_batches(tmp_path: Path, 
 
     def distance(scheme: Scheme) -> float:
         matcher = DistributionMatching(width=16, depth=2)
+        matcher.start((1, 8, 8), 10, 0)
         with torch.no_grad():
             return sum(float(matcher.loss((images, labels), scheme.draw, seed)) for seed in range(100, 110))
 

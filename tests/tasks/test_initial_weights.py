@@ -49,7 +49,7 @@ class Stopped(TrainTask):
 def started(**options: Any) -> TrainTask:
     """A task as it is before its first step."""
     sizes: dict[str, Any] = {"channels": 4, "cells": 3, "num_classes": 3, "image_shape": (3, 8, 8)}
-    task = Stopped(DARTS_V2, lambda p: torch.optim.SGD(p, lr=0.1), **{**sizes, **options})
+    task = Stopped(DARTS_V2, optimizer=lambda p: torch.optim.SGD(p, lr=0.1), **{**sizes, **options})
     with pytest.raises(Start):
         quiet_trainer(max_epochs=1, num_sanity_val_steps=0).fit(task, datamodule=Stripes())
     return task

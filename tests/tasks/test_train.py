@@ -70,7 +70,7 @@ def test_dropped_paths_rise_linearly() -> None:
 
     task = Recorded(
         DARTS_V2,
-        lambda p: torch.optim.SGD(p, lr=0.1),
+        optimizer=lambda p: torch.optim.SGD(p, lr=0.1),
         channels=4,
         cells=3,
         drop_path=0.2,

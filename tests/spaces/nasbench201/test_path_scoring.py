@@ -187,7 +187,7 @@ def test_what_is_equal_is_computed_once() -> None:
 def test_mixtures_and_attention_are_not_its_business() -> None:
     supernet, path = made(), SPACE.to_path(drawn(SPACE, 1)[0])
     assert supernet.supports(path)
-    operations, edges, active = path["cell"]
+    operations, edges, active, _ = path["cell"]
     assert active is not None
     assert not supernet.supports({"cell": Mixture(operations, edges)})
     assert not supernet.supports({"cell": Mixture(operations / 2, edges, active)})
