@@ -24,6 +24,8 @@ def test_the_table_has_the_rows_that_are_printed(tmp_path: Path) -> None:
     done = [{"name": name, "seconds": 1.0, "resumed": False} for name in (*(each.name for each in stages), EXPORT)]
     compared = [each.name for each in stages if each.compared]
     summary = {**SUMMARY, "stages": done, "compared_stages": compared, "fidelity": {**FIDELITY, "passed": True}}
+    undecided = SUMMARY["selection_errors"]["edges"]  # as all choices in the run that the page shows
+    summary |= {"selection_errors": {"edges": undecided, "operations": undecided}}
     summary |= {"test_interval": [0.97, 0.99], "test_images": 360}
     printed = table(summary)
     (shown,) = re.findall(r"prints a table:\n\n```text\n(.*?)```", PAGE.read_text(), re.DOTALL)
