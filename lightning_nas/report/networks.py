@@ -144,9 +144,11 @@ def _statement(summary: Summary, each: Mapping[str, Any]) -> Statement:
     test = "sign test over images" if several else "McNemar's test"
     p = each["p"]
     chance = f"{'p < 0.001' if p < 0.001 else f'p = {p:.3f}'}, exact {test}"
+    images = "test image" if each["better"] == 1 else "test images"
+    tie = "is a tie" if each["ties"] == 1 else "are ties"
     counts = (
-        f"the found network {right} on {each['better']:,} test images, the other one on {each['worse']:,}, and "
-        f"{each['ties']:,} are ties"
+        f"the found network {right} on {each['better']:,} {images}, the other one on {each['worse']:,}, and "
+        f"{each['ties']:,} {tie}"
     )
     verdict = {
         "better": "The found network is better",

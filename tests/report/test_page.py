@@ -110,7 +110,7 @@ def test_the_same_folder_makes_the_same_report(tmp_path: Path, report: str, monk
 @pytest.mark.parametrize(
     ("random", "accuracies", "spread", "words", "kind"),
     [
-        (0.99, [0.99, 0.99], 0.0, "The random networks win: the found network is 0.11 percentage points worse", "lose"),
+        (0.99, [0.99, 0.99], 0.0, "The found network is 0.11 percentage points worse", "lose"),
         (0.99, [0.98, 1.0], 0.01, "within one standard deviation of the random networks (1.00 points)", "lose"),
         (0.98, [0.9700, 0.99], 0.005, "1 of 2 random networks has a higher test accuracy.", ""),
         (0.98, [0.98], None, "One random network is too few to tell this from chance.", ""),
