@@ -7,18 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_nas.callbacks.run_pictures import (
+    EpochPictures,
     Pictures,
-    epochs_of,
     result_pictures,
     result_values,
-    search_pictures,
 )
-from lightning_nas.checks import at_least
 from lightning_nas.tasks.bilevel import BilevelTask
 from lightning_nas.tasks.distill import DistillTask
 
@@ -106,7 +104,7 @@ ELSEWHERE = (CSVLogger, WandbLogger)
 """Loggers that get nothing here: a table of numbers, and Weights & Biases, which ``WandbLog`` is for."""
 
 
-class MediaLog(Callback):
+class MediaLog(EpochPictures):
     """Logs pictures, selection errors and files to TensorBoard, MLflow and loggers that are a ``Media``.
 
     They are those that ``WandbLog`` logs to Weights & Biases. After epochs of a search: heat maps of the mixture
@@ -132,11 +130,6 @@ class MediaLog(Callback):
         ```
     """
 
-    def __init__(self, every_n_epochs: int = 1) -> None:
-        at_least(1, every_n_epochs=every_n_epochs)
-        self.every_n_epochs = every_n_epochs
-        self.drawn = 0
-
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say which loggers get no pictures and files, if there will be any."""
         shows = isinstance(pl_module, BilevelTask | DistillTask) or hasattr(pl_module, "outputs")
@@ -147,26 +140,14 @@ class MediaLog(Callback):
                 "are in its output_dir."
             )
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Skip epochs before a checkpoint: their pictures are in the run that trained them."""
-        self.drawn = epochs_of(pl_module)
+    def receivers(self, trainer: Trainer) -> list[Media]:
+        """The loggers' media; see ``EpochPictures.receivers``."""
+        return [media for logger in _others(trainer) if (media := _media(logger)) is not None]
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the previous epoch."""
-        if trainer.current_epoch % self.every_n_epochs == 0:
-            self._draw(trainer, pl_module)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the last epoch."""
-        self._draw(trainer, pl_module)
-
-    def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        kept = [media for logger in _others(trainer) if (media := _media(logger)) is not None]
-        if kept and epochs_of(pl_module) != self.drawn:
-            self.drawn = epochs_of(pl_module)
-            pictures = search_pictures(pl_module)
-            for media in kept:
-                media.log_pictures(pictures, self.drawn)
+    def log_search(self, receivers: Sequence[Media], pictures: Pictures) -> None:
+        """Log at the number of epochs so far; see ``EpochPictures.log_search``."""
+        for media in receivers:
+            media.log_pictures(pictures, self.drawn)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Log the files of a fit, which the task has written by now, and pictures of them."""

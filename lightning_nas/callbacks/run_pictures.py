@@ -1,12 +1,14 @@
 """What a run has to show besides its curves: pictures and figures of searches and distillations."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lightning_nas.checks import at_least
 from lightning_nas.files.artifacts import read_json, read_tensors
 from lightning_nas.report.draw import draw_cell, draw_heat_map, draw_images, edge_names
 from lightning_nas.report.figures import png
@@ -21,6 +23,52 @@ DPI = 160
 
 Pictures = dict[str, dict[str, bytes]]
 """PNG files by key and caption."""
+
+
+class EpochPictures(Callback, ABC):
+    """Draws a search after its epochs; the subclass says where the pictures go.
+
+    Args:
+        every_n_epochs: Epochs of a search between two pictures, a positive integer. The last epoch always has some.
+
+    Attributes:
+        drawn: Number of epochs at the last pictures.
+
+    Raises:
+        ConfigError: ``every_n_epochs`` is not a positive integer.
+    """
+
+    def __init__(self, every_n_epochs: int = 1) -> None:
+        at_least(1, every_n_epochs=every_n_epochs)
+        self.every_n_epochs = every_n_epochs
+        self.drawn = 0
+
+    @abstractmethod
+    def receivers(self, trainer: Trainer) -> Sequence[Any]:
+        """What keeps pictures; where there is nothing, none are drawn."""
+
+    @abstractmethod
+    def log_search(self, receivers: Sequence[Any], pictures: Pictures) -> None:
+        """Hand the pictures of ``drawn`` epochs over."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Skip epochs before a checkpoint: their pictures are in the run that trained them."""
+        self.drawn = epochs_of(pl_module)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the previous epoch, whose metrics Lightning has logged by now."""
+        if trainer.current_epoch % self.every_n_epochs == 0:
+            self._draw(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the last epoch."""
+        self._draw(trainer, pl_module)
+
+    def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        receivers = self.receivers(trainer)
+        if receivers and epochs_of(pl_module) != self.drawn:
+            self.drawn = epochs_of(pl_module)
+            self.log_search(receivers, search_pictures(pl_module))
 
 
 def epochs_of(task: LightningModule) -> int:

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
-from lightning_nas.callbacks.run_pictures import epochs_of, result_pictures, result_values, search_pictures
-from lightning_nas.checks import at_least
+from lightning_nas.callbacks.run_pictures import EpochPictures, Pictures, result_pictures, result_values
 
 
 class WandbRunLogger(WandbLogger):
@@ -74,7 +73,7 @@ class WandbRunLogger(WandbLogger):
         return run
 
 
-class WandbLog(Callback):
+class WandbLog(EpochPictures):
     """Logs pictures, selection errors and artifacts to Weights & Biases, for runs with a logger of it.
 
     After epochs of a search it logs heat maps of the mixture weights (``alphas/<cell>``) and the cells that would be
@@ -108,11 +107,6 @@ class WandbLog(Callback):
         ```
     """
 
-    def __init__(self, every_n_epochs: int = 1) -> None:
-        at_least(1, every_n_epochs=every_n_epochs)
-        self.every_n_epochs = every_n_epochs
-        self.drawn = 0
-
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Log the name of the task, the command, and the files that the run reads."""
         for logger in _loggers(trainer):
@@ -122,24 +116,13 @@ class WandbLog(Callback):
                 described = {name: _use(logger, name, files) for name, files in inputs.items()}
                 logger.log_hyperparams({"inputs": described})
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Skip epochs before a checkpoint: their pictures are in the run that trained them."""
-        self.drawn = epochs_of(pl_module)
+    def receivers(self, trainer: Trainer) -> Sequence[Any]:
+        """The loggers; see ``EpochPictures.receivers``."""
+        return _loggers(trainer)
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the previous epoch, whose metrics Lightning has logged by now."""
-        if trainer.current_epoch % self.every_n_epochs == 0:
-            self._draw(trainer, pl_module)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the last epoch."""
-        self._draw(trainer, pl_module)
-
-    def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        loggers = _loggers(trainer)
-        if loggers and epochs_of(pl_module) != self.drawn:
-            self.drawn = epochs_of(pl_module)
-            _log_pictures(loggers, search_pictures(pl_module))
+    def log_search(self, receivers: Sequence[Any], pictures: Pictures) -> None:
+        """Log; see ``EpochPictures.log_search``."""
+        _log_pictures(receivers, pictures)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Log the artifacts of a fit, which the task has written by now, and pictures of them."""

@@ -121,7 +121,7 @@ def test_without_such_a_logger_nothing_is_drawn(tmp_path: Path, monkeypatch: pyt
     def fail(*_: Any) -> None:
         raise AssertionError
 
-    monkeypatch.setattr("lightning_nas.callbacks.media_log.search_pictures", fail)
+    monkeypatch.setattr("lightning_nas.callbacks.run_pictures.search_pictures", fail)
     monkeypatch.setattr("lightning_nas.callbacks.media_log.result_pictures", fail)
     search(tmp_path, [CSVLogger(tmp_path / "csv")], epochs=1)
 

@@ -109,5 +109,5 @@ def test_how_long_a_training_takes_is_told_once(capsys: pytest.CaptureFixture[st
         trainer(TimeEstimate(), bar=False).fit(Line(ends_by="the budget"), batches(20))
         trainer(TimeEstimate(), bar=False, max_epochs=1).fit(Line(), batches(6))  # little is left
         trainer(TimeEstimate(), bar=False, max_epochs=-1, max_steps=30).fit(Line(), batches(20))  # not by epochs
-        trainer(TimeEstimate(), bar=False, max_time="00:00:01:00").fit(Line(), batches(20))  # nobody knows
+        trainer(TimeEstimate(), bar=False, max_time="00:00:01:00").fit(Line(), batches(20))  # of unknown length
     assert capsys.readouterr().out.splitlines() == ["  about 36 s"]

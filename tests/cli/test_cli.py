@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,19 @@ from lightning_nas.spaces.artifact import build_space, load_architecture
 from tests.report.pages import whole, with_results
 from tests.report.test_front import POINTS, results
 from tests.tiny import tiny
+
+
+def run_without(heavy: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Run commands in one new process, which must not import some modules; returns what it prints."""
+    code = (
+        "import sys; from lightning_nas.__main__ import main\n"
+        f"for args in {[list(line) for line in lines]!r}:\n"
+        "    try: main(args)\n"
+        "    except SystemExit as stopped: print(stopped)\n"
+        f"    heavy = [m for m in {tuple(heavy)!r} if m in sys.modules]\n"
+        "    assert not heavy, (args, heavy)\n"
+    )
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
 
 
 @pytest.fixture
@@ -50,15 +64,7 @@ def test_help_and_refusals_load_nothing_heavy() -> None:
     lines += [["pipelin"], ["report", "nowhere"], ["table", "nasbench201", "nowhere"]]
     lines += [["configs", "--copy", "copies"]]
     heavy = ("torch", "lightning", "jsonargparse", "numpy", "sklearn", "matplotlib")
-    code = (
-        "import sys; from lightning_nas.__main__ import main\n"
-        f"for args in {lines!r}:\n"
-        "    try: main(args)\n"
-        "    except SystemExit as stopped: print(stopped)\n"
-        f"    heavy = [m for m in {heavy} if m in sys.modules]\n"
-        "    assert not heavy, (args, heavy)\n"
-    )
-    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    output = run_without(heavy, lines)
     assert f"lightning-nas {__version__}" in output
     assert "--stages.fidelity null" in output.replace("\n", " ")
     assert "nowhere.yaml is neither a file nor the name of a shipped configuration" in output
@@ -77,15 +83,7 @@ def test_commands_that_only_read_files_do_without_lightning(tmp_path: Path) -> N
     download.write_bytes(b"no table")
     lines = [["report", str(folder)], *(["table", name, str(download)] for name in ("nasbench101", "nasbench201"))]
     heavy = ("lightning", "jsonargparse", "sklearn")
-    code = (
-        "import sys; from lightning_nas.__main__ import main\n"
-        f"for args in {lines!r}:\n"
-        "    try: main(args)\n"
-        "    except SystemExit as stopped: print(stopped)\n"
-        f"    heavy = [m for m in {heavy} if m in sys.modules]\n"
-        "    assert not heavy, (args, heavy)\n"
-    )
-    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    output = run_without(heavy, lines)
     assert str(folder / "report.html") in output
     assert output.count("DataError") == 2
 

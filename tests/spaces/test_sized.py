@@ -16,7 +16,7 @@ SIZES = {"channels": 4, "cells": 1, "auxiliary": False}
 
 
 class Demanding(NASBenchMacroSpace):
-    """Needs something that nobody gives."""
+    """Its networks need an argument that is not given."""
 
     def network(self, architecture: Architecture, *, num_classes: int, image_shape: Sequence[int], depth: int) -> Any:
         return nn.Identity()
