@@ -4,9 +4,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve, solve_triangular
-from scipy.optimize import minimize
-from scipy.spatial.distance import cdist
 
 from lightning_nas.architecture import Architecture
 from lightning_nas.predictors.regressors import Values
@@ -98,6 +95,8 @@ def similarity(first: Values, second: Values) -> Values:
         first: Scaled features of the first ones; see ``Kernel.scaled``.
         second: Those of the second ones.
     """
+    from scipy.spatial.distance import cdist  # slow to import
+
     similar: Values = np.exp(-cdist(first, second, "cityblock"))
     return similar
 
@@ -112,6 +111,10 @@ def fit_kernel(known: FeatureTable, target: Values) -> Kernel:
         known: Features of the known architectures, at least 2.
         target: Their standardized performance, ``(n,)``.
     """
+    from scipy.linalg import cho_factor, cho_solve
+    from scipy.optimize import minimize
+    from scipy.spatial.distance import cdist
+
     groups = list(dict.fromkeys(known.groups))
     distances = np.stack(
         [cdist(part, part, "cityblock") for part in (known.values[:, np.array(known.groups) == g] for g in groups)]
@@ -157,6 +160,8 @@ class Posterior:
     """
 
     def __init__(self, kernel: Kernel, known: FeatureTable, target: Values, others: FeatureTable) -> None:
+        from scipy.linalg import solve_triangular
+
         points, self._others = kernel.scaled(known), kernel.scaled(others)
         factor = np.linalg.cholesky(similarity(points, points) + kernel.noise * np.eye(len(target)))
         white = solve_triangular(factor, target, lower=True)

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import norm
 
 from lightning_nas.architecture import Architecture
 from lightning_nas.checks import at_least, integer_at_least
@@ -210,6 +209,8 @@ def expected_improvement(mean: Values, variance: Values, best: float) -> Values:
         variance: Their variances, greater than 0.
         best: The value to improve on.
     """
+    from scipy.stats import norm  # slow to import
+
     deviation = np.sqrt(variance)
     ratio = (mean - best) / deviation
     gain: Values = deviation * (ratio * norm.cdf(ratio) + norm.pdf(ratio))
