@@ -13,7 +13,9 @@ the table. ``--space nasbench101`` does the same there.
 ``--tau 300`` finds nothing, but compares every zero-cost score, and the combination of ``ZeroCost``, with the
 accuracies of 300 random cells, and of half as many random ones among the best tenth, by Kendall's tau with a bootstrap
 interval over cells. ``--space darts`` has no table; its cells and accuracies are those of ``--truth``, a file of
-``benchmarks.darts_truth``, and a screen there prints what it found, for ``benchmarks.darts_truth --cell``.
+``benchmarks.darts_truth``, and a screen there prints what it found, for ``benchmarks.darts_truth --cell``; with
+``--best_of 15``, what was found is compared with the best of 15 random cells of the file by one short training each.
+``--trainings`` and ``--alphas FILE`` add the loss of short trainings, and the alphas of a search, to ``--tau``.
 
 Prints a table; the last line is JSON. FILE.npz has the arrays ``x_train``, ``y_train``, ``x_test`` and ``y_test`` of
 the data set.
@@ -21,6 +23,7 @@ the data set.
 
 import argparse
 import json
+import math
 import os
 import statistics
 import sys
@@ -37,7 +40,7 @@ from scipy.stats import rankdata
 
 from lightning_nas.architecture import Architecture
 from lightning_nas.data import ArrayDataModule, HalvesDataModule, RandomCrop, RandomFlip
-from lightning_nas.evaluation import Parallel, Processes, ShortTraining, ZeroCost, zero_cost
+from lightning_nas.evaluation import AlphaPrior, Parallel, Processes, ShortTraining, ZeroCost, zero_cost
 from lightning_nas.files.artifacts import read_json, write_json
 from lightning_nas.metrics.ranking import bootstrap_interval, kendall_tau
 from lightning_nas.spaces import ConstrainedSpace, DARTSSpace, NASBench101Space, NASBench201Space
@@ -70,6 +73,7 @@ class Known:
         self.options = options
         self.table: Table | None = None
         self.truth: dict[str, float] = {}
+        self.random: list[str] = []
         self.space: SearchSpace
         if options.space == "nasbench201":
             self.table = NASBench201Table(str(Path(options.data) / "nasbench201.npz"))
@@ -86,6 +90,7 @@ class Known:
             for row in content["rows"]:
                 known.setdefault(row["genotype"], []).append(row["accuracy"])
             self.truth = {text: statistics.mean(values) for text, values in known.items()}
+            self.random = [row["genotype"] for row in content["rows"] if row["name"].startswith("random_")]
         if options.cap is not None:
             self.space = self._capped(options.cap)
 
@@ -212,6 +217,12 @@ def correlations(known: Known, options: argparse.Namespace) -> dict[str, dict[st
             rows.append(features.tolist())
         ranks = dict(zip(names, rankdata(rows, axis=0).T.tolist(), strict=True))
         ranks["zero_cost"] = [sum(each) for each in zip(*(ranks[name] for name in chosen), strict=True)]
+        if options.trainings:
+            training = trainings(options, options.first_seed)
+            ranks["short_training"] = [-each.objectives["loss"] for each in training.evaluate(cells)]
+            training.close()
+        if options.alphas:
+            ranks["alphas"] = [each.objectives["log_prior"] for each in AlphaPrior(options.alphas).evaluate(cells)]
         content[sample] = [
             {"cell": known.space.text(cell), "accuracy": accuracy, **dict(zip(names, row, strict=True))}
             for cell, accuracy, row in zip(cells, accuracies, rows, strict=True)
@@ -227,8 +238,8 @@ def correlations(known: Known, options: argparse.Namespace) -> dict[str, dict[st
     return found
 
 
-def raced(space: SearchSpace, options: argparse.Namespace, seed: int, folder: Path) -> tuple[Architecture, float, Race]:
-    """A race of the best of a screen: the winner, the seconds, and the strategy."""
+def trainings(options: argparse.Namespace, seed: int) -> Parallel:
+    """Short trainings, as those of the race."""
     halves = HalvesDataModule(images_of(options.images, seed), batch_size=options.batch_size)
     halves.prepare_data()
     halves.setup("fit")
@@ -243,7 +254,27 @@ def raced(space: SearchSpace, options: argparse.Namespace, seed: int, folder: Pa
         online=True,
         classes=options.classes,
     )
-    evaluator = Parallel(training, Processes(options.workers))
+    return Parallel(training, Processes(options.workers))
+
+
+def best_of_random(known: Known, options: argparse.Namespace, seed: int) -> float:
+    """Accuracy of the best of some random cells of the truth by the loss of one short training each."""
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(known.random), generator=generator)[: options.best_of].tolist()
+    cells = [DARTSSpace.parse(known.random[i]) for i in chosen]
+    start = time.perf_counter()
+    evaluator = trainings(options, seed)
+    losses = [each.objectives["loss"] for each in evaluator.evaluate(cells)]
+    evaluator.close()
+    accuracy = known.accuracy(cells[losses.index(min(losses))])
+    seconds = time.perf_counter() - start
+    print(f"seed {seed}: {accuracy:.2f} % is the best of {len(cells)} random cells, in {seconds:.1f} s", flush=True)
+    return accuracy
+
+
+def raced(space: SearchSpace, options: argparse.Namespace, seed: int, folder: Path) -> tuple[Architecture, float, Race]:
+    """A race of the best of a screen: the winner, the seconds, and the strategy."""
+    evaluator = trainings(options, seed)
     strategy = Race(
         [str(folder / "architecture.json"), *([str(folder / SEARCHED)] if options.searched else [])],
         screened=str(folder / "history.json"),
@@ -294,6 +325,9 @@ def arguments_of(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--parents", type=int, default=8, help="cells whose neighbours are looked at")
     parser.add_argument("--screen_rounds", type=int, default=2, help="rounds of neighbours")
     parser.add_argument("--tau", type=int, help="number of random cells to compare all scores on, instead of a search")
+    parser.add_argument("--trainings", action="store_true", help="compare short trainings of the cells, too")
+    parser.add_argument("--alphas", nargs="+", help="alphas.safetensors of searches, to compare their logarithms, too")
+    parser.add_argument("--best_of", type=int, help="compare with the best of as many random cells, in the space darts")
     parser.add_argument("--resamples", type=int, default=500, help="resamples of cells that intervals are taken over")
     parser.add_argument("--write", type=Path, help="JSON file for the scores of these cells")
     parser.add_argument("--race", action="store_true", help="let the best of the screen compete in short trainings")
@@ -310,6 +344,8 @@ def arguments_of(given: list[str] | None) -> argparse.Namespace:
         parser.error("--searched is for the space nasbench201")
     if options.space == "darts" and (options.truth is None or options.cap is not None):
         parser.error("the space darts needs --truth FILE, and takes no --cap")
+    if options.space != "darts" and options.best_of:
+        parser.error("--best_of is for the space darts")
     if options.space != "darts" and options.data is None:
         parser.error("say --data FOLDER or set LIGHTNING_NAS_DATA: the folder of the tables")
     return options
@@ -326,15 +362,25 @@ def main(given: list[str] | None = None) -> None:
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     rows = [searched(known, options, seed) for seed in seeds]
     accuracies = [accuracy for accuracy, _ in rows]
+    unknown = sum(math.isnan(accuracy) for accuracy in accuracies)
     line |= {
         "method": " and ".join(["search"] * bool(options.searched) + ["screen"] + ["race"] * options.race),
         "seeds": [seeds[0], seeds[-1]],
-        "capped_accuracy" if options.cap else "first_accuracy": statistics.mean(accuracies),
-        "std": statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0,
-        "least": min(accuracies),
         "seconds": statistics.mean(seconds for _, seconds in rows),
         **known.baselines(),
     }
+    if unknown:  # cells of the DARTS space that benchmarks.darts_truth has yet to train
+        line["unknown"] = unknown
+    else:
+        line |= {
+            "capped_accuracy" if options.cap else "first_accuracy": statistics.mean(accuracies),
+            "std": statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0,
+            "least": min(accuracies),
+        }
+    if options.best_of and not unknown:
+        others = [best_of_random(known, options, seed) for seed in seeds]
+        gains = [first - second for first, second in zip(accuracies, others, strict=True)]
+        line |= {"random_accuracy": statistics.mean(others), "gains": [round(gain, 2) for gain in gains]}
     print(json.dumps({key: round(value, 3) if isinstance(value, float) else value for key, value in line.items()}))
 
 

@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.screen import SCORES, main
-from lightning_nas.files.artifacts import write_json
+from lightning_nas.files.artifacts import write_json, write_tensors
 from lightning_nas.metrics.ranking import kendall_tau
 from lightning_nas.spaces import DARTSSpace, NASBench201Space
 from lightning_nas.tables import NASBench201Table
@@ -79,15 +80,29 @@ def test_the_darts_space_has_the_accuracies_of_trainings(
 ) -> None:
     space = DARTSSpace()
     small = space.architecture([0, 3, 1, 3] * 8)
-    rows = [
-        {"genotype": space.text(cell), "accuracy": accuracy}
-        for cell, accuracy in ((space.largest(), 80.0), (space.largest(), 90.0), (small, 50.0))
-    ]
+    known = (("largest", space.largest(), 80.0), ("largest", space.largest(), 90.0), ("random_0", small, 50.0))
+    rows = [{"name": name, "genotype": space.text(cell), "accuracy": accuracy} for name, cell, accuracy in known]
     truth = write_json(tmp_path / "truth.json", {"recipe": {}, "rows": rows})
     darts = [*given, "--space=darts", f"--truth={truth}"]
-    main([*darts, "--tau=1", "--resamples=3"])
-    assert last(capsys)["tau"]["all"]["parameters"][0] == 1  # type: ignore[index]
-    main([*darts, "--seeds=1", "--initial=1", "--screen_rounds=0", "--scores", "parameters", "macs"])
-    assert last(capsys)["largest"] == 85
+    brief = ["--steps=1", "--batch_size=8", "--workers=1", "--classes=2"]
+    alphas = tmp_path / "alphas.safetensors"
+    shares = torch.zeros(1, space.edges, len(space.operations))
+    shares[..., space.chosen(small)["normal"][0][1]] = 1  # of an operation that the small cell has
+    write_tensors(alphas, {name: shares.clone() for name in space.cell_types})
+    main([*darts, "--tau=1", "--resamples=3", "--trainings", *brief, f"--alphas={alphas}"])
+    taus = last(capsys)["tau"]["all"]  # type: ignore[index]
+    assert taus["parameters"][0] == 1
+    assert taus["alphas"][0] == -1
+    assert taus["short_training"][0] in (-1, 1)
+    screen = ["--initial=1", "--screen_rounds=0", "--scores", "parameters", "macs"]
+    main([*darts, "--seeds=2", *screen, "--best_of=1", *brief])
+    found = last(capsys)
+    assert found["largest"] == found["first_accuracy"] == 85
+    assert found["gains"] == [35, 35]
+    write_json(truth, {"recipe": {}, "rows": rows[2:]})
+    main([*darts, "--seeds=2", *screen, "--best_of=1", *brief])
+    found = last(capsys)
+    assert found["unknown"] == 2
+    assert "gains" not in found
     with pytest.raises(SystemExit):
         main([*given, "--space=darts"])
