@@ -192,15 +192,22 @@ class SupernetTask(Task):
         self.means.log(self)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collect the images, on all of which every architecture is scored."""
-        if self.ranked:
-            self._held.append(batch)
+        """Collect the images, and score every architecture on all of them when the last ones have come.
 
-    def on_validation_epoch_end(self) -> None:
-        """Score the architectures, and compare their ranking with the reference."""
-        held, self._held = self._held, []
-        if not held:
+        At the end of the epoch it would be too late: callbacks that average weights have taken the averages back by
+        then.
+        """
+        if not self.ranked:
             return
+        self._held.append(batch)
+        trainer = self.trainer
+        batches = trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
+        if batch_idx + 1 == sum(batches):
+            held, self._held = self._held, []
+            self._rank(held)
+
+    def _rank(self, held: list[Batch]) -> None:
+        """Score the architectures, and compare their ranking with the reference."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         calibration, _ = fixed_images(data, data.train_set, self.calibration_images, self.seed)
         generator = torch.Generator().manual_seed(derived_seed(self.seed, "ranked"))
@@ -220,7 +227,8 @@ class SupernetTask(Task):
             ]
             if len(pairs) > 1:
                 values |= ranking([score for score, _ in pairs], [truth for _, truth in pairs], seed=self.seed)
-        self.log_dict({f"val/{name}": value for name, value in values.items()}, sync_dist=True)
+        named = {f"val/{name}": value for name, value in values.items()}
+        self.log_dict(named, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
 
     def on_train_end(self) -> None:
         """Write the supernet."""

@@ -11,7 +11,7 @@ from lightning_nas.evaluation.table import TableLookup
 from lightning_nas.metrics.cost import parameters
 from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
-from lightning_nas.supernets.sampling import CostWindow, FairPaths, UniformPaths
+from lightning_nas.supernets.sampling import CostWindow, FairPaths, SandwichPaths, UniformPaths
 from lightning_nas.tables.nasbench201 import NASBench201Table
 from lightning_nas.tables.synthetic import write_nasbench201
 
@@ -43,6 +43,22 @@ def test_uniform_paths_are_draws_of_the_space() -> None:
     assert drawn == [space.sample(generator) for _ in range(3)]
     with pytest.raises(ConfigError, match="paths is 0"):
         UniformPaths(0)
+
+
+def test_a_sandwich_has_the_largest_a_small_one_and_others() -> None:
+    space = NASBench201Space(allowed={"cell": [NO_NONE] * 6})
+    largest, small, *others = SandwichPaths(draws=9).draw(space, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    drawn = [space.sample(generator) for _ in range(9)]
+    assert largest == space.largest()
+    assert small in drawn
+    assert space.parameter_count(small) == min(map(space.parameter_count, drawn))
+    assert others == [space.sample(generator) for _ in range(2)]
+    assert len(SandwichPaths(FairPaths(), others=1).draw(space, generator)) == 2 + 4
+    with pytest.raises(ConfigError, match="draws is 0"):
+        SandwichPaths(draws=0)
+    with pytest.raises(ConfigError, match="others is -1"):
+        SandwichPaths(others=-1)
 
 
 @pytest.mark.slow

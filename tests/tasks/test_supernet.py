@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 
 from lightning_nas.architecture import Architecture
 from lightning_nas.data.dummy import DummyDataModule
@@ -117,6 +117,18 @@ def test_validation_compares_ranks_with_the_reference() -> None:
     (found,) = quiet_trainer().validate(again, datamodule=digits(), verbose=False)
     assert found["val/accuracy"] == pytest.approx(values["val/accuracy"])
     assert found["val/kendall_tau"] == pytest.approx(values["val/kendall_tau"])
+
+
+def test_averaged_weights_are_ranked_and_written() -> None:
+    """An average that forgets nothing keeps the weights of the first step, whatever the later ones do."""
+    first = made(ranked=8)
+    fit(first, digits(), max_steps=1, limit_val_batches=0)
+    task = made(ranked=8)
+    trainer = fit(task, digits(), epochs=1, callbacks=[EMAWeightAveraging(decay=1.0)], num_sanity_val_steps=0)
+    written = TrainedSupernet.load("found/supernet.safetensors").network.state_dict()
+    assert states_equal(written, first.supernet.state_dict())
+    (found,) = quiet_trainer().validate(first, datamodule=digits(), verbose=False)
+    assert float(trainer.callback_metrics["val/accuracy"]) == pytest.approx(found["val/accuracy"])
 
 
 def test_wrong_settings_are_refused() -> None:
