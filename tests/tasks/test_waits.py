@@ -27,10 +27,7 @@ ONLY_ON_THE_CPU = (
 NEEDED = {
     # the alphas decide what is computed: both passes read both cell types; then the guard reads gradients
     "search/gdas.yaml": {"cpu in differentiable/alpha_mask.py, mixture": 4, "tolist in supernets/unused_weights.py": 1},
-    "supernet/cost_window.yaml": {"tolist in supernets/unused_weights.py": 1},
-    "supernet/fair.yaml": {"tolist in supernets/unused_weights.py": 1},
-    "supernet/single_path.yaml": {"tolist in supernets/unused_weights.py": 1},
-    "supernet/uniform.yaml": {"tolist in supernets/unused_weights.py": 1},
+    **{name: {"tolist in supernets/unused_weights.py": 1} for name in NAMES if name.startswith("supernet/")},
     # class by class, with as many images as each has, because one class after the other takes less memory
     "distill/gradient_matching.yaml": {
         "boolean index in distill/gradient.py, loss": 9,
