@@ -18,24 +18,36 @@ from lightning_nas.differentiable.model import SearchModel
 from lightning_nas.differentiable.normalization.base import Normalization
 from lightning_nas.differentiable.normalization.edge_softmax import EdgeSoftmax
 from lightning_nas.differentiable.normalization.joint_softmax import JointSoftmax
+from lightning_nas.differentiable.perturbation.adversarial import AdversarialPerturbation
+from lightning_nas.differentiable.perturbation.base import Perturbation
+from lightning_nas.differentiable.perturbation.random_smoothing import RandomSmoothing
 from lightning_nas.differentiable.regularization.base import Regularizer
 from lightning_nas.differentiable.regularization.beta_decay import BetaDecay
+from lightning_nas.differentiable.regularization.dirichlet_anchor import DirichletAnchor
 from lightning_nas.differentiable.regularization.edge_variance import EdgeVariance
 from lightning_nas.differentiable.regularization.expected_cost import ExpectedCost
+from lightning_nas.differentiable.regularization.layer_alignment import LayerAlignment
 from lightning_nas.differentiable.regularization.self_distillation import SelfDistillation
 from lightning_nas.differentiable.regularization.zero_one import ZeroOne
+from lightning_nas.differentiable.relaxation.auxiliary_skip import AuxiliarySkip
 from lightning_nas.differentiable.relaxation.base import Relaxation
+from lightning_nas.differentiable.relaxation.dirichlet import Dirichlet
 from lightning_nas.differentiable.relaxation.gumbel_softmax import GumbelSoftmax, HardGumbelSoftmax
+from lightning_nas.differentiable.relaxation.reinmax import ReinMax
 from lightning_nas.differentiable.relaxation.sigmoid import Sigmoid
 from lightning_nas.differentiable.relaxation.softmax import Softmax
 from lightning_nas.differentiable.runner import SupernetRunner
 from lightning_nas.spaces.attention import Attention
 
 __all__ = [
+    "AdversarialPerturbation",
     "AlphaMask",
     "Attention",
+    "AuxiliarySkip",
     "BetaDecay",
     "ChannelAttention",
+    "Dirichlet",
+    "DirichletAnchor",
     "Discretizer",
     "EdgeSoftmax",
     "EdgeVariance",
@@ -47,10 +59,14 @@ __all__ = [
     "Hypergradient",
     "JointScore",
     "JointSoftmax",
+    "LayerAlignment",
     "Normalization",
     "OneLevel",
+    "Perturbation",
     "ProductScore",
+    "RandomSmoothing",
     "Regularizer",
+    "ReinMax",
     "Relaxation",
     "SearchModel",
     "SecondOrder",

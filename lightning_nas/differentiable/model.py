@@ -34,7 +34,7 @@ class SearchModel(nn.Module):
     (normalization), masks what is not allowed or already decided (``AlphaMask``), and runs the supernet with the
     result. The task that trains the model, its callbacks and its regularizers all work through this class.
 
-    The supernet is drawn from torch's global generator, the alphas from a generator of their own with ``seed``.
+    The supernet is drawn from torch's global generator, the alphas from one of their own with ``seed``.
 
     Attributes:
         supernet: The network whose weights all architectures share.
@@ -105,6 +105,7 @@ class SearchModel(nn.Module):
         }
         self.check_space(space)
         self.relaxation.check(compile)
+        self.relaxation.attach(space, normalized=normalization is not None)
         if normalization is not None:
             normalization.check(self.relaxation)
         random = [operation.name for operation in space.candidates if operation.is_random]

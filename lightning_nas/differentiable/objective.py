@@ -1,6 +1,8 @@
 """What the alphas and the weights of a differentiable search minimise."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -10,9 +12,10 @@ from torch import Tensor
 from lightning_nas.data.splits import derived_seed
 from lightning_nas.differentiable.hypergradient.base import Batch, BilevelProblem, VirtualStep, Weights
 from lightning_nas.differentiable.model import SearchModel
+from lightning_nas.differentiable.perturbation.base import Perturbation
 from lightning_nas.differentiable.regularization.base import Regularizer, WeightStep
 from lightning_nas.errors import CheckpointError, ConfigError
-from lightning_nas.spaces.supernet import Mixture
+from lightning_nas.spaces.supernet import Mixture, Supernet
 
 
 class WeightLoss(NamedTuple):
@@ -39,11 +42,13 @@ class SearchObjective:
         progress: Fraction of the search that is over: 0 in its first step, 1 in its last.
         step: Number of optimizer steps so far, those of both optimizers together.
         class_weights: Weights of the classes in every cross-entropy, ``(classes,)``; None if all count alike.
+        mean: Averages a tensor over all processes; of a single one by default.
 
     Args:
         model: The model of the search.
         regularizers: Terms of the losses; they are attached to the model here.
-        seed: Seed of the relaxation's draws.
+        seed: Seed of the draws of the relaxation and of the perturbation.
+        perturbation: Moves the factors in the steps of the weights; None, the default, leaves them alone.
 
     Raises:
         ConfigError: A regularizer does not go with the model.
@@ -56,8 +61,16 @@ class SearchObjective:
         ```
     """
 
-    def __init__(self, model: SearchModel, regularizers: Sequence[Regularizer], seed: int) -> None:
+    def __init__(
+        self,
+        model: SearchModel,
+        regularizers: Sequence[Regularizer],
+        seed: int,
+        perturbation: Perturbation | None = None,
+    ) -> None:
         self.model = model
+        self.perturbation = perturbation
+        self.mean: Callable[[Tensor], Tensor] = _unchanged
         self.regularizers = regularizers
         self.seed = seed
         self.progress = 0.0
@@ -168,13 +181,37 @@ class SearchObjective:
         mixtures = self._mixtures("train")
         if not with_alphas:
             mixtures = {name: mixture.detached() for name, mixture in mixtures.items()}
+        if self.perturbation is not None and not self.model.frozen:
+            mixtures = self._perturbed(self.perturbation, mixtures, batch)
         logits = self.model.logits(images, mixtures)
         loss = self.cross_entropy(logits, labels)
         total = loss + self.penalty() if with_alphas else loss
+        factors = {name: mixture.detached() for name, mixture in mixtures.items()} if self.regularizers else {}
+        entropy = partial(self.cross_entropy, labels=labels)
+        step = WeightStep(images, logits, self.model, factors, entropy, self.mean, self.progress)
         for regularizer in self.regularizers:
-            term = regularizer.weight_penalty(WeightStep(images, logits, self.model))
+            term = regularizer.weight_penalty(step)
             total = total if term is None else total + _scalar(regularizer, term)
         return WeightLoss(total, loss, logits)
+
+    def _perturbed(self, perturbation: Perturbation, mixtures: dict[str, Mixture], batch: Batch) -> dict[str, Mixture]:
+        seed = derived_seed(self.seed, "perturbation", self.step)
+        return perturbation.perturb(
+            mixtures,
+            self.model.space.allowed,
+            partial(self._factor_gradients, batch),
+            progress=self.progress,
+            generator=torch.Generator().manual_seed(seed),
+        )
+
+    def _factor_gradients(self, batch: Batch, mixtures: Mapping[str, Mixture]) -> dict[str, Tensor]:
+        """Gradient of a batch's cross-entropy by the factors of the operations, with the running statistics."""
+        factors = {name: mixture.operations.detach().requires_grad_() for name, mixture in mixtures.items()}
+        placed = {name: mixture._replace(operations=factors[name]) for name, mixture in mixtures.items()}
+        with torch.enable_grad(), _running_statistics(self.model.supernet):
+            loss = self.cross_entropy(self.model.logits(batch[0], placed, frozen=True), batch[1])
+            found = torch.autograd.grad(loss, tuple(factors.values()))
+        return {name: self.mean(gradient) for name, gradient in zip(factors, found, strict=True)}
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the regularizers, for a checkpoint."""
@@ -203,6 +240,22 @@ class SearchObjective:
 
     def _mixtures(self, phase: str) -> dict[str, Mixture]:
         return self.model.drawn_mixtures(self.progress, derived_seed(self.seed, "relaxation", phase, self.step))
+
+
+@contextmanager
+def _running_statistics(supernet: Supernet) -> Iterator[None]:
+    """Inside, the supernet normalises by its running statistics, which do not move."""
+    modes = {part: part.training for part in supernet.modules()}
+    supernet.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+
+
+def _unchanged(value: Tensor) -> Tensor:
+    return value
 
 
 def _scalar(regularizer: Regularizer, term: Any) -> Tensor:

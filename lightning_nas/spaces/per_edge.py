@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lightning_nas.spaces.attention import Attention
 from lightning_nas.spaces.cells import CellGraph, Layers, Place, first_states
 from lightning_nas.spaces.operations import Operation
-from lightning_nas.spaces.supernet import Entry, Mixture, Supernet
+from lightning_nas.spaces.supernet import Entry, Mixture, Supernet, layer_key
 
 
 class PerEdgeCell(nn.Module):
@@ -169,14 +169,18 @@ class PerEdgeSupernet(Supernet):
         """Map images to logits; see ``Supernet.forward``."""
         placed = {name: mixture.to(x.device) for name, mixture in mixtures.items()}
         states = first_states(x, self.inputs, self.stem, self.stem_2)
-        for layer in self.cells:
+        for i, layer in enumerate(self.cells):
             if isinstance(layer, PerEdgeCell):
-                y = self.run(layer, states, placed[layer.cell_type])
+                y = self.run(layer, states, placed.get(layer_key(i)) or placed[layer.cell_type])
             else:
                 y = layer(states[-1])
             states = [*states[1:], y]
         logits: Tensor = self.head(states[-1])
         return logits
+
+    def layer_types(self) -> list[str | None]:
+        """See ``Supernet.layer_types``."""
+        return [layer.cell_type if isinstance(layer, PerEdgeCell) else None for layer in self.cells]
 
     def per_edge(self) -> Iterator[Entry]:
         """Yield the tensors in the naming of the public code; see ``Supernet.per_edge``."""

@@ -54,6 +54,15 @@ Entry = tuple[str, str, Shape, tuple[int | slice, ...], Shape]
 full shape of that tensor, the index of the part in it, and the shape of the public tensor."""
 
 
+def layer_key(layer: int) -> str:
+    """The name under which a forward pass looks for the mixture of one layer, before that of its cell type.
+
+    Args:
+        layer: Index into ``Supernet.cells``.
+    """
+    return f"cells.{layer}"
+
+
 class Supernet(nn.Module, ABC):
     """A network that holds every architecture of a differentiable space, with shared weights.
 
@@ -103,8 +112,12 @@ class Supernet(nn.Module, ABC):
 
         Args:
             x: Normalized images.
-            mixtures: The mixture of each cell type.
+            mixtures: The mixture of each cell type. A key ``layer_key(i)`` gives the i-th layer a mixture of its own.
         """
+
+    def layer_types(self) -> list[str | None]:
+        """Return the cell type of every layer of ``cells``; None for a module that is no cell, the default."""
+        return [None] * len(self.cells)
 
     @abstractmethod
     def per_edge(self) -> Iterator[Entry]:

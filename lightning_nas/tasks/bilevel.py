@@ -20,6 +20,7 @@ from lightning_nas.differentiable.hypergradient.base import BilevelProblem, Hype
 from lightning_nas.differentiable.model import SearchModel
 from lightning_nas.differentiable.normalization.base import Normalization
 from lightning_nas.differentiable.objective import SearchObjective
+from lightning_nas.differentiable.perturbation.base import Perturbation
 from lightning_nas.differentiable.regularization.base import Regularizer
 from lightning_nas.differentiable.relaxation.base import Relaxation
 from lightning_nas.differentiable.runner import Compile
@@ -86,6 +87,7 @@ class BilevelTask(Task):
         attention: Weights channels inside the supernet (DARTS: none).
         normalization: Makes the factors of different edges comparable (DARTS: none).
         regularizers: Terms of the alphas' loss, or of the weights' (DARTS: none).
+        perturbation: Moves the factors in the steps of the weights (DARTS: none).
         warmup_epochs: Epochs at the start in which only the weights move.
         weight_clip_norm: Largest norm of the weights' gradient (DARTS: 5); 0 does not clip.
         alpha_scale: Standard deviation of the initial alphas (DARTS: 1e-3).
@@ -142,6 +144,7 @@ class BilevelTask(Task):
         attention: Attention | None = None,
         normalization: Normalization | None = None,
         regularizers: list[Regularizer] | None = None,
+        perturbation: Perturbation | None = None,
         warmup_epochs: int = 0,
         weight_clip_norm: float = 5.0,
         alpha_scale: float = 1e-3,
@@ -190,9 +193,11 @@ class BilevelTask(Task):
             compile=compile,
         )
         hypergradient.check(self.model, self.regularizers)
+        if perturbation is not None:
+            perturbation.check(self.model, hypergradient)
         if supernet_path is not None:
             start_from(self.model, supernet_path)
-        self.objective = SearchObjective(self.model, self.regularizers, seed)
+        self.objective = SearchObjective(self.model, self.regularizers, seed, perturbation)
         self.class_weights = class_weights
         self.num_classes = num_classes
         self.model.observers.append(self._follow)
@@ -215,10 +220,11 @@ class BilevelTask(Task):
 
     @property
     def follows_course(self) -> str:
-        """The relaxation, if its draws may change, and the regularizers; see ``Task.follows_course``."""
-        relaxation = self.model.relaxation
+        """What may change: draws of the relaxation, regularizers, the perturbation; see ``Task.follows_course``."""
+        relaxation, perturbation = self.model.relaxation, self.objective.perturbation
         changing = [relaxation] if type(relaxation).drawn is not Relaxation.drawn else []
-        names = [type(part).__name__ for part in (*changing, *self.regularizers)]
+        moving = [] if perturbation is None else [perturbation]
+        names = [type(part).__name__ for part in (*changing, *self.regularizers, *moving)]
         return f"{names} may change in the course of the search" if names else ""
 
     @property
@@ -251,6 +257,7 @@ class BilevelTask(Task):
             ConfigError: The device, the precision or the number of processes does not fit.
         """
         self.model.runner.check(self.device, str(self.trainer.precision), self.trainer.world_size)
+        self.objective.mean = partial(self.trainer.strategy.reduce, reduce_op="mean")
         self.objective.class_weights = make_class_weights(self.class_weights, self, self.num_classes)
 
     # -- the step -------------------------------------------------------------------------------------------------
@@ -344,7 +351,10 @@ class BilevelTask(Task):
         """How the architecture was found, for ``architecture.json``."""
         model, errors = self.model, None
         epoch, found = self.returned or (None, model.discretize())
-        components = (self.hypergradient, model.relaxation, model.normalization, model.discretizer, *self.regularizers)
+        components = (
+            *(self.hypergradient, model.relaxation, model.normalization, model.discretizer, *self.regularizers),
+            self.objective.perturbation,
+        )
         images = self.selection_images if epoch is None else 0
         if images and hasattr(getattr(self.trainer, "datamodule", None), "fixed_batch"):
             told = Progress("selection errors, removals").reach

@@ -23,11 +23,18 @@ from lightning_nas.callbacks.p_darts import PDARTSPhases
 from lightning_nas.differentiable.discretization.sigmoid_score import SigmoidScore
 from lightning_nas.differentiable.discretization.softmax_score import SoftmaxScore
 from lightning_nas.differentiable.hypergradient.first_order import FirstOrder
+from lightning_nas.differentiable.perturbation.adversarial import AdversarialPerturbation
+from lightning_nas.differentiable.perturbation.base import Perturbation
+from lightning_nas.differentiable.perturbation.random_smoothing import RandomSmoothing
 from lightning_nas.differentiable.regularization.base import Regularizer
 from lightning_nas.differentiable.regularization.beta_decay import BetaDecay
 from lightning_nas.differentiable.regularization.expected_cost import ExpectedCost
+from lightning_nas.differentiable.regularization.layer_alignment import LayerAlignment
+from lightning_nas.differentiable.relaxation.auxiliary_skip import AuxiliarySkip
 from lightning_nas.differentiable.relaxation.base import Relaxation
+from lightning_nas.differentiable.relaxation.dirichlet import Dirichlet
 from lightning_nas.differentiable.relaxation.gumbel_softmax import GumbelSoftmax, HardGumbelSoftmax
+from lightning_nas.differentiable.relaxation.reinmax import ReinMax
 from lightning_nas.differentiable.relaxation.sigmoid import Sigmoid
 from lightning_nas.errors import ConfigError
 from lightning_nas.spaces.darts.space import DARTSSpace
@@ -93,6 +100,11 @@ def temperature(relaxation: Any) -> Callable[[float], float]:
     return lambda progress: relaxation.drawn(progress, torch.Generator().manual_seed(0)).temperature
 
 
+def auxiliary(progress: float) -> float:
+    """The factor of the auxiliary skip connection."""
+    return AuxiliarySkip().drawn(progress, torch.Generator()).beta
+
+
 def decay(progress: float) -> float:
     """The weight of beta decay: its sum over cell types is 2 log 8 for alphas of 0."""
     return float(BetaDecay(50.0).penalty(ALPHAS, progress)) / (2 * torch.tensor(8.0).log().item())
@@ -101,7 +113,11 @@ def decay(progress: float) -> float:
 FOLLOWERS: dict[Any, tuple[Callable[[float], float], float, float]] = {
     GumbelSoftmax: (temperature(GumbelSoftmax()), 1.0, 0.03),
     HardGumbelSoftmax: (temperature(HardGumbelSoftmax()), 10.0, 0.1),
+    AuxiliarySkip: (auxiliary, 1.0, 0.0),
+    LayerAlignment: (LayerAlignment().factor, 0.0, 0.125),
     BetaDecay: (decay, 0.0, 50.0),
+    RandomSmoothing: (RandomSmoothing().radius, 0.03, 0.3),
+    AdversarialPerturbation: (AdversarialPerturbation().radius, 0.03, 0.3),
 }
 """Components that follow the course of a search: what changes, and its first and last value."""
 
@@ -153,6 +169,10 @@ def changes(value: Callable[[float], Tensor]) -> bool:
     return not torch.equal(value(0.0), value(1.0))
 
 
+DRAW_ONLY = {Dirichlet, ReinMax}
+"""Relaxations that draw, in every step alike."""
+
+
 def test_no_component_with_a_course_is_left_out() -> None:
     found = {
         member
@@ -160,8 +180,13 @@ def test_no_component_with_a_course_is_left_out() -> None:
         if changes(lambda p, m=member: m().drawn(p, torch.Generator().manual_seed(0)).relax(ALPHAS["normal"] + 1.0))
         or type(member()).drawn is not Relaxation.drawn
     }
+    found |= set(members(Perturbation))
+    found |= {LayerAlignment}  # its term needs a supernet
     found |= {m for m in members(Regularizer) if changes(lambda p, m=m: m().penalty(ALPHAS, p))}
-    assert found == set(FOLLOWERS)
+    assert found - DRAW_ONLY == set(FOLLOWERS)
+    for member in DRAW_ONLY:
+        start, end = (member().drawn(p, torch.Generator().manual_seed(0)).relax(ALPHAS["normal"]) for p in (0.0, 1.0))
+        assert torch.equal(start, end)
 
 
 def test_only_the_progress_of_a_task_is_a_fraction_of_a_training() -> None:

@@ -29,6 +29,7 @@ from lightning_nas.data.augmentation import Augmentation
 from lightning_nas.differentiable.discretization.base import Discretizer
 from lightning_nas.differentiable.hypergradient.base import Hypergradient
 from lightning_nas.differentiable.normalization.base import Normalization
+from lightning_nas.differentiable.perturbation.base import Perturbation
 from lightning_nas.differentiable.regularization.base import Regularizer
 from lightning_nas.differentiable.relaxation.base import Relaxation
 from lightning_nas.differentiable.relaxation.softmax import Softmax
@@ -51,6 +52,7 @@ from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.spaces.single_path.blocks import ChoiceBlock
 from lightning_nas.spaces.single_path.space import SinglePathSpace
 from lightning_nas.spaces.sized import build_network
+from lightning_nas.spaces.supernet import Mixture
 from lightning_nas.strategies.base import Strategy
 from lightning_nas.strategies.tnao import CodeSearch
 from lightning_nas.tables.base import Table
@@ -97,6 +99,7 @@ FAMILIES = [
     Hypergradient,
     Matcher,
     Normalization,
+    Perturbation,
     RankLoss,
     Regularizer,
     Relaxation,
@@ -178,6 +181,30 @@ def test_regularizers_are_scalars_with_finite_gradients(member: Any) -> None:
         assert penalty.shape == ()
         for gradient in torch.autograd.grad(penalty, list(alphas.values())):
             assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("member", members(Perturbation))
+def test_perturbations_keep_shares_and_repeat_with_their_generator(member: Any) -> None:
+    operations = torch.randn(9, 8, dtype=torch.float64).softmax(1)
+    mixtures = {name: Mixture(operations, torch.ones(9)) for name in ("normal", "reduce")}
+    allowed = {name: torch.ones(9, 8, dtype=torch.bool) for name in mixtures}
+
+    def perturb(seed: int) -> Any:
+        return member().perturb(
+            mixtures,
+            allowed,
+            lambda moved: {name: m.operations for name, m in moved.items()},
+            progress=1.0,
+            generator=torch.Generator().manual_seed(seed),
+        )
+
+    found, again, other = perturb(0), perturb(0), perturb(1)
+    for name, mixture in found.items():
+        assert (mixture.operations >= 0).all()
+        torch.testing.assert_close(mixture.operations.sum(1), torch.ones(9, dtype=torch.float64))
+        assert not torch.equal(mixture.operations, operations)
+        assert torch.equal(mixture.operations, again[name].operations)
+        assert not torch.equal(mixture.operations, other[name].operations)
 
 
 @pytest.mark.parametrize("member", members(Attention))

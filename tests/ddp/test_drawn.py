@@ -11,6 +11,7 @@ from lightning_nas.callbacks.p_darts import PDARTSPhases
 from lightning_nas.data.halves import HalvesDataModule
 from lightning_nas.differentiable.hypergradient.first_order import FirstOrder
 from lightning_nas.differentiable.hypergradient.one_level import OneLevel
+from lightning_nas.differentiable.relaxation.dirichlet import Dirichlet
 from lightning_nas.differentiable.relaxation.gumbel_softmax import GumbelSoftmax, HardGumbelSoftmax
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from tests.ddp.test_equality import Frozen, Keep, bilevel, difference, fit, images, search
@@ -30,11 +31,12 @@ def nasbench201(folder: Path, batch_size: int) -> Any:
     "make",
     [
         bilevel(FirstOrder, relaxation=GumbelSoftmax()),
+        bilevel(FirstOrder, relaxation=Dirichlet()),
         bilevel(FirstOrder, relaxation=HardGumbelSoftmax()),
         bilevel(OneLevel, relaxation=HardGumbelSoftmax()),
         nasbench201,
     ],
-    ids=["soft", "hard", "hard, one level", "hard, NAS-Bench-201"],
+    ids=["soft", "Dirichlet", "hard", "hard, one level", "hard, NAS-Bench-201"],
 )
 def test_two_processes_draw_the_same_and_are_one_with_their_global_batch(make: Any, tmp_path: Path) -> None:
     for world in (1, 2):

@@ -24,7 +24,9 @@ from lightning_nas.differentiable.hypergradient.exact_second_order import ExactS
 from lightning_nas.differentiable.hypergradient.first_order import FirstOrder
 from lightning_nas.differentiable.hypergradient.one_level import OneLevel
 from lightning_nas.differentiable.hypergradient.second_order import SecondOrder
+from lightning_nas.differentiable.perturbation.adversarial import AdversarialPerturbation
 from lightning_nas.differentiable.regularization.beta_decay import BetaDecay
+from lightning_nas.differentiable.regularization.layer_alignment import LayerAlignment
 from lightning_nas.differentiable.relaxation.gumbel_softmax import GumbelSoftmax
 from lightning_nas.distill.bases import HallucinatedBases
 from lightning_nas.distill.contrast import AdversarialContrast
@@ -149,6 +151,8 @@ MAKERS = {
     "second order": bilevel(SecondOrder),
     "exact second order": bilevel(ExactSecondOrder),
     "one level": bilevel(OneLevel),
+    "layer alignment": bilevel(FirstOrder, regularizers=[LayerAlignment(5.0)]),
+    "perturbed": bilevel(FirstOrder, perturbation=AdversarialPerturbation(0.3, steps=2)),
     "checkpointed cells": bilevel(FirstOrder, checkpoint_cells=True),
     "NAS-Bench-201": nasbench201,
     "training": training,

@@ -19,7 +19,9 @@ from lightning_nas.differentiable.hypergradient.first_order import FirstOrder
 from lightning_nas.differentiable.hypergradient.one_level import OneLevel
 from lightning_nas.differentiable.hypergradient.second_order import SecondOrder
 from lightning_nas.differentiable.regularization.zero_one import ZeroOne
+from lightning_nas.differentiable.relaxation.dirichlet import Dirichlet
 from lightning_nas.differentiable.relaxation.gumbel_softmax import GumbelSoftmax, HardGumbelSoftmax
+from lightning_nas.differentiable.relaxation.reinmax import ReinMax
 from lightning_nas.differentiable.relaxation.sigmoid import Sigmoid
 from lightning_nas.differentiable.relaxation.softmax import Softmax
 from lightning_nas.errors import ConfigError
@@ -274,8 +276,14 @@ def test_a_hard_search_is_a_loop_that_moves_what_was_drawn(space: str, tmp_path:
     assert 0 < len(same) < len(start), "some operations were never drawn"
 
 
-@pytest.mark.parametrize("hypergradient", [FirstOrder(), OneLevel()])
-@pytest.mark.parametrize("relaxation", [GumbelSoftmax(), HardGumbelSoftmax()])
+@pytest.mark.parametrize(
+    ("relaxation", "hypergradient"),
+    [
+        *[(each, order) for each in (GumbelSoftmax(), HardGumbelSoftmax()) for order in (FirstOrder(), OneLevel())],
+        (Dirichlet(), FirstOrder()),
+        (ReinMax(), FirstOrder()),
+    ],
+)
 def test_a_resumed_search_draws_what_an_uninterrupted_one_draws(
     relaxation: Any, hypergradient: Any, tmp_path: Path
 ) -> None:

@@ -21,6 +21,10 @@ from lightning_nas.tasks.bilevel import BilevelTask
 from tests.helpers import FixedHalves, quiet_trainer
 
 
+def step(images: Tensor, logits: Tensor, model: Any) -> WeightStep:
+    return WeightStep(images, logits, model, model.mixtures(), torch.sum, torch.clone, 0.5)
+
+
 def make(folder: Path, **options: Any) -> BilevelTask:
     torch.manual_seed(7)
     defaults: dict[str, Any] = {
@@ -64,7 +68,7 @@ def test_the_term_is_that_of_the_formula(tmp_path: Path) -> None:
     logits = torch.randn(5, 3, requires_grad=True)
     own = (logits / 2).softmax(1)
     expected = 0.7 * 4 * (vote * (vote.log() - own.log())).sum(1).mean()
-    found = distillation.weight_penalty(WeightStep(x, logits, task.model))
+    found = distillation.weight_penalty(step(x, logits, task.model))
     assert found is not None
     torch.testing.assert_close(found, expected)
     (gradient,) = torch.autograd.grad(found, logits)
@@ -101,7 +105,7 @@ def test_teachers_of_another_supernet_are_dropped(tmp_path: Path) -> None:
     task.model.restrict(kept)
     assert not distillation.held
     with pytest.raises(ConfigError, match="no teacher before the end of the first epoch"):
-        distillation.vote(WeightStep(torch.zeros(1, 3, 8, 8), torch.zeros(1, 3), task.model))
+        distillation.vote(step(torch.zeros(1, 3, 8, 8), torch.zeros(1, 3), task.model))
 
 
 def test_what_is_wrong_is_said(tmp_path: Path) -> None:

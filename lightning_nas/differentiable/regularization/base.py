@@ -1,7 +1,7 @@
 """The interface of regularizers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +20,19 @@ class WeightStep:
         images: The batch ``(batch, channels, height, width)``, normalised and augmented.
         logits: The supernet's logits ``(batch, classes)`` for it.
         model: The model that is trained.
+        mixtures: The factors of the pass by cell type, without gradients.
+        cross_entropy: Computes the loss of logits for the batch, with the weights of the classes.
+        mean: Averages a tensor over all processes.
+        progress: Fraction of the search that is over: 0 in its first step, 1 in its last.
     """
 
     images: Tensor
     logits: Tensor
     model: SearchModel
+    mixtures: Mapping[str, Mixture]
+    cross_entropy: Callable[[Tensor], Tensor]
+    mean: Callable[[Tensor], Tensor]
+    progress: float
 
     def evaluate(self, state: Mapping[str, Tensor], mixtures: Mapping[str, Mixture]) -> Tensor:
         """Logits of the batch with other weights, without gradients and without moving any statistics.

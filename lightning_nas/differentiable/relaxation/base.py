@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lightning_nas.differentiable.runner import Compile
 from lightning_nas.errors import ConfigError
+from lightning_nas.spaces.base import DifferentiableSpace
 from lightning_nas.spaces.supernet import Supernet
 
 
@@ -47,6 +48,18 @@ class Relaxation(ABC):
                 f"{type(self).__name__} computes other operations in every step, and compile: {compile} would compile "
                 "a program for each combination of them. Use compile: false."
             )
+
+    def attach(self, space: DifferentiableSpace, *, normalized: bool) -> None:
+        """Look at the space of the search, when the model is built; by default nothing happens.
+
+        Args:
+            space: The search space.
+            normalized: Whether a normalization makes factors of different edges comparable.
+
+        Raises:
+            ConfigError: They do not go together.
+        """
+        return
 
     def check_supernet(self, supernet: Supernet) -> None:
         """Refuse a supernet that cannot compute what this relaxation needs.

@@ -12,7 +12,7 @@ from lightning_nas.spaces.darts.public_names import per_edge_entries
 from lightning_nas.spaces.operation_modules import ReLUConvBN
 from lightning_nas.spaces.operations import Operation
 from lightning_nas.spaces.stems import full_size_stem, quarter_stem
-from lightning_nas.spaces.supernet import Entry, Mixture, Supernet
+from lightning_nas.spaces.supernet import Entry, Mixture, Supernet, layer_key
 
 
 class DARTSSupernet(Supernet):
@@ -81,10 +81,15 @@ class DARTSSupernet(Supernet):
         s0 = s1 = self.stem(x)
         if self.stem_2 is not None:
             s1 = self.stem_2(s0)
-        for cell in self.cells:
-            s0, s1 = s1, self.run(cell, s0, s1, placed["reduce" if cell.reduction else "normal"])
+        for i, cell in enumerate(self.cells):
+            mixture = placed.get(layer_key(i)) or placed["reduce" if cell.reduction else "normal"]
+            s0, s1 = s1, self.run(cell, s0, s1, mixture)
         logits: Tensor = self.classifier(F.adaptive_avg_pool2d(s1, 1).flatten(1))
         return logits
+
+    def layer_types(self) -> list[str | None]:
+        """See ``Supernet.layer_types``."""
+        return ["reduce" if cell.reduction else "normal" for cell in self.cells]
 
     def per_edge(self) -> Iterator[Entry]:
         """The tensors in the naming of the public DARTS and PC-DARTS code."""

@@ -15,7 +15,7 @@ from lightning_nas.spaces.nasbench201.path_scoring import path_logits
 from lightning_nas.spaces.operations import Operation
 from lightning_nas.spaces.path_scoring import BatchedPathScoring, Logits
 from lightning_nas.spaces.stems import eighth_stem, full_size_stem
-from lightning_nas.spaces.supernet import Entry, Mixture, Supernet
+from lightning_nas.spaces.supernet import Entry, Mixture, Supernet, layer_key
 
 
 class NASBench201MixedCell(nn.Module):
@@ -123,8 +123,20 @@ class NASBench201Supernet(Supernet, BatchedPathScoring):
 
     def forward(self, x: Tensor, mixtures: Mapping[str, Mixture]) -> Tensor:
         """Map images to logits; see ``Supernet.forward``."""
-        rows, mixture = source_rows(), mixtures["cell"].to(x.device)
         # split once for all cells
+        split = {name: self._split(mixture.to(x.device)) for name, mixture in mixtures.items()}
+        x = self.stem(x.contiguous(memory_format=torch.channels_last))
+        for i, cell in enumerate(self.cells):
+            if isinstance(cell, ResidualBlock):
+                x = cell(x)
+            else:
+                x = self.run(cell, x, *(split.get(layer_key(i)) or split["cell"]))
+        logits: Tensor = self.classifier(F.adaptive_avg_pool2d(self.lastact(x), 1).flatten(1))
+        return logits
+
+    def _split(self, mixture: Mixture) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
+        """The arguments of a cell: for every source, factors, flags of computed operations, and constants."""
+        rows = source_rows()
         counts = [len(each) for each in rows]
         parts = mixture.operations.index_select(0, self.order).split(counts)
         factors = [dict(zip(self.operations, part.unbind(1), strict=True)) for part in parts]
@@ -133,11 +145,11 @@ class NASBench201Supernet(Supernet, BatchedPathScoring):
         constants: Sequence[Any] = [None] * len(rows)
         if mixture.constants is not None:
             constants = mixture.constants.index_select(0, self.order).split(counts)
-        x = self.stem(x.contiguous(memory_format=torch.channels_last))
-        for cell in self.cells:
-            x = cell(x) if isinstance(cell, ResidualBlock) else self.run(cell, x, factors, active, constants)
-        logits: Tensor = self.classifier(F.adaptive_avg_pool2d(self.lastact(x), 1).flatten(1))
-        return logits
+        return factors, active, constants
+
+    def layer_types(self) -> list[str | None]:
+        """See ``Supernet.layer_types``."""
+        return [None if isinstance(cell, ResidualBlock) else "cell" for cell in self.cells]
 
     def supports(self, path: Mapping[str, Mixture]) -> bool:
         """Return whether every edge takes a single allowed operation, and no attention changes its factor.
