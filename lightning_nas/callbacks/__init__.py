@@ -9,6 +9,7 @@ from lightning_nas.callbacks.image_results import ImageResults
 from lightning_nas.callbacks.media_log import Media, MediaLog
 from lightning_nas.callbacks.monitor_check import MonitorCheck
 from lightning_nas.callbacks.narrowed_space import NarrowedSpace
+from lightning_nas.callbacks.operation_stopping import OperationStopping
 from lightning_nas.callbacks.p_darts import PDARTSPhases
 from lightning_nas.callbacks.prediction_file import PredictionFile
 from lightning_nas.callbacks.preemption import PreemptionCheckpoint
@@ -31,6 +32,7 @@ __all__ = [
     "MediaLog",
     "MonitorCheck",
     "NarrowedSpace",
+    "OperationStopping",
     "PDARTSPhases",
     "PredictionFile",
     "PreemptionCheckpoint",
