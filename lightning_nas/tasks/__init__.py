@@ -7,6 +7,7 @@ from lightning_nas.tasks.evolve import EvolveTask
 from lightning_nas.tasks.experts import ExpertsTask
 from lightning_nas.tasks.fidelity import FidelityTask
 from lightning_nas.tasks.select import SelectTask
+from lightning_nas.tasks.shapley import ShapleyTask
 from lightning_nas.tasks.split import SplitTask
 from lightning_nas.tasks.supernet import SupernetTask
 from lightning_nas.tasks.train import TrainTask
@@ -19,6 +20,7 @@ __all__ = [
     "ExpertsTask",
     "FidelityTask",
     "SelectTask",
+    "ShapleyTask",
     "SplitTask",
     "SupernetTask",
     "TrainTask",

@@ -107,7 +107,7 @@ def test_help_of_a_stage_imports_no_more_than_lightning_does() -> None:
     [
         (["--model.help"], ["BilevelTask", "DistillTask", "EvolveTask", "TrainTask"]),
         (["--data.help"], ["ArrayDataModule", "DistilledDataModule", "HalvesDataModule"]),
-        (["--model.space.help"], ["DARTSSpace", "NASBench101Space", "BilevelTask, SelectTask, SplitTask"]),
+        (["--model.space.help"], ["DARTSSpace", "NASBench101Space", "BilevelTask, SelectTask, ShapleyTask, SplitTask"]),
         (["--model.init_args.regularizers.help"], ["BetaDecay", "AdversarialContrast"]),
         (["--model.evaluator.table.help"], ["NASBench101Table", "NASBench201Table"]),
         (["--config", "any.yaml", "--data.augmentations.help"], ["Cutout", "RandomCrop"]),

@@ -34,6 +34,7 @@ CONFIGS = {
     "ExpertsTask": "distill/experts.yaml",
     "FidelityTask": "distill/fidelity.yaml",
     "SelectTask": "search/darts_pt_nasbench201.yaml",
+    "ShapleyTask": "search/shapley_nas.yaml",
     "SplitTask": "search/gm_nas_split.yaml",
     "SupernetTask": "supernet/uniform.yaml",
     "TrainTask": "train/digits.yaml",
