@@ -1,19 +1,19 @@
 """Signs that a differentiable search is about to collapse."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lightning_nas.architecture import Architecture
 from lightning_nas.checks import at_least, within
 from lightning_nas.differentiable.model import SearchModel
 from lightning_nas.errors import ConfigError
-from lightning_nas.metrics.sharpness import largest_eigenvalue, loss_rise
+from lightning_nas.metrics.sharpness import largest_eigenvalue, loss_rise, smallest_eigenvalue
 from lightning_nas.spaces.artifact import architecture_from_dict
 from lightning_nas.tasks.bilevel import BilevelTask
 from lightning_nas.tasks.common import check_fixed_images, fixed_images
@@ -35,7 +35,9 @@ class HealthMonitor(Callback):
     - ``health/parameter_free_CELL`` and ``health/skip_CELL``: fractions of the operations that would be chosen now;
     - ``health/entropy_CELL``: entropy of the factors of an edge, averaged over the edges; 1 if all factors are equal;
     - ``health/eigenvalue``: largest eigenvalue, in the algebraic sense, of the Hessian of the search loss with respect
-      to the alphas; a negative one of larger size does not count;
+      to the alphas;
+    - ``health/smallest_eigenvalue``: the smallest one. Where it is negative and of larger size, the one above is not
+      the eigenvalue of largest size, which the log says once; the search is then not near a minimum of the alphas;
     - ``health/sharpness``: how much that loss rises in random directions of the weights;
     - ``health/gap_loss``, ``health/gap_accuracy``: how much worse the supernet is as the architecture that would be
       chosen now than with its mixtures;
@@ -112,6 +114,7 @@ class HealthMonitor(Callback):
         self.measured: list[Measured] = []
         self.returned: Measured | None = None
         self.warned: list[str] = []
+        self.told = False
         self.genotype = ""
         self.changed = 0
 
@@ -153,6 +156,7 @@ class HealthMonitor(Callback):
             values |= gap(model, found, *batch)
             if self.eigenvalue:
                 values["eigenvalue"] = alpha_eigenvalue(model, *batch, self.tolerance)
+                values["smallest_eigenvalue"] = smallest_alpha_eigenvalue(model, *batch, self.tolerance)
             if self.radius:
                 values["sharpness"] = sharpness(model, *batch, self.radius)
         values = trainer.strategy.broadcast(values)
@@ -194,6 +198,13 @@ class HealthMonitor(Callback):
                     f"After {epoch + 1} epochs the alphas of the {cell} cell are still equal (entropy {value:.4f} of "
                     "1). Raise the learning rate of the alphas, or shorten the warm-up.",
                 )
+        if -values.get("smallest_eigenvalue", 0.0) > max(values.get("eigenvalue", 0.0), 0.0) and not self.told:
+            self.told = True
+            rank_zero_info(
+                f"After epoch {epoch} the eigenvalue of the Hessian of the alphas with the largest size is negative, "
+                f"{values['smallest_eigenvalue']:.3g}. health/eigenvalue, {values['eigenvalue']:.3g}, is the largest "
+                "in the algebraic sense; it says little about a collapse before the alphas are near a minimum.",
+            )
         if (growth := self._growth()) is not None:
             collapsed = True
             self._warn(
@@ -296,11 +307,29 @@ def alpha_eigenvalue(model: SearchModel, images: Tensor, labels: Tensor, toleran
         labels: Labels ``(batch,)`` of type int64.
         tolerance: Relative error at which the iteration ends; see ``lightning_nas.metrics.sharpness``.
     """
+    return _alpha_eigenvalue(largest_eigenvalue, model, images, labels, tolerance)
+
+
+def smallest_alpha_eigenvalue(model: SearchModel, images: Tensor, labels: Tensor, tolerance: float = 1e-2) -> float:
+    """Algebraically smallest eigenvalue of the same Hessian; see ``alpha_eigenvalue``.
+
+    Args:
+        model: The model of the search.
+        images: Normalised images ``(batch, channels, height, width)``.
+        labels: Labels ``(batch,)`` of type int64.
+        tolerance: Relative error at which the iteration ends; see ``lightning_nas.metrics.sharpness``.
+    """
+    return _alpha_eigenvalue(smallest_eigenvalue, model, images, labels, tolerance)
+
+
+def _alpha_eigenvalue(
+    end: Callable[..., float], model: SearchModel, images: Tensor, labels: Tensor, tolerance: float
+) -> float:
     weights = {name: weight.detach() for name, weight in model.weights.items()}
     with torch.enable_grad(), model.batch_statistics():
         loss = F.cross_entropy(model.logits(images, model.mixtures(), weights), labels)
         # the loss of a frozen architecture does not depend on the alphas
-        return largest_eigenvalue(loss, model.alpha_list, tolerance) if loss.requires_grad else 0.0
+        return end(loss, model.alpha_list, tolerance) if loss.requires_grad else 0.0
 
 
 @torch.no_grad()

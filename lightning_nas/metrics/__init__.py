@@ -14,7 +14,7 @@ from lightning_nas.metrics.ranking import (
 )
 from lightning_nas.metrics.ranking_metric import Ranking
 from lightning_nas.metrics.selection import SelectionErrors, selection_errors
-from lightning_nas.metrics.sharpness import largest_eigenvalue, loss_rise
+from lightning_nas.metrics.sharpness import largest_eigenvalue, loss_rise, smallest_eigenvalue
 
 __all__ = [
     "CostSource",
@@ -27,6 +27,7 @@ __all__ = [
     "bootstrap_interval",
     "kendall_tau",
     "largest_eigenvalue",
+    "smallest_eigenvalue",
     "latency",
     "loss_rise",
     "macs",

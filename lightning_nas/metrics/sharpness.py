@@ -12,7 +12,8 @@ from lightning_nas.checks import at_least, greater_than
 def largest_eigenvalue(loss: Tensor, parameters: Sequence[Tensor], tolerance: float = 1e-2) -> float:
     """Largest eigenvalue, in the algebraic sense, of the Hessian of a loss, by Lanczos iterations.
 
-    A negative eigenvalue of larger size does not count. If all are negative, this is the one closest to 0.
+    A negative eigenvalue of larger size does not count (``smallest_eigenvalue`` is the other end). If all are negative,
+    this is the one closest to 0.
 
     The products with the Hessian are exact; each of them costs one backward pass through the gradient. Differences of
     gradients would not do: between two near points some ReLU switches, and the gradient jumps.
@@ -50,6 +51,22 @@ def largest_eigenvalue(loss: Tensor, parameters: Sequence[Tensor], tolerance: fl
     hessian = LinearOperator((len(start), len(start)), matvec=product, dtype=np.float64)
     (value,) = eigsh(hessian, k=1, which="LA", v0=start, tol=tolerance, return_eigenvectors=False)
     return float(value)
+
+
+def smallest_eigenvalue(loss: Tensor, parameters: Sequence[Tensor], tolerance: float = 1e-2) -> float:
+    """Smallest eigenvalue, in the algebraic sense, of the Hessian of a loss; see ``largest_eigenvalue``.
+
+    If its size is larger than that of the largest one, it is the eigenvalue of largest size.
+
+    Args:
+        loss: A scalar with its graph, which can be differentiated twice.
+        parameters: The parameters of the Hessian; the loss need not depend on all of them.
+        tolerance: Relative error at which the iterations end.
+
+    Returns:
+        The eigenvalue; 0 if the loss has no curvature.
+    """
+    return -largest_eigenvalue(-loss, parameters, tolerance) or 0.0
 
 
 def loss_rise(

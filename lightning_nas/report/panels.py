@@ -24,6 +24,7 @@ HEALTH = {
     "health/skip": "share of skip connections",
     "health/entropy": "entropy of the factors (1: all equal)",
     "health/eigenvalue": "largest eigenvalue of the alphas' Hessian",
+    "health/smallest_eigenvalue": "smallest eigenvalue of the alphas' Hessian",
     "health/sharpness": "rise of the loss around the weights",
     "health/gap": "discretization gap",
     "health/unchanged": "epochs since the architecture changed",

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 
 from lightning_nas.callbacks import health
-from lightning_nas.callbacks.health import HealthMonitor, alpha_eigenvalue, gap, sharpness
+from lightning_nas.callbacks.health import HealthMonitor, alpha_eigenvalue, gap, sharpness, smallest_alpha_eigenvalue
 from lightning_nas.differentiable.discretization.softmax_score import SoftmaxScore
 from lightning_nas.differentiable.hypergradient.first_order import FirstOrder
 from lightning_nas.errors import ConfigError
@@ -72,6 +72,7 @@ def test_the_eigenvalue_is_that_of_the_whole_hessian(space: Any) -> None:
     assert truth[-1] > 1e-3
     assert alpha_eigenvalue(task.model, images, labels, 1e-12) == pytest.approx(float(truth[-1]), rel=1e-9)
     assert alpha_eigenvalue(task.model, images, labels) == pytest.approx(float(truth[-1]), rel=0.01)
+    assert smallest_alpha_eigenvalue(task.model, images, labels, 1e-12) == pytest.approx(float(truth[0]), rel=1e-9)
     assert all(torch.equal(value, before[name]) for name, value in task.state_dict().items())
     assert not any(part.training for part in task.model.supernet.modules())
 
@@ -206,6 +207,18 @@ def test_too_many_skip_connections_are_said_once_and_end_the_search(stop: bool) 
         trainer = fit(make(), Set([2, 1, 2, 2, 3], 2.0), monitor, epochs=4)
     assert len([w for w in said if "skip" in str(w.message)]) == 2  # both cells
     assert trainer.current_epoch == (2 if stop else 4)
+
+
+@pytest.mark.parametrize(("smallest", "said"), [(-3.0, 1), (-1.0, 0)])
+def test_a_negative_eigenvalue_of_larger_size_is_said_once(
+    smallest: float, said: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(health, "alpha_eigenvalue", lambda *arguments: 2.0)
+    monkeypatch.setattr(health, "smallest_alpha_eigenvalue", lambda *arguments: smallest)
+    with caplog.at_level("INFO"):
+        trainer = fit(make(), HealthMonitor(images=4, skip_limit=1.0), epochs=2)
+    assert len([r for r in caplog.records if "with the largest size is negative, -3" in r.getMessage()]) == said
+    assert trainer.callback_metrics["health/smallest_eigenvalue"] == smallest
 
 
 class Turn(Callback):

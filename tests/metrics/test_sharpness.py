@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from lightning_nas.errors import ConfigError
-from lightning_nas.metrics.sharpness import largest_eigenvalue, loss_rise
+from lightning_nas.metrics.sharpness import largest_eigenvalue, loss_rise, smallest_eigenvalue
 
 
 def test_the_eigenvalue_of_a_quadratic_is_found() -> None:
@@ -18,7 +18,9 @@ def test_the_eigenvalue_of_a_quadratic_is_found() -> None:
     vector = torch.cat([first, second.flatten()])
     # the largest, not that of largest size
     assert largest_eigenvalue(vector @ matrix @ vector / 2, (first, second), 1e-10) == pytest.approx(5.0, rel=1e-8)
+    assert smallest_eigenvalue(vector @ matrix @ vector / 2, (first, second), 1e-10) == pytest.approx(-9.0, rel=1e-8)
     assert largest_eigenvalue(vector.sum(), (first, second)) == 0.0
+    assert smallest_eigenvalue(vector.sum(), (first, second)) == 0.0
     unused = torch.zeros(3, requires_grad=True)
     assert largest_eigenvalue(3.0 * first.square().sum() / 2, (unused, first), 1e-10) == pytest.approx(3.0)
 
