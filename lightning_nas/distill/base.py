@@ -4,6 +4,7 @@ import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -46,6 +47,8 @@ class Scheme(nn.Module, ABC):
     Attributes:
         parameter_names: Names of the tensors that training may change.
         buffer_names: Names of all other tensors.
+        slice_dims: Dimension of a tensor along which every index has a range of its own where the proxy is stored in
+            few bits, by name; 0 where a tensor is not named.
 
     Example:
         ```python
@@ -70,6 +73,7 @@ class Scheme(nn.Module, ABC):
 
     parameter_names: tuple[str, ...]
     buffer_names: tuple[str, ...] = ("labels",)
+    slice_dims: Mapping[str, int] = MappingProxyType({})
 
     @abstractmethod
     def start(self, images: Tensor, labels: Tensor, num_classes: int, generator: torch.Generator) -> None:
@@ -137,7 +141,7 @@ class Scheme(nn.Module, ABC):
 
     @property
     def stored_bytes(self) -> int:
-        """Size in bytes of all stored tensors."""
+        """Size in bytes of all tensors as they are in memory; ``Proxy.stored_bytes`` is that of the file."""
         return sum(t.numel() * t.element_size() for t in self.state_dict().values())
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
@@ -160,6 +164,49 @@ class Scheme(nn.Module, ABC):
                 self.register_parameter(name, nn.Parameter(tensor.clone()))
             else:
                 self.register_buffer(name, tensor.clone())
+
+
+class Selection(ABC):
+    """Base class of selections: which real images a scheme starts from, or which ones are a control.
+
+    Example:
+        ```python
+        class BrightImages(Selection):
+            def choose(self, images, labels, per_class, num_classes, generator):
+                order = images.flatten(1).mean(1).argsort(descending=True)
+                return torch.cat([order[labels[order] == c][:per_class] for c in range(num_classes)])
+        ```
+    """
+
+    @abstractmethod
+    def choose(
+        self, images: Tensor, labels: Tensor, per_class: int, num_classes: int, generator: torch.Generator
+    ) -> Tensor:
+        """Choose images of every class.
+
+        Args:
+            images: All training images, normalized, ``(n, channels, height, width)``.
+            labels: Their labels, int64 ``(n,)``.
+            per_class: Number of images per class.
+            num_classes: Number of classes.
+            generator: Generator of all random choices.
+
+        Returns:
+            Indices of different images, class by class.
+        """
+
+    def check(self, labels: Tensor, per_class: int, num_classes: int, name: str) -> None:  # noqa: B027
+        """Refuse numbers of images that ``choose`` could not choose; accepts all by default.
+
+        Args:
+            labels: int64 ``(n,)``.
+            per_class: Number of images per class, which every class has.
+            num_classes: Number of classes.
+            name: Name of the argument that says how many, for the error message.
+
+        Raises:
+            ConfigError: A class has too few images to choose from.
+        """
 
 
 class Matcher(nn.Module, ABC):

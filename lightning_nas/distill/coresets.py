@@ -25,6 +25,7 @@ class Coreset(RandomSubset):
         depth: Blocks of the network, at least 1; each halves the image.
         steps: Optimizer steps of the network, at least 0. With 0, features are random.
         learning_rate: Learning rate at the first step, above 0.
+        downscale: Side of an image divided by that of its stored one, at least 1. Features are those of whole images.
 
     Raises:
         ConfigError: An argument is out of its range.
@@ -38,8 +39,9 @@ class Coreset(RandomSubset):
         depth: int = 3,
         steps: int = 300,
         learning_rate: float = 0.01,
+        downscale: int = 1,
     ) -> None:
-        super().__init__(images_per_class)
+        super().__init__(images_per_class, downscale=downscale)
         at_least(1, width=width, depth=depth)
         at_least(0, steps=steps)
         greater_than(0, learning_rate=learning_rate)
@@ -99,6 +101,7 @@ class Herding(Coreset):
         depth: Blocks of the network, at least 1; each halves the image.
         steps: Optimizer steps of the network, at least 0. With 0, features are random.
         learning_rate: Learning rate at the first step, above 0.
+        downscale: Side of an image divided by that of its stored one, at least 1. Features are those of whole images.
 
     Raises:
         ConfigError: An argument is out of its range.
@@ -142,6 +145,7 @@ class KCenter(Coreset):
         depth: Blocks of the network, at least 1; each halves the image.
         steps: Optimizer steps of the network, at least 0. With 0, features are random.
         learning_rate: Learning rate at the first step, above 0.
+        downscale: Side of an image divided by that of its stored one, at least 1. Features are those of whole images.
 
     Raises:
         ConfigError: An argument is out of its range.

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_nas.distill.base import Scheme, Synthetic
+from lightning_nas.distill.storage import decode, encode, stored_bytes
 from lightning_nas.errors import ArtifactError, ConfigError, DataError
 from lightning_nas.files.artifacts import LARGEST_TENSORS, read_json, read_tensors, write_json, write_tensors
 from lightning_nas.files.classes import class_path, find_class
@@ -30,6 +31,8 @@ class Proxy:
         mean: Mean of every channel of the source's training images, on a scale from 0 to 1.
         std: Standard deviation of every channel of the source's training images, on the same scale.
         info: How the proxy was made, as JSON values: matcher, source, counts, seed.
+        bits: Bits per number in the file: 2 to 8 (affine integers, packed), 16 (float16) or 32 (float32). What is in
+            memory need not be rounded to them; see ``rounded``.
 
     Example:
         ```python
@@ -43,6 +46,7 @@ class Proxy:
     mean: list[float]
     std: list[float]
     info: dict[str, Any]
+    bits: int = 32
 
     @cached_property
     def synthetic(self) -> Synthetic:
@@ -70,6 +74,30 @@ class Proxy:
         """``(channels, height, width)``."""
         return self.scheme.proxy_shape()[1:]
 
+    @cached_property
+    def _encoded(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        try:
+            return encode(self.scheme.state_dict(), self.bits, self.scheme.slice_dims)
+        except ValueError as error:
+            raise ConfigError(f"The proxy cannot be stored in {self.bits} bits: {error}. Use bits 32 or 8.") from None
+
+    @property
+    def stored_bytes(self) -> int:
+        """Size in bytes of all stored tensors in the file, with the ranges of packed ones."""
+        return stored_bytes(self._encoded[0])
+
+    def rounded(self) -> "Proxy":
+        """Return the proxy as it will be read from its file.
+
+        Raises:
+            ConfigError: A number is too large for the bits.
+        """
+        if self.bits == 32:
+            return self
+        scheme = type(self.scheme)(**self.scheme.arguments())
+        scheme.restore(decode(*self._encoded))
+        return replace(self, scheme=scheme)
+
     def save(self, path: str | Path) -> Path:
         """Write both files.
 
@@ -78,14 +106,16 @@ class Proxy:
 
         Returns:
             The path.
+
+        Raises:
+            ConfigError: A number is too large for the bits.
         """
         path = Path(path)
-        # float32 is what is read, whatever precision the distillation used
-        tensors = self.scheme.state_dict().items()
-        write_tensors(path, {name: t.float() if t.is_floating_point() else t for name, t in tensors})
+        tensors, storage = self._encoded
+        write_tensors(path, tensors)
         scheme = {"class_path": class_path(type(self.scheme)), "arguments": self.scheme.arguments()}
-        content = {"class_names": self.class_names, "mean": self.mean, "std": self.std, "scheme": scheme, **self.info}
-        write_json(path.with_suffix(".json"), content)
+        content = {"class_names": self.class_names, "mean": self.mean, "std": self.std, "scheme": scheme}
+        write_json(path.with_suffix(".json"), {**content, "storage": storage, **self.info})
         return path
 
     @classmethod
@@ -112,7 +142,8 @@ class Proxy:
                 f"{path.with_suffix('.json')} does not describe a proxy: class_names must be a list of text, and mean "
                 f"and std lists of finite numbers. {_REPAIR}"
             )
-        proxy = cls(_rebuilt(scheme, tensors, path), names, mean, std, info)
+        storage = info.pop("storage", {"bits": 32, "packed": {}})  # files had only floats once
+        proxy = cls(_rebuilt(scheme, tensors, storage, path), names, mean, std, info, storage["bits"])
         labels, soft_labels = proxy.labels, proxy.synthetic.soft_labels
         fits = (
             int(labels.min()) >= 0
@@ -130,7 +161,7 @@ class Proxy:
         return proxy
 
 
-def _rebuilt(named: Any, tensors: Mapping[str, Tensor], path: Path) -> Scheme:
+def _rebuilt(named: Any, tensors: Mapping[str, Tensor], storage: Any, path: Path) -> Scheme:
     """Build the scheme that a proxy's file names, with its stored tensors.
 
     Raises:
@@ -139,7 +170,7 @@ def _rebuilt(named: Any, tensors: Mapping[str, Tensor], path: Path) -> Scheme:
     try:
         kind, arguments = str(named["class_path"]), dict(named["arguments"])
         scheme: Scheme = find_class(kind, Scheme)(**arguments)
-        scheme.restore(tensors)
+        scheme.restore(decode(tensors, storage))
         shape = scheme.proxy_shape()
         if min(shape) < 1 or 4 * shape[0] * shape[1] * shape[2] * shape[3] > LARGEST_TENSORS:
             raise ValueError(f"it makes images of shape {shape}, none or more than {LARGEST_TENSORS} bytes")

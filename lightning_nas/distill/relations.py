@@ -1,5 +1,6 @@
 """Scheme 2 of the two-scheme pipeline: a few bases that all classes share, and learned mappings from labels to them."""
 
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -8,9 +9,9 @@ from torch import Tensor, nn
 
 from lightning_nas.checks import at_least, within
 from lightning_nas.data.splits import derived_seed
-from lightning_nas.distill.base import Scheme, Synthetic
-from lightning_nas.distill.images import check_class_counts, class_subset
-from lightning_nas.errors import ConfigError, DataError
+from lightning_nas.distill.base import Scheme, Selection, Synthetic
+from lightning_nas.distill.images import averaged, check_selected, enlarged, selected
+from lightning_nas.errors import ConfigError
 
 
 class RelationMappings(Scheme):
@@ -46,6 +47,7 @@ class RelationMappings(Scheme):
             labels are hard.
         mapping_lr: Learning rate of the mappings; that of the bases if null.
         label_lr: Learning rate of the soft labels; that of the bases if null.
+        selection: Choice of the real images to start from; random ones if null.
 
     Raises:
         ConfigError: An argument is out of its range.
@@ -62,6 +64,8 @@ class RelationMappings(Scheme):
 
     parameter_names = ("bases", "mappings", "relations")
     buffer_names = ()
+    # every base, and the values of all images for it, has a range of its own
+    slice_dims = MappingProxyType({"bases": 0, "mappings": 3})
 
     def __init__(
         self,
@@ -74,6 +78,7 @@ class RelationMappings(Scheme):
         softness: float = 0.1,
         mapping_lr: float | None = None,
         label_lr: float | None = None,
+        selection: Selection | None = None,
     ) -> None:
         super().__init__()
         at_least(1, banks=banks, downscale=downscale, mappings_per_step=mappings_per_step)
@@ -86,22 +91,17 @@ class RelationMappings(Scheme):
         self.softness = softness
         self.mapping_lr = mapping_lr
         self.label_lr = label_lr
+        self.selection = selection
 
     def check(self, labels: Tensor, num_classes: int) -> None:
         """See ``Scheme.check``."""
-        check_class_counts(labels, self.counts["mappings"], num_classes, "mappings")
+        check_selected(self.selection, labels, self.counts["mappings"], num_classes, "mappings")
 
     def start(self, images: Tensor, labels: Tensor, num_classes: int, generator: torch.Generator) -> None:
         """Approximate random real images by so many bases; see ``Scheme.start``."""
         bases, mappings, banks, downscale = self.counts.values()
-        chosen = class_subset(labels, mappings, num_classes, generator, "mappings")
-        channels, height, side = images.shape[1:]
-        if height % downscale or side % downscale:
-            raise DataError(
-                f"Images of {height}x{side} pixels cannot be stored at 1/{downscale} of that. Use a downscale that "
-                "divides both sides."
-            )
-        small = F.avg_pool2d(images[chosen], downscale)
+        chosen = selected(self.selection, images, labels, mappings, num_classes, generator, "mappings")
+        small = averaged(images[chosen], downscale)
         # (banks, classes * mappings per bank, values of a base)
         rows = small.flatten(1).unflatten(0, (num_classes, banks, -1)).transpose(0, 1).flatten(1, 2)
         if bases // banks > min(rows.shape[1:]):
@@ -114,7 +114,7 @@ class RelationMappings(Scheme):
         size = rows.shape[2] ** 0.5  # so that the values of a base are about 1, like those of an image
         start = right[:, :kept].float() * size
         coefficients = (left * strength[:, None])[:, :, :kept].float() / size
-        self.bases = nn.Parameter(start.reshape(bases, channels, *small.shape[2:]))
+        self.bases = nn.Parameter(start.reshape(bases, *small.shape[1:]))
         # (banks, classes, mappings per bank, bases per bank)
         self.mappings = nn.Parameter(coefficients.unflatten(1, (num_classes, -1)).contiguous())
         self.relations = nn.Parameter(self._related(images, labels, num_classes), requires_grad=self.softness > 0)
@@ -153,9 +153,7 @@ class RelationMappings(Scheme):
         banks, classes, each, kept = mappings.shape
         bases = self.bases.unflatten(0, (banks, kept))
         x = torch.einsum("bcmk,bk...->bcm...", mappings, bases).flatten(0, 2)
-        downscale = self.counts["downscale"]
-        if downscale > 1:
-            x = F.interpolate(x, scale_factor=downscale, mode="bilinear", align_corners=False)
+        x = enlarged(x, self.counts["downscale"])
         labels, groups = (t.to(x.device, non_blocking=True) for t in self._labels_and_groups(banks, classes, each))
         soft_labels = self.relations.softmax(1)[labels] if self.softness else None
         return Synthetic(x, labels, groups, soft_labels)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
+from lightning_nas.checks import one_of
 from lightning_nas.data.sets import Batch
 from lightning_nas.data.splits import derived_seed
 from lightning_nas.distill.base import Matcher, ProxyRegularizer, Scheme, Synthetic
 from lightning_nas.distill.proxy import Proxy
+from lightning_nas.distill.storage import BITS
 from lightning_nas.errors import ConfigError
 from lightning_nas.files.artifacts import write_tensors
 from lightning_nas.tasks.base import MIXED, Task
@@ -34,6 +37,8 @@ class DistillTask(Task):
         optimizer: Optimizer of the scheme's parameters; null for a control.
         scheduler: Learning rate scheduler, stepped after every epoch; a constant rate if null.
         regularizers: Terms that are added to the matcher's loss.
+        bits: Bits per number in which the proxy is stored: 2 to 8 (affine integers, packed into bytes), 16 (float16)
+            or 32 (float32). It is trained in full precision and rounded when it is written.
         seed: Seed of all random choices.
         output_dir: Folder of the written files; the folder of this run's logger if null.
 
@@ -42,7 +47,8 @@ class DistillTask(Task):
         outputs: Files that the run has written, by kind of artifact; on the main process only.
 
     Raises:
-        ConfigError: There is a matcher without an optimizer, or an optimizer or regularizers without a matcher.
+        ConfigError: There is a matcher without an optimizer, or an optimizer or regularizers without a matcher, or
+            ``bits`` is another number.
 
     Example:
         ```yaml
@@ -76,10 +82,12 @@ class DistillTask(Task):
         optimizer: OptimizerCallable | None = None,
         scheduler: LRSchedulerCallable | None = None,
         regularizers: Sequence[ProxyRegularizer] | None = None,
+        bits: int = 32,
         seed: int = 0,
         output_dir: str | None = None,
     ) -> None:
         super().__init__()
+        one_of(BITS, bits=bits)
         if (matcher is None) != (optimizer is None) or (matcher is None and regularizers):
             raise ConfigError(
                 "A matcher needs an optimizer, and an optimizer or regularizers need a matcher; a control has neither."
@@ -91,6 +99,7 @@ class DistillTask(Task):
         self.regularizers = torch.nn.ModuleList(regularizers or [])
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
+        self.bits = bits
         self.seed = seed
         self.output_dir = output_dir
         self.means = EpochMeans()
@@ -225,16 +234,13 @@ class DistillTask(Task):
         mean, std = [float(v) for v in data.mean], [float(v) for v in data.std]
         return {"mean": mean, "std": std, "split": data.data.split}
 
-    def _all(self) -> Synthetic:
-        with torch.no_grad():
-            images, labels, groups, soft = self.scheme.proxy().detached()
-        return Synthetic(images.cpu(), labels.cpu(), groups.cpu(), None if soft is None else soft.cpu())
-
     def _write(self, folder: Path) -> None:
         if not self.trainer.is_global_zero:
             return
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]  # set by fit(datamodule=...)
-        synthetic = self._all()
+        mean, std = self._source["mean"], self._source["std"]
+        proxy = Proxy(self.scheme, list(data.class_names), mean, std, {}, self.bits)
+        synthetic = Synthetic(*(None if t is None else t.cpu() for t in proxy.rounded().synthetic))  # type: ignore[arg-type]  # in order
         real, real_labels = data.training_images()
         info = {
             "matcher": None if self.matcher is None else type(self.matcher).__name__,
@@ -242,15 +248,14 @@ class DistillTask(Task):
             "source": type(data.data).__name__,
             "source_images": len(real_labels),
             "proxy_images": len(synthetic.labels),
-            "stored_bytes": self.scheme.stored_bytes,
+            "stored_bytes": proxy.stored_bytes,
             "loss": self.best if math.isfinite(self.best) else None,
             "epochs": self.best_epoch,
             "seed": self.seed,
             "split": self._source["split"],
             **({} if self.matcher is None else self.matcher.info()),
         }
-        mean, std = self._source["mean"], self._source["std"]
-        Proxy(self.scheme, list(data.class_names), mean, std, info).save(folder / "proxy.safetensors")
+        replace(proxy, info=info).save(folder / "proxy.safetensors")
         scale, shift = (torch.tensor(v)[:, None, None] for v in (std, mean))
         rows = {"proxy": (synthetic.images, synthetic.labels), "real": (real, real_labels)}
         pictures = {n: (_some(*pair, data.num_classes) * scale + shift).clamp(0, 1) for n, pair in rows.items()}

@@ -33,8 +33,9 @@ from lightning_nas.differentiable.perturbation.base import Perturbation
 from lightning_nas.differentiable.regularization.base import Regularizer
 from lightning_nas.differentiable.relaxation.base import Relaxation
 from lightning_nas.differentiable.relaxation.softmax import Softmax
-from lightning_nas.distill.base import Matcher, Scheme, Synthetic
+from lightning_nas.distill.base import Matcher, Scheme, Selection, Synthetic
 from lightning_nas.distill.coresets import Herding, KCenter
+from lightning_nas.distill.difficulty import Difficulty
 from lightning_nas.distill.relations import RelationMappings
 from lightning_nas.distill.trajectory import TrajectoryMatching
 from lightning_nas.evaluation.base import Evaluation, Evaluator
@@ -94,6 +95,7 @@ FAMILIES = [
     Attention,
     Augmentation,
     ChoiceBlock,
+    Difficulty,
     Discretizer,
     Evaluator,
     Hypergradient,
@@ -107,6 +109,7 @@ FAMILIES = [
     Remapping,
     Scheme,
     SearchSpace,
+    Selection,
     Strategy,
     Table,
     ZeroCostScore,

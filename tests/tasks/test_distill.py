@@ -7,6 +7,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from safetensors.torch import load_file
 from torch import Tensor
 
 from lightning_nas.callbacks.preemption import PreemptionCheckpoint
@@ -15,6 +16,7 @@ from lightning_nas.data.images import DigitsDataModule
 from lightning_nas.distill.base import ProxyRegularizer, Scheme
 from lightning_nas.distill.bases import HallucinatedBases
 from lightning_nas.distill.contrast import AdversarialContrast
+from lightning_nas.distill.difficulty import DifficultySelection
 from lightning_nas.distill.distribution import DistributionMatching
 from lightning_nas.distill.gradient import GradientMatching
 from lightning_nas.distill.images import Noise, PlainImages, RandomSubset
@@ -78,6 +80,38 @@ def test_schemes_are_trained_resumed_and_written_as_they_are_stored(
         assert changed == (parameter != "relations"), parameter  # this matcher looks at no labels
     assert one.info["stored_bytes"] == one.scheme.stored_bytes < one.images.numel() * 4
     assert one.info["proxy_images"] == len(one.images)
+
+
+def test_bits_change_what_is_written_and_not_the_training(tmp_path: Path, digits: DigitsDataModule) -> None:
+    def fit(folder: str, bits: int, epochs: int, ckpt_path: Path | None = None) -> tuple[Trainer, DistillTask]:
+        task = DistillTask(
+            HallucinatedBases(2, hallucinators=2, selection=DifficultySelection(width=4, depth=1, epochs=1)),
+            matcher=DistributionMatching(width=4, depth=1),
+            optimizer=lambda p: torch.optim.SGD(p, lr=1.0, momentum=0.5),
+            bits=bits,
+            output_dir=str(tmp_path / folder),
+        )
+        trainer = quiet_trainer(max_epochs=epochs)
+        data = ClassBalancedDataModule(digits, images_per_class=8, steps_per_epoch=2)
+        trainer.fit(task, datamodule=data, ckpt_path=ckpt_path)
+        return trainer, task
+
+    (_, floats), (_, whole) = fit("floats", 32, 2), fit("whole", 3, 2)
+    assert all(torch.equal(value, whole.state_dict()[name]) for name, value in floats.state_dict().items())
+    first, _ = fit("parts", 3, 1)
+    first.save_checkpoint(tmp_path / "first.ckpt")
+    fit("parts", 3, 2, tmp_path / "first.ckpt")
+    written = {folder: tmp_path / folder / "proxy.safetensors" for folder in ("whole", "parts", "floats")}
+    assert written["whole"].read_bytes() == written["parts"].read_bytes()
+    proxy, before = Proxy.load(written["whole"]), Proxy.load(written["floats"])
+    assert (proxy.bits, before.bits) == (3, 32)
+    assert proxy.info["stored_bytes"] == sum(t.numel() * t.element_size() for t in load_file(written["whole"]).values())
+    assert proxy.info["stored_bytes"] < before.info["stored_bytes"] / 8
+    pictures = load_file(tmp_path / "whole" / "pictures.safetensors")["proxy"][0, 0]
+    shown = (proxy.images[0] * proxy.std[0] + proxy.mean[0]).clamp(0, 1)
+    torch.testing.assert_close(pictures, shown)
+    with pytest.raises(ConfigError, match="bits is 9; it must be one of 2, 3, 4, 5, 6, 7, 8, 16, 32"):
+        DistillTask(PlainImages(2), bits=9)
 
 
 class Fail(Callback):
