@@ -2,16 +2,17 @@
 
     python -m benchmarks.proxies --data cifar10.npz --table nasbench201.npz --out results
 
-Every row is distilled with a file of ``configs/distill``, with 10 images per class or the same number of bytes, and in
-a size that suits a CPU. Rows of 16 pixels are made of images averaged down to 16x16, and their networks are tested on
-such images. They have 10, 21, 43 or 159 images per class, which at one byte per pixel are 77 kB, 0.16, 0.33 and 1.22
-MB; ``all images`` are all that may be distilled. The controls are real images, and noise. A tenth of the training
-images is not distilled: it scores networks that are trained on a proxy. Results of a finished row and seed are kept in
-the output folder and not measured again; a folder with results of other settings or other images is refused.
+Every row is made with a file of ``configs/distill`` in a size that suits a CPU; ``benchmarks/proxy_rows.py`` has them.
+Rows that end with a size are compared at equal bytes: each of their schemes has as many images as fit into 77 kB, 350
+kB or 1.23 MB in so many bits, of images averaged down to 16x16, and their networks are tested on such images. ``all
+images`` are all that may be distilled. The other rows have images of 32 pixels in float32, 10 per class or the same
+number of bytes. A tenth of the training images is not distilled: it scores networks that are trained on a proxy.
+Results of a finished row and seed are kept in the output folder and not measured again; a folder with results of other
+settings or other images is refused.
 
-The program prints a table; its last line is JSON. ``rows`` has one object per scheme: ``scheme``; ``bytes`` as stored,
-in float32; ``images``; means over the seeds of ``accuracy`` (a fraction), of ``tau`` (by search space) and of
-``seconds`` of the distillation; and the list of ``seeds``.
+The program prints a table; its last line is JSON. ``rows`` has one object per scheme: ``scheme``; ``bytes`` of the
+file; ``images``; means over the seeds of ``accuracy`` (a fraction), of ``tau`` (by search space) and of
+CPU ``seconds`` of the distillation, with those of the network of a selection; and the list of ``seeds``.
 """
 
 import argparse
@@ -20,7 +21,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ import yaml
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.output import claim, digest
+from benchmarks.proxy_rows import SIDE, rows_of
 from lightning_nas.architecture import Architecture
 from lightning_nas.cli.lightning import run
 from lightning_nas.data.augmentation import Augmentation, RandomCrop, RandomFlip
@@ -37,6 +38,7 @@ from lightning_nas.data.halves import HalvesDataModule
 from lightning_nas.data.images import ArrayDataModule
 from lightning_nas.distill.data_module import DistilledDataModule
 from lightning_nas.distill.proxy import Proxy
+from lightning_nas.errors import ConfigError
 from lightning_nas.evaluation.short_training import ShortTraining
 from lightning_nas.metrics.ranking import bootstrap_interval, kendall_tau, regret
 from lightning_nas.pipeline.config import merge, read_yaml
@@ -47,94 +49,7 @@ from lightning_nas.tables.nasbench201 import NASBench201Table
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 HELD_OUT = 0.1
-EPOCHS = 10
-"""Epochs of a distillation."""
-REAL_PER_CLASS = 32
-"""Real images per class and step of a distillation."""
-SIDE = 16
-"""Side in pixels of the images that networks are ranked on, and of the images of some rows."""
-PER_CLASS = (10, 21, 43, 159)
-"""Images per class of the rows of 16 pixels: 77 kB, 0.16, 0.33 and 1.22 MB at one byte per pixel and 10 classes."""
 SPACES = ("nasbench201", "darts")
-
-
-@dataclass(frozen=True)
-class Row:
-    """How the proxy of a row is made.
-
-    Attributes:
-        config: File of ``configs/distill``.
-        changes: Changes of it.
-        side: Side in pixels that images are averaged down to; None leaves them unchanged.
-    """
-
-    config: str
-    changes: dict[str, Any] = field(default_factory=dict)
-    side: int | None = None
-
-
-def rows_of(steps: int, most: int) -> dict[str, Row]:
-    """Return all rows by name.
-
-    Args:
-        steps: Steps of distribution matching.
-        most: Images per class of the proxy that has all images.
-    """
-
-    def trained(
-        share: float, matcher: dict[str, Any], optimizer: dict[str, Any], scheme: Any = None, beside: Sequence[str] = ()
-    ) -> dict[str, Any]:
-        model: dict[str, Any] = {"matcher": {"init_args": matcher}, "optimizer": {"init_args": optimizer}}
-        if scheme is not None:
-            model["scheme"] = scheme
-        if beside:
-            narrow = {"width": 32, "depth": 3}
-            model["regularizers"] = [
-                {"class_path": f"lightning_nas.distill.{name}", "init_args": narrow} for name in beside
-            ]
-        data = {"images_per_class": REAL_PER_CLASS, "steps_per_epoch": max(1, round(steps * share / EPOCHS))}
-        return {"model": {"init_args": model}, "data": {"init_args": data}, "trainer": {"max_epochs": EPOCHS}}
-
-    def subset(count: int, **features: int) -> dict[str, Any]:
-        return {"model": {"init_args": {"scheme": {"init_args": {"images_per_class": count, **features}}}}}
-
-    distribution = (1.0, {"width": 64}, {"lr": 1.0})
-    gradient = (0.2, {"width": 64, "network_steps": 5}, {"lr": 1.0})
-    # nine bases per class and the hallucinators take as many bytes as ten images per class
-    bases = {
-        "class_path": "lightning_nas.distill.bases.HallucinatedBases",
-        "init_args": {"bases_per_class": 9, "hallucinators": 5, "hallucinator_lr": 0.01},
-    }
-    relations = {
-        "class_path": "lightning_nas.distill.relations.RelationMappings",
-        "init_args": {"bases": 64, "mappings": 50, "mapping_lr": 0.01, "label_lr": 0.1},
-    }
-    contrast, relation = "contrast.AdversarialContrast", "relation_matching.RelationMatching"
-    features = {"width": 32, "steps": 150}
-    found = {
-        "random subset": Row("random_subset", subset(10)),
-        "random subset, a byte a pixel": Row("random_subset", subset(40)),
-        "noise": Row("noise", subset(10)),
-        "herding": Row("herding", subset(10, **features)),
-        "k-centre": Row("k_center", subset(10, **features)),
-        "distribution matching": Row("distribution_matching", trained(*distribution)),
-        "gradient matching": Row("gradient_matching", trained(*gradient)),
-        "scheme 1": Row("scheme1", trained(*distribution, bases, [contrast])),
-        "scheme 1, gradient matching": Row("gradient_matching", trained(*gradient, bases)),
-        "scheme 2": Row("scheme2", trained(*distribution, relations, [relation])),
-        "scheme 2, gradient matching": Row("gradient_matching", trained(*gradient, relations)),
-        "scheme 2, hallucinators": Row("scheme2_hallucinators", trained(*distribution, None, [contrast, relation])),
-    }
-    small = f"{SIDE} pixels"
-    for count in PER_CLASS:
-        found[f"random subset, {small}, {count} per class"] = Row("random_subset", subset(count), SIDE)
-    for count in (PER_CLASS[0], PER_CLASS[-1]):
-        found[f"herding, {small}, {count} per class"] = Row("herding", subset(count, **features), SIDE)
-        found[f"k-centre, {small}, {count} per class"] = Row("k_center", subset(count, **features), SIDE)
-        plain = merge(subset(count), trained(*distribution))
-        found[f"distribution matching, {small}, {count} per class"] = Row("distribution_matching", plain, SIDE)
-    found[f"all images, {small}"] = Row("random_subset", subset(most), SIDE)
-    return found
 
 
 def fit(name: str, config: dict[str, Any], folder: Path, command: str = "fit") -> Any:
@@ -165,11 +80,20 @@ class Bench:
         self.images: dict[str, Any] = {"path": options.data, "validation_fraction": HELD_OUT}
         data = self.real()
         data.setup("fit")
-        self.rows = rows_of(options.steps, int(torch.bincount(data.train_set.labels).min()))
+        most = int(torch.bincount(data.train_set.labels).min())
+        self.rows = rows_of(options.steps, options.width, most)
+        self.chosen: list[str] = options.rows or list(self.rows)
+        for row in self.chosen:
+            if row not in self.rows:
+                raise ConfigError(
+                    f"{row!r} needs more images of every class than the {most} that may be distilled. Choose other "
+                    "rows, or more data."
+                )
         self.settings: dict[str, Any] = {
             "images_sha256": digest(options.data),
             "steps": options.steps,
             "quality_steps": options.quality_steps,
+            "width": options.width,
             "rank_steps": options.rank_steps,
             "reference_steps": options.reference_steps,
             "candidates": list(options.candidates),
@@ -196,7 +120,7 @@ class Bench:
             "row": row,
             "seed": seed,
             "distill_seconds": seconds,
-            "stored_bytes": proxy.scheme.stored_bytes,
+            "stored_bytes": proxy.stored_bytes,
             "images": len(proxy.labels),
             "accuracy": self._quality(row, seed, folder),
         }
@@ -215,10 +139,10 @@ class Bench:
         config = read_yaml(CONFIGS / "distill" / f"{made.config}.yaml")
         config["data"]["init_args"]["data"] = self._configured(made.side, seed=seed)
         config = merge(merge(config, made.changes), {"seed_everything": seed})
-        config["model"]["init_args"] |= {"seed": seed, "output_dir": str(folder)}
-        start = time.perf_counter()
+        config["model"]["init_args"] |= {"seed": seed, "output_dir": str(folder), "bits": made.bits}
+        start = time.process_time()
         fit("distill", config, folder)
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     def _configured(self, side: int | None, **more: Any) -> dict[str, Any]:
         """The configuration of the real images."""
@@ -236,7 +160,7 @@ class Bench:
             "test": self._configured(self.rows[row].side),
         }
         config = merge(config, {"seed_everything": seed, "data": {"init_args": data}})
-        config["model"]["init_args"]["network"]["init_args"] = {"width": 64, "depth": 3}
+        config["model"]["init_args"]["network"]["init_args"] = {"width": self.options.width, "depth": 3}
         config["trainer"]["max_epochs"] = max(1, round(self.options.quality_steps / (proxy // batch)))
         made = fit("quality", config, folder)
         tested: Any = made.trainer.test(made.model, made.datamodule, verbose=False)
@@ -376,12 +300,14 @@ def arguments_of(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", required=True, help="npz file of CIFAR-10: x_train, y_train, x_test, y_test")
     parser.add_argument("--table", required=True, help="npz file of the results of NAS-Bench-201")
     parser.add_argument("--out", required=True, help="output folder")
-    parser.add_argument("--rows", nargs="+", choices=list(rows_of(1, 1)), default=list(rows_of(1, 1)))
+    known = list(rows_of(1, 1, sys.maxsize))
+    parser.add_argument("--rows", nargs="+", choices=known, help="by default all rows that the data have images for")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
         "--steps", type=int, default=300, help="steps of distribution matching; gradient matching takes a fifth"
     )
     parser.add_argument("--quality_steps", type=int, default=400, help="steps of the training of the ConvNet")
+    parser.add_argument("--width", type=int, default=64, help="channels of all ConvNets")
     parser.add_argument(
         "--candidates",
         type=int,
@@ -392,7 +318,7 @@ def arguments_of(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rank_steps", type=int, default=60, help="steps of the trainings that are ranked")
     parser.add_argument("--reference_steps", type=int, default=200, help="steps of the reference trainings in DARTS")
     parser.add_argument("--resamples", type=int, default=1000, help="resamples of architectures for an interval of tau")
-    parser.add_argument("--spaces", nargs="+", choices=SPACES, default=list(SPACES))
+    parser.add_argument("--spaces", nargs="*", choices=SPACES, default=list(SPACES))
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args(given)
 
@@ -402,7 +328,7 @@ def main(given: list[str] | None = None) -> None:
     bench = Bench(arguments_of(given))
     torch.set_num_threads(bench.options.threads)
     claim(bench.out, bench.settings)
-    rows = [bench.measure(row, seed) for seed in bench.options.seeds for row in bench.options.rows]
+    rows = [bench.measure(row, seed) for seed in bench.options.seeds for row in bench.chosen]
     print(table(rows))
     print(json.dumps({"rows": summary(rows)}))
 

@@ -214,7 +214,7 @@ class ImageDataModule(LightningDataModule, ABC):
         """Return up to ``count`` training images of all classes as they are read, and prepared as for a test."""
         listed = self.list_train()
         some = listed.select(balanced(listed.labels, count, seed=0))
-        prepared, _ = self.prepare(self._averaged(some).__getitems__(list(range(len(some)))))
+        prepared, _ = self.prepare(self.averaged(some).__getitems__(list(range(len(some)))))
         return Examples(Originals(some), prepared)
 
     @cached_property
@@ -223,7 +223,7 @@ class ImageDataModule(LightningDataModule, ABC):
         check_training_set(loaded)
         hashes = digests(loaded)
         inspect_training_set(loaded, hashes)
-        whole = self._averaged(loaded)
+        whole = self.averaged(loaded)
         mean, std = self.statistics(whole)
         given = self.load_validation()
         if given is not None:
@@ -248,7 +248,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def _of_shape(self, loaded: LabelledImages, shape: tuple[int, int, int], name: str) -> LabelledImages:
         """Downsample test or validation images, and refuse those of another shape than the training images."""
-        images = self._averaged(loaded)
+        images = self.averaged(loaded)
         if images.image_shape != shape:
             raise DataError(
                 f"The {name} images have shape {images.image_shape}, the training images {shape} (channels, height, "
@@ -317,8 +317,15 @@ class ImageDataModule(LightningDataModule, ABC):
         if not len(self.list_test()):
             raise DataError("The test set is empty. Add images, or leave the test out.")
 
-    def _averaged(self, images: LabelledImages) -> LabelledImages:
-        """Downsample images to ``image_size``, if it is set."""
+    def averaged(self, images: LabelledImages) -> LabelledImages:
+        """Downsample images to ``image_size``, if it is set.
+
+        Args:
+            images: Images as they are read.
+
+        Raises:
+            DataError: They are smaller than ``image_size``, or not held in memory.
+        """
         size, sides = self.image_size, images.image_shape[1:]
         if size is None or sides == (size, size):
             return images

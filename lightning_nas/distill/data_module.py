@@ -194,7 +194,7 @@ class ProxyDataModule(ImageDataModule):
             raise DataError(
                 f"{self.proxy_path} has no test images. Set --data.test to the data that it was distilled from."
             )
-        test = self.test.load_test()
+        test = self.test.averaged(self.test.load_test())
         _check_classes(test.class_names, self.class_names, self.proxy_path)
         return test
 

@@ -161,6 +161,21 @@ def test_a_proxy_is_tested_on_real_images_normalised_as_its_source(tmp_path: Pat
     torch.testing.assert_close(seen, expected)
 
 
+def test_a_proxy_of_small_images_is_tested_on_small_images(tmp_path: Path) -> None:
+    source = real(tmp_path, image_size=4)
+    images, labels = source.prepare(source.train_set.__getitems__(list(range(len(source.train_set)))))
+    made = Proxy(started(PlainImages(3), images, labels), source.class_names, source.mean, source.std, {})
+    path = str(made.save(tmp_path / "proxy.safetensors"))
+    task = Recorder()
+    quiet_trainer().test(task, ProxyDataModule(path, batch_size=4, test=real(tmp_path, image_size=4)), verbose=False)
+    seen = torch.cat([images for images, _ in task.seen["test"]])
+    source.setup("test")
+    assert seen.shape[2:] == (4, 4)
+    torch.testing.assert_close(seen, torch.cat([source.prepare(batch)[0] for batch in source.test_dataloader()]))
+    with pytest.raises(DataError, match=r"the training images \(3, 4, 4\)"):
+        quiet_trainer().test(task, ProxyDataModule(path, batch_size=4, test=real(tmp_path)), verbose=False)
+
+
 @pytest.fixture
 def write_proxy(tmp_path: Path) -> Callable[..., str]:
     """Writes a proxy of 3 classes with 4 bases each and 5 images a basis."""
