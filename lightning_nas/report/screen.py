@@ -124,6 +124,15 @@ def _errors(kind: str, errors: Mapping[str, Any]) -> Rows:
     return [row for row in rows if row[1]]
 
 
+def _control_rows(control: Mapping[str, Any]) -> Rows:
+    """List how well the control of a proxy ranks architectures, and which of the two is better."""
+    tau, better = control["kendall_tau"], control["better"]
+    return [
+        ("tau of real images of the same bytes", "-" if tau is None else f"{tau:.2f}"),
+        ("ranks better", "not shown" if better == "neither" else better),
+    ]
+
+
 def _fidelity_rows(fidelity: Mapping[str, Any]) -> Rows:
     """List how well the proxy ranks architectures."""
 
@@ -138,5 +147,6 @@ def _fidelity_rows(fidelity: Mapping[str, Any]) -> Rows:
         ("95% interval of tau", f"{number(low)} to {number(high)}"),
         ("regret of its first choice", f"{number(fidelity['regret_points'])} points"),
         ("architectures ranked", f"{fidelity['architectures']}{few}"),
+        *(_control_rows(fidelity["control"]) if fidelity.get("control") else []),
         *([("architectures not evaluated", f"{failed}")] if (failed := fidelity.get("failed")) else []),
     ]

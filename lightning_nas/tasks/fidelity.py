@@ -2,11 +2,12 @@
 
 import math
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_nas.architecture import Architecture
 from lightning_nas.checks import at_least
@@ -35,6 +36,10 @@ class FidelityTask(Task):
     with the reason. The reference should train on other images than those that the proxy is scored
     on: give the data of both the same ``validation_fraction``.
 
+    A proxy has to beat real images of the same bytes. Where there is a ``control``, every architecture is evaluated on
+    it as well, and the result has its tau, the difference of the two with its bootstrap interval over the same
+    architectures, and which one is better: the one on whose side of 0 the whole interval lies, or neither.
+
     Attributes:
         results: The evaluations so far.
         failures: The architectures that could not be evaluated, with ``evaluator`` and ``reason``.
@@ -45,6 +50,9 @@ class FidelityTask(Task):
         proxy: Evaluates architectures on the proxy, such as ``ShortTraining`` on a ``DistilledDataModule`` whose search
             half is real.
         reference: Measures their ``accuracy``, such as ``ShortTraining`` on real data, or ``TableLookup``.
+        control: Evaluates architectures on what the proxy is compared with, such as ``ShortTraining`` on real images of
+            the same bytes (``distill/random_subset`` with ``bits`` of the proxy); null for no comparison. The same
+            settings and seed as for the proxy make the comparison fair.
         objective: Name of the proxy's objective that ranks; lower is better where the name ends in ``loss``.
         threshold: Tau below which a warning says not to search on the proxy; null for no warning.
         stop: Whether tau below the threshold is an error instead, after everything is written.
@@ -83,6 +91,7 @@ class FidelityTask(Task):
         proxy: Evaluator,
         *,
         reference: Evaluator,
+        control: Evaluator | None = None,
         objective: str = "loss",
         threshold: float | None = None,
         stop: bool = False,
@@ -96,6 +105,7 @@ class FidelityTask(Task):
             raise ConfigError("stop needs a threshold. Set --model.threshold, such as 0.2, or leave stop out.")
         self.proxy = proxy
         self.reference = reference
+        self.control = control
         self.objective = objective
         self.threshold = threshold
         self.stop = stop
@@ -113,10 +123,15 @@ class FidelityTask(Task):
         """False: the evaluators train networks of their own."""
         return False
 
+    @property
+    def _evaluators(self) -> list[Evaluator]:
+        """The proxy's, that of the reference, and that of the control if there is one."""
+        return [self.proxy, self.reference, *([] if self.control is None else [self.control])]
+
     def prepare_data(self) -> None:
         """Download what the evaluators need."""
-        self.proxy.prepare_data()
-        self.reference.prepare_data()
+        for evaluator in self._evaluators:
+            evaluator.prepare_data()
 
     def setup(self, stage: str) -> None:
         """Forget earlier results, which a checkpoint replaces by its own.
@@ -146,7 +161,7 @@ class FidelityTask(Task):
         if self.write_to is not None:
             self._proxy_info(self.write_to)
         self.results, self.failures = [], []
-        for evaluator in (self.proxy, self.reference):
+        for evaluator in self._evaluators:
             evaluator.to(trainer.strategy.root_device)
 
     @property
@@ -172,6 +187,9 @@ class FidelityTask(Task):
         try:
             row["proxy"], row["proxy_seconds"] = self._measured("proxy", self.proxy, batch, self.objective)
             row["truth"], row["truth_seconds"] = self._measured("reference", self.reference, batch, "accuracy")
+            if self.control is not None:
+                found = self._measured("control", self.control, batch, self.objective)
+                row["control"], row["control_seconds"] = found
         except _FailedError as error:
             self.failures.append({**error.failure, "architecture": row["architecture"]})
             if len(self.failures) > self.max_failures:
@@ -217,10 +235,10 @@ class FidelityTask(Task):
             f"{last['reason']}"
         )
 
-    def _rankings(self) -> tuple[list[float], list[float]]:
-        """The results of the proxy and of the reference; higher is better in both."""
+    def _rankings(self, name: str = "proxy") -> tuple[list[float], list[float]]:
+        """The results of the proxy, or of the control, and of the reference; higher is better in both."""
         sign = sign_of(self.objective)
-        return [sign * row["proxy"] for row in self.results], [row["truth"] for row in self.results]
+        return [sign * row[name] for row in self.results], [row["truth"] for row in self.results]
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
@@ -234,7 +252,9 @@ class FidelityTask(Task):
         tau, price = kendall_tau(scores, target), regret(scores, target)
         low, high, _ = bootstrap_interval(kendall_tau, scores, target, level=LEVEL)
         seconds = {name: sum(row[f"{name}_seconds"] for row in self.results) for name in ("proxy", "truth")}
+        compared = {} if self.control is None else {"control": self._compared(tau)}
         return {
+            **compared,
             "kendall_tau": _json(tau),
             "interval": [_json(low), _json(high)],
             "interval_level": LEVEL,
@@ -252,6 +272,31 @@ class FidelityTask(Task):
             "truth_evaluator": type(self.reference).__name__,
             "proxy_seconds": round(seconds["proxy"], 3),
             "truth_seconds": round(seconds["truth"], 3),
+        }
+
+    def _compared(self, tau: float) -> dict[str, Any]:
+        """How well the control ranks, and which of the two ranks better, as JSON values."""
+        proxy, target = self._rankings()
+        control, _ = self._rankings("control")
+        other = kendall_tau(control, target)
+        low, high, _ = bootstrap_interval(kendall_tau, control, target, level=LEVEL)
+        # the statistic gets places, so that both taus are of the same resample
+
+        def difference(places: Sequence[float], _: Sequence[float]) -> float:
+            taus = (kendall_tau(*([each[int(p)] for p in places] for each in (scores, target))) for scores in pair)
+            return next(taus) - next(taus)
+
+        pair, order = (proxy, control), [float(place) for place in range(len(target))]
+        least, most, _ = bootstrap_interval(difference, order, order, level=LEVEL)
+        better = "proxy" if least > 0 else "control" if most < 0 else "neither"
+        return {
+            "kendall_tau": _json(other),
+            "interval": [_json(low), _json(high)],
+            "difference": _json(tau - other),
+            "difference_interval": [_json(least), _json(most)],
+            "better": better,
+            "evaluator": type(self.control).__name__,
+            "seconds": round(sum(row["control_seconds"] for row in self.results), 3),
         }
 
     def on_fit_end(self) -> None:
@@ -272,6 +317,9 @@ class FidelityTask(Task):
         if self.write_to is not None:
             content = {**self._proxy_info(self.write_to), "fidelity": found}
             self.outputs["proxy"] = [self.write_to, write_json(self.write_to.with_suffix(".json"), content)]
+        if (control := found.get("control")) is not None:
+            text, warn = comparison(found["kendall_tau"], control)
+            (rank_zero_warn if warn else rank_zero_info)(text)
         if found["passed"] is False:
             self._complain(found)
 
@@ -297,17 +345,23 @@ class FidelityTask(Task):
         """Store the results so far, and the state of the evaluators."""
         checkpoint["results"] = [dict(row) for row in self.results]
         checkpoint["failures"] = [dict(row) for row in self.failures]
-        checkpoint["evaluators"] = [self.proxy.state_dict(), self.reference.state_dict()]
+        checkpoint["evaluators"] = [evaluator.state_dict() for evaluator in self._evaluators]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the results and the state of the evaluators.
 
         Raises:
-            CheckpointError: The results are of other architectures.
+            CheckpointError: The results are of other architectures, or of other evaluators.
         """
         self.results = [dict(row) for row in kept(self, checkpoint, "results")]
         self.failures = [dict(row) for row in checkpoint.get("failures", [])]
-        for evaluator, state in zip((self.proxy, self.reference), checkpoint["evaluators"], strict=True):
+        if len(checkpoint["evaluators"]) != len(self._evaluators):
+            raise CheckpointError(
+                f"The checkpoint has the results of {len(checkpoint['evaluators'])} evaluators, this run has "
+                f"{len(self._evaluators)}. Set control as in the run that wrote it, or start a new run without "
+                "--ckpt_path."
+            )
+        for evaluator, state in zip(self._evaluators, checkpoint["evaluators"], strict=True):
             evaluator.load_state_dict(state)
         made, failed = ([row["architecture"] for row in rows] for rows in (self.results, self.failures))
         mine = [self._data.space.text(a) for a in self._data.architectures[: len(made) + len(failed)]]
@@ -316,6 +370,30 @@ class FidelityTask(Task):
                 f"The checkpoint has results of {len(made)} architectures, which are not the first ones of this run. "
                 "Use the space, count and seed that it was made with, or start a new run without --ckpt_path."
             )
+
+
+def comparison(tau: float | None, control: Mapping[str, Any]) -> tuple[str, bool]:
+    """Say which of a proxy and its control ranks architectures better.
+
+    Args:
+        tau: Kendall's tau of the proxy; None if it is undefined.
+        control: ``control`` of ``fidelity.json``.
+
+    Returns:
+        A sentence or two, and whether they are a warning.
+    """
+    first, second, difference = (
+        "undefined" if value is None else f"{value:.2f}"
+        for value in (tau, control["kendall_tau"], control["difference"])
+    )
+    low, high = control["difference_interval"]
+    interval = "" if low is None else f", 95 % interval {low:.2f} to {high:.2f}"
+    said = f"Kendall's tau is {first} on the proxy and {second} on its control (difference {difference}{interval})."
+    if control["better"] == "proxy":
+        return f"{said} The proxy ranks architectures better.", False
+    if control["better"] == "control":
+        return f"{said} The control ranks architectures better: search on the control instead.", True
+    return f"{said} The measurement does not show that either ranks better; the control takes no distillation.", True
 
 
 class _FailedError(Exception):

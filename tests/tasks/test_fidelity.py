@@ -1,6 +1,7 @@
 """The rank-fidelity gate: figures of known rankings, files, thresholds, faults, and a run that goes on."""
 
 import json
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -217,6 +218,59 @@ def test_a_stop_comes_after_everything_is_written_and_needs_no_second_evaluation
     with pytest.raises(FidelityError):
         fit("--ckpt_path", "kept/last.ckpt", **wrong, stop=True)
     assert written()["architectures"] == 6
+
+
+# A control.
+
+
+@pytest.mark.parametrize(
+    ("proxy", "control", "better", "said"),
+    [
+        (
+            [0, 1, 2, 3, 4, 5, 6],
+            [6, 5, 4, 3, 2, 1, 0],
+            "proxy",
+            "1.00 on the proxy and -1.00 on its control .* better.",
+        ),
+        ([6, 5, 4, 3, 2, 1, 0], [0, 1, 2, 3, 4, 5, 6], "control", "search on the control instead"),
+        ([0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 3, 4, 5, 6], "neither", "difference 0.00, 95 % interval 0.00 to 0.00"),
+        ([0] * 7, [0, 1, 2, 3, 4, 5, 6], "neither", "undefined on the proxy and 1.00"),
+    ],
+)
+def test_a_control_says_which_of_the_two_ranks_better(
+    proxy: list[int], control: list[int], better: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    messages: list[str] = []
+    for name in ("rank_zero_warn", "rank_zero_info"):
+        monkeypatch.setattr(f"lightning_nas.tasks.fidelity.{name}", messages.append)
+    fit(proxy=known(values=proxy), control=known(values=control))
+    found = written()
+    assert found["control"]["better"] == better
+    assert {row["control"] for row in found["results"]} <= {float(v) for v in control}
+    (message,) = messages
+    assert re.search(said, message)
+    if better != "neither":
+        sign = 1 if better == "proxy" else -1
+        assert found["control"]["kendall_tau"] == pytest.approx(-sign)
+        assert found["control"]["difference"] == pytest.approx(2 * sign)
+        assert found["control"]["difference_interval"] == pytest.approx([2 * sign] * 2)
+
+
+def test_the_difference_to_the_control_is_of_the_same_architectures() -> None:
+    """Two rankings that err alike: each tau is uncertain, their difference is not."""
+    values = [3, 0, 1, 2, 4, 5, 6]
+    with pytest.warns(UserWarning, match="does not show that either ranks better"):
+        fit(proxy=known(values=values), control=known(values=[10 * v for v in values]), count=12)
+    found = written()
+    assert found["control"]["difference_interval"] == [0, 0]
+    assert found["interval"] == found["control"]["interval"]
+    assert found["interval"][0] < found["interval"][1]
+
+
+def test_a_checkpoint_without_a_control_is_refused_by_a_run_with_one() -> None:
+    task = FidelityTask(Known(), reference=Known(), control=Known())
+    with pytest.raises(CheckpointError, match="results of 2 evaluators, this run has 3"):
+        task.on_load_checkpoint({"results": [], "failures": [], "evaluators": [{}, {}]})
 
 
 # Going on.
