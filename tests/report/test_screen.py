@@ -27,6 +27,16 @@ def test_architectures_that_could_not_be_evaluated_are_counted() -> None:
     assert "architectures not evaluated" not in rows()  # as an older run wrote it
 
 
+def test_a_control_is_told_beside_the_proxy() -> None:
+    control = {"kendall_tau": 0.5, "better": "neither"}
+    found = rows(control=control)
+    assert found["tau of real images of the same bytes"] == "0.50"
+    assert found["ranks better"] == "not shown"
+    assert rows(control={**control, "better": "control"})["ranks better"] == "control"
+    assert rows(control={**control, "kendall_tau": None})["tau of real images of the same bytes"] == "-"
+    assert "ranks better" not in rows()
+
+
 def test_values_are_told_as_they_are() -> None:
     found = rows()
     assert found["search (since resumed)"] == "60.5 s"
