@@ -25,6 +25,8 @@ SIZED = {ATEN.nonzero, ATEN.masked_select, ATEN._unique2, ATEN.unique_dim, ATEN.
 INDEXING = {ATEN.index, ATEN.index_put, ATEN.index_put_, ATEN._unsafe_index, ATEN._index_put_impl_}
 METHODS = ("tolist", "cpu", "numpy", "__array__")
 """Methods of tensors that are not seen as operations on the CPU."""
+FACTORIES = ("arange", "empty", "eye", "full", "linspace", "ones", "rand", "randint", "randn", "randperm", "zeros")
+"""Functions that make a tensor on the device that they are given."""
 
 
 class Waits(TorchDispatchMode):
@@ -72,6 +74,9 @@ class Waits(TorchDispatchMode):
         for name, method in self.real.items():
             setattr(Tensor, name, self._counted(name, method))
         torch.tensor = self._tensor
+        self.factories = {name: getattr(torch, name) for name in FACTORIES}
+        for name, factory in self.factories.items():
+            setattr(torch, name, self._followed(factory))
         self.moved = Tensor.to
         Tensor.to = self._to  # type: ignore[method-assign]
         super().__enter__()
@@ -81,6 +86,8 @@ class Waits(TorchDispatchMode):
         """Put everything back."""
         super().__exit__(*raised)
         torch.tensor = self.made
+        for name, factory in self.factories.items():
+            setattr(torch, name, factory)
         Tensor.to = self.moved  # type: ignore[method-assign]
         for name, method in self.real.items():
             setattr(Tensor, name, method)
@@ -93,6 +100,15 @@ class Waits(TorchDispatchMode):
             if name == "cpu":  # a tensor of its own, which is not followed
                 return self.made(self.real["tolist"](tensor), dtype=tensor.dtype)
             return method(tensor, *args, **kwargs)
+
+        return called
+
+    def _followed(self, factory: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def called(*args: Any, device: Any = None, **kwargs: Any) -> Tensor:
+            made = factory(*args, device=device, **kwargs)
+            if isinstance(device, torch.device):  # as in _tensor
+                self.on_device[made] = True
+            return made
 
         return called
 

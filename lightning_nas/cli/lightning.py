@@ -9,7 +9,7 @@ from contextlib import suppress
 from numbers import Integral
 from pathlib import Path
 from pydoc import locate
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
@@ -107,6 +107,13 @@ class NASCLI(LightningCLI):
             type=PositiveInt | None,
             default=None,
             help="CPU threads of torch (default: torch's own choice). On small images one is often the fastest.",
+        )
+        parser.add_argument(
+            "--matmul_precision",
+            type=Literal["highest", "high", "medium"] | None,
+            default=None,
+            help="Precision of float32 matrix products on a GPU: highest keeps all 24 bits; high rounds to "
+            "TensorFloat-32 and medium to bfloat16, which are faster (default: PyTorch's own choice, highest).",
         )
         parser.add_argument(
             "--imports",
@@ -221,9 +228,11 @@ class NASCLI(LightningCLI):
         """
         if not self.build:
             return
-        threads = self.config[self.config.subcommand].num_threads
-        if threads is not None:
-            torch.set_num_threads(threads)
+        config = self.command_config
+        if config.num_threads is not None:
+            torch.set_num_threads(config.num_threads)
+        if config.matmul_precision is not None:
+            torch.set_float32_matmul_precision(config.matmul_precision)
         try:
             super().instantiate_classes()
         except (TypeError, ValueError, ImportError) as error:

@@ -16,8 +16,8 @@ from lightning_nas.errors import ConfigError
 from lightning_nas.pipeline.config import ADDED, add_imports, merge, pairs, read_yaml, set_key, yaml_value
 
 KEYS = (
-    *("seeds", "num_threads", "imports", "arguments", "datasets", "data", "trainer", "shared", "budget"),
-    *("metric", "truth", "baseline", "columns", "executor", "entries"),
+    *("seeds", "num_threads", "matmul_precision", "imports", "arguments", "datasets", "data", "trainer", "shared"),
+    *("budget", "metric", "truth", "baseline", "columns", "executor", "entries"),
 )
 """Keys of a study."""
 

@@ -81,7 +81,8 @@ def _run(arguments: Arguments, name: str, dataset: str, study: Mapping[str, Any]
     """One run, whose tasks and data get the seed where they take one."""
     entry = dict(study["entries"][name])
     folder = arguments.output_dir / dataset / name / f"seed_{seed}"
-    common = {key: study[key] for key in ("num_threads", "imports", "data", "trainer") if study.get(key) is not None}
+    keys = ("num_threads", "matmul_precision", "imports", "data", "trainer")
+    common = {key: study[key] for key in keys if study.get(key) is not None}
     own = {
         "seed_everything": seed,
         "workers": 1,

@@ -13,7 +13,10 @@ from lightning_nas.cli.arguments import Parser, suggestion
 from lightning_nas.cli.config_files import find_config
 from lightning_nas.errors import ConfigError
 
-KEYS = ("seed_everything", "num_threads", "workers", "imports", "data", "trainer", "constraints", "stages")
+KEYS = (
+    *("seed_everything", "num_threads", "matmul_precision", "workers", "imports", "data", "trainer", "constraints"),
+    "stages",
+)
 """Keys of a pipeline's configuration."""
 
 OPTIONS = ("config", "run_dir", "print_config")

@@ -135,8 +135,7 @@ def _on_files(name: str, entry: Any, config: Mapping[str, Any], base: Path) -> d
     merged["seed_everything"] = config.get("seed_everything", 0)
     if config.get("imports"):
         merged["imports"] = config["imports"]
-    if config.get("num_threads") is not None:
-        merged["num_threads"] = config["num_threads"]
+    merged |= {key: config[key] for key in ("num_threads", "matmul_precision") if config.get(key) is not None}
     return dict(merge(merged, entry))
 
 

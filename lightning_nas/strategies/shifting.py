@@ -139,5 +139,5 @@ class Shifting:
         images = data.train_set
         chosen = torch.randint(len(images), (self.batch_size,), generator=torch.Generator().manual_seed(seed))
         batch: Any = images.__getitems__(chosen.tolist())
-        batch = tuple(tensor.to(scores.device) for tensor in batch)
+        batch = tuple(tensor.to(scores.device, non_blocking=True) for tensor in batch)
         return data.prepare(batch, torch.Generator(scores.device).manual_seed(seed))

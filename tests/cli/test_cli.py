@@ -293,6 +293,19 @@ def test_the_overlay_for_several_devices_runs_on_one(search: Path, configs: Path
     assert len(kinds) == len(set(kinds))
 
 
+def test_the_overlay_for_a_gpu_chooses_fast_kernels(search: Path, configs: Path, monkeypatch: Any) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", asked.append)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    small = ["--trainer.accelerator=cpu", "--trainer.fast_dev_run=true"]
+    run(["fit", "--config", str(search), "--config", str(configs / "trainer" / "gpu.yaml"), *small])
+    assert asked == ["high"]
+    assert torch.backends.cudnn.benchmark
+    exact = ["--trainer.deterministic=true", "--trainer.benchmark=false", "--matmul_precision=highest"]
+    config = NASCLI(args=["--config", str(search), *exact], run=False).config
+    assert (config.matmul_precision, config.trainer.benchmark) == ("highest", False)
+
+
 def test_a_search_goes_on_as_if_it_had_not_stopped(search: Path, tmp_path: Path) -> None:
     args = ["fit", "--config", str(search), "--trainer.max_epochs=2"]
     whole = run(args).model.state_dict()

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lightning_nas.data.augmentation import Augmentation, RandomCrop, RandomFlip
 from lightning_nas.data.halves import HalvesDataModule
 from lightning_nas.data.images import DigitsDataModule
 from lightning_nas.data.splits import derived_seed
@@ -16,6 +17,7 @@ from lightning_nas.evaluation.short_training import ShortTraining
 from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from tests.helpers import FixedHalves
+from tests.waits import Waits
 
 SPACE = DARTSSpace(nodes=2)
 
@@ -58,6 +60,23 @@ def test_all_get_the_same_seed_and_batches_and_the_global_generator_is_left_alon
     first = evaluator.evaluate([a, b, a])
     assert torch.equal(before, torch.get_rng_state())
     assert first[0].objectives == first[2].objectives != first[1].objectives
+
+
+@pytest.mark.parametrize("online", [False, True])
+def test_the_steps_of_a_training_do_not_wait_for_a_gpu(online: bool) -> None:
+    architecture = SPACE.sample(torch.Generator().manual_seed(2))
+    found = []
+    for steps in (2, 7):
+        augmentations: list[Augmentation] = [RandomCrop(1), RandomFlip()]
+        evaluator = ShortTraining(
+            data(), steps=steps, batch_size=4, channels=4, cells=3, online=online, augmentations=augmentations
+        )
+        with Waits(iter([])) as waits:
+            evaluator.evaluate([architecture])
+        found.append(waits.found)
+    copied = [place for place in found[0] if place.startswith("copy to the device in evaluation/short_training.py")]
+    assert copied  # the images are followed
+    assert found[0] == found[1]
 
 
 def test_images_can_be_made_smaller() -> None:

@@ -215,7 +215,7 @@ def test_callbacks_of_a_stage_file_stay(tmp_path: Path, configs: Path) -> None:
         (["--run_dr", "x"], r"Unknown keys \['run_dr'\] .* Did you mean run_dir\?"),
         (
             ["--nothing", "x"],
-            r"Unknown keys \['nothing'\] .* Expected one of seed_everything, num_threads, workers, imports, data,",
+            r"Unknown keys \['nothing'\] .* Expected one of seed_everything, num_threads, matmul_precision, workers,",
         ),
         (["--stages.train.tset", "true"], r"train\.yaml: .*tset"),
         (["--stages.refine.model.x", "1"], "has no stage 'refine'"),

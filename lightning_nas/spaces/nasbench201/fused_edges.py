@@ -41,6 +41,9 @@ class _Sum(torch.autograd.Function):
         blocks = total.chunk(factors.shape[1], dim=1)
         numbers = None if total.is_cuda else factors.tolist()  # reading numbers from a GPU would wait for it
         for k, (each, y) in enumerate(zip(targets, inputs, strict=True)):
+            if numbers is None and len(each) == len(blocks):
+                _by_target(total, len(blocks)).addcmul_(y.unsqueeze(1), _column(factors[k].to(y.dtype)))
+                continue
             for t in each:
                 if numbers is None:
                     blocks[t].addcmul_(y, factors[k, t].to(y.dtype))
@@ -61,13 +64,13 @@ class _Sum(torch.autograd.Function):
                 grad_weight = rows.t() @ _rows(x)
         blocks = grad.chunk(factors.shape[1], dim=1)
         if ctx.needs_input_grad[3]:
-            grad_factors = _products(blocks, inputs, ctx.targets)
+            grad_factors = _products(grad, inputs, ctx.targets, len(blocks))
         # factors stay tensors on a GPU, and where the gradient is to be differentiated again
         plain = grad.is_cuda or torch.is_grad_enabled()
         numbers = factors.to(grad.dtype) if plain else factors.tolist()
         needed = ctx.needs_input_grad[5:]
         grad_inputs = [
-            _combination(blocks, numbers[k], each) if wanted else None
+            _combination(grad, numbers[k], each, len(blocks)) if wanted else None
             for k, (each, wanted) in enumerate(zip(ctx.targets, needed, strict=True))
         ]
         return grad, grad_x, grad_weight, grad_factors, None, *grad_inputs
@@ -85,9 +88,24 @@ def _images(rows: Tensor, like: Tensor) -> Tensor:
     return images
 
 
-def _products(blocks: Sequence[Tensor], inputs: Sequence[Tensor], targets: Sequence[Sequence[int]]) -> Tensor:
+def _by_target(stacked: Tensor, count: int) -> Tensor:
+    """View stacked blocks by their target: ``(batch, targets, channels, height, width)``."""
+    view: Tensor = stacked.unflatten(1, (count, -1))
+    return view
+
+
+def _column(factors: Tensor) -> Tensor:
+    """Factors of all targets in a shape that fits ``_by_target``."""
+    return factors.view(-1, 1, 1, 1)
+
+
+def _products(grad: Tensor, inputs: Sequence[Tensor], targets: Sequence[Sequence[int]], count: int) -> Tensor:
     """Scalar products of inputs and the blocks of their targets, ``(inputs, blocks)``; zero for other blocks."""
-    zero = blocks[0].new_zeros((), dtype=torch.promote_types(blocks[0].dtype, torch.float32))
+    dtype = torch.promote_types(grad.dtype, torch.float32)
+    if grad.is_cuda and inputs and all(len(each) == count for each in targets):  # few kernels
+        by_target = _by_target(grad, count)
+        return torch.stack([(by_target * y.unsqueeze(1)).sum((0, 2, 3, 4), dtype=dtype) for y in inputs])
+    blocks, zero = grad.chunk(count, dim=1), grad.new_zeros((), dtype=dtype)
     # one buffer for all products, unless they are to be differentiated again
     memory = None if torch.is_grad_enabled() or not inputs else torch.empty_like(inputs[0])
     rows = []
@@ -97,8 +115,12 @@ def _products(blocks: Sequence[Tensor], inputs: Sequence[Tensor], targets: Seque
     return torch.stack(rows)
 
 
-def _combination(blocks: Sequence[Tensor], factors: Any, targets: Sequence[int]) -> Tensor:
+def _combination(grad: Tensor, factors: Any, targets: Sequence[int], count: int) -> Tensor:
     """The weighted sum of the blocks of some targets."""
+    if grad.is_cuda and len(targets) == count:  # few kernels
+        together: Tensor = (_by_target(grad, count) * _column(factors)).sum(1)
+        return together
+    blocks = grad.chunk(count, dim=1)
     total: Tensor = blocks[targets[0]] * factors[targets[0]]
     for t in targets[1:]:
         if isinstance(factors, Tensor):
