@@ -95,7 +95,7 @@ class AlphaEvolution(Strategy):
     def tell(self, results: Sequence[Result]) -> None:
         """Learn evaluations; with ``rescore``, those of earlier generations are forgotten. See ``Strategy.tell``."""
         if self.rescore and results:
-            self.evaluated, self.fitness = {}, {}
+            self._forget()
         super().tell(results)
         self._due = self.rescore and not self.alive().keys() <= self.evaluated.keys()
 

@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from lightning_nas.errors import ArchitectureError, CheckpointError, ConfigError
 from lightning_nas.evaluation.base import Evaluation, Evaluator, evaluate_each, sign_of
 from lightning_nas.spaces.artifact import load_architecture
 from lightning_nas.spaces.base import SearchSpace
+from lightning_nas.strategies.ranking import FitnessRanking
 
 DRAWS = 1000
 """Number of consecutive draws without anything new after which a space counts as exhausted."""
@@ -69,9 +71,14 @@ class Strategy(ABC):
         self.space = space
         self.objective = objective
         self.generator = torch.Generator().manual_seed(derived_seed(seed, type(self).__name__))
+        self.failed = {}
+        self._forget()
+
+    def _forget(self) -> None:
+        """Forget all evaluations."""
         self.evaluated = {}
         self.fitness = {}
-        self.failed = {}
+        self._ranking = FitnessRanking()
 
     @abstractmethod
     def ask(self, count: int) -> list[Architecture]:
@@ -98,6 +105,7 @@ class Strategy(ABC):
             key = self.space.key(architecture)
             self.evaluated[key] = architecture
             self.fitness[key] = self._fitness(architecture, evaluation)
+            self._ranking.put(key, self.fitness[key])
 
     def tell_failed(self, architectures: Sequence[Architecture]) -> None:
         """Learn that evaluations failed, by an error or without a finite objective.
@@ -155,8 +163,16 @@ class Strategy(ABC):
         """
         if not self.fitness:
             raise ConfigError("Nothing has been evaluated yet, so there is no best architecture. Evaluate some first.")
-        known = [key for key in self.fitness if key not in self.failed] or list(self.fitness)
-        return self.evaluated[max(known, key=self.fitness.__getitem__)]
+        first = next(iter(self._ranking))
+        return self.evaluated[next((key for key in self._ranking if key not in self.failed), first)]
+
+    def leaders(self, count: int) -> list[Architecture]:
+        """The architectures with the highest fitness, best first; among equals those that were told first.
+
+        Args:
+            count: Their number; all known ones where there are fewer.
+        """
+        return [self.evaluated[key] for key in islice(self._ranking, count)]
 
     def read_start(self, path: str) -> Architecture:
         """Read an architecture that the search begins with.
@@ -228,6 +244,7 @@ class Strategy(ABC):
         architectures = [self.space.architecture(choices) for choices in state["choices"]]
         self.evaluated = {self.space.key(a): a for a in architectures}
         self.fitness = dict(zip(self.evaluated, state["fitness"], strict=True))
+        self._ranking = FitnessRanking(self.fitness)
         failed = [self.space.architecture(choices) for choices in state.get("failed", [])]
         self.failed = {self.space.key(a): a for a in failed}
 

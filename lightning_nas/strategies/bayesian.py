@@ -135,8 +135,7 @@ class BayesianOptimization(Strategy):
 
     def _draw_pool(self) -> Candidates:
         """Random architectures, and the neighbours and crossovers of the best known ones."""
-        ranked = sorted(self.evaluated, key=self.fitness.__getitem__, reverse=True)
-        best = [self.evaluated[key] for key in ranked[: self.parents]]
+        best = self.leaders(self.parents)
         pool = self.sample_unseen(self.samples)
         for parent in best:
             pool += self.space.neighbours(parent)

@@ -87,6 +87,8 @@ class QueryHistory:
         self.failures: list[FailedQuery]
         self._winner: Architecture | None
         self._version: tuple[int, int]  # the evaluator's version, and the first query that it has evaluated
+        self._leader: int | None  # place of the best result of this version among those that were looked at
+        self._seen: int  # number of results that were looked at for the leader
         self.clear()
 
     def clear(self) -> None:
@@ -95,6 +97,11 @@ class QueryHistory:
         self.failures = []
         self._winner = None
         self._version = (self.evaluator.version, 0)
+        self._look_again()
+
+    def _look_again(self) -> None:
+        """Forget which result is the best."""
+        self._leader, self._seen = None, 0
 
     @property
     def left(self) -> int:
@@ -133,6 +140,7 @@ class QueryHistory:
         good = [(architecture, evaluation) for architecture, evaluation in found if evaluation.failure is None]
         if good and self.evaluator.version != self._version[0]:
             self._version = (self.evaluator.version, len(self.results))
+            self._leader = None
         strategy.tell(good)
         first = self.queries + 1
         self.results += good
@@ -194,12 +202,17 @@ class QueryHistory:
                 "Nothing was evaluated: the strategy had nothing to ask for, because it found no architecture in the "
                 "space. Use a larger space or weaker constraints."
             )
-        sign = sign_of(self.objective)
-        places = range(self._version[1], len(self.results))
         if self._winner is not None:
-            key = self.space.key(self._winner)
-            return max(i for i, (architecture, _) in enumerate(self.results) if self.space.key(architecture) == key)
-        return max(places, key=lambda i: sign * self.results[i][1].objectives[self.objective])
+            key, place = self.space.key(self._winner), len(self.results) - 1
+            while self.space.key(self.results[place][0]) != key:
+                place -= 1
+            return place
+        sign, name = sign_of(self.objective), self.objective
+        new = range(self._version[1] if self._leader is None else self._seen, len(self.results))
+        # every result is looked at once: the first of equals stays
+        places = new if self._leader is None else [self._leader, *new]
+        self._leader, self._seen = max(places, key=lambda i: sign * self.results[i][1].objectives[name]), new.stop
+        return self._leader
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per query as JSON values: the text of the architecture, its objectives and its costs."""
@@ -314,6 +327,7 @@ class QueryHistory:
             (self.space.architecture(row["choices"]), Evaluation(dict(row["objectives"]), dict(row["cost"])))
             for row in state["results"]
         ]
+        self._look_again()
         self.failures = [
             FailedQuery(row["query"], self.space.architecture(row["choices"]), row["reason"])
             for row in state.get("failures", [])

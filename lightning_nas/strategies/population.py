@@ -87,9 +87,11 @@ class PopulationEvolution(Strategy):
         """
         if not self.last:
             return self.sample_unseen(count)
-        known = self.last if self.rescore else list(self.evaluated)
-        ranked = sorted(dict.fromkeys(known), key=self.fitness.__getitem__, reverse=True)
-        parents = [self.evaluated[key] for key in ranked[: self.parents]]
+        if self.rescore:
+            ranked = sorted(dict.fromkeys(self.last), key=self.fitness.__getitem__, reverse=True)
+            parents = [self.evaluated[key] for key in ranked[: self.parents]]
+        else:
+            parents = self.leaders(self.parents)
         if self.rescore and count <= len(parents):
             raise ConfigError(
                 f"A generation of {count} has no room beside its {len(parents)} parents. Raise generation_size, or the "

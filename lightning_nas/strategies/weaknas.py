@@ -133,9 +133,8 @@ class WeakPredictors(Strategy):
     def _unknown_of_pool(self) -> list[Architecture]:
         """The unknown architectures of the pool, and those near the best known ones."""
         candidates = dict(self.candidates())
-        ranked = sorted(self.evaluated, key=self.fitness.__getitem__, reverse=True)
-        for key in ranked[: self.parents]:
-            candidates |= {self.space.key(a): a for a in self.space.neighbours(self.evaluated[key])}
+        for parent in self.leaders(self.parents):
+            candidates |= {self.space.key(a): a for a in self.space.neighbours(parent)}
         return [a for key, a in candidates.items() if key not in self.evaluated and key not in self.failed]
 
     def _unknown_of_all(self) -> Any:
