@@ -1,13 +1,11 @@
 """A Gaussian process over architectures, whose kernel weighs groups of features."""
 
-from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from lightning_nas.architecture import Architecture
+from lightning_nas.predictors.feature_table import FeatureTable
 from lightning_nas.predictors.regressors import Values
-from lightning_nas.spaces.base import Features
 
 SPREAD = 2.0
 """Standard deviation of the prior of the logarithm of every weight, and of the noise."""
@@ -17,53 +15,6 @@ NOISE = 0.01
 
 LOG_RANGE = (-12.0, 6.0)
 """Bounds of the logarithms of weights and noise, which keep the kernel's matrix invertible."""
-
-
-@dataclass(frozen=True)
-class FeatureTable:
-    """Features of architectures as one matrix.
-
-    Attributes:
-        values: The features, ``(architectures, columns)``.
-        groups: The group of every column.
-        places: The row of every architecture, by its key.
-    """
-
-    values: Values
-    groups: tuple[str, ...]
-    places: Mapping[str, int]
-
-    @classmethod
-    def of(
-        cls, architectures: Mapping[str, Architecture], features: Callable[[Architecture], Features]
-    ) -> "FeatureTable":
-        """Collect the features of architectures.
-
-        Args:
-            architectures: The architectures by their keys.
-            features: Their features, such as ``SearchSpace.features``.
-        """
-        columns: dict[tuple[str, str], int] = {}
-        rows, places, numbers = [], [], []
-        for row, architecture in enumerate(architectures.values()):
-            for group, named in features(architecture).items():
-                for name, number in named.items():
-                    rows.append(row)
-                    places.append(columns.setdefault((group, name), len(columns)))
-                    numbers.append(number)
-        values = np.zeros((len(architectures), len(columns)))
-        values[rows, places] = numbers
-        return cls(values, tuple(group for group, _ in columns), {key: row for row, key in enumerate(architectures)})
-
-    def rows(self, keys: Iterable[str]) -> "FeatureTable":
-        """The table of some architectures.
-
-        Args:
-            keys: Their keys.
-        """
-        chosen = list(keys)
-        places = {key: row for row, key in enumerate(chosen)}
-        return FeatureTable(self.values[[self.places[key] for key in chosen]], self.groups, places)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Strategies: which architectures a search evaluates next."""
 
+from lightning_nas.strategies.bananas import BANANAS
 from lightning_nas.strategies.base import Strategy
 from lightning_nas.strategies.bayesian import BayesianOptimization
 from lightning_nas.strategies.dcnas import DCNAS
@@ -19,6 +20,7 @@ from lightning_nas.strategies.tnao import CodeSearch, GradientAscent, SwarmSearc
 from lightning_nas.strategies.weaknas import WeakPredictors
 
 __all__ = [
+    "BANANAS",
     "BayesianOptimization",
     "CodeSearch",
     "DCNAS",

@@ -1,6 +1,7 @@
 """Bayesian optimization: a Gaussian process with expected improvement."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from math import prod
 from typing import Any
@@ -11,7 +12,8 @@ import torch
 from lightning_nas.architecture import Architecture
 from lightning_nas.checks import at_least, integer_at_least
 from lightning_nas.errors import ArchitectureError
-from lightning_nas.predictors.gaussian_process import FeatureTable, Kernel, Posterior, fit_kernel
+from lightning_nas.predictors.feature_table import FeatureTable, check_groups
+from lightning_nas.predictors.gaussian_process import Kernel, Posterior, fit_kernel
 from lightning_nas.predictors.regressors import Values
 from lightning_nas.strategies.base import Strategy
 
@@ -45,7 +47,13 @@ class BayesianOptimization(Strategy):
         initial: Number of random architectures at the start, at least 2.
         refit: Number of evaluations after which weights and noise are fitted again, at least 1.
         whisker: Performance below the lower quartile by more than this number of interquartile ranges is raised to that
-            limit, at least 0. Box plots have 1.5; with less, the differences among the best weigh more.
+            limit, at least 0. Box plots have 1.5; with less, the differences among the best weigh more. Null raises
+            nothing.
+        groups: Names of the groups of features to compare architectures by; by default all that the space has.
+        weight_per_group: Whether every group of features has a weight of its own in the kernel. False gives all of
+            them the same weight, which can be fitted to fewer evaluations but depends on the units of the features.
+        noisy: Whether the noise belongs into the variance of the expected improvement. Set it to false for evaluations
+            without noise whose features tell all architectures apart.
         max_listed: Largest number of combinations of choices, valid or not, with which all architectures of the space
             are candidates, at least 0. A proposal takes time in proportion.
         samples: Number of random architectures in a pool, at least 1.
@@ -66,7 +74,10 @@ class BayesianOptimization(Strategy):
         initial: int = 15,
         *,
         refit: int = 5,
-        whisker: float = 0.5,
+        whisker: float | None = 0.5,
+        groups: Sequence[str] | None = None,
+        weight_per_group: bool = True,
+        noisy: bool = True,
         max_listed: int = 50_000,
         samples: int = 50,
         parents: int = 10,
@@ -79,6 +90,9 @@ class BayesianOptimization(Strategy):
         self.initial = initial
         self.refit = refit
         self.whisker = whisker
+        self.groups = groups
+        self.weight_per_group = weight_per_group
+        self.noisy = noisy
         self.max_listed = max_listed
         self.samples = samples
         self.parents = parents
@@ -93,8 +107,13 @@ class BayesianOptimization(Strategy):
         self._refused: set[str] = set()  # listed, but not in the space
 
     def start(self, *args: Any, **kwargs: Any) -> None:
-        """Begin a new search; see ``Strategy.start``."""
+        """Begin a new search; see ``Strategy.start``.
+
+        Raises:
+            ConfigError: The space has no such group of features.
+        """
         super().start(*args, **kwargs)
+        check_groups(self.space, self.groups)
         self._clear()
 
     def ask(self, count: int) -> list[Architecture]:
@@ -130,7 +149,7 @@ class BayesianOptimization(Strategy):
                     self._listed.setdefault(self.space.key(architecture), architecture)
                 except ArchitectureError:
                     continue
-            self._table = FeatureTable.of(self._listed, self.space.features)
+            self._table = self._features_of(self._listed)
         return self._listed
 
     def _draw_pool(self) -> Candidates:
@@ -145,14 +164,19 @@ class BayesianOptimization(Strategy):
 
     def _feature_tables(self, candidates: Candidates) -> tuple[FeatureTable, FeatureTable]:
         """Features of the known architectures and of the candidates."""
-        table = self._table or FeatureTable.of({**self.evaluated, **candidates}, self.space.features)
+        table = self._table or self._features_of({**self.evaluated, **candidates})
         return table.rows(self.evaluated), table.rows(candidates)
+
+    def _features_of(self, architectures: Candidates) -> FeatureTable:
+        """Features of architectures in the groups that the kernel weighs."""
+        table = FeatureTable.of(architectures, self.space.features, self.groups)
+        return table if self.weight_per_group else replace(table, groups=("all",) * len(table.groups))
 
     def _target(self) -> Values:
         """The standardized performance of the known architectures, without outliers below."""
         values = np.array([self.fitness[key] for key in self.evaluated])
         lower, upper = np.quantile(values, [0.25, 0.75])
-        raised = np.maximum(values, lower - self.whisker * (upper - lower))
+        raised = values if self.whisker is None else np.maximum(values, lower - self.whisker * (upper - lower))
         deviation = raised.std()
         target: Values = (raised - raised.mean()) / (deviation if deviation > 0 else 1.0)
         return target
@@ -161,10 +185,11 @@ class BayesianOptimization(Strategy):
         self, candidates: Sequence[tuple[str, Architecture]], posterior: Posterior, best: float, count: int
     ) -> list[Architecture]:
         """The candidates with the largest expected improvement, one after the other."""
+        noise = posterior.noise if self.noisy else 1e-12  # a variance above 0
         asked: list[Architecture] = []
         tried = np.zeros(len(candidates), bool)
         while len(asked) < count:
-            gain = expected_improvement(posterior.mean, posterior.variance + posterior.noise, best)
+            gain = expected_improvement(posterior.mean, posterior.variance + noise, best)
             order = np.lexsort((posterior.mean, gain))[::-1]  # far below the best, the improvement underflows
             for place in order[~tried[order]].tolist():
                 tried[place] = True

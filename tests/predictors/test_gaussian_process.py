@@ -5,7 +5,8 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from lightning_nas.architecture import Architecture
-from lightning_nas.predictors.gaussian_process import FeatureTable, Kernel, Posterior, fit_kernel
+from lightning_nas.predictors.feature_table import FeatureTable
+from lightning_nas.predictors.gaussian_process import Kernel, Posterior, fit_kernel
 from lightning_nas.predictors.regressors import Values
 from lightning_nas.spaces import NASBench201Space
 

@@ -13,6 +13,7 @@ from lightning_nas.evaluation.base import Evaluation
 from lightning_nas.spaces.constrained import ConstrainedSpace
 from lightning_nas.spaces.nasbench101.space import NASBench101Space
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
+from lightning_nas.strategies.bananas import BANANAS
 from lightning_nas.strategies.bayesian import BayesianOptimization, expected_improvement
 from lightning_nas.strategies.random_search import RandomSearch
 from tests.strategies.rugged import searched, tell, value
@@ -106,6 +107,28 @@ def test_the_sign_of_a_loss_is_changed() -> None:
         strategy.tell([(a, Evaluation({name: sign * value(a)})) for a in first])
         asked.append(strategy.ask(5))
     assert asked[0] == asked[1]
+
+
+def test_parts_can_be_left_out() -> None:
+    options: list[dict[str, Any]] = [{}, {"groups": ["edges", "depth"]}, {"weight_per_group": False}, {"noisy": False}]
+    strategies = [BayesianOptimization(initial=20, **each) for each in [*options, {"whisker": None}]]
+    for strategy in strategies:
+        strategy.start(THREE, seed=5)
+        first = strategy.ask(20)
+        values = [-1e6 if i == 3 else value(a) for i, a in enumerate(first)]
+        strategy.tell([(a, Evaluation({"accuracy": v})) for a, v in zip(first, values, strict=True)])
+    asked = [tuple(strategy.ask(5)) for strategy in strategies]
+    assert len(set(asked)) == len(asked)
+    weights = [set(strategy.kernel.weights) for strategy in strategies if strategy.kernel]
+    every = set(THREE.features(THREE.largest()))
+    assert weights == [every, {"edges", "depth"}, {"all"}, every, every]
+
+
+@pytest.mark.parametrize("member", [BayesianOptimization, BANANAS])
+@pytest.mark.parametrize("groups", [[], ["paths", "weight"]])
+def test_groups_that_a_space_lacks_are_refused_at_the_start(member: Any, groups: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"groups is .*edges.*paths"):
+        member(groups=groups).start(THREE)
 
 
 def test_what_failed_is_not_asked_for_again_and_starts_are_made_up_for() -> None:
