@@ -226,7 +226,7 @@ def truth(config: Mapping[str, Any]) -> TruthSettings | None:
         config: Configuration of the study.
 
     Raises:
-        ConfigError: ``truth`` lacks something.
+        ConfigError: ``truth`` lacks something, or a constraint is no number greater than 0.
     """
     given = config.get("truth")
     if given is None:
@@ -239,8 +239,28 @@ def truth(config: Mapping[str, Any]) -> TruthSettings | None:
             "'column' (that of the true accuracies), and may have 'seen' (the column that searches see) and "
             "'constraints' (largest costs by column)."
         )
-    bounds = {name: float(bound) for name, bound in (given.get("constraints") or {}).items()}
+    bounds = numbers("truth.constraints", given.get("constraints"))
     return TruthSettings(given["table"], given["column"], given.get("seen"), bounds)
+
+
+def numbers(place: str, given: Any) -> dict[str, float]:
+    """Largest costs by name.
+
+    Args:
+        place: Where they are, for the message.
+        given: The mapping; None stands for an empty one.
+
+    Raises:
+        ConfigError: It is no mapping of numbers greater than 0.
+    """
+    found = {} if given is None else given
+    bounds = found.values() if isinstance(found, Mapping) else [found]
+    if not all(isinstance(bound, int | float) and bound > 0 for bound in bounds):
+        raise ConfigError(
+            f"{place} is {given!r:.200}; it must map names of costs to numbers greater than 0, such as "
+            "{cifar10_params: 344346}. Quantiles are for the command line: --limit cifar10_params=q0.5."
+        )
+    return {name: float(bound) for name, bound in found.items()}
 
 
 def _spelled_out(entries: Any) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from lightning_nas.cli.lightning import build
-from lightning_nas.compare.config import TruthSettings, datasets, truth
+from lightning_nas.compare.config import TruthSettings, datasets, numbers, truth
+from lightning_nas.compare.runs import Run
 from lightning_nas.errors import ConfigError
 from lightning_nas.pipeline.config import merge
 from lightning_nas.tables.base import Table
@@ -18,7 +19,9 @@ _FORM = re.compile(r"(?P<name>[^=]+)=(?P<quantile>q?)(?P<number>[^=]+)")
 def limited(config: Mapping[str, Any], limits: Sequence[str]) -> dict[str, Any]:
     """Give every data set of a study limits on cost: to the truth, and to the search of every entry.
 
-    A quantile is one of the architectures with a true result. Evaluators are told to look the costs up.
+    A quantile is one of all architectures with a true result. Limits add to the constraints that the study itself has
+    for the truth and for all searches; of two limits on one column, the lower one counts. Evaluators are told to look
+    the costs up.
 
     Args:
         config: Configuration of the study.
@@ -70,13 +73,42 @@ def _change(config: Mapping[str, Any], settings: TruthSettings, limits: Sequence
     """The change of a data set's configuration."""
     table: Table = build(Table, dict(settings.table))
     known = np.isfinite(table.column(settings.column))
-    bounds = {}
+    search: Any = ((config.get("shared") or {}).get("model") or {}).get("init_args") or {}
+    own = [settings.constraints, numbers("shared.model.init_args.constraints", search.get("constraints"))]
+    bounds: dict[str, float] = {}
     for name, quantile, number in limits:
         costs = table.column(name)
-        bounds[name] = float(np.nanquantile(costs[known], number)) if quantile else number
-    node: Any = config.get("shared") or {}
-    for key in ("model", "init_args", "evaluator", "init_args"):
-        node = node.get(key) or {}
-    columns = list(dict.fromkeys([*(node.get("cost_columns") or []), *bounds]))
-    search = {"constraints": bounds, "evaluator": {"init_args": {"cost_columns": columns}}}
-    return {"truth": {"constraints": bounds}, "shared": {"model": {"init_args": search}}}
+        bound = float(np.nanquantile(costs[known], number)) if quantile else number
+        bounds[name] = min([bound, *(each[name] for each in [bounds, *own] if name in each)])
+    evaluator = (search.get("evaluator") or {}).get("init_args") or {}
+    columns = list(dict.fromkeys([*(evaluator.get("cost_columns") or []), *bounds]))
+    changed = {"constraints": bounds, "evaluator": {"init_args": {"cost_columns": columns}}}
+    return {"truth": {"constraints": bounds}, "shared": {"model": {"init_args": changed}}}
+
+
+def check_kept(runs: Sequence[Run], config: Mapping[str, Any], limits: Sequence[str]) -> None:
+    """Refuse entries whose searches would not keep the limits of the command line, and so find what does not count.
+
+    Args:
+        runs: The runs of the study.
+        config: Its configuration with the limits; see ``limited``.
+        limits: The limits.
+
+    Raises:
+        ConfigError: An entry has a weaker constraint of its own, or several stages, none of which keeps a limit.
+    """
+    names = dict.fromkeys(_parse(text)[0] for text in limits)
+    settings = {name: truth(each) for name, each in datasets(config).items()} if limits else {}
+    first = {(run.dataset, run.entry): run for run in reversed(runs)} if limits else {}
+    for run in first.values():
+        tasks = [(stage.config.get("model") or {}).get("init_args") or {} for stage in run.pipeline().stages]
+        kept = [numbers(f"constraints of {run}", arguments.get("constraints")) for arguments in tasks]
+        for name in names:
+            bound = settings[run.dataset].constraints[name]  # type: ignore[union-attr]  # limits need a truth
+            found = [each[name] for each in kept if name in each]
+            if min(found, default=np.inf) > bound:
+                reason = f"has {name}: {min(found)}" if found else f"has no constraint on {name}"
+                raise ConfigError(
+                    f"--limit asks for {name} of at most {bound:g}, but the search of {run} {reason}. Give it "
+                    f"constraints: {{{name}: {bound:g}}}, or leave the entry out by --entries.{run.entry} null."
+                )

@@ -15,7 +15,7 @@ from lightning_nas.compare import table
 from lightning_nas.compare.config import Arguments, Metric, datasets, metric, truth
 from lightning_nas.compare.execution import check, check_failures, execute_all
 from lightning_nas.compare.figures import by_entry, draw_curves, draw_points
-from lightning_nas.compare.limits import limited
+from lightning_nas.compare.limits import check_kept, limited
 from lightning_nas.compare.page import page, record
 from lightning_nas.compare.results import Result, Truth, collect
 from lightning_nas.compare.runs import Run, runs
@@ -73,7 +73,9 @@ class Study:
         judged = metric(next(iter(datasets(arguments.config).values())))
         if known:
             judged = Metric(known[0] if len(set(known)) == 1 else "true performance", unit=judged.unit)
-        return cls(arguments, runs(arguments), judged, truths)
+        every = runs(arguments)
+        check_kept(every, arguments.config, arguments.limits)
+        return cls(arguments, every, judged, truths)
 
     def collect(self) -> list[Result]:
         """Read the results of all runs that are finished.
