@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from lightning_nas.callbacks.operation_stopping import OperationStopping
 from lightning_nas.callbacks.p_darts import PDARTSPhases
 from lightning_nas.data.halves import HalvesDataModule
 from lightning_nas.differentiable.hypergradient.first_order import FirstOrder
@@ -47,6 +48,16 @@ def test_two_processes_draw_the_same_and_are_one_with_their_global_batch(make: A
     assert difference(first, second) == 0
     assert difference(one, first) < 1e-9
     assert difference(one, start) > 1e-3, "nothing was trained"
+
+
+def test_two_processes_stop_the_operations_of_one_with_their_global_batch(tmp_path: Path) -> None:
+    for world in (1, 2):
+        fit(bilevel(FirstOrder), tmp_path, world, [Frozen(), OperationStopping(0.1, steps=2), Keep()])
+    one, first, second = (torch.load(f"world{w}_rank{r}.pt") for w, r in ((1, 0), (2, 0), (2, 1)))
+    assert difference(first, second) == 0
+    assert difference(one, first) < 1e-9
+    fit(bilevel(FirstOrder), tmp_path, 1, [Frozen(), Keep()])
+    assert difference(one, torch.load("world1_rank0.pt")) > 1e-3, "nothing has stopped"
 
 
 def test_phases_are_refused_in_two_processes(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.tasks.bilevel import BilevelTask
 from lightning_nas.tasks.distill import DistillTask
 from lightning_nas.tasks.experts import ExpertsTask
+from lightning_nas.tasks.shapley import ShapleyTask
 from lightning_nas.tasks.supernet import SupernetTask
 from lightning_nas.tasks.train import TrainTask
 from tests.helpers import quiet_trainer
@@ -114,6 +115,23 @@ def nasbench201(folder: Path, batch_size: int) -> tuple[LightningModule, Lightni
     return search(FirstOrder(), space, **course), HalvesDataModule(images(folder, 1), batch_size=batch_size)
 
 
+def shapley(folder: Path, batch_size: int) -> tuple[LightningModule, LightningDataModule]:
+    task = ShapleyTask(
+        space=NASBench201Space(channels=2, cells_per_stage=1),
+        discretizer=SoftmaxScore(),
+        weight_optimizer=sgd,
+        alpha_optimizer=lambda p: torch.optim.SGD(p, lr=0.1),
+        num_classes=3,
+        image_shape=(3, 8, 8),
+        output_dir="found",
+        warmup_epochs=0,
+        samples=1,
+        measured_images=12,
+        truncation=0.9,
+    )
+    return task, HalvesDataModule(images(folder, 1), batch_size=batch_size)
+
+
 def training(folder: Path, batch_size: int) -> tuple[LightningModule, LightningDataModule]:
     path = DARTSSpace(nodes=2).sample(torch.Generator().manual_seed(1)).save(folder / "architecture.json")
     task = TrainTask(
@@ -155,6 +173,7 @@ MAKERS = {
     "perturbed": bilevel(FirstOrder, perturbation=AdversarialPerturbation(0.3, steps=2)),
     "checkpointed cells": bilevel(FirstOrder, checkpoint_cells=True),
     "NAS-Bench-201": nasbench201,
+    "Shapley values": shapley,
     "training": training,
     "distillation": distillation(PlainImages, DistributionMatching),
     "scheme 1": distillation(HallucinatedBases, DistributionMatching, AdversarialContrast, RelationMatching),

@@ -20,8 +20,8 @@ def alignment(gradients: Sequence[Tensor]) -> Tensor:
     """
     flat = torch.stack([g.flatten() for g in gradients])
     units = flat / flat.norm(dim=1, keepdim=True).clamp(min=torch.finfo(flat.dtype).tiny)
-    pairs = units @ units.t()
-    return pairs.triu(diagonal=1).sum() / (len(gradients) * (len(gradients) - 1) / 2)
+    pairs: Tensor = (units @ units.t()).triu(diagonal=1)
+    return pairs.sum() / (len(gradients) * (len(gradients) - 1) / 2)
 
 
 class LayerAlignment(Regularizer):
