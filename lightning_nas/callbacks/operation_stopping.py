@@ -150,7 +150,7 @@ class OperationStopping(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log how many operations have stopped."""
-        pl_module.log("oles/stopped", self.stopped[:-1].float().mean())
+        pl_module.log("oles/stopped", self.stopped[:-1].float().mean(), sync_dist=True)
 
     def state_dict(self) -> dict[str, Any]:
         """The stopped operations, and the cosines since the last decision."""
