@@ -31,16 +31,16 @@ def proxy(name: str, bits: int) -> Proxy:
 
 
 @pytest.mark.parametrize("bits", [*range(1, 17), 32])
-@pytest.mark.parametrize("count", [1, 2, 3, 5, 7, 8, 9, 31, 64])
-def test_integers_make_the_round_trip(bits: int, count: int) -> None:
-    codes = torch.randint(2**bits, (count,), generator=torch.Generator().manual_seed(count))
-    codes[-1] = 2**bits - 1
-    packed = pack(codes, bits)
-    assert packed.dtype == torch.uint8
-    assert len(packed) == (count * bits + 7) // 8
-    assert torch.equal(unpack(packed, bits, count), codes)
-    with pytest.raises(ValueError, match=f"{count + 8} integers of {bits} bits take"):
-        unpack(packed, bits, count + 8)
+def test_integers_make_the_round_trip(bits: int) -> None:
+    for count in (1, 2, 3, 5, 7, 8, 9, 31, 64):
+        codes = torch.randint(2**bits, (count,), generator=torch.Generator().manual_seed(count))
+        codes[-1] = 2**bits - 1
+        packed = pack(codes, bits)
+        assert packed.dtype == torch.uint8
+        assert len(packed) == (count * bits + 7) // 8
+        assert torch.equal(unpack(packed, bits, count), codes)
+        with pytest.raises(ValueError, match=f"{count + 8} integers of {bits} bits take"):
+            unpack(packed, bits, count + 8)
 
 
 def test_the_order_of_bits_is_that_of_reading() -> None:
