@@ -6,10 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from sys import intern
 
 import torch
 
-from lightning_nas.data.folders import FolderSet, image_files
+from lightning_nas.data.file_names import FileNames
+from lightning_nas.data.folders import FolderSet, image_names
 from lightning_nas.data.inspection import note
 from lightning_nas.data.splits import stratified
 from lightning_nas.errors import ArtifactError, DataError
@@ -85,7 +87,7 @@ class FolderLayout:
         """Whether the folder holds classes instead of parts."""
         others = {self.validation, self.test}
         folders = (path for path in self.root.glob("[!.]*") if path.is_dir() and path.name not in others)
-        if not any(image_files(folder) for folder in folders):
+        if not any(next(image_names(folder), None) for folder in folders):
             return False
         if not self.test_fraction:
             raise DataError(
@@ -102,9 +104,8 @@ class FolderLayout:
         text = io.StringIO()
         rows = csv.writer(text, lineterminator="\n")
         rows.writerow(COLUMNS)
-        for path, label, is_test in zip(images.files, images.labels.tolist(), test, strict=True):
-            name = path.relative_to(self.root).as_posix()
-            rows.writerow([name, images.class_names[label], "test" if is_test else "train"])
+        for i, (label, is_test) in enumerate(zip(images.labels.tolist(), test, strict=True)):
+            rows.writerow([images.files.name(i), images.class_names[label], "test" if is_test else "train"])
         try:
             write_bytes(self.table, text.getvalue().encode("utf-8", "surrogateescape"))
         except ArtifactError as error:
@@ -115,12 +116,13 @@ class FolderLayout:
     def _listed(self, part: str) -> FolderSet | None:
         """The images of a part, by the table."""
         names = sorted({label for _, label, _ in self.rows})
-        chosen = [(self.root / file, names.index(label)) for file, label, split in self.rows if split == part]
+        places = {name: place for place, name in enumerate(names)}
+        chosen = [(file, places[label]) for file, label, split in self.rows if split == part]
         if part == "validation" and not chosen:
             return None
         if not chosen:
             raise DataError(f"{self.table} has no row with the split {part!r}. Add some, or delete it.")
-        files = [file for file, _ in chosen]
+        files = FileNames(self.root, (file for file, _ in chosen))
         labels = torch.tensor([label for _, label in chosen], dtype=torch.int64)
         return FolderSet.listed(files, labels, names, self.root, self.image_size, self.background)
 
@@ -134,17 +136,16 @@ class FolderLayout:
         expected = (
             f"Expected columns {', '.join(COLUMNS)}, and as split one of {', '.join(PARTS)}. Correct or delete it."
         )
+        rows = []
         try:
             with self.table.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-                found = list(csv.DictReader(file, strict=True))
+                for number, row in enumerate(csv.DictReader(file, strict=True), 2):
+                    values = [row.get(column) for column in COLUMNS]
+                    if not all(values) or values[2] not in PARTS:
+                        raise DataError(f"Row {number} of {self.table} is {str(row):.200}. {expected}")
+                    rows.append((str(values[0]), intern(str(values[1])), intern(str(values[2]))))
         except (OSError, csv.Error) as error:
             raise DataError(f"{self.table} is not a table of images ({error}). {expected}") from None
-        rows = []
-        for number, row in enumerate(found, 2):
-            values = [row.get(column) for column in COLUMNS]
-            if not all(values) or values[2] not in PARTS:
-                raise DataError(f"Row {number} of {self.table} is {str(row):.200}. {expected}")
-            rows.append((str(values[0]), str(values[1]), str(values[2])))
         if not rows:
             raise DataError(f"{self.table} has no rows. {expected}")
         missing = [name for name, _, _ in rows if not (self.root / name).is_file()]
@@ -154,8 +155,8 @@ class FolderLayout:
                 f"{len(missing)} of {len(rows)} files in {self.table} do not exist, such as {shown}. Restore them, or "
                 "remove their rows."
             )
-        listed = {self.root / name for name, _, _ in rows}
-        others = sum(path not in listed for path in image_files(self.root))
+        listed = {Path(name).as_posix() for name, _, _ in rows}
+        others = sum(name not in listed for name in image_names(self.root))
         if others:
             note(
                 f"{others} images in {self.root} are not used, because {self.table} does not list them. Add them "

@@ -1,6 +1,7 @@
 """Image files in one folder per class."""
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_nas.data.file_names import FileNames
 from lightning_nas.data.inspection import note
 from lightning_nas.data.loaders import whole
 from lightning_nas.data.pixels import eight_bits
@@ -17,6 +19,8 @@ from lightning_nas.errors import ConfigError, DataError
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 """Endings of file names that ``FolderSet`` takes for images."""
+
+_ENDINGS = tuple(SUFFIXES)
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Formats that such files may have, whatever their names say: for some other formats, Pillow starts other programs."""
@@ -67,18 +71,23 @@ class FolderSet(LabelledImages):
             raise DataError(f"{root} has the classes {unknown}, which the training folder lacks. Remove or add them.")
         if not found:
             raise DataError(f"{root} has no folders of classes; {expected}.")
-        files, labels = [], []
-        for name in found:
-            paths = image_files(root / name)
-            if not paths:
-                raise DataError(f"{root / name} contains no images; {expected}. Remove the folder or fill it.")
-            files += paths
-            labels += [names.index(name)] * len(paths)
-        self._hold(files, torch.tensor(labels), names, root, image_size, color(background))
+        counts = []
+
+        def images() -> Iterator[str]:
+            for name in found:
+                own = list(image_names(root / name, f"{name}/"))
+                if not own:
+                    raise DataError(f"{root / name} contains no images; {expected}. Remove the folder or fill it.")
+                counts.append(len(own))
+                yield from own
+
+        files = FileNames(root, images())
+        labels = torch.tensor([names.index(name) for name in found]).repeat_interleave(torch.tensor(counts))
+        self._hold(files, labels, names, root, image_size, color(background))
 
     def _hold(
         self,
-        files: list[Path],
+        files: FileNames,
         labels: Tensor,
         class_names: list[str],
         root: Path,
@@ -95,7 +104,7 @@ class FolderSet(LabelledImages):
 
     @classmethod
     def listed(
-        cls, files: list[Path], labels: Tensor, class_names: list[str], root: Path, image_size: int, background: str
+        cls, files: FileNames, labels: Tensor, class_names: list[str], root: Path, image_size: int, background: str
     ) -> Self:
         """Make a set of some image files, wherever they are.
 
@@ -136,7 +145,7 @@ class FolderSet(LabelledImages):
     def select(self, indices: Tensor) -> Self:
         """Keep the files at ``indices``, in that order."""
         chosen = object.__new__(type(self))
-        files = [self.files[index] for index in indices.tolist()]
+        files = self.files.select(indices)
         chosen._hold(
             *(files, self.labels[indices], self.class_names, self.root, self.image_size, self.background, self._said)
         )
@@ -218,10 +227,39 @@ class _Decoding(Dataset[Decoded]):
         return len(self.images)
 
 
-def image_files(folder: Path) -> list[Path]:
-    """List the image files in a folder and all folders below it, in alphabetical order, without hidden ones."""
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.is_dir())
-    return sorted(path for path in found if not any(map(_is_hidden, path.relative_to(folder).parts)))
+def image_names(folder: str | Path, prefix: str = "") -> Iterator[str]:
+    """Names of the image files in a folder and all folders below it, without hidden ones.
+
+    Folders and files are in alphabetical order. Links to folders are not followed, and folders that may not be read are
+    skipped.
+
+    Args:
+        folder: The folder.
+        prefix: What the names begin with; they have ``/`` between folders.
+    """
+    names: list[str] = []
+    folders: dict[str, str] = {}
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if _is_hidden(entry.name):
+                    continue
+                linked = entry.is_symlink()
+                if Path(entry.path).is_dir() if linked else entry.is_dir():
+                    if linked:
+                        continue
+                    folders[entry.name] = entry.path
+                elif not entry.name.lower().endswith(_ENDINGS):
+                    continue
+                names.append(entry.name)
+    except PermissionError:
+        return
+    names.sort()
+    for name in names:
+        if name in folders:
+            yield from image_names(folders[name], f"{prefix}{name}/")
+        else:
+            yield prefix + name
 
 
 def color(name: str) -> tuple[int, int, int]:

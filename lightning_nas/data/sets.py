@@ -1,8 +1,6 @@
 """Labelled images that are read a whole batch at a time, and checks of them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Self
 
 import torch
@@ -10,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from lightning_nas.data.file_names import FileNames
 from lightning_nas.errors import DataError
 
 Batch = tuple[Tensor, Tensor]
@@ -48,7 +47,7 @@ class LabelledImages(Dataset[Batch], ABC):
         self.labels = labels
         self.class_names = class_names
         self.groups = groups
-        self.files: Sequence[Path] = ()
+        self.files = FileNames()
 
     @property
     @abstractmethod
@@ -155,7 +154,7 @@ class ImageSet(LabelledImages):
         """Copy the images at ``indices``, in that order."""
         groups = None if self.groups is None else self.groups[indices]
         chosen = type(self)(self.images[indices], self.labels[indices], self.class_names, groups)
-        chosen.files = [self.files[index] for index in indices.tolist()] if self.files else ()
+        chosen.files = self.files.select(indices) if self.files else self.files
         return chosen
 
     def to(self, device: torch.device) -> Self:
