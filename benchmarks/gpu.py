@@ -103,8 +103,8 @@ FULL = Sizes(
     second={name: SETTINGS[name] for name in ("S", "L")},
 )
 TINY = Sizes(
-    settings={"S": Setting(8, 2, 2, (3, 8, 8)), "nasbench201": Setting(8, 1, 2, (3, 8, 8), nasbench201=True)},
-    second={"S": Setting(8, 2, 2, (3, 8, 8))},
+    settings={"S": Setting(4, 3, 2, (3, 8, 8)), "nasbench201": Setting(8, 1, 2, (3, 8, 8), nasbench201=True)},
+    second={"S": Setting(4, 3, 2, (3, 8, 8))},
     seconds=0.0,
     real=2,
     width=4,
