@@ -61,6 +61,14 @@ class SearchSpace(ABC):
     def num_values(self) -> tuple[int, ...]:
         """Number of values of every choice of an architecture. Some combinations may not be architectures."""
 
+    @property
+    def tokens(self) -> tuple[tuple[int, ...], ...]:
+        """Places of the choices that belong together, such as all that a vertex of a graph chooses.
+
+        A sequence model reads and writes such a group as one token. By default every choice is a group of its own.
+        """
+        return tuple((place,) for place in range(len(self.num_values)))
+
     @abstractmethod
     def check(self, architecture: Architecture) -> None:
         """Check that an architecture is a point of this space.

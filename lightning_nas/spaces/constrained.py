@@ -99,6 +99,11 @@ class ConstrainedSpace(SearchSpace):
         """Number of values of every choice in the underlying space."""
         return self.space.num_values
 
+    @property
+    def tokens(self) -> tuple[tuple[int, ...], ...]:
+        """Groups of choices in the underlying space."""
+        return self.space.tokens
+
     def check(self, architecture: Architecture) -> None:
         """Raise ``ArchitectureError`` unless the architecture is a point of the space and satisfies the constraints."""
         self.space.check(architecture)

@@ -149,7 +149,13 @@ class AutoEncoderTask(Task):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(seed, "autoencoder"))
             self.autoencoder = ArchitectureAutoEncoder(
-                space.num_values, width=width, code=code, layers=layers, heads=heads, dropout=dropout
+                space.num_values,
+                tokens=space.tokens,
+                width=width,
+                code=code,
+                layers=layers,
+                heads=heads,
+                dropout=dropout,
             )
 
     def prepare_data(self) -> None:

@@ -327,6 +327,7 @@ def test_spaces_hold_what_they_sample(member: Any) -> None:
         assert 0 <= space.parameter_count(architecture) <= space.parameter_count(largest)
         assert space.graphs(architecture)
         assert len(space.num_values) == len(architecture.choices)
+        assert sorted(place for token in space.tokens for place in token) == list(range(len(space.num_values)))
         assert all(0 <= c < n for c, n in zip(architecture.choices, space.num_values, strict=True))
         assert space.text(architecture)
         assert all(graph.connected or "none" in space.text(architecture) for graph in space.graphs(architecture))

@@ -68,6 +68,15 @@ class NASBench101Space(SearchSpace):
         """Two for every possible edge, and the number of operations for every inner vertex."""
         return (2,) * PAIRS + (len(_NAMES),) * INNER
 
+    @property
+    def tokens(self) -> tuple[tuple[int, ...], ...]:
+        """The places of the incoming edges of every vertex but the input, and of the operation of every inner one.
+
+        Operations are tokens of their own: together with the edges of their vertex, they rank a little less well.
+        """
+        edges = (tuple(range(to * (to - 1) // 2, to * (to + 1) // 2)) for to in range(1, VERTICES))
+        return (*edges, *((PAIRS + vertex,) for vertex in range(INNER)))
+
     def check(self, architecture: Architecture) -> None:
         """See ``SearchSpace.check``."""
         self._cell(architecture)
