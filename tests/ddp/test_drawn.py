@@ -57,7 +57,7 @@ def test_two_processes_stop_the_operations_of_one_with_their_global_batch(tmp_pa
     assert difference(first, second) == 0
     assert difference(one, first) < 1e-9
     fit(bilevel(FirstOrder), tmp_path, 1, [Frozen(), Keep()])
-    assert difference(one, torch.load("world1_rank0.pt")) > 1e-3, "nothing has stopped"
+    assert difference(one, torch.load("world1_rank0.pt")) > 1e-5, "nothing has stopped"
 
 
 def test_phases_are_refused_in_two_processes(tmp_path: Path) -> None:
