@@ -120,6 +120,8 @@ class Task(LightningModule):
         """
         trainer = self.trainer
         check_precision(self, trainer)
+        if trainer.precision == "64-true":  # Lightning waits until it has read a checkpoint, and rounds that
+            self.double()
         if trainer.state.fn == TrainerFn.PREDICTING and type(self).predict_step is LightningModule.predict_step:
             raise ConfigError(
                 f"{type(self).__name__} predicts nothing. Train its result with TrainTask, and predict with that."

@@ -87,16 +87,18 @@ def test_unused_weights_stay_where_the_optimizer_has_momentum() -> None:
     assert len(moved) < len(pointwise) or not moved
 
 
-def test_a_resumed_training_ends_the_same() -> None:
+@pytest.mark.parametrize("precision", ["32-true", "64-true"])
+def test_a_resumed_training_ends_the_same(precision: Any) -> None:
     whole = made()
-    fit(whole, epochs=4)
+    fit(whole, epochs=4, precision=precision)
     keep = ModelCheckpoint("kept", filename="two", every_n_epochs=2, save_top_k=-1)
-    fit(made(), epochs=2, callbacks=[keep], enable_checkpointing=True)
+    fit(made(), epochs=2, callbacks=[keep], enable_checkpointing=True, precision=precision)
     (path,) = Path("kept").glob("*.ckpt")
     resumed = made()
     fit(
         resumed,
         epochs=4,
+        precision=precision,
         ckpt_path=path,
         callbacks=[ModelCheckpoint("kept", every_n_epochs=2)],
         enable_checkpointing=True,
