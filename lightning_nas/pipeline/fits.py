@@ -88,8 +88,11 @@ def in_one_process(trainer: Mapping[str, Any]) -> bool:
     Args:
         trainer: Its arguments.
     """
-    # by default Lightning takes all devices that there are; a strategy of its own leaves traces in the process
-    return all(str(trainer.get(key, default)) == one for key, (default, one) in _ONE_PROCESS.items())
+    # by default Lightning takes all GPUs, but one CPU; a strategy of its own leaves traces in the process
+    given = {key: str(trainer.get(key, default)) for key, (default, _) in _ONE_PROCESS.items()}
+    if trainer.get("accelerator") == "cpu" and given["devices"] == "auto":
+        given["devices"] = "1"
+    return all(given[key] == one for key, (_, one) in _ONE_PROCESS.items())
 
 
 def check_workers(workers: int, stages: Sequence[Stage]) -> None:
