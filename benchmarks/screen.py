@@ -259,6 +259,8 @@ def trainings(options: argparse.Namespace, seed: int) -> Parallel:
 
 def best_of_random(known: Known, options: argparse.Namespace, seed: int) -> float:
     """Accuracy of the best of some random cells of the truth by the loss of one short training each."""
+    if options.best_of > len(known.random):
+        raise SystemExit(f"--best_of is {options.best_of}; {options.truth} has {len(known.random)} random cells.")
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(known.random), generator=generator)[: options.best_of].tolist()
     cells = [DARTSSpace.parse(known.random[i]) for i in chosen]
@@ -344,8 +346,10 @@ def arguments_of(given: list[str] | None) -> argparse.Namespace:
         parser.error("--searched is for the space nasbench201")
     if options.space == "darts" and (options.truth is None or options.cap is not None):
         parser.error("the space darts needs --truth FILE, and takes no --cap")
-    if options.space != "darts" and options.best_of:
-        parser.error("--best_of is for the space darts")
+    if options.best_of and (options.space != "darts" or options.tau is not None):
+        parser.error("--best_of compares searches in the space darts; it takes no --tau")
+    if (options.trainings or options.alphas) and options.tau is None:
+        parser.error("--trainings and --alphas compare scores; they need --tau")
     if options.space != "darts" and options.data is None:
         parser.error("say --data FOLDER or set LIGHTNING_NAS_DATA: the folder of the tables")
     return options

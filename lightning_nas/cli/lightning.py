@@ -44,6 +44,9 @@ from lightning_nas.files.checkpoints import CHECKPOINT_KEY, local_path, read_che
 from lightning_nas.files.classes import class_path, import_modules, import_plugins
 from lightning_nas.terminal import tell
 
+_MATMUL_PRECISION = torch.get_float32_matmul_precision()
+"""What a run without ``matmul_precision`` computes with, whatever ran before it in the same process."""
+
 _SCHEDULERS = ("scheduler", "weight_scheduler", "alpha_scheduler")
 
 # a class path within an argument of any type stays a value: nothing checks what it would make
@@ -231,8 +234,7 @@ class NASCLI(LightningCLI):
         config = self.command_config
         if config.num_threads is not None:
             torch.set_num_threads(config.num_threads)
-        if config.matmul_precision is not None:
-            torch.set_float32_matmul_precision(config.matmul_precision)
+        torch.set_float32_matmul_precision(config.matmul_precision or _MATMUL_PRECISION)
         try:
             super().instantiate_classes()
         except (TypeError, ValueError, ImportError) as error:

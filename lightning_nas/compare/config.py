@@ -253,14 +253,16 @@ def numbers(place: str, given: Any) -> dict[str, float]:
     Raises:
         ConfigError: It is no mapping of numbers greater than 0.
     """
-    found = {} if given is None else given
-    bounds = found.values() if isinstance(found, Mapping) else [found]
-    if not all(isinstance(bound, int | float) and bound > 0 for bound in bounds):
+    try:  # YAML reads 1e6 as text
+        bounds = {name: 0.0 if isinstance(each, bool) else float(each) for name, each in dict(given or {}).items()}
+    except (TypeError, ValueError):
+        bounds = {"": 0.0}
+    if not all(bound > 0 for bound in bounds.values()):
         raise ConfigError(
             f"{place} is {given!r:.200}; it must map names of costs to numbers greater than 0, such as "
             "{cifar10_params: 344346}. Quantiles are for the command line: --limit cifar10_params=q0.5."
         )
-    return {name: float(bound) for name, bound in found.items()}
+    return bounds
 
 
 def _spelled_out(entries: Any) -> dict[str, Any]:

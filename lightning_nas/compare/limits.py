@@ -95,7 +95,8 @@ def check_kept(runs: Sequence[Run], config: Mapping[str, Any], limits: Sequence[
         limits: The limits.
 
     Raises:
-        ConfigError: An entry has a weaker constraint of its own, or several stages, none of which keeps a limit.
+        ConfigError: An entry has a weaker constraint of its own in one of its stages, or several stages, none of which
+            keeps a limit.
     """
     names = dict.fromkeys(_parse(text)[0] for text in limits)
     settings = {name: truth(each) for name, each in datasets(config).items()} if limits else {}
@@ -106,8 +107,8 @@ def check_kept(runs: Sequence[Run], config: Mapping[str, Any], limits: Sequence[
         for name in names:
             bound = settings[run.dataset].constraints[name]  # type: ignore[union-attr]  # limits need a truth
             found = [each[name] for each in kept if name in each]
-            if min(found, default=np.inf) > bound:
-                reason = f"has {name}: {min(found)}" if found else f"has no constraint on {name}"
+            if max(found, default=np.inf) > bound:
+                reason = f"has {name}: {max(found)}" if found else f"has no constraint on {name}"
                 raise ConfigError(
                     f"--limit asks for {name} of at most {bound:g}, but the search of {run} {reason}. Give it "
                     f"constraints: {{{name}: {bound:g}}}, or leave the entry out by --entries.{run.entry} null."

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -155,8 +156,9 @@ class FolderLayout:
                 f"{len(missing)} of {len(rows)} files in {self.table} do not exist, such as {shown}. Restore them, or "
                 "remove their rows."
             )
-        listed = {Path(name).as_posix() for name, _, _ in rows}
-        others = sum(name not in listed for name in image_names(self.root))
+        listed = {os.path.normpath(self.root / name) for name, _, _ in rows}
+        root = os.path.normpath(self.root)
+        others = sum(f"{root}{os.sep}{name}" not in listed for name in image_names(self.root))
         if others:
             note(
                 f"{others} images in {self.root} are not used, because {self.table} does not list them. Add them "

@@ -157,7 +157,7 @@ class ProxyDataModule(ImageDataModule):
             raise DataError(
                 f"{self.proxy_path} has images that are not finite. Distill again with a lower learning rate."
             )
-        stored = proxy.stored_bytes
+        stored = proxy.info.get("stored_bytes", proxy.scheme.stored_bytes)
         rank_zero_info(f"{self.proxy_path}: {len(made.labels):,} images made from {stored:,} stored bytes")
         self._statistics = list(proxy.mean), list(proxy.std)
         self.info = proxy.info

@@ -79,7 +79,10 @@ class Proxy:
         try:
             return encode(self.scheme.state_dict(), self.bits, self.scheme.slice_dims)
         except ValueError as error:
-            raise ConfigError(f"The proxy cannot be stored in {self.bits} bits: {error}. Use bits 32 or 8.") from None
+            raise ConfigError(
+                f"The proxy cannot be stored in {self.bits} bits: {error}. Use bits 32 or 8, or a lower learning rate "
+                "where values are not finite."
+            ) from None
 
     @property
     def stored_bytes(self) -> int:

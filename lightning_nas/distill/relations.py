@@ -64,7 +64,7 @@ class RelationMappings(Scheme):
 
     parameter_names = ("bases", "mappings", "relations")
     buffer_names = ()
-    # every base, and the values of all images for it, has a range of its own
+    # every base has a range of its own; the values of all images for the k-th base of every bank share one
     slice_dims = MappingProxyType({"bases": 0, "mappings": 3})
 
     def __init__(

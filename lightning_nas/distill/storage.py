@@ -40,9 +40,9 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     Returns:
         uint8 ``(ceil(integers * bits / 8),)``; unused bits of the last byte are 0.
     """
-    places = np.arange(bits - 1, -1, -1, dtype=np.int64)
-    shifted = codes.flatten().numpy()[:, None] >> places
-    return torch.from_numpy(np.packbits((shifted & 1).astype(np.bool_).reshape(-1)))
+    width = 1 if bits <= 8 else 4  # bytes of an integer before it is packed, the most significant one first
+    whole = codes.flatten().numpy().astype(f">u{width}").view(np.uint8).reshape(-1, width)
+    return torch.from_numpy(np.packbits(np.unpackbits(whole, axis=1)[:, 8 * width - bits :].reshape(-1)))
 
 
 def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
@@ -82,18 +82,21 @@ def encode(
 
     Args:
         tensors: Tensors by name; floating-point ones, and integers of at least 0.
-        bits: One of ``BITS``. With 32, floating-point tensors become float32 and integers stay as they are.
+        bits: One of ``BITS``. With 32, floating-point tensors become float32 and integers stay as they are. With 2 to
+            8, tensors of less than two dimensions are float32, too.
         slice_dims: Dimension of each tensor along which every index has a range of its own; 0 where it is not named.
 
     Returns:
         The tensors to write, and how to read them, as JSON values.
 
     Raises:
-        ValueError: A number is too large for float16.
+        ValueError: A number is not finite, or too large for float16.
     """
     written: dict[str, Tensor] = {}
     packed: dict[str, dict[str, Any]] = {}
     for name, tensor in ((name, each.detach().cpu()) for name, each in tensors.items()):
+        if bits != 32 and tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ValueError(f"{name} has values that are not finite")
         if bits == 32:
             written[name] = tensor.float() if tensor.is_floating_point() else tensor
         elif not tensor.is_floating_point():
@@ -104,6 +107,8 @@ def encode(
             written[name] = tensor.half()
             if not bool(torch.isfinite(written[name]).all()):
                 raise ValueError(f"{name} has a value of {float(tensor.abs().max()):g}, too large for float16")
+        elif tensor.ndim < 2:  # a range for every number would take more bytes
+            written[name] = tensor.float()
         else:
             dim = slice_dims.get(name, 0)
             codes, ranges = _quantized(tensor.float(), bits, dim)
@@ -114,7 +119,7 @@ def encode(
 
 def _quantized(tensor: Tensor, bits: int, dim: int) -> tuple[Tensor, Tensor]:
     """The codes of a tensor, and the lowest value and the step of every slice."""
-    rows = tensor.transpose(0, dim).flatten(1) if tensor.ndim > 1 else tensor[:, None]
+    rows = tensor.transpose(0, dim).flatten(1)
     lowest, highest = rows.aminmax(dim=1)
     step = (highest - lowest) / (2**bits - 1)
     ranges = torch.stack([lowest, step], dim=1)

@@ -138,7 +138,7 @@ class FidelityTask(Task):
 
         Raises:
             ConfigError: There are several processes or epochs, the data are not an
-                ``ArchitecturesDataModule``, or proxy and reference have the same seed.
+                ``ArchitecturesDataModule``, or proxy or control and reference have the same seed.
             ArtifactError: The proxy at ``write_to`` has no ``proxy.json``.
         """
         trainer = self.trainer
@@ -148,10 +148,12 @@ class FidelityTask(Task):
                 "architecture is evaluated once, in one process. Use --trainer.devices 1 --trainer.num_nodes 1 "
                 "--trainer.max_epochs 1."
             )
-        seeds = [getattr(evaluator, "seed", None) for evaluator in (self.proxy, self.reference)]
-        if seeds[0] is not None and seeds[0] == seeds[1]:
+        seed = getattr(self.reference, "seed", None)
+        compared = {"Proxy": self.proxy, "Control": self.control}
+        alike = [name for name, each in compared.items() if seed is not None and getattr(each, "seed", None) == seed]
+        if alike:
             raise ConfigError(
-                f"Proxy and reference both have the seed {seeds[0]}: with equal initial weights they agree more than "
+                f"{alike[0]} and reference both have the seed {seed}: with equal initial weights they agree more than "
                 "their data do. Set --model.reference.seed to another one."
             )
         if not isinstance(self._data, ArchitecturesDataModule):

@@ -52,10 +52,11 @@ def test_every_data_set_gets_the_limits_beside_its_own(table: dict[str, Any]) ->
     assert limited(config(table), []) == config(table)
 
 
-def test_the_lowest_of_several_limits_on_a_column_counts(table: dict[str, Any]) -> None:
-    def own(bound: float) -> dict[str, Any]:
-        return {"constraints": {"cifar10_params": bound}}
+def own(bound: float) -> dict[str, Any]:
+    return {"constraints": {"cifar10_params": bound}}
 
+
+def test_the_lowest_of_several_limits_on_a_column_counts(table: dict[str, Any]) -> None:
     sets = {
         "weaker": {"truth": own(1e9), "shared": {"model": {"init_args": own(1e9)}}},
         "stronger": {"truth": own(5.0), "shared": {"model": {"init_args": own(5.0)}}},
@@ -98,6 +99,15 @@ def test_entries_may_have_stronger_constraints(table: dict[str, Any], tmp_path: 
             {"stages": {"search": {"config": "evolve/random_search"}}},
             "other, seed 0 has no constraint on cifar10_params",
         ),
+        (
+            {
+                "stages": {
+                    "first": {"config": "evolve/random_search", "model": {"init_args": own(1.0)}},
+                    "last": {"config": "evolve/random_search", "model": {"init_args": own(1e9)}},
+                }
+            },
+            r"other, seed 0 has cifar10_params: 1000000000\.0",
+        ),
     ],
 )
 def test_searches_that_would_not_keep_a_limit_are_refused(
@@ -113,7 +123,13 @@ def test_wrong_limits_are_refused(table: dict[str, Any], limit: str) -> None:
         limited(config(table), [limit])
 
 
-@pytest.mark.parametrize("bound", ["q0.5", "${arguments.bound}", -1.0, None])
+def test_numbers_that_yaml_reads_as_text_are_numbers(table: dict[str, Any]) -> None:
+    found = truth({"truth": {"table": table, "column": "cifar10_test_200", "constraints": {"cifar10_params": "1e6"}}})
+    assert found is not None
+    assert found.constraints == {"cifar10_params": 1e6}
+
+
+@pytest.mark.parametrize("bound", ["q0.5", "${arguments.bound}", -1.0, None, True])
 def test_constraints_of_a_study_are_numbers(table: dict[str, Any], bound: Any) -> None:
     constraints = {"constraints": {"cifar10_params": bound}}
     with pytest.raises(ConfigError, match=r"truth\.constraints is .* --limit cifar10_params=q0\.5"):

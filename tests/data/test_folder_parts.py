@@ -95,6 +95,15 @@ def test_an_undivided_folder_is_divided_once(tmp_path: Path, caplog: pytest.LogC
     assert {path.relative_to(root).as_posix() for path in other.list_test().files} == before
     assert "1 images in" in caplog.text
     assert "not used" in caplog.text
+    # names may be absolute, or have more slashes and dots than they need
+    odd = [f"{root / rows[0]['file_name']}", f"cat/..//{rows[1]['file_name']}", f"./{rows[2]['file_name']}"]
+    with (root / "split.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows([*({**row, "file_name": name} for row, name in zip(rows, odd, strict=False)), *rows[3:]])
+    caplog.clear()
+    assert len(data(root).train_set) == 16
+    assert "1 images in" in caplog.text
 
 
 def test_a_table_lists_images_in_any_folders(tmp_path: Path) -> None:

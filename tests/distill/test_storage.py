@@ -128,6 +128,17 @@ def test_damaged_storages_are_refused(change: Any, match: str, tmp_path: Path) -
         Proxy.load(path)
 
 
+def test_few_numbers_stay_as_they_are() -> None:
+    few = {"scale": torch.tensor(1.5), "bias": torch.tensor([0.1, -0.3])}  # a range of each would take more bytes
+    assert all(torch.equal(value, few[name]) for name, value in decode(*encode(few, 2, {})).items())
+
+
+@pytest.mark.parametrize("bits", [4, 16])
+def test_numbers_that_are_not_finite_are_refused(bits: int) -> None:
+    with pytest.raises(ValueError, match="images has values that are not finite"):
+        encode({"images": torch.tensor([[0.0, float("nan")]])}, bits, {})
+
+
 def test_numbers_beyond_float16_are_refused(tmp_path: Path) -> None:
     made = proxy("images", 16)
     made.scheme.get_parameter("images").data[0, 0, 0, 0] = 1e6

@@ -46,11 +46,17 @@ class Known(Evaluator):
         values: By the number of 3x3 convolutions of a cell.
         objective: Their name.
         fail_at: Call at which the machine fails.
+        seed: A seed, which nothing follows.
     """
 
     def __init__(
-        self, values: list[float] | None = None, objective: str = "accuracy", fail_at: int | None = None
+        self,
+        values: list[float] | None = None,
+        objective: str = "accuracy",
+        fail_at: int | None = None,
+        seed: int | None = None,
     ) -> None:
+        self.seed = seed
         self.values = values or [i / 10 for i in range(7)]
         self.objective = objective
         self.fail_at = fail_at
@@ -343,6 +349,10 @@ def test_what_cannot_work_is_said_before_anything_is_evaluated(monkeypatch: pyte
         fit("--trainer.max_epochs", "2", **broken)
     with pytest.raises(ConfigError, match="precision 64-true"):
         fit("--trainer.precision", "64-true", **broken)
+    for name, seeds in (("Proxy", (1, 2, 1)), ("Control", (1, 2, 2))):
+        proxy, control, reference = (known(seed=seed) for seed in seeds)
+        with pytest.raises(ConfigError, match=f"{name} and reference both have the seed"):
+            fit(proxy=proxy, control=control, reference=reference)
     balanced = {
         "class_path": "ClassBalancedDataModule",
         "init_args": {"data": DIGITS},
