@@ -13,21 +13,21 @@ from benchmarks.supernet_speed import SETTINGS
 Last = Callable[[], dict[str, Any]]
 
 
+RUNS = ("short", "search", "supernet")
+"""Parts that are in a module of their own, as is their test."""
+
+
 @pytest.mark.slow
-def test_all_parts_run(images: Path, tables: Path, last: Last) -> None:
-    main(["--tiny", "--device=cpu", f"--data={images}", f"--tables={tables}"])
+def test_the_parts_that_measure_steps(images: Path, tables: Path, last: Last) -> None:
+    main(["--tiny", "--device=cpu", f"--data={images}", f"--tables={tables}", "--skip", *RUNS])
     found = last()
-    assert list(found) == ["device", "torch", "tiny", *PARTS, "seconds"]
+    assert list(found) == ["device", "torch", "tiny", *(part for part in PARTS if part not in RUNS), "seconds"]
     assert set(found["steps"]) == {
         *(f"{name} {mode}" for name in ("S", "nasbench201", "single path") for mode in list(MODES)[:3])
     }
     for step in (*found["steps"].values(), *found["second"].values(), *found["distill"].values()):
         assert step["ms"] > 0
-    assert set(found["search"]) >= {"genotype", "found", "random 0", "random 1", "ResNet-20"}
-    assert all(0 <= found["search"][name]["accuracy"] <= 100 for name in ("found", "ResNet-20"))
-    assert found["search"]["ResNet-20"]["parameters"] == 269_722
     assert found["compile"] == {"unfinished_after": 1.0}
-    assert -1 <= found["supernet"]["kendall_tau"] <= 1
 
 
 def test_a_part_that_fails_says_so_and_the_others_go_on(
