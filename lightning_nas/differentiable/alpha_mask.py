@@ -56,6 +56,19 @@ class AlphaMask:
         """
         self.decided.setdefault(cell_type, {})[edge] = operation
 
+    def open(self) -> dict[str, Tensor]:
+        """Which operations may have a factor, bool ``(edges, operations)`` by cell type.
+
+        These are the operations that the space allows; a decided edge has only its own, and a removed edge has none.
+        """
+        masks = {name: mask.clone() for name, mask in self.space.allowed.items()}
+        for name, edges in self.decided.items():
+            for edge, operation in edges.items():
+                masks[name][edge] = False
+                if operation is not None:
+                    masks[name][edge, operation] = True
+        return masks
+
     def alphas(self, alphas: Mapping[str, Tensor], empty: float = EMPTY) -> dict[str, Tensor]:
         """Replace the alphas of operations that are not allowed by ``-inf``.
 

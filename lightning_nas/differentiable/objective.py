@@ -198,7 +198,7 @@ class SearchObjective:
         seed = derived_seed(self.seed, "perturbation", self.step)
         return perturbation.perturb(
             mixtures,
-            self.model.space.allowed,
+            self.model.mask.open(),
             partial(self._factor_gradients, batch),
             progress=self.progress,
             generator=torch.Generator().manual_seed(seed),
@@ -210,7 +210,8 @@ class SearchObjective:
         placed = {name: mixture._replace(operations=factors[name]) for name, mixture in mixtures.items()}
         with torch.enable_grad(), _running_statistics(self.model.supernet):
             loss = self.cross_entropy(self.model.logits(batch[0], placed, frozen=True), batch[1])
-            found = torch.autograd.grad(loss, tuple(factors.values()))
+            # a small supernet may have no cell of some type
+            found = torch.autograd.grad(loss, tuple(factors.values()), allow_unused=True, materialize_grads=True)
         return {name: self.mean(gradient) for name, gradient in zip(factors, found, strict=True)}
 
     def state_dict(self) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from lightning_nas.differentiable import (
     AdversarialPerturbation,
+    AuxiliarySkip,
+    ExactSecondOrder,
     FirstOrder,
     GumbelSoftmax,
     HardGumbelSoftmax,
@@ -17,6 +19,7 @@ from lightning_nas.differentiable import (
     Perturbation,
     RandomSmoothing,
     SearchModel,
+    SecondOrder,
     Sigmoid,
     SigmoidScore,
     SoftmaxScore,
@@ -139,6 +142,36 @@ def test_the_ascent_raises_the_loss_and_changes_nothing_else() -> None:
     assert losses[2] > max(losses[:2]) + 1e-4
 
 
+@pytest.mark.parametrize("compute_all", [False, True])
+def test_decided_edges_are_not_moved(compute_all: bool) -> None:
+    class Watched(AdversarialPerturbation):
+        def perturb(self, mixtures: Any, *arguments: Any, **options: Any) -> Any:
+            self.found = super().perturb(mixtures, *arguments, **options)
+            return self.found
+
+    model = SearchModel(SPACE, SoftmaxScore(), image_shape=(3, 8, 8), num_classes=3)
+    model.mask.compute_all = compute_all  # as with several processes
+    model.decide("normal", 0, 3)
+    model.decide("normal", 1, None)
+    watched = Watched(0.3)
+    SearchObjective(model, [], 0, watched).weight_loss(
+        (torch.randn(4, 3, 8, 8), torch.arange(4) % 3), with_alphas=False
+    )
+    found, before = watched.found["normal"].operations, model.mixtures()["normal"].operations
+    assert torch.equal(found[:2], before[:2])
+    assert all((found[2:] != before[2:]).any(1))
+    assert all(mask.all() for mask in SPACE.allowed.values()), "the masks of the space stay"
+
+
+@pytest.mark.parametrize("cells", [1, 2])
+def test_factors_that_no_cell_uses_have_no_gradient(cells: int) -> None:
+    space = DARTSSpace(nodes=2, channels=2, cells=cells)
+    model = SearchModel(space, SoftmaxScore(), image_shape=(3, 8, 8), num_classes=3)
+    objective = SearchObjective(model, [], 0, AdversarialPerturbation(0.3))
+    batch = torch.randn(4, 3, 8, 8), torch.arange(4) % 3
+    assert objective.weight_loss(batch, with_alphas=False).total.isfinite()
+
+
 def test_a_search_moves_only_the_factors_of_the_weights(tmp_path: Path) -> None:
     """One step of plain SGD from the loss of the moved factors; the alphas' own step sees the present ones."""
     data = FixedHalves(batches=1)
@@ -171,6 +204,9 @@ def test_a_resumed_search_moves_as_an_uninterrupted_one(tmp_path: Path) -> None:
     ("options", "reason"),
     [
         ({"hypergradient": OneLevel()}, "OneLevel takes together"),
+        ({"hypergradient": SecondOrder()}, "SecondOrder unrolls such a step"),
+        ({"hypergradient": ExactSecondOrder()}, "ExactSecondOrder unrolls such a step"),
+        ({"relaxation": AuxiliarySkip()}, "AuxiliarySkip computes some"),
         ({"relaxation": HardGumbelSoftmax()}, "HardGumbelSoftmax computes some"),
         ({"relaxation": Sigmoid(), "discretizer": SigmoidScore()}, "Sigmoid computes some"),
     ],

@@ -55,8 +55,8 @@ class Perturbation(ABC):
             hypergradient: Gradient that the alphas follow.
 
         Raises:
-            ConfigError: The alphas follow the same loss, the factors of an edge do not sum to 1, or operations with the
-                factor 0 are not computed.
+            ConfigError: The alphas follow the same loss or unroll a step of the weights, the factors of an edge do not
+                sum to 1 in every step, or operations with the factor 0 are not computed.
         """
         own, relaxation = type(self).__name__, model.relaxation
         if hypergradient.one_level:
@@ -64,11 +64,19 @@ class Perturbation(ABC):
                 f"{own} moves the factors in the steps of the weights, which {type(hypergradient).__name__} takes "
                 "together with those of the alphas. Use FirstOrder."
             )
-        probe = torch.tensor([[0.0, 0.0], [3.0, 1.0]])
-        if relaxation.hard or not torch.allclose(relaxation.relax(probe).sum(1), torch.ones(2)):
+        if hypergradient.needs_sgd:
+            raise ConfigError(
+                f"{own} moves the factors in the steps of the weights, but {type(hypergradient).__name__} unrolls such "
+                "a step with the factors as they are. Use FirstOrder."
+            )
+        ramp = torch.arange(len(model.space.operations), dtype=torch.float32)
+        probe = torch.stack([torch.zeros_like(ramp), ramp])
+        first = relaxation.drawn(0.0, torch.Generator())  # the sum may depend on the step
+        sums = torch.stack([each.relax(probe).sum(1) for each in (relaxation, first)])
+        if relaxation.hard or not torch.allclose(sums, torch.ones_like(sums)):
             raise ConfigError(
                 f"{own} moves the shares of all operations of an edge, but {type(relaxation).__name__} computes some "
-                "of them only, or its factors do not sum to 1. Use Softmax as the relaxation."
+                "of them only, or its factors do not sum to 1 in every step. Use Softmax as the relaxation."
             )
 
     def perturb(
@@ -84,7 +92,8 @@ class Perturbation(ABC):
 
         Args:
             mixtures: Factors by cell type, without gradients.
-            allowed: Operations that each edge may take, bool ``(edges, operations)`` by cell type.
+            allowed: Operations that each edge may take, bool ``(edges, operations)`` by cell type; a decided edge has
+                only its own.
             gradient: Computes the gradient of the loss of this batch with respect to the factors of the operations.
             progress: Fraction of the search that is over: 0 in its first step, 1 in its last.
             generator: Source of all random draws, on the CPU; in the same state in all processes.
