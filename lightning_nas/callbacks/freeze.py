@@ -49,6 +49,7 @@ class FreezeArchitecture(Callback):
     writes = ("gap.json",)
 
     metrics_logged = ("freeze/gap_loss", "freeze/gap_accuracy")
+    changes_supernet = True
 
     def __init__(self, epoch: int, *, images: int = 256, seed: int = 0) -> None:
         at_least(1, epoch=epoch, images=images)

@@ -82,6 +82,7 @@ class GradualPruning(Callback):
     writes = ("series.json",)
 
     metrics_logged = ("pruning/operations", "pruning/weight")
+    changes_supernet = True
 
     def __init__(
         self,

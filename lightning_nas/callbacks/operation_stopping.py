@@ -30,7 +30,8 @@ class OperationStopping(Callback):
     search half costs one more pass per step, without moving batch-norm statistics. As in the paper, the cosine is that
     of all weights of an operation together; the authors' code averages the cosines of its tensors along their first
     dimension, and compares the gradient on the search half with that of the step before. No other callback may replace
-    the supernet or remove operations.
+    the supernet or remove operations, which a callback tells by the class attribute ``changes_supernet = True``, and
+    the alphas must follow a loss of their own.
 
     References:
         1. Jiang, Ji, Zhu, Wang, Yuan, Huang: Operation-Level Early Stopping for Robustifying Differentiable NAS,
@@ -71,16 +72,39 @@ class OperationStopping(Callback):
         self.measured = 0
         self.loaded: dict[str, Any] = {}
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a search whose operations cannot be stopped.
+
+        Raises:
+            ConfigError: The task is no bi-level one, weights and alphas follow the same loss, or another callback
+                replaces the supernet or removes operations.
+        """
+        hypergradient = _search(pl_module).hypergradient
+        if hypergradient.one_level:
+            raise ConfigError(
+                "OperationStopping compares the gradients of the weights on the two halves, but with "
+                f"{type(hypergradient).__name__} the weights follow both halves together. Use FirstOrder, or leave "
+                "OperationStopping out."
+            )
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if getattr(callback, "changes_supernet", False):
+                raise ConfigError(_CHANGED.format(type(callback).__name__))
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the weights of every operation, which are on their device and loaded by now.
 
         Raises:
-            ConfigError: The task is no bi-level one.
+            ConfigError: No operation has weights.
             CheckpointError: A checkpoint has other operations.
         """
         task = _search(pl_module)
         task.model.observers.append(_refuse_change)
         self.owners, places = operation_places(task.model.supernet)
+        if not self.owners:
+            raise ConfigError(
+                f"OperationStopping stops the weights of operations, but none of {list(task.model.space.operations)} "
+                "has any. Leave it out of trainer.callbacks, or add operations with weights to the space."
+            )
         device = next(task.model.supernet.parameters()).device
         self.places = {name: place.to(device) for name, place in places.items()}
         zeros = torch.zeros(len(self.owners) + 1, dtype=torch.float32, device=device)
@@ -106,6 +130,9 @@ class OperationStopping(Callback):
         loss = task.objective.search_loss(halves_of(batch)[1], task.model.weights)
         found = torch.autograd.grad(loss, tuple(weights.values()), allow_unused=True)
         given = {n: g for n, g in zip(weights, found, strict=True) if g is not None}
+        if not given:  # a hard relaxation has drawn no operation with weights
+            self.search_gradients = {}
+            return
         # one tensor, because processes average one tensor at a time
         mean = task.objective.mean(torch.cat([g.float().flatten() for g in given.values()]))
         parts = mean.split([g.numel() for g in given.values()])
@@ -152,6 +179,24 @@ class OperationStopping(Callback):
         """Log how many operations have stopped."""
         pl_module.log("oles/stopped", self.stopped[:-1].float().mean(), sync_dist=True)
 
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let the supernet be changed again."""
+        if isinstance(pl_module, BilevelTask):
+            observers = pl_module.model.observers
+            observers[:] = [observer for observer in observers if observer is not _refuse_change]
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Let the supernet be changed again, because nothing is torn down after an error."""
+        self.teardown(trainer, pl_module, "fit")
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Store the weights of stopped operations as they stay, even if the step has already moved them."""
+        state = checkpoint["state_dict"]
+        for name, place in self.places.items():
+            key = f"model.supernet.{name}"
+            moved = state[key].to(place.device)
+            state[key] = torch.where(self.stopped[place], self.held[name], moved).to(state[key].device)
+
     def state_dict(self) -> dict[str, Any]:
         """The stopped operations, and the cosines since the last decision."""
         if not self.owners:
@@ -189,11 +234,14 @@ def operation_places(supernet: Supernet) -> tuple[list[Owner], dict[str, Tensor]
     return list(owners), places
 
 
+_CHANGED = (
+    "OperationStopping holds the weights of the supernet that the search started with, but {} replaces them. Leave one "
+    "of the two out."
+)
+
+
 def _refuse_change(before: nn.Module, new: bool) -> None:
-    raise ConfigError(
-        "OperationStopping holds the weights of the supernet that the search started with, which another callback is "
-        "about to replace. Leave one of the two out."
-    )
+    raise ConfigError(_CHANGED.format("another callback"))
 
 
 def _search(module: LightningModule) -> BilevelTask:

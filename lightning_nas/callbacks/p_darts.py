@@ -59,6 +59,8 @@ class PDARTSPhases(Callback):
         ```
     """
 
+    changes_supernet = True
+
     def __init__(
         self,
         cells: Sequence[int] = (5, 11, 17),

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from lightning_nas.callbacks import FreezeArchitecture, OperationStopping
+from lightning_nas.callbacks import FreezeArchitecture, GradualPruning, OperationStopping, PDARTSPhases
 from lightning_nas.callbacks.operation_stopping import operation_places
-from lightning_nas.differentiable import FirstOrder, SoftmaxScore
+from lightning_nas.differentiable import FirstOrder, HardGumbelSoftmax, OneLevel, SoftmaxScore
 from lightning_nas.errors import ConfigError
 from lightning_nas.spaces.darts.space import DARTSSpace
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
@@ -132,9 +133,65 @@ def test_a_resumed_search_has_stopped_the_same(tmp_path: Path) -> None:
     assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
 
 
+class Narrow(Callback):
+    """Restricts the supernet before the first step."""
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+        """Build the supernet again."""
+        pl_module.model.restrict(pl_module.model.space.allowed)
+
+
+def test_the_supernet_may_be_changed_only_after_the_training(tmp_path: Path) -> None:
+    task = make(tmp_path)
+    with pytest.raises(ConfigError, match="another callback replaces them"):
+        fit(task, OperationStopping(), Narrow())
+    fit(task, Narrow(), batches=1)
+    fit(task, OperationStopping(), batches=1)
+    task.model.restrict(task.model.space.allowed)
+
+
+class Save(Callback):
+    """Saves after every step."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Before the weights are put back."""
+        trainer.save_checkpoint(self.folder / f"{batch_idx}.ckpt")
+
+
+def test_a_checkpoint_of_a_callback_before_it_has_the_weights_that_stay(tmp_path: Path) -> None:
+    watch = Watch(0.0, steps=2)
+    fit(make(tmp_path), Save(tmp_path), watch, batches=4)
+    assert watch.stopped.any()
+    assert not watch.stopped[:-1].all()
+    for step, weights in enumerate(watch.seen):
+        state = torch.load(tmp_path / f"{step}.ckpt", weights_only=True)["state_dict"]
+        assert all(torch.equal(weight, state[f"model.supernet.{name}"]) for name, weight in weights.items())
+
+
+def test_a_step_without_any_gradient_of_an_operation_is_left_out(tmp_path: Path) -> None:
+    """The draw of every edge is an operation without weights."""
+    task = make(tmp_path, relaxation=HardGumbelSoftmax())
+    with torch.no_grad():
+        task.model.alphas["cell"][:, task.model.space.operations.index("skip_connect")] = 1e3
+    callback = OperationStopping(1.0, steps=1)
+    fit(task, callback)
+    assert not callback.stopped.any()
+    assert callback.search_gradients == {}
+
+
 def test_what_does_not_go_with_it_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="another callback is about to replace"):
-        fit(make(tmp_path), OperationStopping(), FreezeArchitecture(epoch=1, images=4), max_epochs=2)
+    changing = (FreezeArchitecture(epoch=1), PDARTSPhases(), GradualPruning())
+    for other in changing:
+        with pytest.raises(ConfigError, match=f"but {type(other).__name__} replaces them"):
+            OperationStopping().on_fit_start(quiet_trainer(callbacks=[other], max_epochs=1), make(tmp_path))
+    with pytest.raises(ConfigError, match="with OneLevel the weights follow both halves"):
+        fit(make(tmp_path, hypergradient=OneLevel()), OperationStopping())
+    bare = NASBench201Space(operations=("none", "skip_connect"), channels=4, cells_per_stage=1)
+    with pytest.raises(ConfigError, match="none of .'none', 'skip_connect'. has any"):
+        fit(make(tmp_path, bare), OperationStopping())
     with pytest.raises(ConfigError, match="threshold is 2"):
         OperationStopping(2.0)
     with pytest.raises(ConfigError, match="steps is 0"):
