@@ -122,7 +122,7 @@ class BilevelTask(Task):
     """
 
     writes: tuple[str, ...] = ("architecture.json", "alphas.safetensors")
-    metrics_logged = (
+    metrics_logged: tuple[str, ...] = (
         *("train/loss", "train/accuracy", "search/loss", "search/accuracy", "search/entropy_*"),
         *("val/loss", "val/accuracy"),
     )
@@ -226,6 +226,13 @@ class BilevelTask(Task):
         moving = [] if perturbation is None else [perturbation]
         names = [type(part).__name__ for part in (*changing, *self.regularizers, *moving)]
         return f"{names} may change in the course of the search" if names else ""
+
+    @property
+    def components(self) -> list[Any]:
+        """The exchangeable parts of the method, which ``architecture.json`` names."""
+        model, perturbation = self.model, self.objective.perturbation
+        parts = (self.hypergradient, model.relaxation, model.normalization, model.discretizer, *self.regularizers)
+        return [part for part in (*parts, perturbation) if part is not None]
 
     @property
     def course_steps(self) -> int | None:
@@ -351,17 +358,13 @@ class BilevelTask(Task):
         """How the architecture was found, for ``architecture.json``."""
         model, errors = self.model, None
         epoch, found = self.returned or (None, model.discretize())
-        components = (
-            *(self.hypergradient, model.relaxation, model.normalization, model.discretizer, *self.regularizers),
-            self.objective.perturbation,
-        )
         images = self.selection_images if epoch is None else 0
         if images and hasattr(getattr(self.trainer, "datamodule", None), "fixed_batch"):
             told = Progress("selection errors, removals").reach
             errors = model.selection_errors(*fixed_images(self, images, self.seed), told).to_dict()
         return {
             "task": type(self).__name__,
-            "components": [type(component).__name__ for component in components if component is not None],
+            "components": [type(component).__name__ for component in self.components],
             "text": model.space.text(found),
             "epochs": self.trainer.current_epoch,
             **({} if epoch is None else {"architecture_epoch": epoch}),

@@ -11,6 +11,7 @@ from lightning_nas.data.splits import derived_seed
 from lightning_nas.differentiable.hypergradient.first_order import FirstOrder
 from lightning_nas.errors import ConfigError
 from lightning_nas.metrics.shapley import sampled_contributions
+from lightning_nas.spaces.supernet import Supernet
 from lightning_nas.tasks.bilevel import BilevelTask
 from lightning_nas.tasks.common import check_fixed_images, fixed_images, kept
 from lightning_nas.terminal import Progress
@@ -31,8 +32,9 @@ class ShapleyTask(BilevelTask):
     ``s``: with SGD, ``alpha = alpha + lr * s``. The weights are trained as in ``BilevelTask``, in all epochs.
 
     This is the authors' code; the paper divides by norms instead. There, ``s`` starts from small noise instead of 0.
-    The alphas have no loss, so that the penalties of regularizers do not reach them. Every process takes over what the
-    main one has found. An epoch costs up to ``samples`` times the number of players passes without gradients.
+    The alphas have no loss, so that only regularizers with a term of the weights' loss are of use. Every process takes
+    over what the main one has found. An epoch costs up to ``samples`` times the number of players passes without
+    gradients.
 
     References:
         1. Xiao et al.: Shapley-NAS: Discovering Operation Contribution for Neural Architecture Search, CVPR 2022,
@@ -66,6 +68,10 @@ class ShapleyTask(BilevelTask):
         ```
     """
 
+    metrics_logged = tuple(
+        name for name in BilevelTask.metrics_logged if name not in ("search/loss", "search/accuracy")
+    )
+
     def __init__(
         self,
         *,
@@ -92,6 +98,12 @@ class ShapleyTask(BilevelTask):
                 f"{type(model.relaxation).__name__} computes one operation per edge, but a ShapleyTask removes one "
                 "after the other of all. Use Softmax as the relaxation."
             )
+        for regularizer in self.regularizers:
+            if not regularizer.weight_term:
+                name = type(regularizer).__name__
+                raise ConfigError(
+                    f"{name} adds a term to the loss of the alphas, which have none in a ShapleyTask. Leave {name} out."
+                )
         self.samples = samples
         self.truncation = truncation
         self.momentum = momentum
@@ -109,13 +121,25 @@ class ShapleyTask(BilevelTask):
         """Never by gradients."""
         return False
 
+    @property
+    def components(self) -> list[Any]:
+        """The exchangeable parts of the method; the alphas follow no hypergradient."""
+        return [part for part in super().components if part is not self.hypergradient]
+
     def on_fit_start(self) -> None:
-        """Refuse data without fixed images.
+        """Refuse a training in which the alphas would never move, and data without fixed images.
 
         Raises:
-            ConfigError: There are none, or what ``BilevelTask`` refuses.
+            ConfigError: One of both, or what ``BilevelTask`` refuses.
         """
         super().on_fit_start()
+        epochs = self.trainer.max_epochs or -1
+        if 0 < epochs <= self.warmup_epochs and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            raise ConfigError(
+                f"trainer.max_epochs is {epochs}, but the alphas do not move in the first {self.warmup_epochs} epochs, "
+                f"the warm-up. Set trainer.max_epochs to more than warmup_epochs, {self.warmup_epochs}, or lower "
+                "warmup_epochs."
+            )
         check_fixed_images("A ShapleyTask", self.trainer)
 
     def on_train_epoch_start(self) -> None:
@@ -159,6 +183,12 @@ class ShapleyTask(BilevelTask):
             operations[name][edge, operation] = 0
         without = {name: mixture._replace(operations=operations[name]) for name, mixture in mixtures.items()}
         return self.model.loss_and_accuracy(*batch, without)[1]
+
+    def _follow(self, before: Supernet, new: bool) -> None:
+        """Start the contributions anew with a new supernet; see ``BilevelTask``."""
+        super()._follow(before, new)
+        if new:
+            self.values = {name: torch.zeros_like(values) for name, values in self.values.items()}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the contributions; see ``BilevelTask.on_save_checkpoint``."""

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from lightning_nas.differentiable import EdgeSoftmax, HardGumbelSoftmax, SoftmaxScore
+from lightning_nas.differentiable import BetaDecay, EdgeSoftmax, HardGumbelSoftmax, SelfDistillation, SoftmaxScore
 from lightning_nas.errors import ConfigError
 from lightning_nas.spaces.nasbench201.space import NASBench201Space
 from lightning_nas.tasks import BilevelTask, ShapleyTask
@@ -40,6 +41,17 @@ def fit(task: BilevelTask, *callbacks: Any, path: Path | None = None, **given: A
     trainer = quiet_trainer(**{"max_epochs": 3, "callbacks": list(callbacks), **given})
     trainer.fit(task, datamodule=FixedHalves(dtype=torch.float32), ckpt_path=path)
     return task
+
+
+class StopAt(Callback):
+    """Ends a training after an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ask the trainer to stop."""
+        trainer.should_stop = trainer.current_epoch >= self.epoch
 
 
 class Recorded(ShapleyTask):
@@ -93,8 +105,9 @@ def test_contributions_are_what_the_accuracy_falls_by(tmp_path: Path) -> None:
 def test_weights_are_trained_as_in_a_search_with_still_alphas(tmp_path: Path) -> None:
     from lightning_nas.differentiable import FirstOrder
 
-    still = BilevelTask(hypergradient=FirstOrder(), warmup_epochs=9, **options(tmp_path))
-    tasks = [fit(task) for task in (make(tmp_path, warmup_epochs=9), still)]
+    still = BilevelTask(hypergradient=FirstOrder(), warmup_epochs=2, **options(tmp_path))
+    # it ends before the first epoch in which the alphas move
+    tasks = [fit(task, StopAt(1)) for task in (make(tmp_path, warmup_epochs=2), still)]
     for mine, theirs in zip(*(task.state_dict().values() for task in tasks), strict=True):
         assert torch.equal(mine, theirs)
 
@@ -108,6 +121,26 @@ def test_a_resumed_search_finds_the_same(tmp_path: Path) -> None:
         ends.append({**task.state_dict(), **task.values})
     assert ends[0]["cell"].any()
     assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+
+
+def test_contributions_start_anew_with_a_new_supernet(tmp_path: Path) -> None:
+    task = make(tmp_path)
+    task.values["cell"] += 1
+    task.model.restrict({"cell": SPACE.allowed["cell"]})
+    assert task.values["cell"].all(), "the supernet keeps its weights"
+    task.model.rebuild(SPACE, seed=1)
+    assert not task.values["cell"].any()
+
+
+def test_what_is_told_about_a_search_is_what_it_uses(tmp_path: Path) -> None:
+    task = make(tmp_path, regularizers=[SelfDistillation()])
+    names = [type(part).__name__ for part in task.components]
+    assert names == ["Softmax", "SoftmaxScore", "SelfDistillation"]
+    fit(task, max_epochs=2)
+    assert task.provenance()["components"] == names
+    missing = {"search/loss", "search/accuracy"}
+    assert set(BilevelTask.metrics_logged) - set(ShapleyTask.metrics_logged) == missing
+    assert not missing & task.trainer.callback_metrics.keys()
 
 
 def test_operations_that_are_not_allowed_are_no_players(tmp_path: Path) -> None:
@@ -124,6 +157,11 @@ def test_what_does_not_go_with_it_is_refused(tmp_path: Path) -> None:
         make(tmp_path, normalization=EdgeSoftmax())
     with pytest.raises(ConfigError, match="computes one operation per edge"):
         make(tmp_path, relaxation=HardGumbelSoftmax())
+    with pytest.raises(ConfigError, match="BetaDecay adds a term to the loss of the alphas"):
+        make(tmp_path, regularizers=[SelfDistillation(), BetaDecay()])
+    with pytest.raises(ConfigError, match="max_epochs is 3, but .* first 3 epochs.* warmup_epochs, 3,"):
+        fit(make(tmp_path, warmup_epochs=3))
+    fit(make(tmp_path, warmup_epochs=3), fast_dev_run=True)
     for name, value in (("samples", 0), ("truncation", 2), ("momentum", 1), ("measured_images", 1)):
         with pytest.raises(ConfigError, match=f"{name} is {value}"):
             make(tmp_path, **{name: value})
