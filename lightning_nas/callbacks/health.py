@@ -1,6 +1,7 @@
 """Signs that a differentiable search is about to collapse."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -57,7 +58,8 @@ class HealthMonitor(Callback):
         images: Number of images of the search half to measure on; 0 skips what needs images.
         seed: Seed of the choice of these images.
         eigenvalue: Whether to measure the eigenvalue, which needs second derivatives, as ``ExactSecondOrder`` does.
-        tolerance: Relative error of the eigenvalue at which its iteration ends, in (0, 1).
+        tolerance: Error of an eigenvalue at which its iteration ends, in (0, 1): relative to the largest one itself,
+            and to the spread of all of them for the smallest one.
         radius: Distance from the weights at which the sharpness is measured, relative to their norm; 0 skips it.
         skip_limit: Largest healthy fraction of skip connections in a cell, in [0, 1] (DARTS+ stops at 2 of 8).
         window: Number of measurements that the eigenvalue is averaged over, at least 1 (R-DARTS: 5).
@@ -155,8 +157,11 @@ class HealthMonitor(Callback):
             batch = fixed_images(task, self.images, self.seed)
             values |= gap(model, found, *batch)
             if self.eigenvalue:
-                values["eigenvalue"] = alpha_eigenvalue(model, *batch, self.tolerance)
-                values["smallest_eigenvalue"] = smallest_alpha_eigenvalue(model, *batch, self.tolerance)
+                largest = alpha_eigenvalue(model, *batch, self.tolerance)
+                values["eigenvalue"] = largest
+                values["smallest_eigenvalue"] = smallest_alpha_eigenvalue(
+                    model, *batch, self.tolerance, largest=largest
+                )
             if self.radius:
                 values["sharpness"] = sharpness(model, *batch, self.radius)
         values = trainer.strategy.broadcast(values)
@@ -222,7 +227,7 @@ class HealthMonitor(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The measurements and warnings so far."""
-        names = ("eigenvalues", "warned", "genotype", "changed")
+        names = ("eigenvalues", "warned", "told", "genotype", "changed")
         measured = [_plain(each) for each in self.measured]
         returned = None if self.returned is None else _plain(self.returned)
         return {**{name: getattr(self, name) for name in names}, "measured": measured, "returned": returned}
@@ -230,6 +235,7 @@ class HealthMonitor(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what ``state_dict`` returned."""
         self.eigenvalues, self.warned = list(state_dict["eigenvalues"]), list(state_dict["warned"])
+        self.told = state_dict.get("told", False)
         self.genotype, self.changed = state_dict["genotype"], state_dict["changed"]
         self.measured = [_read(each) for each in state_dict["measured"]]
         self.returned = None if state_dict["returned"] is None else _read(state_dict["returned"])
@@ -310,16 +316,19 @@ def alpha_eigenvalue(model: SearchModel, images: Tensor, labels: Tensor, toleran
     return _alpha_eigenvalue(largest_eigenvalue, model, images, labels, tolerance)
 
 
-def smallest_alpha_eigenvalue(model: SearchModel, images: Tensor, labels: Tensor, tolerance: float = 1e-2) -> float:
+def smallest_alpha_eigenvalue(
+    model: SearchModel, images: Tensor, labels: Tensor, tolerance: float = 1e-2, *, largest: float | None = None
+) -> float:
     """Algebraically smallest eigenvalue of the same Hessian; see ``alpha_eigenvalue``.
 
     Args:
         model: The model of the search.
         images: Normalised images ``(batch, channels, height, width)``.
         labels: Labels ``(batch,)`` of type int64.
-        tolerance: Relative error at which the iteration ends; see ``lightning_nas.metrics.sharpness``.
+        tolerance: Error at which the iteration ends; see ``lightning_nas.metrics.sharpness``.
+        largest: What ``alpha_eigenvalue`` has found; None, the default, measures it.
     """
-    return _alpha_eigenvalue(smallest_eigenvalue, model, images, labels, tolerance)
+    return _alpha_eigenvalue(partial(smallest_eigenvalue, largest=largest), model, images, labels, tolerance)
 
 
 def _alpha_eigenvalue(

@@ -53,20 +53,30 @@ def largest_eigenvalue(loss: Tensor, parameters: Sequence[Tensor], tolerance: fl
     return float(value)
 
 
-def smallest_eigenvalue(loss: Tensor, parameters: Sequence[Tensor], tolerance: float = 1e-2) -> float:
+def smallest_eigenvalue(
+    loss: Tensor, parameters: Sequence[Tensor], tolerance: float = 1e-2, *, largest: float | None = None
+) -> float:
     """Smallest eigenvalue, in the algebraic sense, of the Hessian of a loss; see ``largest_eigenvalue``.
 
-    If its size is larger than that of the largest one, it is the eigenvalue of largest size.
+    If its size is larger than that of the largest one, it is the eigenvalue of largest size. It is the largest
+    eigenvalue minus that of the Hessian subtracted from it: near a minimum the smallest one is close to 0, and an error
+    relative to itself would take many products.
 
     Args:
         loss: A scalar with its graph, which can be differentiated twice.
         parameters: The parameters of the Hessian; the loss need not depend on all of them.
-        tolerance: Relative error at which the iterations end.
+        tolerance: Error at which the iterations end, relative to the spread of the eigenvalues: from the smallest one
+            to the largest one, or to 0 if all are negative.
+        largest: What ``largest_eigenvalue`` has found; None, the default, measures it.
 
     Returns:
         The eigenvalue; 0 if the loss has no curvature.
     """
-    return -largest_eigenvalue(-loss, parameters, tolerance) or 0.0
+    top = max(largest_eigenvalue(loss, parameters, tolerance) if largest is None else largest, 0.0)
+    with torch.enable_grad():
+        squares = torch.stack([(part - part.detach()).square().sum() for part in parameters]).sum()
+        shifted = top / 2 * squares - loss
+    return top - largest_eigenvalue(shifted, parameters, tolerance)
 
 
 def loss_rise(

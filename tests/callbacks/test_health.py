@@ -214,10 +214,16 @@ def test_a_negative_eigenvalue_of_larger_size_is_said_once(
     smallest: float, said: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(health, "alpha_eigenvalue", lambda *arguments: 2.0)
-    monkeypatch.setattr(health, "smallest_alpha_eigenvalue", lambda *arguments: smallest)
+    given: list[Any] = []
+    monkeypatch.setattr(health, "smallest_alpha_eigenvalue", lambda *_, largest: given.append(largest) or smallest)
     with caplog.at_level("INFO"):
-        trainer = fit(make(), HealthMonitor(images=4, skip_limit=1.0), epochs=2)
+        monitor = HealthMonitor(images=4, skip_limit=1.0)
+        trainer = fit(make(), monitor, epochs=2)
+        after = HealthMonitor(images=4, skip_limit=1.0)
+        after.load_state_dict(monitor.state_dict())
+        fit(make(), after, epochs=1)
     assert len([r for r in caplog.records if "with the largest size is negative, -3" in r.getMessage()]) == said
+    assert given == [2.0] * 3, "it is not measured twice"
     assert trainer.callback_metrics["health/smallest_eigenvalue"] == smallest
 
 
@@ -243,6 +249,7 @@ def test_eigenvalues_are_compared_across_a_window(
     """Means of two: 1 after two epochs, then 1.3 or 1.4, of which 0.75 is 0.975 or 1.05."""
     values = iter([0.5, 1.5, later - 0.5, later + 0.5, 0.0])
     monkeypatch.setattr(health, "alpha_eigenvalue", lambda *arguments: next(values))
+    monkeypatch.setattr(health, "smallest_alpha_eigenvalue", lambda *_, largest: 0.0)
     monitor, turn = HealthMonitor(window=2, stop=True, images=4, skip_limit=1.0), Turn()
     keep = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
     task, callbacks = make(selection_images=4), (turn, monitor, keep)
@@ -271,6 +278,7 @@ def test_the_architecture_in_the_middle_of_the_earlier_window_is_returned(
 ) -> None:
     values = iter([1.0] * window + [2.0] * window)
     monkeypatch.setattr(health, "alpha_eigenvalue", lambda *arguments: next(values))
+    monkeypatch.setattr(health, "smallest_alpha_eigenvalue", lambda *_, largest: 0.0)
     monitor = HealthMonitor(window=window, stop=True, images=4, skip_limit=1.0)
     task = make()
     with pytest.warns(UserWarning, match="has grown from 1 to 2"):

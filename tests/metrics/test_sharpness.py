@@ -1,5 +1,7 @@
 """Curvature and rise of losses that are known."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -21,8 +23,27 @@ def test_the_eigenvalue_of_a_quadratic_is_found() -> None:
     assert smallest_eigenvalue(vector @ matrix @ vector / 2, (first, second), 1e-10) == pytest.approx(-9.0, rel=1e-8)
     assert largest_eigenvalue(vector.sum(), (first, second)) == 0.0
     assert smallest_eigenvalue(vector.sum(), (first, second)) == 0.0
+    assert smallest_eigenvalue(first.square().sum(), (first,)) == pytest.approx(2.0)
     unused = torch.zeros(3, requires_grad=True)
     assert largest_eigenvalue(3.0 * first.square().sum() / 2, (unused, first), 1e-10) == pytest.approx(3.0)
+
+
+def test_near_a_minimum_the_smallest_eigenvalue_takes_few_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of these lie within a small part of the spread, and those close to 0 close together."""
+    values = torch.logspace(-6, 0, 40, dtype=torch.float64)
+    basis, _ = torch.linalg.qr(torch.randn(40, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    vector = torch.ones(40, dtype=torch.float64, requires_grad=True)
+    loss, counts, whole = vector @ basis @ torch.diag(values) @ basis.T @ vector / 2, [0], torch.autograd.grad
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        counts[-1] += 1
+        return whole(*arguments, **options)
+
+    monkeypatch.setattr(torch.autograd, "grad", counted)
+    for largest in (None, 1.0):
+        counts.append(0)
+        assert smallest_eigenvalue(loss, (vector,), largest=largest) == pytest.approx(0.0, abs=0.01)
+    assert counts[2] < counts[1] < 100
 
 
 def test_the_rise_of_a_sphere_is_its_radius() -> None:
