@@ -75,7 +75,7 @@ def test_a_signal_at_any_step_of_the_end_is_a_signal(tmp_path: Path, monkeypatch
     count = len(go_on(run_dir).seen)
     assert count > 60  # of the export, the summary and the report
     assert results(run_dir) == expected
-    places = range(1, count + 1, 24)
+    places = range(1, count + 1, -(-count // 8))
     for stop in places:
         for name in (*WRITTEN, "summary.json", "report.html"):
             (run_dir / name).unlink(missing_ok=True)
