@@ -1,5 +1,6 @@
 """Every test starts from the same seed, in a folder of its own, and leaves the process as it found it."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -33,8 +34,11 @@ def _clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("WANDB_MODE", "offline")
     torch.manual_seed(0)
     torch.set_num_threads(1)  # on tiny networks a second thread waits more than it computes
-    before = _environment()
+    before, logs = _environment(), [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [log.level for log in logs]
     yield
+    for log, level in zip(logs, levels, strict=True):  # benchmarks, which are whole programs, silence them
+        log.setLevel(level)
     after = _environment()
     assert after == before, "a test changed the environment"
     torch.set_default_dtype(torch.float32)
