@@ -29,7 +29,7 @@ def draw_costs(networks: Sequence[Network], cost: str) -> "Figure":
         networks: Networks with that cost.
         cost: ``macs``, ``parameters`` or ``latency_ms``.
     """
-    from matplotlib.ticker import AutoLocator, EngFormatter, NullFormatter, ScalarFormatter
+    from matplotlib.ticker import AutoLocator, EngFormatter, LogLocator, NullFormatter, ScalarFormatter
 
     figure = new_figure(4.4, 2.9)
     axes = figure.add_subplot()
@@ -47,6 +47,8 @@ def draw_costs(networks: Sequence[Network], cost: str) -> "Figure":
     if min(values) > 0 and max(values) > 4 * min(values):
         axes.set_xscale("log")
         axes.xaxis.set_minor_formatter(NullFormatter())
+        if max(values) < 30 * min(values):  # powers of ten alone would leave an axis without numbers
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
     else:
         axes.xaxis.set_major_locator(AutoLocator())
     axes.xaxis.set_major_formatter(ScalarFormatter() if cost == "latency_ms" else EngFormatter(sep=""))

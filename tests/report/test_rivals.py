@@ -17,6 +17,12 @@ def test_accuracies_are_drawn_over_costs_on_an_axis_that_suits_them() -> None:
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["random", "found"]  # type: ignore[union-attr]
     (axes,) = draw_costs([FOUND, near, far], "parameters").axes
     assert axes.get_xscale() == "log"
+    for least, most in ((1100, 9500), (2100, 8900), (32_000, 800_000)):  # an axis without a power of ten, or with one
+        within = [Network("random", "a", 0.9, None, None, each, 9000) for each in (least, most)]
+        (axes,) = draw_costs(within, "parameters").axes
+        axes.figure.canvas.draw()
+        low, high = axes.get_xlim()
+        assert sum(low <= tick <= high for tick in axes.get_xticks()) >= 2
     timed = [Network("found", "found network", 0.95, None, None, 1000, 5000, latency_ms=ms) for ms in (0.4, 0.5)]
     (axes,) = draw_costs(timed, "latency_ms").axes
     axes.figure.canvas.draw()
