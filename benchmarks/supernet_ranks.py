@@ -36,6 +36,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.evolve import OPERATIONS
 from lightning_nas.architecture import Architecture
 from lightning_nas.data import ArrayDataModule, HalvesDataModule, RandomCrop, RandomFlip
 from lightning_nas.evaluation import ShortTraining
@@ -47,7 +48,6 @@ from lightning_nas.supernets.scoring import fixed_images, score_paths
 from lightning_nas.tables import NASBench201Table
 from lightning_nas.tasks import SupernetTask
 
-OPERATIONS = ["skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"]
 CELLS_SEED = 2024
 """Seed of the choice of cells."""
 COSTS = "cifar10_params"

@@ -76,7 +76,7 @@ class OperationStopping(Callback):
         """Refuse a search whose operations cannot be stopped.
 
         Raises:
-            ConfigError: The task is no bi-level one, weights and alphas follow the same loss, or another callback
+            ConfigError: The task is not a bi-level search, weights and alphas follow the same loss, or another callback
                 replaces the supernet or removes operations.
         """
         hypergradient = _search(pl_module).hypergradient

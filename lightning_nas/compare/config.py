@@ -226,7 +226,7 @@ def truth(config: Mapping[str, Any]) -> TruthSettings | None:
         config: Configuration of the study.
 
     Raises:
-        ConfigError: ``truth`` lacks something, or a constraint is no number greater than 0.
+        ConfigError: ``truth`` lacks something, or a constraint is not a number greater than 0.
     """
     given = config.get("truth")
     if given is None:
@@ -251,7 +251,7 @@ def numbers(place: str, given: Any) -> dict[str, float]:
         given: The mapping; None stands for an empty one.
 
     Raises:
-        ConfigError: It is no mapping of numbers greater than 0.
+        ConfigError: It is not a mapping to numbers greater than 0.
     """
     try:  # YAML reads 1e6 as text
         bounds = {name: 0.0 if isinstance(each, bool) else float(each) for name, each in dict(given or {}).items()}

@@ -1,5 +1,9 @@
 """The convolutional network of the dataset distillation literature."""
 
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_nas.checks import at_least
@@ -74,3 +78,48 @@ def cached_images(images: Tensor, width: int) -> int:
     if images.device.type != "cpu":
         return len(images)
     return max(1, CACHE_BYTES // (width * images[0, 0].numel() * images.element_size()))
+
+
+def train_convnet(
+    images: Tensor,
+    labels: Tensor,
+    classes: int,
+    batches: Iterable[Tensor],
+    *,
+    steps: int,
+    width: int,
+    depth: int,
+    learning_rate: float,
+    generator: torch.Generator,
+    heard: Callable[[int, Tensor, Tensor], None] | None = None,
+) -> ConvNet:
+    """Train a ``ConvNet`` briefly, by SGD with momentum 0.9 and a learning rate that falls to 0 along a cosine.
+
+    Args:
+        images: ``(n, channels, height, width)``.
+        labels: int64 ``(n,)``.
+        classes: Number of classes.
+        batches: Indices of the images of every step. They may be drawn from ``generator`` as they are taken.
+        steps: Number of steps of the cosine.
+        width: Channels of the network.
+        depth: Blocks of the network.
+        learning_rate: Learning rate at the first step.
+        generator: Source of the seed of the weights, on the CPU.
+        heard: Takes the step, indices of images and their logits before that step.
+    """
+    _, channels, height, side = images.shape
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
+        network = ConvNet((channels, height, side), classes, width, depth)
+        optimizer = torch.optim.SGD(network.parameters(), learning_rate, momentum=0.9)
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
+        for step, batch in enumerate(batches):
+            optimizer.zero_grad()
+            for part in batch.split(cached_images(images, width)):
+                logits = network(images[part])
+                if heard is not None:
+                    heard(step, part, logits.detach())
+                (F.cross_entropy(logits, labels[part], reduction="sum") / len(batch)).backward()
+            optimizer.step()
+            scheduler.step()
+    return network

@@ -3,11 +3,10 @@
 from abc import abstractmethod
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_nas.checks import at_least, greater_than
-from lightning_nas.distill.convnet import ConvNet, cached_images
+from lightning_nas.distill.convnet import train_convnet
 from lightning_nas.distill.images import RandomSubset
 
 _BATCH = 256
@@ -71,19 +70,17 @@ class Coreset(RandomSubset):
 
     def _features(self, images: Tensor, labels: Tensor, classes: int, generator: torch.Generator) -> Tensor:
         """Train the network and compute the features of all images, ``(n, features)``."""
-        _, channels, height, width = images.shape
-        with torch.random.fork_rng(devices=[]), torch.enable_grad():
-            torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
-            network = ConvNet((channels, height, width), classes, self.width, self.depth)
-            optimizer = torch.optim.SGD(network.parameters(), self.learning_rate, momentum=0.9)
-            scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(self.steps, 1))
-            for _ in range(self.steps):
-                batch = torch.randint(len(images), (_BATCH,), generator=generator)
-                optimizer.zero_grad()
-                for part in batch.split(cached_images(images, self.width)):
-                    (F.cross_entropy(network(images[part]), labels[part], reduction="sum") / len(batch)).backward()
-                optimizer.step()
-                scheduler.step()
+        network = train_convnet(
+            images,
+            labels,
+            classes,
+            (torch.randint(len(images), (_BATCH,), generator=generator) for _ in range(self.steps)),
+            steps=self.steps,
+            width=self.width,
+            depth=self.depth,
+            learning_rate=self.learning_rate,
+            generator=generator,
+        )
         with torch.no_grad():
             return torch.cat([network.features(chunk) for chunk in images.split(_BATCH)])
 

@@ -1,6 +1,7 @@
 """Real images chosen by how difficult they are for a briefly trained network."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Literal, get_args
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from lightning_nas.checks import at_least, greater_than, one_of, within
 from lightning_nas.distill.base import Selection
-from lightning_nas.distill.convnet import ConvNet, cached_images
+from lightning_nas.distill.convnet import train_convnet
 from lightning_nas.errors import ConfigError
 from lightning_nas.terminal import Progress
 
@@ -49,7 +50,7 @@ class LossDifficulty(Difficulty):
 
 
 class EL2N(Difficulty):
-    """Norm of the error, ``|| p - onehot(y) ||``, in the mean over the epochs.
+    """Norm of the error, ``|| p - onehot(y) ||``, averaged over the epochs.
 
     The paper averages over networks after some epochs instead.
 
@@ -185,23 +186,28 @@ class DifficultySelection(Selection):
 
     def _logits(self, images: Tensor, labels: Tensor, classes: int, generator: torch.Generator) -> Tensor:
         """Train the network and return what it said about every image in every epoch, ``(epochs, n, classes)``."""
-        _, channels, height, width = images.shape
         found = torch.empty(self.epochs, len(images), classes)
-        with torch.random.fork_rng(devices=[]), torch.enable_grad():
-            torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
-            network = ConvNet((channels, height, width), classes, self.width, self.depth)
-            optimizer = torch.optim.SGD(network.parameters(), self.learning_rate, momentum=0.9)
-            steps = self.epochs * -(-len(images) // _BATCH)
-            scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-            progress = Progress("epochs of the network that says which images are difficult", self.epochs)
-            for epoch in range(self.epochs):
-                for batch in torch.randperm(len(images), generator=generator).split(_BATCH):
-                    optimizer.zero_grad()
-                    for part in batch.split(cached_images(images, self.width)):
-                        logits = network(images[part])
-                        found[epoch, part] = logits.detach()
-                        (F.cross_entropy(logits, labels[part], reduction="sum") / len(batch)).backward()
-                    optimizer.step()
-                    scheduler.step()
+        per_epoch = -(-len(images) // _BATCH)
+        progress = Progress("epochs of the network that says which images are difficult", self.epochs)
+
+        def batches() -> Iterator[Tensor]:
+            for _ in range(self.epochs):
+                yield from torch.randperm(len(images), generator=generator).split(_BATCH)
                 progress.step()
+
+        def heard(step: int, part: Tensor, logits: Tensor) -> None:
+            found[step // per_epoch, part] = logits
+
+        train_convnet(
+            images,
+            labels,
+            classes,
+            batches(),
+            steps=self.epochs * per_epoch,
+            width=self.width,
+            depth=self.depth,
+            learning_rate=self.learning_rate,
+            generator=generator,
+            heard=heard,
+        )
         return found

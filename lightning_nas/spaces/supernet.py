@@ -116,7 +116,7 @@ class Supernet(nn.Module, ABC):
         """
 
     def layer_types(self) -> list[str | None]:
-        """Return the cell type of every layer of ``cells``; None for a module that is no cell, the default."""
+        """Return the cell type of every layer of ``cells``; None, the default, for a module that is not a cell."""
         return [None] * len(self.cells)
 
     @abstractmethod

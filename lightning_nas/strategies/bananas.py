@@ -97,8 +97,7 @@ class BANANAS(Strategy):
 
     def _mutants(self, count: int) -> dict[str, Architecture]:
         """Random ones of the unknown neighbours of the best known architectures, by their keys."""
-        ranked = sorted(self.evaluated, key=self.fitness.__getitem__, reverse=True)
-        best = [self.evaluated[key] for key in ranked[: self.parents]]
+        best = self.leaders(self.parents)
         near = {self.space.key(mutant): mutant for parent in best for mutant in self.space.neighbours(parent)}
         unknown = [key for key in near if key not in self.evaluated and key not in self.failed]
         drawn = torch.randperm(len(unknown), generator=self.generator)[:count].tolist()

@@ -90,8 +90,8 @@ class ShapleyTask(BilevelTask):
         model = self.model
         if model.edge_alphas:
             raise ConfigError(
-                f"{type(model.normalization).__name__} has an alpha per edge, which is no player and would never move. "
-                "Leave the normalization out of a ShapleyTask."
+                f"{type(model.normalization).__name__} has an alpha per edge, which is not a player and would never "
+                "move. Leave the normalization out of a ShapleyTask."
             )
         if model.relaxation.hard:
             raise ConfigError(
@@ -202,7 +202,7 @@ class ShapleyTask(BilevelTask):
 
 
 def _standardized(cell: str, scores: Tensor, players: Sequence[Player], shape: torch.Size) -> Tensor:
-    """The scores of one cell type without offset and scale; 0 for what is no player, or if all are equal."""
+    """The scores of one cell type without offset and scale; 0 for what is not a player, or if all are equal."""
     mine = [i for i, player in enumerate(players) if player[0] == cell]
     given = scores[mine]
     spread = given.std() if len(mine) > 1 else torch.zeros(())

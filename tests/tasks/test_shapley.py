@@ -153,7 +153,7 @@ def test_operations_that_are_not_allowed_are_no_players(tmp_path: Path) -> None:
 
 
 def test_what_does_not_go_with_it_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="alpha per edge, which is no player"):
+    with pytest.raises(ConfigError, match="alpha per edge, which is not a player"):
         make(tmp_path, normalization=EdgeSoftmax())
     with pytest.raises(ConfigError, match="computes one operation per edge"):
         make(tmp_path, relaxation=HardGumbelSoftmax())

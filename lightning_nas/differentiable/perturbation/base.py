@@ -132,7 +132,7 @@ class Perturbation(ABC):
 
         Args:
             shares: Shares of the operations by cell type.
-            project: Makes shares of numbers that are none any more; see ``projected``.
+            project: Turns arbitrary numbers into shares; see ``projected``.
             gradient: Computes the gradient of the loss of this batch with respect to the shares, with the running
                 batch-norm statistics and averaged over all processes. Every call costs a forward and a backward pass.
             progress: Fraction of the search that is over: 0 in its first step, 1 in its last.
